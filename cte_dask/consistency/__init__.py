@@ -1,0 +1,114 @@
+"""Consistency of two predictions of one tile: metrics as sufficient statistics and a score.
+
+Importable where only an array library is. A metric names the **statistics** it needs, a few numbers
+a tile, and the **score** that turns them into a consistency in [0, 1]; metrics share statistics, so
+one fused pass over the voxels serves all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from cte_dask.arrays import Array
+
+__all__ = ["METRICS", "STATISTICS", "Metric", "metric"]
+
+STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan")
+"""What the fused pass of `binary` counts in one tile, in the order of its output's columns."""
+
+METRICS: dict[str, str] = {
+    "nhd": "cte_dask.consistency.binary:NHD",
+    "ei": "cte_dask.consistency.binary:EI",
+}
+"""Name of each metric and where it is defined, as ``"module:attribute"``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A consistency metric: what it needs of a tile and how it scores that.
+
+    Parameters
+    ----------
+    name
+        Lower-case name, as in ``--metric``.
+    statistics
+        Names of the sufficient statistics, in the order `score` takes them.
+    score
+        Function of those statistics, elementwise over arrays of tiles; returns float64 in [0, 1],
+        NaN where the tile says nothing.
+    """
+
+    name: str
+    statistics: tuple[str, ...]
+    score: Callable[..., Any]
+
+    def __call__(self, table: Mapping[str, Any]) -> Array:
+        """Score tiles from a table of their statistics.
+
+        Parameters
+        ----------
+        table
+            Statistic name to an array of any shape; all shapes alike.
+
+        Returns
+        -------
+        ndarray of float64
+            The consistency of each tile.
+
+        Raises
+        ------
+        ValueError
+            If a statistic is missing from `table`.
+        """
+        missing = [s for s in self.statistics if s not in table]
+        if missing:
+            raise ValueError(f"metric {self.name!r} needs {missing}, the table has {list(table)}")
+        scores: Array = self.score(*(table[s] for s in self.statistics))
+        return scores
+
+
+def metric(name: str) -> Metric:
+    """Return a metric by its name, or from outside as ``"your_package.module:ATTRIBUTE"``.
+
+    Parameters
+    ----------
+    name
+        A key of `METRICS`, or the place of a `Metric` of your own.
+
+    Returns
+    -------
+    Metric
+        The metric itself.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric.
+    TypeError
+        If the place named holds something else.
+
+    Examples
+    --------
+    >>> metric("nhd").statistics
+    ('n_union', 'n_disagree')
+    """
+    place = METRICS.get(name, name)
+    module, colon, attribute = place.partition(":")
+    if not colon:
+        close = get_close_matches(name, METRICS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"unknown metric {name!r}: accepted are {', '.join(METRICS)} "
+            f"or 'your_package.module:ATTRIBUTE'{hint}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"metric {name!r} cannot be imported: {error}") from error
+    if not isinstance(found, Metric):
+        raise TypeError(f"{name!r} is a {type(found).__qualname__}, not a Metric")
+    return found
