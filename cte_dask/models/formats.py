@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+from cte_dask.models.references import resolve
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ FORMATS: dict[str, str] = {
 
 
 class ModelError(ValueError):
-    """A model that cannot be used; the message is one line naming it and the reason."""
+    """A model that cannot be used; from ``load_network`` one line naming it and the reason."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,9 +93,4 @@ def find_loader(format_: str) -> Loader:
     ValueError
         If there is no such module or attribute.
     """
-    module, _, attribute = FORMATS.get(format_, format_).partition(":")
-    try:
-        loader = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"format {format_!r} cannot be resolved: {error}") from error
-    return cast("Callable[[], Loader]", loader)()
+    return cast("Callable[[], Loader]", resolve(FORMATS.get(format_, format_)))()

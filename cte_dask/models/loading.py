@@ -1,0 +1,78 @@
+"""Loading a model of a bank: whatever is wrong with it is one line, and never stops the bank."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from cte_dask.models.formats import ModelError, Network, find_loader
+from cte_dask.models.source import fetch
+from cte_dask.models.spec import ModelSpec
+
+__all__ = ["ModelError", "Network", "load_network"]
+
+_LONGEST = 400
+
+
+def load_network(
+    spec: ModelSpec, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Network:
+    """Load a source model, ready to predict.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    device
+        Where it will run.
+    dtype
+        Floating type of its weights.
+
+    Returns
+    -------
+    Network
+        In evaluation mode, without gradients, on `device` in `dtype`.
+
+    Raises
+    ------
+    ModelError
+        ``model 'name': reason`` in one line, whatever went wrong, except for running out of
+        memory: that is no fault of the model and is raised as it is.
+    """
+    try:
+        network = find_loader(spec.format).load(spec, fetch(spec))
+        _check_weights(network.forward)
+        return _placed(network, torch.device(device), dtype)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    # A loader runs other people's code and formats: every failure is a reason to leave one out.
+    except Exception as error:
+        raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return why something failed in one line: its type too, unless it is a plain ValueError."""
+    text = " ".join(str(error).split())
+    if type(error) is not ValueError and not isinstance(error, ModelError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _check_weights(module: nn.Module) -> None:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"the weights {name} hold NaN or infinity: the model is damaged")
+
+
+def _placed(network: Network, device: torch.device, dtype: torch.dtype) -> Network:
+    module = network.forward
+    if network.kind == "graph" and dtype != torch.float32:
+        raise ValueError(f"an exported program runs in the type it was exported in, not {dtype}")
+    if network.kind != "graph":
+        module = module.eval()
+    if network.kind != "graph" or device.type != "cpu":
+        module = module.to(device=device, dtype=dtype)
+    return dataclasses.replace(network, forward=module.requires_grad_(False))

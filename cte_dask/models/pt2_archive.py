@@ -1,0 +1,190 @@
+"""Looking through a ``.pt2`` archive for anything that could run code when it is loaded.
+
+``torch.export.load`` warns: it unpickles some entries, evaluates symbolic expressions with sympy,
+executes guards as Python source and resolves operators by attribute. Everything an ordinary network
+needs of that is harmless, so an archive is accepted if each string in it is of a known harmless
+form, and otherwise needs ``trust: true``. What is unknown is refused, not let through.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import zipfile
+from typing import Any
+
+import torch
+from torch.export.pt2_archive import PT2ArchiveReader
+
+__all__ = ["refuse_code"]
+
+_RECORDS = re.compile(
+    r"archive_format|archive_version|byteorder|\.format_version|\.storage_alignment"
+    r"|\.data/(version|serialization_id)|models/model\.json"
+    r"|data/sample_inputs/model\.pt"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json)"
+)
+_OPERATOR = re.compile(
+    r"torch\.ops\.(aten|prims)\.\w+\.\w+|torch\.sym_\w+"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
+    r"|math\.(ceil|floor|trunc|sqrt)"
+)
+# from_file maps any file into a tensor.
+_FORBIDDEN = re.compile(r"torch\.ops\.aten\.from_file\..*")
+_NAME = re.compile(r"[\w.@+-]*", re.ASCII)
+_GUARD = re.compile(r"[\w\s\[\]'().,+*/%<>=!&|~-]*", re.ASCII)
+_FREE_TEXT = frozenset({"as_string", "as_strings"})
+_FUNCTIONS = re.compile(
+    r"Symbol|Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv"
+    r"|ModularIndexing|Where|IntTrueDiv|FloatTrueDiv|PowByNatural|FloatPow|TruncToInt|TruncToFloat"
+    r"|RoundToInt|CeilToInt|FloorToInt|ToFloat|Eq|Ne|Lt|Le|Gt|Ge|Equality|Unequality|And|Or|Not"
+    r"|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan"
+)
+_SYMBOLS = re.compile(r"[suz]+f?\d+|oo|int_oo")
+_ARITHMETIC = (
+    ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop,
+    ast.boolop, ast.cmpop, ast.Load,
+)  # fmt: skip
+_TREES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
+
+
+def refuse_code(content: bytes) -> None:
+    """Raise unless loading this ``.pt2`` archive cannot run code.
+
+    Parameters
+    ----------
+    content
+        The whole archive.
+
+    Raises
+    ------
+    ValueError
+        Naming the first thing that could, or if it is no such archive.
+    """
+    try:
+        # torch's own reader: another zip reader might see other entries than torch will.
+        reader = PT2ArchiveReader(io.BytesIO(content))
+        records = set(reader.get_file_names())
+        others = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except (RuntimeError, AssertionError, zipfile.BadZipFile) as error:
+        raise ValueError(f"not a .pt2 archive of torch.export.save: {error}") from error
+    # torch.export.load falls back to this older layout, through Python's own zip reader.
+    if "version" in others:
+        _refuse("the layout of torch 2.7 and older")
+    with reader:
+        for record in sorted(records):
+            if not _RECORDS.fullmatch(record):
+                _refuse(f"the entry {record}")
+        if "models/model.json" not in records:
+            raise ValueError("not a .pt2 archive of torch.export.save: no models/model.json")
+        for kind in ("weights", "constants"):
+            _check_payloads(_json(reader, f"data/{kind}/model_{kind}_config.json"))
+        _check_inputs(reader.read_bytes("data/sample_inputs/model.pt"))
+        _check(_json(reader, "models/model.json"), key="")
+
+
+def _refuse(what: str) -> None:
+    raise ValueError(f"{what} in the .pt2 archive could run code: it needs trust: true")
+
+
+def _json(reader: PT2ArchiveReader, record: str) -> Any:
+    try:
+        return json.loads(reader.read_bytes(record))
+    except (ValueError, RecursionError, RuntimeError) as error:
+        raise ValueError(f"{record} of the .pt2 archive cannot be read: {error}") from error
+
+
+def _check_payloads(config: Any) -> None:
+    for name, payload in config["config"].items():
+        if payload["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", payload["path_name"]):
+            _refuse(f"the pickled {name}")
+        _check(payload, key=name)
+
+
+def _check_inputs(content: bytes) -> None:
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    # Whatever fails here, torch.export.load would try again with pickle.
+    except Exception:
+        _refuse("the pickled sample input")
+
+
+def _check(value: Any, *, key: str) -> None:
+    """Check every string under `value`; `key` is the nearest mapping key above it."""
+    if isinstance(value, dict):
+        for name, child in value.items():
+            if not _harmless(name, "expr_str" if key == "range_constraints" else "name"):
+                _refuse(f"the name {name!r}")
+            # Stack traces and module names of the export: kept as text, never evaluated.
+            if name != "metadata":
+                _check(child, key=name)
+    elif isinstance(value, list):
+        for child in value:
+            _check(child, key=key)
+    elif isinstance(value, str) and not _harmless(value, key):
+        _refuse(f"{key} {value[:60]!r}")
+
+
+def _harmless(text: str, key: str) -> bool:
+    if key in _FREE_TEXT:
+        return True
+    if key in ("target", "as_operator"):
+        return bool(_OPERATOR.fullmatch(text)) and not _FORBIDDEN.fullmatch(text)
+    if key == "expr_str":
+        return _parses(text, _is_symbolic)
+    if key == "guards_code":
+        return bool(_GUARD.fullmatch(text)) and _parses(text, _is_guard)
+    if key in ("in_spec", "out_spec"):
+        return _is_plain_tree(text)
+    return bool(_NAME.fullmatch(text))
+
+
+def _parses(text: str, allowed: Any) -> bool:
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return all(isinstance(node, _ARITHMETIC) or allowed(node) for node in ast.walk(tree))
+
+
+def _is_symbolic(node: ast.AST) -> bool:
+    """Allow calls of known functions on numbers, symbols and their assumptions."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and bool(_FUNCTIONS.fullmatch(node.func.id))
+    if isinstance(node, ast.Name):
+        return bool(_FUNCTIONS.fullmatch(node.id) or _SYMBOLS.fullmatch(node.id))
+    if isinstance(node, ast.Constant):
+        return not isinstance(node.value, str) or re.fullmatch(r"\w+", node.value) is not None
+    return isinstance(node, ast.keyword)
+
+
+def _is_guard(node: ast.AST) -> bool:
+    """Allow comparisons of ``L['name'].size()[i]``."""
+    if isinstance(node, ast.Name):
+        return node.id == "L"
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("size", "stride", "storage_offset")
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Attribute) and not node.args and not node.keywords
+    if isinstance(node, ast.Constant):
+        return not isinstance(node.value, str) or re.fullmatch(r"\w+", node.value) is not None
+    return isinstance(node, ast.Subscript)
+
+
+def _is_plain_tree(text: str) -> bool:
+    """Tell whether a treespec is made of tuples, lists and dicts: other types import modules."""
+    try:
+        nodes = [json.loads(text)[1]]
+    except (ValueError, RecursionError, IndexError, TypeError, KeyError):
+        return False
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, dict) or node.get("type") not in _TREES:
+            return False
+        if not re.fullmatch(r"null|\[[\w\s\",]*\]", str(node.get("context") or "null")):
+            return False
+        nodes.extend(node.get("children_spec", ()))
+    return True

@@ -1,0 +1,123 @@
+"""From the source of a model to a verified file on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cte_dask.models.spec import ModelSpec, is_url
+
+__all__ = ["cache_folder", "fetch", "pinned", "sha256_of"]
+
+_PIECE = 1 << 20
+
+
+def fetch(spec: ModelSpec) -> Path:
+    """Return the weights of a model as a local file of the right content.
+
+    A URL is downloaded once into :func:`cache_folder` under the name of its digest, and is only
+    moved there when the digest is right.
+
+    Parameters
+    ----------
+    spec
+        The model. Format ``python`` has no file: its source is returned as it is.
+
+    Returns
+    -------
+    Path
+        The file; where `spec` has a ``sha256``, its content has that digest.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, it cannot be downloaded, or its digest is another one.
+    """
+    if spec.format == "python":
+        return Path(spec.source)
+    if is_url(spec.source):
+        return _cached(spec.source, _required(spec))
+    path = Path(spec.source)
+    if not path.is_file():
+        raise ValueError(f"no weights at {path}: the bank's source is not a file")
+    if spec.sha256 is not None:
+        _verify(path, spec.sha256)
+    return path
+
+
+def pinned(spec: ModelSpec) -> ModelSpec:
+    """Return the model with the digest of its weights filled in, so that they cannot change.
+
+    Raises
+    ------
+    ValueError
+        As :func:`fetch`.
+    """
+    if spec.format == "python" or spec.sha256 is not None:
+        return spec
+    return spec.model_copy(update={"sha256": sha256_of(fetch(spec))})
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, reading it a mebibyte at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return where downloaded weights are kept.
+
+    ``CTE_CACHE``, else ``XDG_CACHE_HOME/cte_dask``, else ``~/.cache/cte_dask``.
+    """
+    if chosen := os.environ.get("CTE_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "cte_dask"
+
+
+def _required(spec: ModelSpec) -> str:
+    if spec.sha256 is None:
+        raise ValueError(f"sha256 is required for a URL ({spec.source})")
+    return spec.sha256
+
+
+def _verify(path: Path, expected: str) -> None:
+    actual = sha256_of(path)
+    if actual != expected:
+        raise ValueError(f"sha256 of {path} is {actual}, the bank expects {expected}")
+
+
+def _cached(url: str, digest: str) -> Path:
+    suffix = Path(urlsplit(url).path).suffix
+    path = cache_folder() / "weights" / f"{digest}{suffix}"
+    if path.is_file() and sha256_of(path) == digest:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".download-")
+    os.close(handle)
+    part = Path(name)
+    try:
+        _download(url, part)
+        actual = sha256_of(part)
+        if actual != digest:
+            raise ValueError(f"sha256 of {url} is {actual}, the bank expects {digest}")
+        # A rename is atomic: another process sees the whole verified file or none.
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _download(url: str, target: Path) -> None:
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as remote, target.open("wb") as local:
+            while piece := remote.read(_PIECE):
+                local.write(piece)
+    # File systems raise their own types; the reader of the bank needs the URL and the reason.
+    except Exception as error:
+        raise ValueError(f"{url} cannot be read: {type(error).__name__}: {error}") from error

@@ -1,0 +1,248 @@
+"""Measuring, from outside, what a network needs around a tile: context, and divisible extents.
+
+Only forward passes are used, so it works for anything that maps an array to an array.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Halo", "measure_halo", "probe_halo", "probe_multiple"]
+
+Forward = Callable[[Tensor], Tensor]
+Shape = tuple[int, int, int]
+
+_LARGEST_MULTIPLE = 64
+_LIMITS = {2: 256, 3: 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Halo:
+    """The context a network needs.
+
+    Parameters
+    ----------
+    zyx
+        Voxels per side along z, y and x; z is 0 for a 2D network.
+    note
+        Why the numbers are not the whole truth, empty when they are.
+    """
+
+    zyx: Shape
+    note: str = ""
+
+
+def probe_multiple(forward: Forward, *, dims: int, in_channels: int = 1) -> int:
+    """Find what input extents must be a multiple of.
+
+    Parameters
+    ----------
+    forward
+        Maps (1, C, [z,] y, x) to (1, C_out, [z,] y, x).
+    dims
+        Number of spatial axes, 2 or 3.
+    in_channels
+        Channels C.
+
+    Returns
+    -------
+    int
+        The smallest power of two, at most 64, an odd multiple of which is accepted along every
+        axis and gives an output of the same extent.
+
+    Raises
+    ------
+    ValueError
+        If there is none, with the last reason.
+    """
+    why = ""
+    multiple = 1
+    while multiple <= _LARGEST_MULTIPLE:
+        extent = tuple(_odd_multiple(multiple, least) for least in _least(dims))
+        try:
+            output = _run(forward, torch.zeros(1, in_channels, *extent))
+        # Networks complain about extents in every type there is.
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+        else:
+            if tuple(output.shape[2:]) == extent:
+                return multiple
+            why = f"an input of {extent} gave an output of {tuple(output.shape[2:])}"
+        multiple *= 2
+    raise ValueError(
+        f"no input extent up to {extent} gives an output of the same extent: {' '.join(why.split())}"
+    )
+
+
+def probe_halo(
+    forward: Forward,
+    *,
+    dims: int,
+    multiple: int | Sequence[int],
+    in_channels: int = 1,
+    tolerance: float = 1e-4,
+    limit: int | None = None,
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Shape:
+    """Return the context per side (z, y, x); see :func:`measure_halo`."""
+    return measure_halo(
+        forward,
+        dims=dims,
+        multiple=multiple,
+        in_channels=in_channels,
+        tolerance=tolerance,
+        limit=limit,
+        activation=activation,
+    ).zyx
+
+
+def measure_halo(
+    forward: Forward,
+    *,
+    dims: int,
+    multiple: int | Sequence[int],
+    in_channels: int = 1,
+    tolerance: float = 1e-4,
+    limit: int | None = None,
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Halo:
+    """Measure how far inside a core the predictions depend on what lies outside of it.
+
+    Along each axis the predictions of inputs that are equal in a central core and differ outside
+    are compared. The halo is the depth, from the core's border, down to which they differ::
+
+        outside |           core            | outside
+        ???????? a a a a a a a a a a a a a a ????????
+                 x x x . . . . . . . . x x x            x: differs by more than the tolerance
+                 <-3->                 <-3->            halo 3
+
+    The core's border lies on a multiple of the network's pooling, as it will in use. The frame is
+    doubled until the middle of the core is untouched or the limit is reached.
+
+    Parameters
+    ----------
+    forward
+        Maps (1, C, [z,] y, x) to (1, C_out, [z,] y, x).
+    dims
+        Number of spatial axes, 2 or 3.
+    multiple
+        What input extents must be a multiple of: one number, or one for each spatial axis.
+    in_channels
+        Channels C.
+    tolerance
+        Largest change of a prediction that does not count; 0 measures the receptive field as far
+        as the floating type can see it.
+    limit
+        Largest halo searched for, in voxels; 256 in 2D and 64 in 3D when left out.
+    activation
+        Applied to the outputs before they are compared, as ``torch.sigmoid``.
+
+    Returns
+    -------
+    Halo
+        With a note when predictions still change in the middle of the largest core: the network
+        sees its whole input (an instance or group normalisation). The halo is then the depth below
+        which the change is no larger than in the middle.
+
+    Raises
+    ------
+    ValueError
+        If the network does not accept the frames.
+    """
+    strides = tuple(multiple) if isinstance(multiple, Sequence) else (multiple,) * dims
+    search = _Search(forward, in_channels, strides, tolerance, limit or _LIMITS[dims], activation)
+    found = [search.along(axis) for axis in range(dims)]
+    z, y, x = (0,) * (3 - dims) + tuple(depth for depth, _ in found)
+    floor = max(change for _, change in found)
+    note = f"sees its whole input: predictions change by up to {floor:.2g} with the extent"
+    return Halo((z, y, x), note if floor > tolerance else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    forward: Forward
+    in_channels: int
+    strides: tuple[int, ...]
+    tolerance: float
+    limit: int
+    activation: Callable[[Tensor], Tensor] | None
+
+    def along(self, axis: int) -> tuple[int, float]:
+        """Return the halo along one axis, and the change in the middle of the last core."""
+        stride = self.strides[axis]
+        half = min(_up(16, stride), _up(self.limit, stride))
+        while True:
+            change = self._profile(axis, half)
+            middle = max(change[half // 2 :])
+            if middle <= self.tolerance or half >= self.limit:
+                # Without a floor, everything above the tolerance counts, however small.
+                floor = 2 * middle if middle > self.tolerance else self.tolerance
+                return 1 + max((d for d, c in enumerate(change) if c > floor), default=-1), middle
+            half = min(2 * half, _up(self.limit, stride))
+
+    def _profile(self, axis: int, half: int) -> list[float]:
+        """Return the largest change at each depth 0 … half - 1 from the border of the core."""
+        margin = _up(max(4, half // 4), self.strides[axis])
+        shape = [
+            _up(least, s) for least, s in zip(_least(len(self.strides)), self.strides, strict=True)
+        ]
+        shape[axis] = 2 * half + 2 * margin
+        inside = torch.rand(1, self.in_channels, *shape, generator=torch.Generator().manual_seed(0))
+        reference = self._predict(inside)
+        change = torch.zeros(half, dtype=torch.float64)
+        for outside in _others(inside):
+            x = inside.clone()
+            for start in (0, margin + 2 * half):
+                x.narrow(axis + 2, start, margin).copy_(outside.narrow(axis + 2, start, margin))
+            change = torch.maximum(change, self._depths(self._predict(x) - reference, axis, margin))
+        return [float(c) for c in change]
+
+    def _depths(self, difference: Tensor, axis: int, margin: int) -> Tensor:
+        other = [d for d in range(difference.ndim) if d != axis + 2]
+        line = difference.abs().amax(dim=other).double().cpu()
+        core = line[margin : len(line) - margin]
+        return torch.maximum(core, core.flip(0))[: len(core) // 2]
+
+    def _predict(self, x: Tensor) -> Tensor:
+        output = _run(self.forward, x)
+        if output.shape[2:] != x.shape[2:]:
+            raise ValueError(
+                f"an input of {tuple(x.shape[2:])} gave an output of {tuple(output.shape[2:])}: "
+                "the extents must be equal"
+            )
+        return output if self.activation is None else self.activation(output)
+
+
+def _others(inside: Tensor) -> Iterator[Tensor]:
+    """Yield what may lie outside instead: other noise, darkness, and something much brighter."""
+    yield torch.rand(inside.shape, generator=torch.Generator().manual_seed(1))
+    yield torch.zeros_like(inside)
+    yield 4 + inside
+
+
+def _run(forward: Forward, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        output = forward(x)
+    if not isinstance(output, Tensor) or output.ndim != x.ndim:
+        what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"an input of {tuple(x.shape)} gave {what}, not an image of the same axes")
+    return output
+
+
+def _least(dims: int) -> tuple[int, ...]:
+    """Smallest extents worth probing: large enough for deep networks, small enough to be quick."""
+    return (32, 32) if dims == 2 else (8, 16, 16)
+
+
+def _odd_multiple(multiple: int, least: int) -> int:
+    count = max(1 if least < 16 else 3, math.ceil(least / multiple))
+    return multiple * (count + (count % 2 == 0))
+
+
+def _up(extent: int, multiple: int) -> int:
+    return math.ceil(extent / multiple) * multiple
