@@ -1,0 +1,54 @@
+"""Packs of labelled 2D images: reading, intensity scale, split."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOW, HIGH = 1, 99.8
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Images of one split of a pack.
+
+    Parameters
+    ----------
+    images
+        float32 (n, y, x), each image scaled so that its 1st percentile is 0 and its 99.8th is 1.
+    masks
+        bool (n, y, x), True in the foreground.
+    """
+
+    images: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+
+
+def read_pack(path: Path, *, split: str) -> Pack:
+    """Read the images of one split ("train" or "test").
+
+    The percentiles are taken per image, not per pack: an image is an acquisition of its own there
+    (exposure differs several times within a pack), as a whole target is at inference, where
+    ``scale_range`` has the scope "volume". What remains, brightness varying *inside* a target, is
+    what the intensity augmentation covers.
+    """
+    with np.load(path) as arrays:
+        chosen = arrays["split"] == split
+        raw, labels = arrays["raw"][chosen], arrays["label"][chosen]
+    images = np.stack([scale_range(image) for image in raw])
+    return Pack(images, labels > 0)
+
+
+def scale_range(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Scale one image so that its low and high percentile become 0 and 1; nothing is clipped."""
+    low, high = np.percentile(image, (LOW, HIGH))
+    return ((image.astype(np.float32) - low) / max(high - low, 1e-6)).astype(np.float32)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
