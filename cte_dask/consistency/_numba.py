@@ -52,7 +52,7 @@ def agreement(reference: Array, perturbed: Array, bounds: Array, threshold: Any)
 
 
 def _loadable(maps: Array) -> Array:
-    """Return the same values in a dtype the kernel reads; float16 travels as int16 bits (see `_as_float`)."""
+    """Return the same values in a dtype the kernel reads; float16 travels as int16 bits."""
     native = maps.astype(maps.dtype.newbyteorder("="), copy=False)
     if native.dtype == np.float16:
         return native.view(np.int16)

@@ -251,7 +251,11 @@ def agreement_by_formula(
 
 def _implementation(xp: ModuleType) -> Callable[[Array, Array, Bounds, Any], Array]:
     """Native kernel of an array library; the formula where Numba is not installed."""
-    if xp is not np or importlib.util.find_spec("numba") is None:
+    if xp is not np:
+        from cte_dask.consistency import _cupy
+
+        return _cupy.agreement
+    if importlib.util.find_spec("numba") is None:
         return agreement_by_formula
     from cte_dask.consistency import _numba
 
