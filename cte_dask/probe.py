@@ -6,7 +6,7 @@ Only forward passes are used, so it works for anything that maps an array to an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,9 +74,8 @@ def probe_multiple(forward: Forward, *, dims: int, in_channels: int = 1) -> int:
                 return multiple
             why = f"an input of {extent} gave an output of {tuple(output.shape[2:])}"
         multiple *= 2
-    raise ValueError(
-        f"no input extent up to {extent} gives an output of the same extent: {' '.join(why.split())}"
-    )
+    why = " ".join(why.split())
+    raise ValueError(f"no input extent up to {extent} gives an output of the same extent: {why}")
 
 
 def probe_halo(
@@ -147,7 +146,7 @@ def measure_halo(
     Halo
         With a note when predictions still change in the middle of the largest core: the network
         sees its whole input (an instance or group normalisation). The halo is then the depth below
-        which the change is no larger than in the middle.
+        which a shuffled outside changes no more than in the middle.
 
     Raises
     ------
@@ -174,33 +173,34 @@ class _Search:
 
     def along(self, axis: int) -> tuple[int, float]:
         """Return the halo along one axis, and the change in the middle of the last core."""
-        stride = self.strides[axis]
-        half = min(_up(16, stride), _up(self.limit, stride))
+        limit = _up(self.limit, self.strides[axis])
+        half = min(_up(16, self.strides[axis]), limit)
         while True:
-            change = self._profile(axis, half)
-            middle = max(change[half // 2 :])
-            if middle <= self.tolerance or half >= self.limit:
-                # Without a floor, everything above the tolerance counts, however small.
-                floor = 2 * middle if middle > self.tolerance else self.tolerance
-                return 1 + max((d for d, c in enumerate(change) if c > floor), default=-1), middle
-            half = min(2 * half, _up(self.limit, stride))
+            changes = self._changes(axis, half)
+            middle = max(float(change[half // 2 :].max()) for change in changes)
+            if middle <= self.tolerance:
+                return max(_depth(change, self.tolerance) for change in changes), middle
+            if half >= limit:
+                # Only the shuffled outside leaves the statistics of the whole input as they were.
+                floor = max(self.tolerance, 2 * float(changes[0][half // 2 :].max()))
+                return _depth(changes[0], floor), middle
+            half = min(2 * half, limit)
 
-    def _profile(self, axis: int, half: int) -> list[float]:
-        """Return the largest change at each depth 0 … half - 1 from the border of the core."""
+    def _changes(self, axis: int, half: int) -> list[Tensor]:
+        """Return, for each other outside, the largest change at depths 0 … half - 1."""
         margin = _up(max(4, half // 4), self.strides[axis])
-        shape = [
-            _up(least, s) for least, s in zip(_least(len(self.strides)), self.strides, strict=True)
-        ]
+        least = _least(len(self.strides))
+        shape = [_up(n, stride) for n, stride in zip(least, self.strides, strict=True)]
         shape[axis] = 2 * half + 2 * margin
         inside = torch.rand(1, self.in_channels, *shape, generator=torch.Generator().manual_seed(0))
         reference = self._predict(inside)
-        change = torch.zeros(half, dtype=torch.float64)
-        for outside in _others(inside):
+        changes = []
+        for outside in (_shuffled(inside, axis), torch.zeros_like(inside), 4 + inside):
             x = inside.clone()
             for start in (0, margin + 2 * half):
                 x.narrow(axis + 2, start, margin).copy_(outside.narrow(axis + 2, start, margin))
-            change = torch.maximum(change, self._depths(self._predict(x) - reference, axis, margin))
-        return [float(c) for c in change]
+            changes.append(self._depths(self._predict(x) - reference, axis, margin))
+        return changes
 
     def _depths(self, difference: Tensor, axis: int, margin: int) -> Tensor:
         other = [d for d in range(difference.ndim) if d != axis + 2]
@@ -218,11 +218,15 @@ class _Search:
         return output if self.activation is None else self.activation(output)
 
 
-def _others(inside: Tensor) -> Iterator[Tensor]:
-    """Yield what may lie outside instead: other noise, darkness, and something much brighter."""
-    yield torch.rand(inside.shape, generator=torch.Generator().manual_seed(1))
-    yield torch.zeros_like(inside)
-    yield 4 + inside
+def _depth(change: Tensor, floor: float) -> int:
+    """Return the number of voxels down to the deepest change above the floor."""
+    above = torch.nonzero(change > floor)
+    return 1 + int(above.max()) if len(above) else 0
+
+
+def _shuffled(inside: Tensor, axis: int) -> Tensor:
+    """Return the same values at other places of the planes across `axis`: half a turn of each."""
+    return inside.flip([d for d in range(2, inside.ndim) if d != axis + 2])
 
 
 def _run(forward: Forward, x: Tensor) -> Tensor:

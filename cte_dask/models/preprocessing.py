@@ -8,6 +8,7 @@ the array and pushed the same way, so that both scopes fold alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,7 +75,7 @@ class _Seen:
         return _Seen(self.source, (*self.passed, step))
 
     def percentile(self, q: float) -> float:
-        mirrored = np.prod([s.gain for s in self.passed if isinstance(s, _Affine)]) < 0
+        mirrored = math.prod(s.gain for s in self.passed if isinstance(s, _Affine)) < 0
         value = float(self.source.percentile(100.0 - q if mirrored else q))
         for step in self.passed:
             value = step(value) if isinstance(step, _Affine) else float(_bend(value, step))
@@ -82,17 +83,12 @@ class _Seen:
 
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation; known only as long as every step was affine."""
-        mean, std = float(self.source.mean), float(self.source.std)
+        affine = _Affine()
         for step in self.passed:
-            # Rounding to an integer type moves both by less than anybody can measure.
-            if isinstance(step, Clip):
-                raise ValueError(
-                    "zero_mean_unit_variance with scope volume cannot follow clip: the mean of the "
-                    "clipped volume is not known; put it first or use scope: tile"
-                )
-            if isinstance(step, _Affine):
-                mean, std = step(mean), abs(step.gain) * std
-        return mean, std
+            if not isinstance(step, _Affine):
+                raise TypeError(f"the mean after {type(step).__name__} is not known")
+            affine = affine.then(step)
+        return affine(float(self.source.mean)), abs(affine.gain) * float(self.source.std)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +146,8 @@ def preprocess(
     pending = _Affine()
     for step in steps:
         parameters = step.parameters
+        if isinstance(parameters, EnsureDtype) and not step.bends:
+            continue  # everything is computed in floating point as it is
         if isinstance(parameters, Clip | EnsureDtype):
             if whole is not None:
                 whole = whole.after(pending).after(parameters)
@@ -169,7 +167,7 @@ def required_percentiles(spec: ModelSpec) -> set[float]:
         parameters = step.parameters
         if isinstance(parameters, ScaleRange) and step.scope == "volume":
             ends = {parameters.min_percentile, parameters.max_percentile}
-            wanted |= ends if gain > 0 else {100.0 - q for q in ends}
+            wanted |= ends if gain >= 0 else {100.0 - q for q in ends}
         if isinstance(parameters, ScaleLinear):
             gain *= parameters.gain
     return wanted
@@ -217,8 +215,5 @@ def _bend(x: Any, step: Clip | EnsureDtype) -> Any:
     xp = np if isinstance(x, float) else namespace(x)
     if isinstance(step, Clip):
         return xp.clip(x, step.min, step.max)
-    dtype = np.dtype(step.dtype)
-    if dtype.kind == "f":
-        return x
-    limits = np.iinfo(dtype)
+    limits = np.iinfo(step.dtype)
     return xp.clip(xp.rint(x), limits.min, limits.max)

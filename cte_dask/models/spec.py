@@ -151,6 +151,7 @@ class ModelSpec(Strict):
         self._check_axes("multiple", self.multiple, least=1)
         if self.voxel_size is not None and self.dims == 3 and self.voxel_size.z is None:
             raise ValueError("voxel_size needs z for a model with axes zyx")
+        self._check_preprocessing()
         self._check_source()
         self._check_trust()
         return self
@@ -164,6 +165,17 @@ class ModelSpec(Strict):
         for axis, value in values.items():
             if value < least:
                 raise ValueError(f"{key} along {axis} must be at least {least}, not {value}")
+
+    def _check_preprocessing(self) -> None:
+        bent = False
+        for step in self.preprocessing:
+            if bent and step.name == "zero_mean_unit_variance" and step.scope == "volume":
+                raise ValueError(
+                    "preprocessing: zero_mean_unit_variance of scope volume cannot follow clip or "
+                    "an integer type, the volume's mean after it is not known: put it before or "
+                    "use scope: tile"
+                )
+            bent = bent or step.bends
 
     def _check_source(self) -> None:
         if self.format == "python":

@@ -138,6 +138,14 @@ class Step(Strict):
         return {**data, "kwargs": parameters.model_dump()}
 
     @property
+    def bends(self) -> bool:
+        """Whether the mean of what comes out does not follow from the mean of what goes in."""
+        parameters = self.parameters
+        return isinstance(parameters, Clip) or (
+            isinstance(parameters, EnsureDtype) and "int" in parameters.dtype
+        )
+
+    @property
     def parameters(self) -> Parameters:
         """The validated parameters, as the class of this step."""
         return PARAMETERS[self.name].model_validate(self.kwargs)
