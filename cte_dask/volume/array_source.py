@@ -1,0 +1,83 @@
+"""An array given from Python (NumPy, dask, xarray) as a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cte_dask.volume.errors import VolumeReadError, cause
+from cte_dask.volume.source import Selection
+
+__all__ = ["ArraySource", "array_source"]
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """An array that is not in a zarr store; it is pickled as a whole.
+
+    Parameters
+    ----------
+    array
+        Anything with ``shape``, ``dtype`` and slicing that :func:`numpy.asarray` takes.
+    url
+        The array's type, for messages.
+    shape, dtype, chunks
+        As in :class:`~cte_dask.volume.source.Source`.
+    """
+
+    array: Any = field(repr=False)
+    url: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+
+    path = ""
+    shards = None
+    fill_value = None
+
+    def read(self, selection: Selection) -> NDArray[Any]:
+        """Return a copy of the selected elements.
+
+        Raises
+        ------
+        VolumeReadError
+            If they cannot be computed.
+        """
+        try:
+            part = self.array[selection]
+            if hasattr(part, "__dask_graph__") and hasattr(part, "compute"):
+                # in this thread: a task that waits for tasks of its own cluster can lock it up
+                part = part.compute(scheduler="synchronous")
+            return np.array(part, dtype=self.dtype)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # a lazy array raises whatever its graph raises
+            raise VolumeReadError(f"cannot compute {self.url}: {cause(error)}") from error
+
+    def missing(self, selection: Selection) -> int:
+        """Return 0: nothing of an array is omitted."""
+        return 0
+
+
+def array_source(array: Any, dtype: str) -> ArraySource:
+    """Describe an array; ``dtype`` is its element type's checked name."""
+    shape = tuple(int(n) for n in array.shape)
+    return ArraySource(
+        array=array,
+        url=f"{type(array).__module__.partition('.')[0]} {type(array).__name__}",
+        shape=shape,
+        dtype=dtype,
+        chunks=_chunks(array, shape),
+    )
+
+
+def _chunks(array: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    # dask and xarray: a tuple of extents along each axis; None or absent means one piece
+    chunks = getattr(array, "chunks", None)
+    if not chunks or any(isinstance(c, int) for c in chunks):
+        return tuple(max(1, n) for n in shape)
+    return tuple(max(map(int, along)) for along in chunks)

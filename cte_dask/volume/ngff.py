@@ -1,0 +1,184 @@
+"""OME-Zarr metadata (NGFF 0.1 to 0.5): levels, axes, voxel sizes. No I/O.
+
+Source: the NGFF specifications 0.4 and 0.5, https://ngff.openmicroscopy.org/0.5/.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cte_dask.volume.axes import AXES, letters
+from cte_dask.volume.errors import VolumeError
+from cte_dask.volume.voxel_size import VoxelSize, nanometres
+
+__all__ = ["LevelScale", "Multiscale", "ome_attributes", "parse_multiscale"]
+
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LevelScale:
+    """How the voxels of one pyramid level lie in space.
+
+    Parameters
+    ----------
+    path
+        Path of the array within the group.
+    scale
+        Extent of a voxel (z, y, x) in the units of the file, None where not stated.
+    offset
+        Centre of the first voxel (z, y, x) in voxels of this level.
+    voxel_size
+        Extent of a voxel in nanometre, None if no axis has a known scale and unit.
+    """
+
+    path: str
+    scale: tuple[float | None, ...] = (None, None, None)
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    voxel_size: VoxelSize | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Multiscale:
+    """One multiscale image as its metadata describes it.
+
+    Parameters
+    ----------
+    axes
+        Letters of ``tczyx``, None if the axes have other names.
+    levels
+        The resolutions, in the order of the file.
+    channels
+        Names of the channels, empty if not stated.
+    notes
+        What was not understood and could matter.
+    """
+
+    axes: str | None
+    levels: tuple[LevelScale, ...]
+    channels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def ome_attributes(attributes: Attributes) -> Attributes:
+    """Return the OME part of a group's attributes: under ``ome`` since 0.5, on top before."""
+    ome = attributes.get("ome")
+    return ome if isinstance(ome, Mapping) else attributes
+
+
+def parse_multiscale(attributes: Attributes) -> Multiscale | None:
+    """Read the first multiscale image of a group.
+
+    Parameters
+    ----------
+    attributes
+        The attributes of the zarr group.
+
+    Returns
+    -------
+    Multiscale or None
+        None if the group holds no multiscale image.
+
+    Raises
+    ------
+    VolumeError
+        If the metadata is there but malformed.
+    """
+    ome = ome_attributes(attributes)
+    if "multiscales" not in ome:
+        return None
+    try:
+        return _multiscale(ome)
+    except VolumeError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise VolumeError(f"malformed multiscales metadata: {error!r}") from error
+
+
+def _multiscale(ome: Attributes) -> Multiscale:
+    images = ome["multiscales"]
+    image = images[0]
+    # versions up to 0.2 have no axes: five dimensions by definition; 0.3 has plain names
+    axes = [a if isinstance(a, Mapping) else {"name": a} for a in image.get("axes", AXES)]
+    names = [str(axis["name"]).lower() for axis in axes]
+    units = [nanometres(axis.get("unit")) for axis in axes]
+    levels = tuple(_level(dataset, image, names, units) for dataset in image["datasets"])
+    if not levels:
+        raise VolumeError("the multiscales metadata lists no dataset")
+    notes = [_unit_note(axis) for axis in axes if _has_bad_unit(axis)]
+    if len(images) > 1:
+        notes.append(f"the first of {len(images)} multiscale images is used")
+    if all(level.voxel_size is None for level in levels):
+        notes.append("the voxel size is not known")
+    return Multiscale(letters(names), levels, _channels(ome), tuple(notes))
+
+
+def _has_bad_unit(axis: Attributes) -> bool:
+    return str(axis["name"]).lower() in ("z", "y", "x") and nanometres(axis.get("unit")) is None
+
+
+def _unit_note(axis: Attributes) -> str:
+    unit = axis.get("unit")
+    said = f"unknown unit {unit!r}" if unit else "no unit"
+    return f"axis {axis['name']} has {said}: its voxel size is taken as not known"
+
+
+def _channels(ome: Attributes) -> tuple[str, ...]:
+    omero = ome.get("omero")
+    listed = omero.get("channels") if isinstance(omero, Mapping) else None
+    if not isinstance(listed, Sequence):
+        return ()
+    return tuple(str(c.get("label", "?")) for c in listed if isinstance(c, Mapping))
+
+
+def _level(
+    dataset: Attributes, image: Attributes, names: list[str], units: list[float | None]
+) -> LevelScale:
+    scale, shift = [1.0] * len(names), [0.0] * len(names)
+    stated = False
+    # first those of the dataset, then those that apply to every level
+    for step in (*_transformations(dataset), *_transformations(image)):
+        if step.get("type") == "scale":
+            stated = True
+            factors = _numbers(step["scale"], len(names))
+            scale = [s * f for s, f in zip(scale, factors, strict=True)]
+            shift = [t * f for t, f in zip(shift, factors, strict=True)]
+        elif step.get("type") == "translation":
+            moved = _numbers(step["translation"], len(names))
+            shift = [t + m for t, m in zip(shift, moved, strict=True)]
+        elif step.get("type") != "identity":
+            raise VolumeError(f"coordinate transformation {dict(step)} is not supported")
+    by_name = {n: (s, t, u) for n, s, t, u in zip(names, scale, shift, units, strict=True)}
+    known = [by_name.get(axis) if stated else None for axis in "zyx"]
+    return LevelScale(
+        path=str(dataset["path"]),
+        scale=tuple(entry and entry[0] for entry in known),
+        offset=_triple([entry[1] / entry[0] if entry else 0.0 for entry in known]),
+        voxel_size=_voxel_size([entry and entry[2] and entry[0] * entry[2] for entry in known]),
+    )
+
+
+def _transformations(part: Attributes) -> Sequence[Attributes]:
+    steps = part.get("coordinateTransformations") or ()
+    return tuple(steps)
+
+
+def _numbers(values: Sequence[float], count: int) -> list[float]:
+    numbers = [float(value) for value in values]
+    if len(numbers) != count or not all(math.isfinite(n) for n in numbers):
+        raise VolumeError(f"coordinate transformation {numbers} does not fit {count} axes")
+    return numbers
+
+
+def _voxel_size(lengths: list[float | None]) -> VoxelSize | None:
+    # rounding removes what unit conversion adds in the last digits: 0.28 µm is 280 nm
+    tidy = [None if length is None else float(f"{length:.12g}") for length in lengths]
+    return VoxelSize(*tidy) if any(length is not None for length in tidy) else None
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    z, y, x = values
+    return z, y, x

@@ -1,0 +1,181 @@
+"""Opening a target: which level, axes, channel, time point, region and mask are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from cte_dask.tiles import Shape
+from cte_dask.volume.axes import checked_axes, checked_index, default_axes
+from cte_dask.volume.box import RoiLike, parse_roi
+from cte_dask.volume.errors import VolumeError
+from cte_dask.volume.formats import find_image
+from cte_dask.volume.image import Image
+from cte_dask.volume.mask import Mask, mask_factors
+from cte_dask.volume.source import Source
+from cte_dask.volume.view import View
+from cte_dask.volume.volume import Volume
+from cte_dask.volume.voxel_size import VoxelSize, VoxelSizeLike, nearest_level
+
+__all__ = ["open_volume"]
+
+Level = int | Literal["auto"]
+
+
+def open_volume(
+    target: object,
+    *,
+    level: Level = "auto",
+    axes: str | None = None,
+    channel: int | None = None,
+    time: int | None = None,
+    roi: RoiLike | None = None,
+    mask: object | None = None,
+    voxel_size: VoxelSizeLike | None = None,
+    training_voxel_size: VoxelSizeLike | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Volume:
+    """Open a target; only metadata is read.
+
+    Parameters
+    ----------
+    target
+        Path or fsspec URL of a zarr array (v2, v3, sharded), of a group holding one array, or of
+        an OME-Zarr image (0.1 to 0.5; a label image too); or a zarr array or group, or a NumPy,
+        dask or xarray array.
+    level
+        Pyramid level; ``"auto"`` is the one whose voxels are nearest to ``training_voxel_size``
+        (mean |log ratio| in the plane, then z), level 0 without it.
+    axes
+        One letter of ``tczyx`` per axis, in stored order; needed where neither the metadata nor
+        the number of axes (2: yx, 3: zyx) tells.
+    channel, time
+        Index along c and t; needed where there is more than one.
+    roi
+        ``"z0:z1,y0:y1,x0:x1"`` or three slices in voxels of the selected level; None for all.
+    mask
+        Anything that can be a target, of boolean or integer elements: voxels that are not zero
+        count. As large as the selected level, or smaller by whole factors; yx for every plane.
+    voxel_size
+        Voxel size of level 0, in place of the metadata's: a :class:`VoxelSize`,
+        ``"9.2,9.2,9.2 nm"`` or nanometres (z, y, x). Further levels scale as the metadata says.
+    training_voxel_size
+        Voxel size the models were trained at, in the same forms.
+    storage_options
+        What fsspec needs to open a URL (target and mask).
+
+    Returns
+    -------
+    Volume
+        A small picklable recipe.
+
+    Raises
+    ------
+    VolumeError
+        If the target or mask is missing, not readable, or does not fit what was asked.
+    ValueError
+        If an argument is malformed or out of range (VolumeError is a ValueError too).
+    """
+    options = dict(storage_options or {})
+    image = find_image(target, options)
+    sizes = _voxel_sizes(image, voxel_size)
+    wanted = None if training_voxel_size is None else VoxelSize.of(training_voxel_size)
+    chosen, note = _chosen_level(image, level, sizes, wanted)
+    view = _view(image, chosen, axes=axes, channel=channel, time=time)
+    opened_mask, mask_note = (None, ()) if mask is None else _open_mask(mask, view.shape, options)
+    return Volume(
+        view=view,
+        level=chosen,
+        roi=parse_roi(roi, view.shape),
+        voxel_size=sizes[chosen],
+        offset=image.levels[chosen].offset,
+        mask=opened_mask,
+        notes=(*_still_true(image.notes, sizes), *note, *mask_note),
+    )
+
+
+def _voxel_sizes(image: Image, given: VoxelSizeLike | None) -> list[VoxelSize | None]:
+    if given is None:
+        return [level.voxel_size for level in image.levels]
+    size = VoxelSize.of(given)
+    first = image.levels[0].scale
+    return [
+        size.scaled([s / f if s and f else 1.0 for s, f in zip(level.scale, first, strict=True)])
+        for level in image.levels
+    ]
+
+
+def _still_true(notes: tuple[str, ...], sizes: list[VoxelSize | None]) -> tuple[str, ...]:
+    # a voxel size given by the user answers what the metadata left open
+    given = sizes[0] is not None and None not in sizes[0].lengths
+    return tuple(n for n in notes if not (given and "voxel size" in n))
+
+
+def _chosen_level(
+    image: Image, level: Level, sizes: list[VoxelSize | None], wanted: VoxelSize | None
+) -> tuple[int, tuple[str, ...]]:
+    count = len(image.levels)
+    if level != "auto":
+        if not isinstance(level, int) or not 0 <= level < count:
+            raise VolumeError(
+                f"level {level!r} is out of range: {image.name} has level "
+                f"{'0 only' if count == 1 else f'0..{count - 1}'} (or 'auto')"
+            )
+        return level, ()
+    if wanted is None:
+        return 0, ()
+    found = nearest_level(sizes, wanted)
+    if found is None:
+        return 0, (f"level 0: no level's voxel size is known to compare with {wanted}",)
+    return found, (f"level {found} of {count}: voxels of {sizes[found]} for models of {wanted}",)
+
+
+def _view(
+    image: Image, level: int, *, axes: str | None, channel: int | None, time: int | None
+) -> View:
+    source = image.open_level(level)
+    named = _axes(image, source, axes)
+    extents = dict(zip(named, source.shape, strict=True))
+    if empty := [axis for axis, extent in extents.items() if extent < 1]:
+        raise VolumeError(f"{image.name} holds no voxels: axis {empty[0]} has extent 0")
+    return View(
+        source=source,
+        axes=named,
+        channel=checked_index("c", channel, extents.get("c"), names=image.channels),
+        time=checked_index("t", time, extents.get("t")),
+    )
+
+
+def _axes(image: Image, source: Source, given: str | None) -> str:
+    ndim = len(source.shape)
+    if given is not None:
+        checked_axes(given, ndim)
+        if image.axes is not None and image.axes != given:
+            raise VolumeError(f"axes {given!r}: the metadata of {image.name} says {image.axes!r}")
+        return given
+    return checked_axes(image.axes or default_axes(ndim, image.name), ndim)
+
+
+def _open_mask(
+    target: object, shape: Shape, options: Mapping[str, Any]
+) -> tuple[Mask, tuple[str, ...]]:
+    image = find_image(target, options)
+    shapes = []
+    for level in range(len(image.levels)):
+        view = _view(image, level, axes=None, channel=None, time=None)
+        if view.source.dtype.startswith("float"):
+            raise VolumeError(f"mask {image.name} has {view.source.dtype} elements: want integers")
+        factors = mask_factors(view.shape, shape)
+        if factors is not None:
+            return Mask(view, factors), _mask_note(factors)
+        shapes.append(str(view.shape))
+    raise VolumeError(
+        f"mask {image.name} of shape {', '.join(shapes)} does not fit the target {shape} (z, y, x) "
+        "at the selected level: want the same shape, or smaller by whole factors"
+    )
+
+
+def _mask_note(factors: Shape) -> tuple[str, ...]:
+    if factors == (1, 1, 1):
+        return ()
+    return (f"each voxel of the mask stands for {factors} (z, y, x) of the target",)

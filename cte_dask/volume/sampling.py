@@ -1,0 +1,178 @@
+"""A seeded sample of a target: whole read units drawn by arithmetic, never enumerated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cte_dask.tiles import Shape
+from cte_dask.volume.box import Box, triple
+from cte_dask.volume.errors import VolumeError
+from cte_dask.volume.volume import Volume
+
+__all__ = ["Sample", "draw_sample"]
+
+_LEAST_DRAWS = 1024
+_DRAWS_PER_UNIT = 8
+_ALL_PERMUTED = 2**16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Voxels of a target.
+
+    Parameters
+    ----------
+    values
+        The finite voxels within the mask (n,), in the stored element type.
+    n_not_finite
+        Voxels within the mask that are NaN or infinite.
+    n_units, n_units_missing
+        Units that were read, and that were drawn but are omitted by a sparse array.
+    """
+
+    values: NDArray[Any]
+    n_not_finite: int
+    n_units: int
+    n_units_missing: int
+
+
+@dataclass(frozen=True)
+class _Units:
+    """The boxes a sample is made of: a grid over the array, cut to the region of interest."""
+
+    volume: Volume
+    unit: Shape
+
+    @property
+    def first(self) -> Shape:
+        return triple(a // u for a, u in zip(self.volume.roi.start, self.unit, strict=True))
+
+    @property
+    def counts(self) -> Shape:
+        spans = zip(self.volume.roi.stop, self.unit, self.first, strict=True)
+        return triple(-(-b // u) - f for b, u, f in spans)
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def box(self, index: int) -> Box:
+        """Return a unit, relative to the region of interest."""
+        rest, x = divmod(index, self.counts[2])
+        z, y = divmod(rest, self.counts[1])
+        low = [(p + f) * u for p, f, u in zip((z, y, x), self.first, self.unit, strict=True)]
+        roi = self.volume.roi
+        start = triple(max(v, a) - a for v, a in zip(low, roi.start, strict=True))
+        ends = zip(low, self.unit, roi.stop, roi.start, strict=True)
+        return Box(start, triple(min(v + u, b) - a for v, u, b, a in ends))
+
+
+def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
+    """Read the whole region of interest if it is small, else units of it drawn at random.
+
+    Parameters
+    ----------
+    volume
+        The target.
+    seed
+        Seed of the draw.
+    max_voxels
+        Number of voxels from which on a sample is drawn, and its size.
+
+    Raises
+    ------
+    VolumeError
+        If none of the units drawn holds stored voxels within the mask.
+    VolumeReadError
+        If stored voxels cannot be read.
+    """
+    if math.prod(volume.shape) <= max_voxels:
+        whole = Box((0, 0, 0), volume.shape)
+        values, dropped = _voxels(volume, whole, volume.read_mask(whole.start, whole.stop))
+        return Sample(values, dropped, 1, 0)
+    units = _Units(volume, _sample_unit(volume, max_voxels))
+    return _draw(volume, units, seed=seed, wanted=max(1, max_voxels // math.prod(units.unit)))
+
+
+def _draw(volume: Volume, units: _Units, *, seed: int, wanted: int) -> Sample:
+    parts: list[NDArray[Any]] = []
+    draws = missing = dropped = 0
+    for index in _without_replacement(len(units), seed):
+        if len(parts) == wanted or draws == max(_LEAST_DRAWS, _DRAWS_PER_UNIT * wanted):
+            break
+        draws += 1
+        box = units.box(index)
+        mask = volume.read_mask(box.start, box.stop)
+        if mask is not None and not mask.any():
+            continue
+        if _all_omitted(volume, box):
+            missing += 1
+            continue
+        values, not_finite = _voxels(volume, box, mask)
+        parts.append(values)
+        dropped += not_finite
+    if not parts:
+        raise VolumeError(_why_nothing(volume, draws, missing, len(units)))
+    return Sample(np.concatenate(parts), dropped, len(parts), missing)
+
+
+def _all_omitted(volume: Volume, box: Box) -> bool:
+    stored = volume.storage_objects(box.start, box.stop)
+    return volume.missing_chunks(box.start, box.stop) == stored
+
+
+def _why_nothing(volume: Volume, draws: int, missing: int, total: int) -> str:
+    why = f"{missing} are omitted by the sparse array"
+    if draws > missing:
+        why += f", {draws - missing} lie outside the mask"
+    return (
+        f"target {volume.name}: no intensities found in {draws} of {total} chunks drawn: {why}; "
+        "choose a --roi that holds data"
+    )
+
+
+def _voxels(volume: Volume, box: Box, mask: NDArray[np.bool_] | None) -> tuple[NDArray[Any], int]:
+    data = volume.read(box.start, box.stop)
+    values = data.reshape(-1) if mask is None else data[mask]
+    if values.dtype.kind != "f":
+        return values, 0
+    finite = np.isfinite(values)
+    return (values, 0) if finite.all() else (values[finite], int(values.size - finite.sum()))
+
+
+def _sample_unit(volume: Volume, max_voxels: int) -> Shape:
+    """Return the box to draw: a shard or chunk, parts of a large one, several small ones.
+
+    Aims at 16 to 64 of them: fewer say little about a large target, more only cost requests.
+    """
+    most, least = max(1, max_voxels // 16), max(1, max_voxels // 64)
+    unit = list(volume.read_unit)
+    if math.prod(unit) > most:
+        chunk = zip(volume.chunks, volume.array_shape, strict=True)
+        unit = [min(c, n) for c, n in chunk]
+    while math.prod(unit) > most:
+        axis = max(range(3), key=lambda a: unit[a])
+        unit[axis] = -(-unit[axis] // 2)
+    for axis in (2, 1, 0):
+        room = min(least // math.prod(unit), -(-volume.array_shape[axis] // unit[axis]))
+        unit[axis] *= max(1, room)
+    return triple(unit)
+
+
+def _without_replacement(count: int, seed: int) -> Iterator[int]:
+    """Yield all of ``range(count)`` in random order, without ever listing a large one."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    if count <= _ALL_PERMUTED:
+        yield from generator.permutation(count).tolist()
+        return
+    seen: set[int] = set()
+    while len(seen) < count:
+        index = int(generator.integers(count))
+        if index not in seen:
+            seen.add(index)
+            yield index

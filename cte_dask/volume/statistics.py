@@ -1,0 +1,208 @@
+"""Intensity statistics of a whole target, from a seeded sample of whole chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cte_dask.volume.errors import VolumeError
+from cte_dask.volume.sampling import Sample, draw_sample
+from cte_dask.volume.volume import Volume
+
+__all__ = ["IntensityStatistics", "intensity_statistics"]
+
+_STRETCH = 2**20
+
+
+@dataclass(frozen=True)
+class IntensityStatistics:
+    """Intensities of a target; voxels that are NaN or infinite are left out.
+
+    Parameters
+    ----------
+    percentiles
+        Intensity at each percentile (0 to 100), in ascending order.
+    mean, std, minimum, maximum
+        Of the finite voxels; the standard deviation is that of the population.
+    n_voxels
+        Finite voxels that were used.
+    nan_fraction
+        Share of the voxels looked at that were NaN or infinite.
+    seed
+        Seed of the sample.
+    n_units, n_units_missing
+        Boxes of the sample that were read; boxes that were drawn but omitted by a sparse array.
+        A target that is read whole is one unit.
+    """
+
+    percentiles: dict[float, float]
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    n_voxels: int
+    nan_fraction: float
+    seed: int
+    n_units: int
+    n_units_missing: int
+
+    @property
+    def low(self) -> float:
+        """Intensity at the lowest percentile."""
+        return next(iter(self.percentiles.values()))
+
+    @property
+    def high(self) -> float:
+        """Intensity at the highest percentile."""
+        return next(reversed(self.percentiles.values()))
+
+    def percentile(self, q: float) -> float:
+        """Return the intensity at a percentile that was computed.
+
+        Raises
+        ------
+        ValueError
+            If it was not.
+        """
+        if float(q) not in self.percentiles:
+            known = ", ".join(f"{p:g}" for p in self.percentiles)
+            raise ValueError(f"percentile {q} was not computed: these were {known}")
+        return self.percentiles[float(q)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the statistics as JSON takes them: percentiles keyed by text."""
+        return {**asdict(self), "percentiles": {repr(q): v for q, v in self.percentiles.items()}}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> IntensityStatistics:
+        """Return the statistics that :meth:`to_dict` wrote, exactly."""
+        percentiles = {float(q): float(v) for q, v in values["percentiles"].items()}
+        return cls(**{**values, "percentiles": percentiles})
+
+
+def intensity_statistics(
+    volume: Volume,
+    *,
+    percentiles: Sequence[float] = (1.0, 99.8),
+    seed: int = 0,
+    max_voxels: int = 2**24,
+) -> IntensityStatistics:
+    """Describe the intensities of a target's region of interest, within its mask.
+
+    A region of at most ``max_voxels`` is read whole, so that the result is exact and does not
+    depend on how the array is chunked. Of a larger one, whole shards or chunks (of very large or
+    very small ones, parts or groups) are drawn at random without replacement until
+    ``max_voxels`` are read; those that a sparse array omits are skipped.
+
+    Parameters
+    ----------
+    volume
+        The target.
+    percentiles
+        Which percentiles, 0 to 100, by linear interpolation (as :func:`numpy.percentile`).
+    seed
+        Seed of the sample; not negative.
+    max_voxels
+        Size of the sample, in voxels.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range; if the target holds no finite voxel, or none is found in
+        a bounded number of draws, or the lowest and highest percentiles are equal.
+    VolumeReadError
+        If stored voxels cannot be read.
+    """
+    wanted = _checked_percentiles(percentiles)
+    if seed < 0 or max_voxels < 1:
+        raise ValueError(f"seed {seed} and max_voxels {max_voxels} must be at least 0 and 1")
+    sample = draw_sample(volume, seed=seed, max_voxels=max_voxels)
+    values = sample.values
+    if values.size == 0:
+        raise VolumeError(f"target {volume.name} holds no finite voxel{_where(volume, sample)}")
+    mean, std = _moments(values)
+    found = _interpolated(values, wanted)
+    low, high = float(values.min()), float(values.max())
+    _check_contrast(volume, found, low, high)
+    return IntensityStatistics(
+        percentiles=found,
+        mean=mean,
+        std=std,
+        minimum=low,
+        maximum=high,
+        n_voxels=values.size,
+        nan_fraction=sample.n_not_finite / (values.size + sample.n_not_finite),
+        seed=seed,
+        n_units=sample.n_units,
+        n_units_missing=sample.n_units_missing,
+    )
+
+
+def _checked_percentiles(percentiles: Sequence[float]) -> list[float]:
+    wanted = sorted({float(q) for q in percentiles})
+    if not wanted or not all(0 <= q <= 100 for q in wanted):
+        raise ValueError(f"percentiles {tuple(percentiles)} must be one or more of 0 to 100")
+    return wanted
+
+
+def _where(volume: Volume, sample: Sample) -> str:
+    looked_at = f" among {sample.n_not_finite} voxels looked at"
+    return f"{looked_at}{'' if volume.mask is None else ' within its mask'}"
+
+
+def _moments(values: NDArray[Any]) -> tuple[float, float]:
+    mean = float(np.mean(values, dtype=np.float64))
+    # in stretches, so that no float64 copy of the sample is made
+    squares = (float(np.sum(np.square(part - mean))) for part in _stretches(values))
+    return mean, float(np.sqrt(sum(squares) / values.size))
+
+
+def _stretches(values: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
+    for start in range(0, values.size, _STRETCH):
+        yield values[start : start + _STRETCH].astype(np.float64)
+
+
+def _interpolated(values: NDArray[Any], wanted: list[float]) -> dict[float, float]:
+    """Percentiles in float64, whatever the element type, without sorting or a float64 copy."""
+    positions = [(values.size - 1) * (q / 100) for q in wanted]
+    below = [int(position) for position in positions]
+    above = [min(index + 1, values.size - 1) for index in below]
+    values.partition(sorted({*below, *above}))
+    pairs = [(float(values[a]), float(values[b])) for a, b in zip(below, above, strict=True)]
+    return {
+        q: _between(a, b, position - index)
+        for q, (a, b), position, index in zip(wanted, pairs, positions, below, strict=True)
+    }
+
+
+def _between(a: float, b: float, weight: float) -> float:
+    # from the nearer end, as NumPy does, so that both agree to the last bit
+    return a + (b - a) * weight if weight < 0.5 else b - (b - a) * (1 - weight)
+
+
+def _check_contrast(
+    volume: Volume, found: dict[float, float], minimum: float, maximum: float
+) -> None:
+    if minimum == maximum:
+        raise VolumeError(
+            f"target {volume.name} is constant: every voxel looked at is {minimum:g}"
+            f"{_omitted(volume)}"
+        )
+    (low_q, low), (high_q, high) = next(iter(found.items())), next(reversed(found.items()))
+    if len(found) > 1 and high <= low:
+        raise VolumeError(
+            f"target {volume.name} has no contrast: its percentiles {low_q:g} and {high_q:g} are "
+            f"both {low:g} (of {minimum:g} to {maximum:g}); choose other percentiles, a --roi or "
+            "a --mask that leaves the background out"
+        )
+
+
+def _omitted(volume: Volume) -> str:
+    count = volume.storage_objects((0, 0, 0), volume.shape)
+    if count > 4096 or volume.missing_chunks((0, 0, 0), volume.shape) < count:
+        return ""
+    return f" (the array omits all of its {count} chunks here, so that is its fill value)"

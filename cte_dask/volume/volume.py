@@ -1,0 +1,229 @@
+"""The target: a small recipe that every process opens for itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cte_dask.tiles import Shape
+from cte_dask.volume.box import Box, triple
+from cte_dask.volume.mask import Mask
+from cte_dask.volume.padding import reflected
+from cte_dask.volume.view import View, gather
+from cte_dask.volume.voxel_size import VoxelSize
+
+__all__ = ["Volume"]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One channel, time point, pyramid level and region of a stored image, always zyx.
+
+    Made by :func:`~cte_dask.volume.open_volume`. It holds no open file and pickles to a few
+    hundred bytes (unless it was made of an array in memory).
+
+    Parameters
+    ----------
+    view
+        The stored array of the level, as zyx.
+    level
+        Pyramid level, 0 where there is no pyramid.
+    roi
+        The region of interest, in voxels of the array.
+    voxel_size
+        In nanometre, None if not known.
+    offset
+        Centre of the array's first voxel (z, y, x) from the origin of the image, in voxels of
+        the level.
+    mask
+        Which voxels count; None for all.
+    notes
+        What a report should say about how the target was opened.
+    """
+
+    view: View
+    level: int
+    roi: Box
+    voxel_size: VoxelSize | None
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mask: Mask | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """URL or absolute path of the store, or the type of an array in memory."""
+        return self.view.source.url
+
+    @property
+    def path(self) -> str:
+        """Path of the array within the store."""
+        return self.view.source.path
+
+    @property
+    def name(self) -> str:
+        """URL and path in one."""
+        return f"{self.url}/{self.path}" if self.path else self.url
+
+    @property
+    def axes(self) -> str:
+        """Axes of the stored array."""
+        return self.view.axes
+
+    @property
+    def channel(self) -> int | None:
+        """The channel taken, None if there is no channel axis."""
+        return self.view.channel
+
+    @property
+    def time(self) -> int | None:
+        """The time point taken, None if there is no time axis."""
+        return self.view.time
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type, in native byte order."""
+        return np.dtype(self.view.source.dtype)
+
+    @property
+    def fill_value(self) -> float | int | None:
+        """What an omitted chunk stands for."""
+        return self.view.source.fill_value
+
+    @property
+    def shape(self) -> Shape:
+        """Extent of the region of interest in voxels (z, y, x)."""
+        return self.roi.shape
+
+    @property
+    def array_shape(self) -> Shape:
+        """Extent of the whole array in voxels (z, y, x)."""
+        return self.view.shape
+
+    @property
+    def chunks(self) -> Shape:
+        """Extent of a chunk in voxels (z, y, x)."""
+        return self.view.chunks
+
+    @property
+    def shards(self) -> Shape | None:
+        """Extent of a shard in voxels (z, y, x), None if there are none."""
+        return self.view.shards
+
+    @property
+    def read_unit(self) -> Shape:
+        """What is best read at once (z, y, x): a shard, else a chunk, within the array.
+
+        The units tile the *array*; they start at ``-roi.start`` in coordinates of the region.
+        """
+        unit = self.shards or self.chunks
+        return triple(min(u, n) for u, n in zip(unit, self.array_shape, strict=True))
+
+    @property
+    def translation(self) -> tuple[float | None, float | None, float | None]:
+        """Centre of the region's first voxel (z, y, x) in nanometre, None where not known."""
+        lengths = (None, None, None) if self.voxel_size is None else self.voxel_size.lengths
+        starts = zip(self.offset, self.roi.start, lengths, strict=True)
+        z, y, x = (None if v is None else (o + s) * v for o, s, v in starts)
+        return z, y, x
+
+    def read(self, start: Shape, stop: Shape) -> NDArray[Any]:
+        """Return the voxels of a box, in one read of the store.
+
+        Parameters
+        ----------
+        start, stop
+            Corners in voxels (z, y, x) relative to the region of interest; ``stop`` is exclusive.
+            Outside the region the array's own voxels are returned, and beyond the array's edges
+            their reflection (as ``numpy.pad(mode="reflect")``, for any distance).
+
+        Returns
+        -------
+        ndarray
+            The voxels (z, y, x) in the stored element type; a copy.
+
+        Raises
+        ------
+        ValueError
+            If the box is empty.
+        VolumeReadError
+            If stored voxels cannot be read.
+        """
+        box = Box(triple(start), triple(stop)).shift(self.roi.start)
+        ranges = zip(box.start, box.stop, self.array_shape, strict=True)
+        return gather(self.view, [reflected(*extent) for extent in ranges])
+
+    def read_mask(self, start: Shape, stop: Shape) -> NDArray[np.bool_] | None:
+        """Return which voxels of a box count, None if there is no mask.
+
+        Parameters
+        ----------
+        start, stop
+            Corners in voxels (z, y, x) relative to the region of interest, within the array.
+
+        Raises
+        ------
+        ValueError
+            If the box is empty or reaches out of the array.
+        VolumeReadError
+            If the stored mask cannot be read.
+        """
+        box = self._inside(start, stop)
+        return None if self.mask is None else self.mask.read(box)
+
+    def missing_chunks(self, start: Shape, stop: Shape) -> int:
+        """Return how many chunks (or shards) of a box a sparse array omits.
+
+        They read as the fill value, legitimately; a report says so. Some thousands are looked up
+        one by one, more by listing the array's keys: ask for the whole of a dense petabyte only
+        if its keys can be listed in the time there is.
+
+        Parameters
+        ----------
+        start, stop
+            Corners in voxels (z, y, x) relative to the region of interest, within the array.
+
+        Raises
+        ------
+        ValueError
+            If the box is empty or reaches out of the array.
+        VolumeReadError
+            If the store cannot tell.
+        """
+        return self.view.missing(self._inside(start, stop))
+
+    def storage_objects(self, start: Shape, stop: Shape) -> int:
+        """Return in how many chunks (or shards) a box within the array lies, by arithmetic."""
+        box = self._inside(start, stop)
+        spans = zip(box.start, box.stop, self.read_unit, strict=True)
+        return math.prod(-(-high // unit) - low // unit for low, high, unit in spans)
+
+    def _inside(self, start: Shape, stop: Shape) -> Box:
+        box = Box(triple(start), triple(stop)).shift(self.roi.start)
+        if not box.inside(self.array_shape):
+            raise ValueError(f"box {box} reaches out of the array {self.array_shape} (z, y, x)")
+        return box
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was opened, as JSON takes it; storage options are left out."""
+        return {
+            "url": self.url,
+            "path": self.path,
+            "level": self.level,
+            "axes": self.axes,
+            "channel": self.channel,
+            "time": self.time,
+            "roi": str(self.roi),
+            "dtype": self.dtype.name,
+            "shape": list(self.shape),
+            "array_shape": list(self.array_shape),
+            "chunks": list(self.chunks),
+            "shards": None if self.shards is None else list(self.shards),
+            "voxel_size": None if self.voxel_size is None else str(self.voxel_size),
+            "translation_nm": list(self.translation),
+            "mask": None if self.mask is None else self.mask.view.source.url,
+            "notes": list(self.notes),
+        }

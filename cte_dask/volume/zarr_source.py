@@ -1,0 +1,267 @@
+"""A zarr array as a source: its facts, its reads, and its omitted chunks."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.core.common import concurrent_map
+from zarr.core.sync import sync
+
+from cte_dask.volume.errors import VolumeError, VolumeReadError, cause
+from cte_dask.volume.source import Selection, checked_dtype
+from cte_dask.volume.store import StrictStore, is_url, open_store
+
+__all__ = ["ZarrSource", "open_node", "open_zarr_source", "strict_store"]
+
+_ASKED_ONE_BY_ONE = 8192
+_KEPT_OPEN = 128
+_ASKED_AT_MOST = 2**20
+_CONCURRENT = 32
+_CHUNK_KEY = re.compile(r"(?:c[/.])?(\d+(?:[/.]\d+)*)")
+
+_Opened = tuple[zarr.Array[Any], StrictStore]
+_opened: dict[tuple[object, ...], _Opened] = {}
+_lock = RLock()
+
+
+@dataclass(frozen=True)
+class ZarrSource:
+    """A zarr array (v2 or v3, sharded or not), as a recipe that opens once per process.
+
+    Parameters
+    ----------
+    url, path
+        URL or absolute path of the store, and the array's path in it.
+    shape, dtype, chunks, shards, fill_value
+        As in :class:`~cte_dask.volume.source.Source`.
+    storage_options
+        What fsspec needs to open the URL; not shown, since it may hold credentials.
+    store
+        A store given from Python that has no URL; None otherwise.
+    """
+
+    url: str
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None
+    fill_value: float | int | None = field(compare=False)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    store: Store | None = field(default=None, repr=False, compare=False)
+
+    def read(self, selection: Selection) -> NDArray[Any]:
+        """Return the selected elements in one zarr read.
+
+        Raises
+        ------
+        VolumeReadError
+            If a chunk that exists cannot be read or decoded.
+        """
+        try:
+            data = np.asarray(self._array()[0][selection])
+        except (VolumeError, MemoryError):
+            raise
+        except Exception as error:
+            # codecs raise whatever their libraries raise
+            raise VolumeReadError(
+                f"cannot read {self._name} at {_shown(selection)}: {cause(error)}"
+            ) from error
+        return data.astype(self.dtype, copy=False)
+
+    def missing(self, selection: Selection) -> int:
+        """Return how many chunks (or shards) of the selection are omitted.
+
+        Up to some thousands of keys are looked up one by one; beyond, the keys of the array are
+        listed, which suits a sparse array of any size.
+
+        Raises
+        ------
+        VolumeReadError
+            If the store cannot tell.
+        """
+        unit = self.shards or self.chunks
+        ranges = [_chunk_range(s, c) for s, c in zip(selection, unit, strict=True)]
+        total = math.prod(len(indices) for indices in ranges)
+        # a plain web server has no listing to rely on
+        listable = not self.url.startswith(("http://", "https://"))
+        if total > _ASKED_AT_MOST and not listable:
+            raise VolumeReadError(
+                f"{total} chunks of {self._name} are too many to ask a server for"
+            )
+        try:
+            if total > _ASKED_ONE_BY_ONE and listable:
+                return total - self._count_listed(ranges)
+            return total - self._count_present(product(*ranges))
+        except (VolumeError, MemoryError):
+            raise
+        except Exception as error:
+            raise VolumeReadError(
+                f"cannot look up the chunks of {self._name}: {cause(error)}"
+            ) from error
+
+    def _count_present(self, positions: Iterable[tuple[int, ...]]) -> int:
+        array, store = self._array()
+        keys = [(_key(array, array.metadata.encode_chunk_key(p)),) for p in positions]
+
+        async def present() -> int:
+            return sum(await concurrent_map(keys, store.present, limit=_CONCURRENT))
+
+        return sync(present())
+
+    def _count_listed(self, ranges: list[range]) -> int:
+        array, store = self._array()
+        prefix = _key(array, "")
+
+        async def listed() -> int:
+            keys = store.list_prefix(prefix)
+            return sum([_within(key.removeprefix(prefix), ranges) async for key in keys])
+
+        return sync(listed())
+
+    @property
+    def _name(self) -> str:
+        return f"{self.url}/{self.path}" if self.path else self.url
+
+    def _array(self) -> _Opened:
+        # held while opening: once per process, however many threads ask
+        with _lock:
+            return _opened.get(self._key()) or self.keep(self._reopen())
+
+    def keep(self, opened: _Opened) -> _Opened:
+        """Note the array as this process's opening of the recipe."""
+        with _lock:
+            _opened[self._key()] = opened
+            if len(_opened) > _KEPT_OPEN:
+                del _opened[next(iter(_opened))]
+        return opened
+
+    def _key(self) -> tuple[object, ...]:
+        # a store that is kept here cannot be freed, so its id stays its own
+        return os.getpid(), self, repr(sorted(self.storage_options.items())), id(self.store)
+
+    def _reopen(self) -> _Opened:
+        store = strict_store(self.url, self.storage_options, self.store)
+        array = open_node(self.url, store, self.path)
+        same = isinstance(array, zarr.Array) and array.shape == self.shape
+        if not isinstance(array, zarr.Array) or not same or array.dtype.name != self.dtype:
+            raise VolumeError(f"{self._name} has changed since it was opened: open it again")
+        return array, store
+
+
+def open_zarr_source(
+    url: str, path: str, *, storage_options: Mapping[str, Any], store: Store | None = None
+) -> ZarrSource:
+    """Open a zarr array and note its facts.
+
+    Parameters
+    ----------
+    url, path
+        URL or absolute path of the store, and the array's path in it.
+    storage_options
+        What fsspec needs to open the URL.
+    store
+        A store to use in place of the URL.
+
+    Raises
+    ------
+    VolumeError
+        If there is no array, it cannot be read, or its elements are not real numbers.
+    """
+    opened_store = strict_store(url, storage_options, store)
+    node = open_node(url, opened_store, path)
+    name = f"{url}/{path}" if path else url
+    if not isinstance(node, zarr.Array):
+        raise VolumeError(f"{name} is a zarr group, not an array")
+    fill = getattr(node.fill_value, "item", lambda: node.fill_value)()
+    source = ZarrSource(
+        url=url,
+        path=path,
+        shape=tuple(int(n) for n in node.shape),
+        dtype=checked_dtype(np.dtype(node.dtype), name),
+        chunks=tuple(int(n) for n in node.chunks),
+        shards=None if node.shards is None else tuple(int(n) for n in node.shards),
+        fill_value=fill,
+        storage_options=storage_options,
+        store=store,
+    )
+    # replaces what this process kept of an array that was there before
+    source.keep((node, opened_store))
+    return source
+
+
+def strict_store(url: str, storage_options: Mapping[str, Any], store: Store | None) -> StrictStore:
+    """Return the given store, or the one at the URL, refusing truncated objects."""
+    return StrictStore(open_store(url, storage_options) if store is None else store)
+
+
+def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.Group:
+    """Open the zarr array or group at a path of a store.
+
+    Parameters
+    ----------
+    url
+        Where the store is, for messages.
+    store
+        The store.
+    path
+        Path within it.
+
+    Raises
+    ------
+    VolumeError
+        If there is nothing, or it is not a zarr, or it cannot be read.
+    """
+    name = f"{url}/{path}" if path else url
+    try:
+        return zarr.open(store, path=path, mode="r")
+    except FileNotFoundError as error:
+        raise VolumeError(_why_not_found(name)) from error
+    except PermissionError as error:
+        raise VolumeError(f"{name}: no permission to read it: {cause(error)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # malformed JSON, network failures, unknown codecs: whatever their libraries raise
+        raise VolumeError(f"{name} cannot be opened as zarr: {cause(error)}") from error
+
+
+def _why_not_found(name: str) -> str:
+    if not is_url(name) and not os.path.exists(name):
+        return f"{name} does not exist"
+    if os.path.isfile(name):
+        return f"{name} is a file, not a zarr: want a directory or URL of a zarr array or OME-Zarr"
+    return f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
+
+
+def _key(array: zarr.Array[Any], chunk_key: str) -> str:
+    prefix = array.store_path.path
+    return f"{prefix}/{chunk_key}" if prefix else chunk_key
+
+
+def _within(key: str, ranges: list[range]) -> bool:
+    match = _CHUNK_KEY.fullmatch(key)
+    position = [int(n) for n in re.split(r"[/.]", match[1])] if match else []
+    return len(position) == len(ranges) and all(map(range.__contains__, ranges, position))
+
+
+def _chunk_range(selected: slice | int, chunk: int) -> range:
+    if isinstance(selected, int):
+        return range(selected // chunk, selected // chunk + 1)
+    return range(selected.start // chunk, -(-selected.stop // chunk))
+
+
+def _shown(selection: Selection) -> str:
+    parts = (f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in selection)
+    return "[" + ",".join(parts) + "]"
