@@ -25,7 +25,9 @@ class IntensityStatistics:
     Parameters
     ----------
     percentiles
-        Intensity at each percentile (0 to 100), in ascending order.
+        Intensity at each percentile (0 to 100).
+    low, high
+        Intensity at the first and the last percentile that were asked for.
     mean, std, minimum, maximum
         Of the finite voxels; the standard deviation is that of the population.
     n_voxels
@@ -40,6 +42,8 @@ class IntensityStatistics:
     """
 
     percentiles: dict[float, float]
+    low: float
+    high: float
     mean: float
     std: float
     minimum: float
@@ -49,16 +53,6 @@ class IntensityStatistics:
     seed: int
     n_units: int
     n_units_missing: int
-
-    @property
-    def low(self) -> float:
-        """Intensity at the lowest percentile."""
-        return next(iter(self.percentiles.values()))
-
-    @property
-    def high(self) -> float:
-        """Intensity at the highest percentile."""
-        return next(reversed(self.percentiles.values()))
 
     def percentile(self, q: float) -> float:
         """Return the intensity at a percentile that was computed.
@@ -103,7 +97,8 @@ def intensity_statistics(
     volume
         The target.
     percentiles
-        Which percentiles, 0 to 100, by linear interpolation (as :func:`numpy.percentile`).
+        Which percentiles, 0 to 100, by linear interpolation (as :func:`numpy.percentile`); the
+        first is below the last, and they give ``low`` and ``high``.
     seed
         Seed of the sample; not negative.
     max_voxels
@@ -113,7 +108,7 @@ def intensity_statistics(
     ------
     ValueError
         If an argument is out of range; if the target holds no finite voxel, or none is found in
-        a bounded number of draws, or the lowest and highest percentiles are equal.
+        a bounded number of draws, or its low and high are equal.
     VolumeReadError
         If stored voxels cannot be read.
     """
@@ -126,14 +121,16 @@ def intensity_statistics(
         raise VolumeError(f"target {volume.name} holds no finite voxel{_where(volume, sample)}")
     mean, std = _moments(values)
     found = _interpolated(values, wanted)
-    low, high = float(values.min()), float(values.max())
-    _check_contrast(volume, found, low, high)
+    minimum, maximum = float(values.min()), float(values.max())
+    _check_contrast(volume, found, minimum, maximum)
     return IntensityStatistics(
         percentiles=found,
+        low=found[wanted[0]],
+        high=found[wanted[-1]],
         mean=mean,
         std=std,
-        minimum=low,
-        maximum=high,
+        minimum=minimum,
+        maximum=maximum,
         n_voxels=values.size,
         nan_fraction=sample.n_not_finite / (values.size + sample.n_not_finite),
         seed=seed,
@@ -143,9 +140,11 @@ def intensity_statistics(
 
 
 def _checked_percentiles(percentiles: Sequence[float]) -> list[float]:
-    wanted = sorted({float(q) for q in percentiles})
+    wanted = list(dict.fromkeys(float(q) for q in percentiles))
     if not wanted or not all(0 <= q <= 100 for q in wanted):
         raise ValueError(f"percentiles {tuple(percentiles)} must be one or more of 0 to 100")
+    if len(wanted) > 1 and wanted[0] >= wanted[-1]:
+        raise ValueError(f"percentiles {tuple(percentiles)}: the first must be below the last")
     return wanted
 
 

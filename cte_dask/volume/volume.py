@@ -117,17 +117,27 @@ class Volume:
     def read_unit(self) -> Shape:
         """What is best read at once (z, y, x): a shard, else a chunk, within the array.
 
-        The units tile the *array*; they start at ``-roi.start`` in coordinates of the region.
+        The units tile the *array*; in coordinates of the region they start at ``-origin``.
         """
         unit = self.shards or self.chunks
         return triple(min(u, n) for u, n in zip(unit, self.array_shape, strict=True))
 
     @property
-    def translation(self) -> tuple[float | None, float | None, float | None]:
-        """Centre of the region's first voxel (z, y, x) in nanometre, None where not known."""
-        lengths = (None, None, None) if self.voxel_size is None else self.voxel_size.lengths
-        starts = zip(self.offset, self.roi.start, lengths, strict=True)
-        z, y, x = (None if v is None else (o + s) * v for o, s, v in starts)
+    def origin(self) -> Shape:
+        """First voxel of the region of interest (z, y, x) in the array."""
+        return self.roi.start
+
+    @property
+    def translation(self) -> tuple[float | None, float | None, float | None] | None:
+        """Centre of the array's first voxel (z, y, x) in nanometre from the image's origin.
+
+        None along an axis, or altogether, where the voxel size is not known. Voxel ``i`` of the
+        region lies at ``translation + (origin + i) * voxel_size``.
+        """
+        if self.voxel_size is None:
+            return None
+        pairs = zip(self.offset, self.voxel_size.lengths, strict=True)
+        z, y, x = (None if length is None else o * length for o, length in pairs)
         return z, y, x
 
     def read(self, start: Shape, stop: Shape) -> NDArray[Any]:
@@ -207,7 +217,7 @@ class Volume:
             raise ValueError(f"box {box} reaches out of the array {self.array_shape} (z, y, x)")
         return box
 
-    def to_dict(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return what was opened, as JSON takes it; storage options are left out."""
         return {
             "url": self.url,
@@ -223,7 +233,7 @@ class Volume:
             "chunks": list(self.chunks),
             "shards": None if self.shards is None else list(self.shards),
             "voxel_size": None if self.voxel_size is None else str(self.voxel_size),
-            "translation_nm": list(self.translation),
+            "translation_nm": self.translation and list(self.translation),
             "mask": None if self.mask is None else self.mask.view.source.url,
             "notes": list(self.notes),
         }

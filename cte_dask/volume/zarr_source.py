@@ -71,7 +71,7 @@ class ZarrSource:
         """
         try:
             data = np.asarray(self._array()[0][selection])
-        except (VolumeError, MemoryError):
+        except MemoryError:
             raise
         except Exception as error:
             # codecs raise whatever their libraries raise
@@ -104,7 +104,7 @@ class ZarrSource:
             if total > _ASKED_ONE_BY_ONE and listable:
                 return total - self._count_listed(ranges)
             return total - self._count_present(product(*ranges))
-        except (VolumeError, MemoryError):
+        except MemoryError:
             raise
         except Exception as error:
             raise VolumeReadError(
