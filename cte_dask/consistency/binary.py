@@ -7,7 +7,7 @@ and their union U (Talks & Kreshuk, arXiv 2503.00450, eqs. 4 and 5)::
     EI  = sum over A and B of sqrt(p p') / |U|     soft
 
 One pass reads each map once and counts what both need. NumPy arrays go to a Numba kernel, CuPy
-arrays to a CUDA kernel; `agreement_by_formula` is the same in plain array functions, the reference
+arrays to a CUDA kernel; `_formula` is the same in plain array functions, the reference
 of the other two and the stand-in where Numba is not installed.
 """
 
@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from cte_dask.arrays import Array, namespace
 from cte_dask.consistency import STATISTICS, Metric
+from cte_dask.consistency._formula import agreement_by_formula
 
 Bounds = npt.NDArray[np.int64]
 Core = tuple[slice, ...]
@@ -32,7 +33,6 @@ __all__ = [
     "EI",
     "NHD",
     "BinaryAgreement",
-    "agreement_by_formula",
     "binary_agreement",
     "binary_agreement_batch",
     "ei",
@@ -212,41 +212,6 @@ def native_threshold(threshold: float, dtype: np.dtype[Any]) -> Any:
         Of type `dtype`, or int for integer maps.
     """
     return dtype.type(threshold) if dtype.kind not in "biu" else math.floor(threshold)
-
-
-def agreement_by_formula(
-    reference: Array, perturbed: Array, bounds: Bounds, threshold: Any
-) -> Array:
-    """Count agreement in plain array functions: the definition the kernels are held to.
-
-    Parameters
-    ----------
-    reference, perturbed
-        Maps of shape (N, z, y, x).
-    bounds
-        Per tile z0, y0, x0, z1, y1, x1 of its core, shape (N, 6).
-    threshold
-        In the maps' dtype.
-
-    Returns
-    -------
-    ndarray of float64, shape (N, len(STATISTICS))
-        See `binary_agreement_batch`.
-    """
-    xp = namespace(reference, perturbed)
-    counts: Array = xp.zeros((len(bounds), len(STATISTICS)))
-    for i, (z0, y0, x0, z1, y1, x1) in enumerate(bounds.tolist()):
-        core = i, slice(z0, z1), slice(y0, y1), slice(x0, x1)
-        p, q = reference[core], perturbed[core]
-        a, b = p > threshold, q > threshold
-        both = xp.where(a & b, p, 0).astype(xp.float64) * xp.where(a & b, q, 0)
-        counts[i, 0] = (a | b).sum()
-        counts[i, 1] = (a ^ b).sum()
-        counts[i, 2] = xp.sqrt(both).sum()
-        counts[i, 3] = a.sum()
-        counts[i, 4] = p.size
-        counts[i, 5] = ((p != p) | (q != q)).sum()  # noqa: PLR0124 - NaN in any dtype
-    return counts
 
 
 def _implementation(xp: ModuleType) -> Callable[[Array, Array, Bounds, Any], Array]:
