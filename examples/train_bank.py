@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 from training.fit import BATCH, CROP, DROPOUT, THRESHOLD, Weights, build, f1, fit
 from training.packs import HIGH, LOW, read_pack, sha256
 from training.recipes import BANKS, Bank, Recipe
@@ -44,7 +44,10 @@ def main() -> None:
         pack = read_pack(_file(options.data, recipe.pack), split="train")
         trained = fit(recipe, pack, steps=options.steps, seed=options.seed + number)
         for name, weights in trained.items():
-            save_file(weights, options.out / f"{name}.safetensors", metadata={"format": "pt"})
+            file = options.out / f"{name}.safetensors"
+            file.write_bytes(
+                save(weights, metadata={"format": "pt"})
+            )  # save_file hides it from others
             recipes[name] = (recipe, weights)
     _write_bank(options.out, bank, recipes)
     _write_record(options, recipes)

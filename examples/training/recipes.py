@@ -65,7 +65,7 @@ _GROUP: dict[str, object] = {"features": list(FEATURES), "norm": "group"}
 # Two sources only, so the bank varies what the models of a real zoo vary besides.
 MITOCHONDRIA = Bank(
     (
-        Recipe("epfl", _EPFL, early=("epfl-early", 0.12)),
+        Recipe("epfl", _EPFL, early=("epfl-early", 0.4)),
         Recipe("epfl-plain", _EPFL, augmentation=PLAIN, length=0.6),
         Recipe("epfl-wide-short", _EPFL, arguments=_WIDE, length=0.4),
         Recipe("vnc", _VNC, early=("vnc-early", 0.12)),

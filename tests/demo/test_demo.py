@@ -1,0 +1,109 @@
+"""The demonstration's bank and target."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from safetensors.torch import load_file
+
+from cte_dask.demo import LABELS, SHAPE, VOXEL_SIZE_NM, bank_path, write_demo_target
+from cte_dask.demo.simulate import simulate_nuclei
+from cte_dask.models import load_bank
+from cte_dask.models.unet import UNet
+
+HEAVY = ("torch", "dask", "distributed", "zarr", "scipy", "numpy")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "target.zarr"
+    write_demo_target(path, seed=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, UNet]:
+    built = {}
+    for spec in load_bank(bank_path()):
+        built[spec.name] = UNet(**(spec.arguments or {})).eval()
+        built[spec.name].load_state_dict(load_file(spec.source), strict=True)
+    return built
+
+
+def test_importing_the_demonstration_loads_nothing_heavy() -> None:
+    code = "import sys, cte_dask.demo as d; d.bank_path(); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(HEAVY) & set(run.stdout.split())
+
+
+def test_the_bank_names_weights_that_are_there_and_small() -> None:
+    bank = load_bank(bank_path())
+    assert len(bank) >= 6
+    for spec in bank:
+        data = Path(spec.source).read_bytes()
+        assert len(data) < 1_000_000
+        assert hashlib.sha256(data).hexdigest() == spec.sha256
+
+
+def test_every_weight_is_finite_and_single_precision(networks: dict[str, UNet]) -> None:
+    for network in networks.values():
+        for weight in network.parameters():
+            assert weight.dtype == torch.float32
+            assert torch.isfinite(weight).all()
+
+
+def test_the_record_of_the_training_covers_the_bank() -> None:
+    record = json.loads((bank_path().parent / "training.json").read_text())
+    names = set(load_bank(bank_path()).names)
+    assert set(record["trained_on"]) == set(record["f1"]) == names
+    # Only nuclei packs have a licence under which weights may be given on.
+    assert all(pack.startswith("n_") for pack in record["trained_on"].values())
+    assert min(record["in_domain_f1"].values()) > 0.8
+
+
+@pytest.mark.data
+def test_the_record_names_the_data_it_was_trained_on(data_dir: Path) -> None:
+    record = json.loads((bank_path().parent / "training.json").read_text())
+    for pack, digest in record["data_sha256"].items():
+        assert hashlib.sha256((data_dir / f"{pack}.npz").read_bytes()).hexdigest() == digest
+
+
+def test_the_target_holds_the_simulated_volume_and_its_truth(target: Path) -> None:
+    group = zarr.open_group(target, mode="r")
+    scales = group.attrs["ome"]["multiscales"][0]
+    image = group[scales["datasets"][0]["path"]]
+    labels = zarr.open_group(target / "labels" / LABELS, mode="r")
+    truth = labels[labels.attrs["ome"]["multiscales"][0]["datasets"][0]["path"]]
+    made, made_labels = simulate_nuclei(SHAPE, seed=1)
+    assert np.array_equal(image[:], made)
+    assert np.array_equal(truth[:], made_labels)
+
+
+def test_the_target_says_how_large_its_voxels_are(target: Path) -> None:
+    scales = zarr.open_group(target, mode="r").attrs["ome"]["multiscales"][0]
+    units = {"nanometer": 1, "micrometer": 1000}
+    scale = scales["datasets"][0]["coordinateTransformations"][0]["scale"]
+    sizes = [s * units[axis["unit"]] for s, axis in zip(scale, scales["axes"], strict=True)]
+    assert sizes == pytest.approx(VOXEL_SIZE_NM)
+
+
+def test_the_models_of_the_bank_are_not_equally_good(networks: dict[str, UNet]) -> None:
+    image, labels = simulate_nuclei(SHAPE)
+    low, high = np.percentile(image, (1, 99.8))
+    planes = torch.from_numpy(((image[::9, :256, :256] - low) / (high - low)).astype(np.float32))
+    truth = labels[::9, :256, :256] > 0
+    f1 = {}
+    for name, network in networks.items():
+        with torch.inference_mode():
+            predicted = (network(planes[:, None])[:, 0] > 0).numpy()
+        f1[name] = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+    assert max(f1.values()) > 0.8
+    assert max(f1.values()) - min(f1.values()) > 0.2
