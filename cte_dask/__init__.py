@@ -1,3 +1,75 @@
-"""Rank pre-trained segmentation models on an unlabelled microscopy volume (CTE)."""
+"""Rank pre-trained segmentation models on an unlabelled microscopy volume (CTE).
+
+The public names below are imported when first used: ``import cte_dask`` loads neither torch nor
+dask.
+
+>>> import cte_dask
+>>> volume = cte_dask.open_volume("target.zarr")          # doctest: +SKIP
+>>> bank = cte_dask.load_bank("bank.yaml")                # doctest: +SKIP
+>>> cte_dask.rank(cte_dask.score(volume, bank))           # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cte_dask.dataset import read_scores, score
+    from cte_dask.experiment import Experiment, resolve
+    from cte_dask.models import ModelBank, ModelSpec, load_bank
+    from cte_dask.perturb import Perturbation
+    from cte_dask.planning import Plan, plan
+    from cte_dask.ranking import Ranking, rank
+    from cte_dask.scores import Scores, open_scores
+    from cte_dask.volume import Volume, open_volume
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Experiment",
+    "ModelBank",
+    "ModelSpec",
+    "Perturbation",
+    "Plan",
+    "Ranking",
+    "Scores",
+    "Volume",
+    "load_bank",
+    "open_scores",
+    "open_volume",
+    "plan",
+    "rank",
+    "read_scores",
+    "resolve",
+    "score",
+]
+
+_HOMES = {
+    "Experiment": "experiment",
+    "ModelBank": "models",
+    "ModelSpec": "models",
+    "Perturbation": "perturb",
+    "Plan": "planning",
+    "Ranking": "ranking",
+    "Scores": "scores",
+    "Volume": "volume",
+    "load_bank": "models",
+    "open_scores": "scores",
+    "open_volume": "volume",
+    "plan": "planning",
+    "rank": "ranking",
+    "read_scores": "dataset",
+    "resolve": "experiment",
+    "score": "dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cte_dask' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cte_dask.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

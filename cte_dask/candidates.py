@@ -1,0 +1,172 @@
+"""Settling a bank: load each model once, find its halo, batch and bottleneck, or name its fault."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cte_dask.experiment import Candidate, batch_size
+from cte_dask.models.loading import load_network
+from cte_dask.models.source import fetch
+from cte_dask.perturb.bottleneck import BlackBoxError
+from cte_dask.predict import Predictor, frame_of
+from cte_dask.probe import probe_halo, probe_multiple
+from cte_dask.reason import reason
+from cte_dask.tiles import Shape
+
+if TYPE_CHECKING:
+    from cte_dask.models.bank import ModelBank
+    from cte_dask.models.spec import ModelSpec
+
+__all__ = ["predictor", "settle"]
+
+
+_READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
+_MOST_READY = 64
+
+
+def predictor(
+    candidate: Candidate, *, tile: Shape, device: str, precision: str, features: bool
+) -> Predictor:
+    """Return the loaded model of a candidate; kept, so that a process loads each model once."""
+    key = (candidate, tile, device, precision, features)
+    if key not in _READY:
+        _READY[key] = Predictor(
+            candidate.spec,
+            tile=tile,
+            batch=candidate.batch,
+            device=device,
+            precision=precision,
+            features=features and candidate.features,
+        )
+        while len(_READY) > _MOST_READY:
+            _READY.popitem(last=False)
+    _READY.move_to_end(key)
+    return _READY[key]
+
+
+def settle(
+    bank: ModelBank,
+    *,
+    tile: Shape,
+    features: bool,
+    device: str,
+    precision: str,
+    threads: int,
+    batch: int | None,
+    tell: Callable[[str], None],
+) -> tuple[tuple[Candidate, ...], dict[str, str]]:
+    """Load every model once; split the bank into usable candidates and excluded ones with reasons.
+
+    Raises
+    ------
+    ValueError
+        If no model is usable.
+    """
+    torch.set_num_threads(threads)
+    candidates, excluded = [], {}
+    for number, spec in enumerate(bank, start=1):
+        tell(f"loading model {number} of {len(bank)}: {spec.name}")
+        try:
+            candidate = _ready(
+                _settle(spec, tile=tile, device=device, batch=batch),
+                tile=tile,
+                device=device,
+                precision=precision,
+                features=features,
+            )
+        except Exception as error:  # a model is foreign code: whatever it raises excludes it alone
+            excluded[spec.name] = reason(error)
+        else:
+            candidates.append(candidate)
+    if not candidates:
+        listed = "; ".join(f"{name}: {why}" for name, why in excluded.items())
+        raise ValueError(f"no model of the bank is usable: {listed}")
+    return tuple(candidates), excluded
+
+
+def _settle(spec: ModelSpec, *, tile: Shape, device: str, batch: int | None) -> Candidate:
+    spec = _with_geometry(_with_digest(spec), tile=tile, device=device)
+    halo, multiple = spec.halo_zyx or (0, 0, 0), spec.multiple_zyx or (1, 1, 1)
+    for axis, h, t in zip("zyx", halo, tile, strict=True):
+        if h > t:
+            raise ValueError(
+                f"its halo of {h} voxels along {axis} is larger than the tile ({t}): "
+                "use larger tiles (--tile) or a smaller halo in the bank"
+            )
+    frame = frame_of(tile, halo=halo, multiple=multiple)
+    size = batch or batch_size(frame.shape, dims=spec.dims, device=device)
+    return Candidate(spec, size, features=True)
+
+
+def _with_digest(spec: ModelSpec) -> ModelSpec:
+    if spec.sha256 is not None or spec.format == "python":
+        return spec
+    path = Path(fetch(spec))
+    if not path.is_file():
+        return spec
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return spec.model_copy(update={"sha256": digest})
+
+
+def _with_geometry(spec: ModelSpec, *, tile: Shape, device: str) -> ModelSpec:
+    if spec.halo is not None and spec.multiple is not None:
+        return spec
+    network = load_network(spec, device=device)
+    multiple = spec.multiple or dict.fromkeys(
+        spec.axes, probe_multiple(network.forward, dims=spec.dims, in_channels=spec.in_channels)
+    )
+    if spec.halo is None:
+        limit = min(tile[-spec.dims :])
+        probed = probe_halo(
+            network.forward,
+            dims=spec.dims,
+            multiple=max(multiple.values()),
+            in_channels=spec.in_channels,
+            limit=limit,
+        )
+        halo = dict(zip(spec.axes, probed[-spec.dims :], strict=True))
+        return spec.model_copy(update={"halo": halo, "multiple": multiple})
+    return spec.model_copy(update={"multiple": multiple})
+
+
+def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
+    """Pin the perturbed layers, so that no worker has to find them again."""
+    if loaded.path is None:
+        return spec
+    return spec.model_copy(update={"bottleneck": None, "layers": loaded.path.layers})
+
+
+def _ready(
+    candidate: Candidate, *, tile: Shape, device: str, precision: str, features: bool
+) -> Candidate:
+    """Load the model as it will run and run it once.
+
+    A model whose features cannot be reached stays, as a black box. The loaded model is kept for
+    the run: in one process it is not loaded, or traced, a second time.
+    """
+    spec = candidate.spec
+    load = partial(
+        Predictor, spec, tile=tile, batch=candidate.batch, device=device, precision=precision
+    )
+    try:
+        loaded = load(features=features)
+        settled = Candidate(
+            _with_layers(spec, loaded),
+            loaded.batch,
+            features=True,
+            note=loaded.path.note if loaded.path else "",
+        )
+    except BlackBoxError as error:
+        loaded = load(features=False)
+        settled = Candidate(spec, loaded.batch, features=False, note=reason(error))
+    loaded.check()
+    _READY[(settled, tile, device, precision, features)] = loaded
+    return settled

@@ -1,0 +1,46 @@
+"""Worker processes on this machine, on the loopback interface only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["open_local"]
+
+
+@contextmanager
+def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
+    """Start worker processes, each with one task at a time.
+
+    Parameters
+    ----------
+    workers
+        Number of processes.
+    threads
+        Threads that inference uses in each; Dask's own pool has one.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    environment = {f"{pool}_NUM_THREADS": threads for pool in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+    settings = {
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.worker-ttl": "60s",
+        "distributed.nanny.pre-spawn-environ": environment,
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client

@@ -1,0 +1,155 @@
+"""Tile scores as an xarray Dataset: lazily from a volume and a bank, or read from a score store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.consistency import metric
+from cte_dask.scores import DONE, Layout, Scores, layout_of
+from cte_dask.scoring import COLUMNS, STATUS
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from cte_dask.models.bank import ModelBank
+    from cte_dask.volume import Volume
+
+__all__ = ["read_scores", "score", "tile_scores"]
+
+DIMS = ("model", "perturbation", "tile")
+COUNTED = ("n_union", "n_reference", "n_voxels", "status")
+
+
+def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
+    """Score every tile of a target under every model, lazily.
+
+    Parameters
+    ----------
+    volume
+        The target, from `open_volume`.
+    bank
+        The source models, from `load_bank`.
+    **options
+        As of `cte_dask.experiment.resolve`: perturbations, metrics, tile, seed, repeats, device …
+
+    Returns
+    -------
+    xarray.Dataset
+        Backed by one Dask task a block. Dims model, perturbation, tile; one float64 variable a
+        metric (the tile's consistency, NaN where it says nothing), n_union and n_reference
+        (voxels), n_voxels and status; coordinates z, y, x (first voxel of the tile in the target)
+        and z_nm, y_nm, x_nm (its position, where voxel sizes are known).
+
+    Raises
+    ------
+    ValueError
+        For any bad value, naming it.
+    """
+    from cte_dask.experiment import resolve
+    from cte_dask.run import blocks_array
+
+    experiment = resolve(volume, bank, **options)
+    indices = range(len(experiment.blocks))
+    values = blocks_array(experiment, indices)
+    dataset = tile_scores(layout_of(experiment), values, indices)
+    dataset.attrs["excluded"] = dict(experiment.excluded)
+    dataset.attrs["seed"] = experiment.seed
+    return dataset
+
+
+def read_scores(scores: Scores) -> xr.Dataset:
+    """Return the tile scores that a store holds so far, as `score` would give them."""
+    indices = [int(i) for i in np.flatnonzero(scores.done() != DONE["missing"])]
+    layout = scores.layout
+    shape = (len(layout.models), len(layout.perturbations) * layout.repeats, len(COLUMNS), 0)
+    values = [np.empty(shape), *(scores.block(i) for i in indices)]
+    return tile_scores(layout, np.concatenate(values, axis=-1), indices)
+
+
+def tile_scores(layout: Layout, values: Any, indices: Sequence[int]) -> xr.Dataset:
+    """Turn statistics into consistencies.
+
+    Parameters
+    ----------
+    layout
+        What the numbers mean.
+    values
+        float64 (model, draw, column, tile), NumPy or Dask.
+    indices
+        The blocks that the tiles belong to, in order.
+
+    Returns
+    -------
+    xarray.Dataset
+        See `score`. With several repeats, a tile's consistency is the mean over its draws (eq. 3 of
+        Talks & Kreshuk, arXiv 2503.00450) with NaN draws left out; counts are the first draw's.
+    """
+    import xarray as xr
+
+    names = (*layout.metrics, *COUNTED)
+    derived = _mapped(values, layout, len(names))
+    return xr.Dataset(
+        {name: (DIMS, derived[:, :, i]) for i, name in enumerate(names)},
+        coords={
+            "model": list(layout.models),
+            "perturbation": list(layout.perturbations),
+            **_positions(layout, indices),
+        },
+        attrs={"primary": layout.primary, "metrics": list(layout.metrics)},
+    )
+
+
+def _mapped(values: Any, layout: Layout, variables: int) -> Any:
+    """Derive the variables, chunk by chunk where the values are lazy."""
+    if isinstance(values, np.ndarray):
+        return _derived(values, layout)
+    models, _, _, tiles = values.chunks
+    return values.map_blocks(
+        _derived,
+        layout,
+        chunks=(models, (len(layout.perturbations),), (variables,), tiles),
+        dtype=np.float64,
+        meta=np.empty((0, 0, 0, 0)),
+    )
+
+
+def _derived(values: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]:
+    """Turn (model, draw, column, tile) into (model, perturbation, variable, tile)."""
+    models, _, columns, tiles = values.shape
+    draws = values.reshape(models, len(layout.perturbations), layout.repeats, columns, tiles)
+    table = {name: draws[:, :, :, i] for i, name in enumerate(COLUMNS)}
+    scored = table["status"] == STATUS["scored"]
+    consistencies = [
+        _mean(np.where(scored, metric(name)(table), np.nan)) for name in layout.metrics
+    ]
+    counted = [table[name][:, :, 0] for name in COUNTED]
+    return np.stack([*consistencies, *counted], axis=2)
+
+
+def _mean(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the repeats (axis 2), NaN left out, NaN where all are."""
+    valid = ~np.isnan(draws)
+    count = valid.sum(axis=2)
+    total = np.where(valid, draws, 0.0).sum(axis=2)
+    mean: NDArray[np.float64] = total / np.where(count > 0, count, np.nan)
+    return mean
+
+
+def _positions(layout: Layout, indices: Sequence[int]) -> dict[str, Any]:
+    blocks = layout.blocks
+    tiles = [t for i in indices for t in blocks.block_at(i).tiles]
+    starts = np.array([t.start for t in tiles], np.int64).reshape(-1, 3)
+    shapes = np.array([t.shape for t in tiles], np.int64).reshape(-1, 3)
+    coords: dict[str, Any] = {"tile": np.array([t.index for t in tiles], np.int64)}
+    for axis, name in enumerate("zyx"):
+        coords[name] = ("tile", starts[:, axis] + layout.origin[axis])
+        coords[f"{name}_extent"] = ("tile", shapes[:, axis])
+        size, offset = layout.voxel_size_nm[axis], layout.translation_nm[axis]
+        if size is not None and offset is not None:
+            coords[f"{name}_nm"] = ("tile", (starts[:, axis] + layout.origin[axis]) * size + offset)
+    block = np.repeat(np.asarray(indices, np.int64), [blocks.tile_count(i) for i in indices])
+    return {**coords, "block": ("tile", block)}

@@ -1,0 +1,219 @@
+"""Finding the bottleneck: where feature perturbation acts.
+
+Of the layers run for one tile, the bottleneck is the last one whose output has the smallest spatial
+extent before the extent grows again (Talks & Kreshuk, arXiv 2503.00450, sec. 2.2). Layers are
+modules, watched by forward hooks, or the nodes of a traced graph where a format has no modules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+__all__ = [
+    "BlackBoxError",
+    "LayerCall",
+    "bottleneck_module",
+    "bottleneck_node",
+    "hooked",
+    "layer_names",
+]
+
+Edit = Callable[[int, Tensor], Tensor]
+
+
+class BlackBoxError(ValueError):
+    """The network's features cannot be reached; its input can still be perturbed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One finished call of a layer: its name, output extent (spatial) and channels."""
+
+    name: str
+    extent: tuple[int, ...]
+    channels: int
+
+    @property
+    def size(self) -> int:
+        """Number of voxels of the output."""
+        return math.prod(self.extent)
+
+
+def bottleneck_module(module: nn.Module, x: Tensor) -> str:
+    """Return the name of the bottleneck module of a network.
+
+    Parameters
+    ----------
+    module
+        The network, in eval mode.
+    x
+        One batch, (N, C, [z,] y, x).
+
+    Returns
+    -------
+    str
+        Qualified module name; ``name@k`` when the module is called several times and its k-th call
+        (from 0) is the bottleneck.
+
+    Raises
+    ------
+    BlackBoxError
+        If no module's output is smaller than its input.
+    """
+    calls = _module_calls(module, x)
+    if min((math.prod(c.extent) for c in calls), default=0) == 1:
+        calls = _without_global_pooling(calls, module, x)
+    return _choose(calls, x).name
+
+
+def _without_global_pooling(
+    calls: Sequence[LayerCall], module: nn.Module, x: Tensor
+) -> list[LayerCall]:
+    """Drop layers whose output is one voxel whatever the input: squeeze-excite, not bottleneck."""
+    twice = _module_calls(module, x.repeat(1, 1, *(2,) * (x.ndim - 2)))
+    pooled = {c.name for c in twice if c.size == 1}
+    return [c for c in calls if c.name not in pooled]
+
+
+def bottleneck_node(graph: Graph, x: Tensor) -> Node:
+    """Return the bottleneck node of a graph traced for the batch `x`.
+
+    Raises
+    ------
+    BlackBoxError
+        If no node's output is smaller than the input.
+    """
+    nodes = {call.name: node for call, node in _node_calls(graph, x)}
+    return nodes[_choose([call for call, _ in _node_calls(graph, x)], x).name]
+
+
+def _choose(calls: Sequence[LayerCall], x: Tensor) -> LayerCall:
+    smallest = min((c.size for c in calls), default=0)
+    if not calls or smallest >= math.prod(x.shape[2:]):
+        raise BlackBoxError(
+            "no bottleneck found: no layer's output is smaller than its input; "
+            "name one with `bottleneck:` in the bank"
+        )
+    first = next(i for i, c in enumerate(calls) if c.size == smallest)
+    chosen = calls[first]
+    for call in calls[first:]:
+        if call.size != smallest:
+            break
+        chosen = call
+    return chosen
+
+
+def _module_calls(module: nn.Module, x: Tensor) -> list[LayerCall]:
+    finished: list[tuple[str, Tensor]] = []
+
+    def note(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _args: object, output: object) -> None:
+            if _is_map(output, x):
+                finished.append((name, output))  # type: ignore[arg-type]
+
+        return hook
+
+    handles = [m.register_forward_hook(note(n)) for n, m in module.named_modules() if n]
+    try:
+        with torch.no_grad():
+            module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _numbered([(name, tuple(t.shape[2:]), t.shape[1]) for name, t in finished])
+
+
+def _numbered(outputs: list[tuple[str, tuple[int, ...], int]]) -> list[LayerCall]:
+    """Tell apart repeated calls of one module: ``name@0``, ``name@1`` and so on."""
+    total = Counter(name for name, _, _ in outputs)
+    seen: Counter[str] = Counter()
+    calls = []
+    for name, extent, channels in outputs:
+        label = name if total[name] == 1 else f"{name}@{seen[name]}"
+        seen[name] += 1
+        calls.append(LayerCall(label, extent, channels))
+    return calls
+
+
+def _is_map(output: object, x: Tensor) -> bool:
+    return (
+        isinstance(output, Tensor)
+        and output.is_floating_point()
+        and output.ndim == x.ndim
+        and output.shape[0] == x.shape[0]
+    )
+
+
+def _node_calls(graph: Graph, x: Tensor) -> Iterator[tuple[LayerCall, Node]]:
+    placeholder = next(n for n in graph.nodes if n.op == "placeholder")
+    downstream = {placeholder}
+    for node in graph.nodes:
+        if node.op != "call_function" or downstream.isdisjoint(node.all_input_nodes):
+            continue
+        downstream.add(node)
+        value = node.meta.get("val")
+        if _is_map(value, x):
+            yield LayerCall(node.name, tuple(value.shape[2:]), value.shape[1]), node
+
+
+def layer_names(module: nn.Module) -> list[str]:
+    """Return the names that `bottleneck:` and `layers:` of a bank may use for this network."""
+    return [name for name, _ in module.named_modules() if name]
+
+
+@contextmanager
+def hooked(module: nn.Module, layers: Sequence[str], edit: Edit) -> Iterator[None]:
+    """Replace the outputs of the named layers by ``edit(ordinal, output)`` inside the context.
+
+    Parameters
+    ----------
+    module
+        The network.
+    layers
+        Module names, ``name@k`` for only the k-th call of a module.
+    edit
+        Called with the layer's position in `layers` and its output.
+
+    Raises
+    ------
+    ValueError
+        If a layer does not exist.
+    """
+    named = dict(module.named_modules())
+    handles = []
+    try:
+        for ordinal, layer in enumerate(layers):
+            name, _, call = layer.partition("@")
+            if name not in named:
+                raise ValueError(f"no layer {layer!r} in the network; it has {_few(named)}")
+            hook = _edit_hook(edit, ordinal, int(call) if call else None)
+            handles.append(named[name].register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _edit_hook(
+    edit: Edit, ordinal: int, only: int | None
+) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    calls = iter(range(1 << 62))
+
+    def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        call = next(calls)
+        return output if only is not None and call != only else edit(ordinal, output)
+
+    return hook
+
+
+def _few(names: dict[str, nn.Module], most: int = 8) -> str:
+    listed = [n for n in names if n]
+    return ", ".join(listed[:most]) + (f" … ({len(listed)} in all)" if len(listed) > most else "")

@@ -1,0 +1,329 @@
+"""Spatial dropout at the bottleneck, with the encoder run once.
+
+The network is traced once for a fixed batch shape with one mask an argument per perturbed layer.
+Every operation that does not depend on a mask is the **prefix** (the encoder, and any part of the
+decoder that sees only skips); the rest is the **suffix**. A tile then costs one prefix and
+1 + N_pert suffixes, for any ``nn.Module``, TorchScript or exported program, without touching its
+code (eq. 2 of Talks & Kreshuk, arXiv 2503.00450; dropout of whole maps: Tompson et al. 2015,
+arXiv 1411.4280). Where a network cannot be traced, or its split is not provably equal to the plain
+forward pass, the plain pass runs once a perturbation instead and says so.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from cte_dask.perturb import philox
+from cte_dask.perturb.bottleneck import BlackBoxError, bottleneck_module, bottleneck_node, hooked
+from cte_dask.reason import reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cte_dask.models.loading import Network
+
+__all__ = ["FeaturePath", "bottleneck_of", "channel_mask", "feature_path"]
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePath(ABC):
+    """A forward pass cut at its perturbed layers.
+
+    Parameters
+    ----------
+    layers
+        Names of the perturbed layers.
+    channels
+        Number of feature maps of each.
+    note
+        Why the encoder is not shared, empty where it is.
+    """
+
+    layers: tuple[str, ...]
+    channels: tuple[int, ...]
+    note: str
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Run what no perturbation touches, once a batch; returns the state to decode."""
+
+    @abstractmethod
+    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
+        """Run the rest with one mask (N, C, 1, 1[, 1]) a layer; masks of ones change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Split(FeaturePath):
+    prefix: GraphModule
+    suffix: GraphModule
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.prefix(x))
+
+    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
+        output: Tensor = self.suffix(*state, *masks)
+        return output
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain(FeaturePath):
+    module: nn.Module
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x,)
+
+    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
+        with hooked(self.module, self.layers, lambda i, y: y * masks[i]):
+            output: Tensor = self.module(state[0])
+        return output
+
+
+def channel_mask(
+    channels: int, rate: float, *, mode: str | None = None, key: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Draw the spatial-dropout mask of one tile and layer.
+
+    Parameters
+    ----------
+    channels
+        Number of feature maps C.
+    rate
+        Dropout rate p_d in [0, 1).
+    mode
+        ``"bernoulli"``: each map is dropped with probability p_d. ``"fixed"``: exactly
+        round(p_d·C) maps, at least one.
+    key
+        Philox key of the tile and layer.
+
+    Returns
+    -------
+    ndarray of float32, shape (C,)
+        0 for dropped maps, 1/(1 - p_d) for kept ones (eq. 2).
+
+    Raises
+    ------
+    ValueError
+        If `mode` is unknown.
+    """
+    draws = philox.uniform(key, channels)
+    if mode in (None, "bernoulli"):
+        dropped = draws < rate
+    elif mode == "fixed":
+        count = max(1, round(rate * channels))
+        dropped = np.zeros(channels, bool)
+        dropped[np.argsort(draws, kind="stable")[:count]] = True
+    else:
+        raise ValueError(f"dropout mode {mode!r} is not one of bernoulli, fixed")
+    return np.where(dropped, 0.0, 1.0 / (1.0 - rate)).astype(np.float32)
+
+
+def bottleneck_of(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the layers that feature perturbation will touch: `names`, or the bottleneck found.
+
+    Raises
+    ------
+    BlackBoxError
+        If there is no bottleneck or the network cannot be opened.
+    ValueError
+        If a name is unknown.
+    """
+    return feature_path(network, x, names=names).layers
+
+
+def feature_path(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> FeaturePath:
+    """Cut a network at its bottleneck (or at the named layers) for one batch shape.
+
+    Parameters
+    ----------
+    network
+        The loaded model.
+    x
+        A batch of the shape, dtype and device that will be used, (N, C, [z,] y, x).
+    names
+        Layers to perturb in place of the bottleneck.
+
+    Returns
+    -------
+    FeaturePath
+        Split where that is proven equal to the plain pass on `x`, else plain.
+
+    Raises
+    ------
+    BlackBoxError
+        If no bottleneck is found or the network cannot be opened.
+    ValueError
+        If a name is unknown.
+    """
+    if network.kind == "opaque":
+        raise BlackBoxError("a black box: its features cannot be reached")
+    if network.kind == "module":
+        return _module_path(network.forward, x, tuple(names))
+    return _graph_path(network.forward, x, tuple(names))
+
+
+def _module_path(module: nn.Module, x: Tensor, names: tuple[str, ...]) -> FeaturePath:
+    layers = names or (bottleneck_module(module, x),)
+    channels = _channels(module, layers, x)
+    plain = _Plain(layers, channels, "", module)
+
+    def masked(x: Tensor, *masks: Tensor) -> Tensor:
+        return plain.decode((x,), masks)
+
+    try:
+        split = _traced_split(masked, x, layers, channels)
+    except (
+        Exception
+    ) as error:  # tracing executes foreign code: whatever it raises, plain passes work
+        return _Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
+    return split
+
+
+def _channels(module: nn.Module, layers: Sequence[str], x: Tensor) -> tuple[int, ...]:
+    found: dict[int, int] = {}
+
+    def note(ordinal: int, output: Tensor) -> Tensor:
+        found[ordinal] = output.shape[1]
+        return output
+
+    with torch.no_grad(), hooked(module, layers, note):
+        module(x)
+    for ordinal, layer in enumerate(layers):
+        if ordinal not in found:
+            raise ValueError(f"layer {layer!r} did not run for one tile")
+    return tuple(found[i] for i in range(len(layers)))
+
+
+def _graph_path(forward: nn.Module, x: Tensor, names: tuple[str, ...]) -> FeaturePath:
+    try:
+        with torch.no_grad():
+            whole = make_fx(forward)(x)
+    except Exception as error:  # foreign code: whatever tracing raises, its input can be perturbed
+        raise BlackBoxError(f"its graph cannot be traced: {error}") from error
+    nodes = [_node(whole.graph, n) for n in names] or [bottleneck_node(whole.graph, x)]
+    channels = tuple(node.meta["val"].shape[1] for node in nodes)
+    _insert_masks(whole.graph, nodes)
+    whole.recompile()
+    layers = tuple(node.name for node in nodes)
+    return _proven(whole, x, layers, channels)
+
+
+def _node(graph: Graph, name: str) -> Node:
+    nodes: list[Node] = list(graph.nodes)
+    for node in nodes:
+        if node.name == name:
+            return node
+    raise ValueError(f"no layer {name!r} in the traced graph")
+
+
+def _insert_masks(graph: Graph, nodes: Sequence[Node]) -> None:
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    for ordinal, node in enumerate(nodes):
+        with graph.inserting_after(last):
+            last = graph.placeholder(f"mask_{ordinal}")
+        with graph.inserting_after(node):
+            masked = graph.call_function(torch.ops.aten.mul.Tensor, (node, last))
+        node.replace_all_uses_with(masked, delete_user_cb=partial(operator.is_not, masked))
+
+
+def _traced_split(
+    masked: Callable[..., Tensor], x: Tensor, layers: tuple[str, ...], channels: tuple[int, ...]
+) -> _Split:
+    masks = _masks(x, channels, random=False)
+    with torch.no_grad():
+        whole = make_fx(masked)(x, *masks)
+        split = _proven(whole, x, layers, channels)
+        want = masked(x, *_masks(x, channels, random=True))
+        got = split.decode(split.encode(x), _masks(x, channels, random=True))
+    _require_equal(got, want)
+    return split
+
+
+def _proven(
+    whole: GraphModule, x: Tensor, layers: tuple[str, ...], channels: tuple[int, ...]
+) -> _Split:
+    """Split and compare with the unsplit graph; the second decode catches a spoilt state."""
+    prefix, suffix = _cut(whole)
+    split = _Split(layers, channels, "", prefix, suffix)
+    ones, random = (_masks(x, channels, random=r) for r in (False, True))
+    with torch.no_grad():
+        state = split.encode(x)
+        for masks in (random, ones, random):
+            _require_equal(split.decode(state, masks), whole(x, *masks))
+    return split
+
+
+def _require_equal(got: Tensor, want: Tensor) -> None:
+    if not torch.equal(got, want) and not torch.allclose(got, want, rtol=1e-5, atol=1e-6):
+        raise ValueError("the split network differs from the plain one")
+
+
+def _masks(x: Tensor, channels: Sequence[int], *, random: bool) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(x.shape[0], c, *(1,) * (x.ndim - 2)) for c in channels]
+    draws = [torch.rand(s, generator=generator) if random else torch.ones(s) for s in shapes]
+    return [d.to(device=x.device, dtype=x.dtype) for d in draws]
+
+
+def _cut(whole: GraphModule) -> tuple[GraphModule, GraphModule]:
+    """Cut a graph (x, *masks) -> y into prefix x -> state and suffix (*state, *masks) -> y."""
+    graph = whole.graph
+    graph.eliminate_dead_code()
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    late = _descendants(graph, inputs[1:])
+    result = next(n for n in graph.nodes if n.op == "output")
+    kept = [
+        n
+        for n in graph.nodes
+        if n not in late
+        and n.op not in {"placeholder", "output", "get_attr"}
+        and n.users
+        and any(user in late or user is result for user in n.users)
+    ]
+    if inputs[0].users and any(user in late for user in inputs[0].users):
+        kept.insert(0, inputs[0])
+    return _prefix(whole, late, kept), _suffix(whole, late, kept, inputs[1:])
+
+
+def _descendants(graph: Graph, roots: Sequence[Node]) -> set[Node]:
+    late = set(roots)
+    for node in graph.nodes:
+        if node.op != "output" and not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+    return late
+
+
+def _prefix(whole: GraphModule, late: set[Node], kept: Sequence[Node]) -> GraphModule:
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    for node in whole.graph.nodes:
+        if node not in late and node.op != "output":
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[n] for n in kept))
+    graph.eliminate_dead_code()
+    return GraphModule(whole, graph)
+
+
+def _suffix(
+    whole: GraphModule, late: set[Node], kept: Sequence[Node], masks: Sequence[Node]
+) -> GraphModule:
+    graph = Graph()
+    copies = {node: graph.placeholder(f"kept_{i}") for i, node in enumerate(kept)}
+    copies |= {node: graph.placeholder(f"mask_{i}") for i, node in enumerate(masks)}
+    for node in whole.graph.nodes:
+        if node in copies:
+            continue
+        if node in late or node.op in {"get_attr", "output"}:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.eliminate_dead_code()
+    return GraphModule(whole, graph)

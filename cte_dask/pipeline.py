@@ -1,0 +1,219 @@
+"""Everything ``cte rank`` does: from a target and a bank to files and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import fsspec
+from rich.console import Console
+
+from cte_dask.cluster import default_workers, open_cluster
+from cte_dask.dataset import read_scores
+from cte_dask.experiment import Experiment, resolve
+from cte_dask.models import ModelBank, load_bank
+from cte_dask.planning import plan
+from cte_dask.ranking import Ranking, rank
+from cte_dask.report.files import ranking_dict, write_experiment, write_ranking, write_tiles
+from cte_dask.report.progress import RunProgress
+from cte_dask.run import run
+from cte_dask.scores import Scores, create, layout_of
+from cte_dask.volume import Volume, open_volume
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["EXIT", "Outcome", "TargetOptions", "open_target", "rank_target"]
+
+EXIT = {"complete": 0, "bad input": 2, "incomplete": 3, "interrupted": 130}
+SPARE_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """How a target is opened: see `cte_dask.open_volume`."""
+
+    target: str
+    level: int | Literal["auto"] = "auto"
+    axes: str | None = None
+    channel: int | None = None
+    time: int | None = None
+    roi: str | None = None
+    mask: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to.
+
+    Parameters
+    ----------
+    experiment, ranking
+        The run and its ranking.
+    result
+        Content of ``ranking.json``.
+    exit_code
+        0 complete, 3 incomplete, 130 interrupted.
+    """
+
+    experiment: Experiment
+    ranking: Ranking
+    result: dict[str, Any]
+    exit_code: int
+
+
+def open_target(options: TargetOptions, bank: ModelBank) -> Volume:
+    """Open a target at the pyramid level that suits the bank."""
+    return open_volume(
+        options.target,
+        level=options.level,
+        axes=options.axes,
+        channel=options.channel,
+        time=options.time,
+        roi=options.roi,
+        mask=options.mask,
+        training_voxel_size=training_voxel_size(bank),
+    )
+
+
+def training_voxel_size(bank: ModelBank) -> tuple[float | None, float, float] | None:
+    """Return the median of the voxel sizes (nanometre, zyx) that a bank's models declare."""
+    import statistics
+
+    known = [s for m in bank if (s := m.voxel_size_nm) is not None]
+    if not known:
+        return None
+    depths = [z for z, _, _ in known if z is not None]
+    return (
+        statistics.median(depths) if depths else None,
+        statistics.median(y for _, y, _ in known),
+        statistics.median(x for _, _, x in known),
+    )
+
+
+def rank_target(
+    options: TargetOptions,
+    bank_path: str,
+    out: str,
+    *,
+    cluster: str = "local",
+    workers: int | None = None,
+    threads: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    **settings: Any,
+) -> Outcome:
+    """Rank a bank on a target and write the results into a folder.
+
+    Parameters
+    ----------
+    options
+        The target.
+    bank_path
+        Path or URL of ``bank.yaml``.
+    out
+        Folder or URL of the results.
+    cluster, workers, threads
+        Where it runs; see `cte_dask.cluster.open_cluster`.
+    resume, overwrite
+        Whether to go on with results that exist, or to drop them.
+    console
+        Where progress is shown; None shows none.
+    tell
+        Receives one line per preparatory step.
+    **settings
+        As of `cte_dask.experiment.resolve`.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    ValueError, OSError
+        For any bad value, naming it and the remedy.
+    """
+    url = f"{out}/scores.zarr"
+    _check_out(out, url, resume=resume, overwrite=overwrite)
+    workers = workers or default_workers(threads)
+    bank = load_bank(bank_path)
+    tell("opening the target")
+    volume = open_target(options, bank)
+    parallel = 1 if cluster == "none" else workers
+    experiment = resolve(volume, bank, threads=threads, workers=parallel, tell=tell, **settings)
+    _check_space(out, experiment)
+    scores = create(url, layout_of(experiment), resume=resume, overwrite=overwrite)
+    write_experiment(out, experiment)
+    progress = RunProgress(experiment, len(scores.missing()), console or Console(quiet=True))
+    tell("starting")
+    interrupted = False
+    try:
+        with open_cluster(cluster, workers=workers, threads=threads) as client, progress.shown():
+            run(experiment, url, scores, client=client, progress=progress)
+    except KeyboardInterrupt:
+        interrupted = True
+    return _concluded(out, experiment, scores, interrupted=interrupted)
+
+
+def _concluded(out: str, experiment: Experiment, scores: Scores, *, interrupted: bool) -> Outcome:
+    dataset = read_scores(scores)
+    dataset.attrs |= {"excluded": dict(experiment.excluded), "seed": experiment.seed}
+    ranking = rank(dataset)
+    result = ranking_dict(experiment, ranking, scores)
+    write_tiles(out, scores)
+    write_ranking(out, result)
+    state = "interrupted" if interrupted else "complete" if result["complete"] else "incomplete"
+    return Outcome(experiment, ranking, result, EXIT[state])
+
+
+def _check_out(out: str, url: str, *, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if filesystem.exists(path) and not (resume or overwrite):
+        raise FileExistsError(
+            f"{out} holds results already: give --resume to go on with them or --overwrite to "
+            "drop them"
+        )
+    filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+
+
+def _check_space(out: str, experiment: Experiment) -> None:
+    """Refuse a run whose scores would not fit where they are to be written."""
+    if "://" in out:
+        return
+    layout = layout_of(experiment)
+    needed = (
+        SPARE_BYTES
+        + 8
+        * len(layout.blocks)
+        * layout.blocks.tiles_per_block
+        * len(layout.models)
+        * len(layout.perturbations)
+        * layout.repeats
+    )
+    free = shutil.disk_usage(os.path.abspath(out)).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{out} has {free:,} bytes free, the results may need {needed:,}: choose another --out",
+        )
+
+
+def plan_target(
+    options: TargetOptions,
+    bank_path: str,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    **settings: Any,
+) -> tuple[Experiment, Any]:
+    """Resolve a run without touching the target's voxels and work out its cost."""
+    bank = load_bank(bank_path)
+    experiment = resolve(open_target(options, bank), bank, sample=False, tell=tell, **settings)
+    return experiment, plan(experiment, tell=tell)

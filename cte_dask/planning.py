@@ -1,0 +1,192 @@
+"""Planning: how the work is cut into blocks, and what a run will read, compute and store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cte_dask.scoring import COLUMNS, loaded, margins
+from cte_dask.tiles import BlockGrid, Shape, TileGrid
+
+if TYPE_CHECKING:
+    from cte_dask.experiment import Experiment
+
+__all__ = ["ModelCost", "Plan", "plan", "plan_blocks"]
+
+LEAST_BLOCK_VOXELS = 2**22
+MOST_BLOCK_VOXELS = 2**29
+BLOCKS_PER_VOXEL = 2000 / 2**40
+BLOCKS_PER_WORKER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What one model costs.
+
+    Parameters
+    ----------
+    name
+        The model.
+    passes
+        Whole-network runs a tile, where encoders are shared counted as FLOPs tell.
+    flops
+        Floating-point operations of one tile, all draws (2 a multiply-add); 0 if not countable.
+    """
+
+    name: str
+    passes: int
+    flops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will read, compute and store.
+
+    Parameters
+    ----------
+    blocks, tiles
+        Their numbers.
+    block_shape
+        Voxels of a whole block (z, y, x).
+    bytes_read
+        Decoded bytes of all chunks or shards touched, halos included.
+    bytes_target
+        Decoded bytes of the target's region.
+    bytes_window
+        Host memory of one block with its halo.
+    bytes_stored
+        Score store, before compression.
+    models
+        Cost of each model.
+    """
+
+    blocks: int
+    tiles: int
+    block_shape: Shape
+    bytes_read: int
+    bytes_target: int
+    bytes_window: int
+    bytes_stored: int
+    models: tuple[ModelCost, ...]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the whole run."""
+        return self.tiles * sum(m.flops for m in self.models)
+
+
+def plan_blocks(experiment: Experiment, *, workers: int) -> Shape:
+    """Choose the tiles of a block: whole chunks (or shards), enough blocks for the workers.
+
+    Parameters
+    ----------
+    experiment
+        The run; its ``per_block`` is ignored.
+    workers
+        Number of workers to keep busy.
+
+    Returns
+    -------
+    tuple of int
+        Tiles of a block along z, y and x.
+    """
+    grid, unit = experiment.grid, experiment.volume.read_unit
+    cut = [_aligned(t, u) for t, u in zip(grid.tile, unit, strict=True)]
+    cut = [min(c, n) for c, n in zip(cut, grid.counts, strict=True)]
+    total = math.prod(grid.shape)
+    wanted = min(max(total * BLOCKS_PER_VOXEL, 1), total / LEAST_BLOCK_VOXELS)
+    target = min(max(total / max(wanted, 1), LEAST_BLOCK_VOXELS), MOST_BLOCK_VOXELS)
+    least_blocks = min(BLOCKS_PER_WORKER * workers, len(grid)) if workers > 1 else 1
+    _grow(cut, grid, target=target, least_blocks=least_blocks)
+    while _number(cut, grid) < least_blocks and max(cut) > 1:
+        axis = max(range(3), key=lambda i: cut[i])
+        cut[axis] = -(-cut[axis] // 2)
+    return cut[0], cut[1], cut[2]
+
+
+def _aligned(tile: int, unit: int) -> int:
+    """Tiles that make up whole chunks, or the fewest that cover one where they never fit."""
+    common = math.lcm(tile, unit)
+    return common // tile if common <= 4 * max(tile, unit) else -(-unit // tile)
+
+
+def _grow(cut: list[int], grid: TileGrid, *, target: float, least_blocks: int) -> None:
+    while True:
+        options = [i for i in (2, 1, 0) if cut[i] < grid.counts[i]]
+        if not options:
+            return
+        axis = min(options, key=lambda i: cut[i] * grid.tile[i])
+        grown = [min(c * (2 if i == axis else 1), grid.counts[i]) for i, c in enumerate(cut)]
+        voxels = math.prod(c * t for c, t in zip(grown, grid.tile, strict=True))
+        if voxels > target or _number(grown, grid) < least_blocks:
+            return
+        cut[:] = grown
+
+
+def _number(cut: Sequence[int], grid: TileGrid) -> int:
+    return math.prod(-(-n // c) for n, c in zip(grid.counts, cut, strict=True))
+
+
+def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None) -> Plan:
+    """Work out what a run will read, compute and store: from metadata and one batch a model.
+
+    Parameters
+    ----------
+    experiment
+        The resolved run.
+    tell
+        Receives one line of progress per model.
+
+    Returns
+    -------
+    Plan
+    """
+    volume, blocks = experiment.volume, experiment.blocks
+    size = volume.dtype.itemsize
+    before, after = margins(experiment)
+    window = [s + b + a for s, b, a in zip(blocks.block_shape, before, after, strict=True)]
+    columns = len(experiment.perturbations) * experiment.repeats * len(COLUMNS)
+    return Plan(
+        blocks=len(blocks),
+        tiles=len(experiment.grid),
+        block_shape=blocks.block_shape,
+        bytes_read=size * _voxels_read(experiment, blocks, before, after),
+        bytes_target=size * math.prod(volume.shape),
+        bytes_window=size * math.prod(window),
+        bytes_stored=8 * columns * len(experiment.candidates) * len(experiment.grid),
+        models=tuple(_costs(experiment, tell)),
+    )
+
+
+def _voxels_read(experiment: Experiment, blocks: BlockGrid, before: Shape, after: Shape) -> int:
+    """Voxels of all read units that the blocks touch: a product of sums over the axes."""
+    volume = experiment.volume
+    total = 1
+    for axis in range(3):
+        step = blocks.per_block[axis] * blocks.grid.tile[axis]
+        last = blocks.grid.counts[axis] * blocks.grid.tile[axis]
+        unit, extent = volume.read_unit[axis], volume.array_shape[axis]
+        origin = volume.origin[axis]
+        touched = 0
+        for number in range(blocks.counts[axis]):
+            low = max(0, origin + number * step - before[axis])
+            high = min(extent, origin + min((number + 1) * step, last) + after[axis])
+            first = low // unit * unit
+            touched += min(extent, -(-high // unit) * unit) - first
+        total *= touched
+    return total
+
+
+def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCost]:
+    from cte_dask.predict import draws_of
+
+    draws = draws_of(experiment.perturbations, experiment.repeats)
+    costs = []
+    for candidate in experiment.candidates:
+        tell(f"counting operations: {candidate.name}")
+        ready = loaded(experiment, candidate)
+        possible = [d for d in draws if candidate.supports(d.perturbation)]
+        costs.append(ModelCost(candidate.name, 1 + len(possible), ready.flops_per_tile(possible)))
+    return costs

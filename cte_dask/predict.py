@@ -1,0 +1,364 @@
+"""Tiles → network → foreground probabilities: the reference and every perturbed pass together.
+
+One `Predictor` holds one model on one device for one tile shape. Batches have a fixed number of
+samples (the last one is padded), so that a tile's numbers do not depend on its neighbours in the
+batch; what the passes of a tile share (the encoder, under feature perturbation) runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from cte_dask.arrays import from_torch, namespace, to_torch
+from cte_dask.models.loading import load_network
+from cte_dask.models.preprocessing import preprocess
+from cte_dask.perturb import Perturbation, philox
+from cte_dask.perturb.feature import FeaturePath, feature_path
+from cte_dask.perturb.input import perturb_raw
+from cte_dask.tiles import Shape, Tile
+
+if TYPE_CHECKING:
+    from cte_dask.models.loading import Network
+    from cte_dask.models.spec import ModelSpec
+    from cte_dask.volume.statistics import IntensityStatistics
+
+__all__ = ["Draw", "Frame", "Predictor", "draws_of", "frame_of", "resolve_device"]
+
+CANONICAL_PERCENTILES = (1.0, 99.8)
+"""Intensities mapped to 0 and 1 before a perturbation, percentiles of the whole target."""
+
+PRECISIONS = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One perturbed run: a perturbation and the number of its repeat."""
+
+    perturbation: Perturbation
+    repeat: int
+
+    def key(self, seed: int, tile: Tile, layer: int = 0) -> tuple[int, int]:
+        """Return the Philox key of this run's draw for a tile (and layer)."""
+        return philox.key(seed, self.perturbation.name, self.repeat, tile.index, layer)
+
+
+def draws_of(perturbations: Iterable[Perturbation], repeats: int) -> tuple[Draw, ...]:
+    """Return every perturbed run: each perturbation `repeats` times."""
+    return tuple(Draw(p, r) for p in perturbations for r in range(repeats))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a model reads for one tile: the tile with its halo, at an extent the network accepts.
+
+    Parameters
+    ----------
+    before
+        Voxels of context before the tile's start (z, y, x).
+    shape
+        Extent in voxels (z, y, x); what is left after tile and halo lies behind the tile.
+    """
+
+    before: Shape
+    shape: Shape
+
+    @property
+    def after(self) -> Shape:
+        """Voxels of the frame from the tile's start on (z, y, x)."""
+        z, y, x = (s - b for s, b in zip(self.shape, self.before, strict=True))
+        return z, y, x
+
+
+def frame_of(tile: Shape, *, halo: Shape, multiple: Shape) -> Frame:
+    """Return the frame of a whole tile.
+
+    Parameters
+    ----------
+    tile
+        Extent of a whole tile (z, y, x). Cut tiles use the same frame, so shapes never vary.
+    halo
+        Context a side, voxels (z, y, x).
+    multiple
+        The network's input extents must be multiples of this (z, y, x).
+
+    Examples
+    --------
+    >>> frame_of((1, 100, 100), halo=(0, 16, 16), multiple=(1, 8, 8))
+    Frame(before=(0, 16, 16), shape=(1, 136, 136))
+    """
+    z, y, x = (-(-(t + 2 * h) // m) * m for t, h, m in zip(tile, halo, multiple, strict=True))
+    return Frame(halo, (z, y, x))
+
+
+def resolve_device(name: str) -> str:
+    """Return ``"cpu"`` or ``"cuda"`` for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or ``cuda`` is asked for where there is no GPU.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in {"cpu", "cuda"}:
+        raise ValueError(f"device {name!r} is not one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' asked for, but torch sees no GPU; use --device cpu or auto")
+    return name
+
+
+class Predictor:
+    """One model, loaded on one device, ready for the tiles of one grid.
+
+    Parameters
+    ----------
+    spec
+        The model, with its halo and multiple resolved.
+    tile
+        Extent of a whole tile (z, y, x), voxels.
+    batch
+        Samples (planes of a 2D model, boxes of a 3D model) in one forward pass.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    precision
+        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    features
+        Whether feature perturbations will be asked for.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be loaded.
+    ValueError
+        If feature perturbation is asked for and the network cannot be opened.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        tile: Shape,
+        batch: int,
+        device: str = "cpu",
+        precision: str = "auto",
+        features: bool = True,
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self.dtype = PRECISIONS[precision]
+        self.tile = tile
+        halo, multiple = spec.halo_zyx, spec.multiple_zyx
+        if halo is None or multiple is None:
+            raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
+        self.frame = frame_of(tile, halo=halo, multiple=multiple)
+        self.network: Network = load_network(spec, device=device, dtype=self.dtype)
+        self.batch = self.network.fixed_batch or batch
+        self.path: FeaturePath | None = self._open() if features else None
+
+    def _open(self) -> FeaturePath:
+        named = (self.spec.bottleneck,) if self.spec.bottleneck else ()
+        names = (*named, *self.spec.layers)
+        return feature_path(self.network, self.example(), names=names)
+
+    def example(self) -> Tensor:
+        """Return a batch of uniform noise of the shape, dtype and device that the network sees."""
+        extent = self.frame.shape[-self.spec.dims :]
+        x = torch.empty(self.batch, self.spec.in_channels, *extent, device=self.device)
+        return x.uniform_(generator=torch.Generator(self.device).manual_seed(0)).to(self.dtype)
+
+    def check(self) -> None:
+        """Run one batch.
+
+        Raises
+        ------
+        ValueError
+            If the network fails on it or its output does not fit its input.
+        """
+        x = self.example()
+        with torch.inference_mode():
+            output = self.network.forward(x)
+        if not isinstance(output, Tensor) or output.shape[2:] != x.shape[2:]:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"model {self.spec.name!r}: an input of shape {tuple(x.shape)} gives {got}; "
+                "a map of the same extent is needed"
+            )
+        self._core(output)
+
+    def flops_per_tile(self, draws: Sequence[Draw]) -> int:
+        """Count the floating-point operations of one tile, unperturbed and under every draw.
+
+        Counted by torch on one batch (2 a multiply-add; convolutions and matrix products).
+        """
+        samples = 1 if self.spec.dims == 3 else self.tile[0]
+        features = sum(d.perturbation.space == "feature" for d in draws)
+        x = self.example()
+        channels = self.path.channels if self.path else ()
+        ones = [x.new_ones(len(x), c, *(1,) * self.spec.dims) for c in channels]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            for masks in ([ones] * features, *([[]] * (len(draws) - features))):
+                for _ in self._forward(x, masks):
+                    pass
+        return int(counter.get_total_flops()) * samples // len(x)
+
+    def run(
+        self,
+        frames: Any,
+        tiles: Sequence[Tile],
+        draws: Sequence[Draw],
+        *,
+        intensity: IntensityStatistics,
+        seed: int,
+    ) -> list[Any]:
+        """Predict some tiles, unperturbed and under every draw.
+
+        Parameters
+        ----------
+        frames
+            Raw intensities of the tiles' frames, float32 (T, z, y, x), NumPy or CuPy.
+        tiles
+            The T tiles.
+        draws
+            The perturbed runs.
+        intensity
+            Intensity statistics of the whole target, raw units.
+        seed
+            Seed of the experiment.
+
+        Returns
+        -------
+        list of arrays
+            The reference foreground probabilities, then one array a draw: float32 (T, z, y, x) of
+            the whole tile's extent, on the device of `frames`.
+        """
+        planes = [self._samples(frames, intensity)]
+        for draw in draws:
+            if draw.perturbation.space == "input":
+                noisy = self._perturbed(frames, tiles, draw, intensity, seed)
+                planes.append(self._samples(noisy, intensity))
+        masks = [
+            self._masks(tiles, draw, seed) for draw in draws if draw.perturbation.space == "feature"
+        ]
+        outputs = [self._batched(planes[0], masks), *(self._batched(p, []) for p in planes[1:])]
+        inputs, features = iter(o[0] for o in outputs[1:]), iter(outputs[0][1:])
+        ordered = [next(inputs if d.perturbation.space == "input" else features) for d in draws]
+        return [self._foreground(o, len(tiles)) for o in (outputs[0][0], *ordered)]
+
+    def _samples(self, frames: Any, intensity: IntensityStatistics) -> Tensor:
+        """Preprocess frames and lay them out as network samples (S, 1, [z,] y, x)."""
+        xp = namespace(frames)
+        steps = self.spec.preprocessing
+        ready = xp.stack([preprocess(f, steps, intensity) for f in frames])
+        x = to_torch(ready, self.device).to(self.dtype)
+        x = x[:, None] if self.spec.dims == 3 else x.reshape(-1, 1, *x.shape[2:])
+        channels = self.spec.in_channels
+        return x if channels == 1 else x.expand(-1, channels, *x.shape[2:]).contiguous()
+
+    def _perturbed(
+        self,
+        frames: Any,
+        tiles: Sequence[Tile],
+        draw: Draw,
+        intensity: IntensityStatistics,
+        seed: int,
+    ) -> Any:
+        low, high = (intensity.percentile(q) for q in CANONICAL_PERCENTILES)
+        z, y, x = self.frame.before
+        return namespace(frames).stack(
+            [
+                perturb_raw(
+                    draw.perturbation,
+                    frame,
+                    low=low,
+                    high=high,
+                    key=draw.key(seed, tile),
+                    start=(-z, -y, -x),
+                    core=self._inside(tile.shape),
+                )
+                for frame, tile in zip(frames, tiles, strict=True)
+            ]
+        )
+
+    def _masks(self, tiles: Sequence[Tile], draw: Draw, seed: int) -> list[Tensor]:
+        """Return one mask a layer, (S, C, 1, 1[, 1]): one draw a tile, the same for its planes."""
+        if self.path is None:
+            raise ValueError(f"model {self.spec.name!r} was loaded without feature perturbation")
+        repeat = 1 if self.spec.dims == 3 else self.tile[0]
+        kind, draw_mask = draw.perturbation, draw.perturbation.load()
+        masks = []
+        for ordinal, channels in enumerate(self.path.channels):
+            drawn = np.stack(
+                [
+                    draw_mask(
+                        channels, kind.strength, mode=kind.mode, key=draw.key(seed, tile, ordinal)
+                    )
+                    for tile in tiles
+                ]
+            )
+            mask = torch.from_numpy(np.repeat(drawn, repeat, axis=0)).to(self.device, self.dtype)
+            masks.append(mask.reshape(*mask.shape, *(1,) * self.spec.dims))
+        return masks
+
+    def _batched(self, samples: Tensor, masks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
+        parts: list[list[Tensor]] = [[] for _ in range(1 + len(masks))]
+        with torch.inference_mode():
+            for low in range(0, len(samples), self.batch):
+                rows = slice(low, low + self.batch)
+                n = len(samples[rows])
+                cut = [[_padded(m[rows], self.batch) for m in layers] for layers in masks]
+                passes = self._forward(_padded(samples[rows], self.batch), cut)
+                for part, output in zip(parts, passes, strict=True):
+                    part.append(output[:n])
+        return [torch.cat(part) for part in parts]
+
+    def _forward(self, x: Tensor, masks: Sequence[Sequence[Tensor]]) -> Iterable[Tensor]:
+        if self.path is None:
+            yield self._core(self.network.forward(x))
+            return
+        state = self.path.encode(x)
+        whole = [x.new_ones(len(x), c, *(1,) * self.spec.dims) for c in self.path.channels]
+        for layers in (whole, *masks):
+            yield self._core(self.path.decode(state, layers))
+
+    def _core(self, output: Tensor) -> Tensor:
+        """Cut the tile out of a network output, (S, C, [z,] y, x), and take its foreground."""
+        box = self._inside(self.tile)[-self.spec.dims :]
+        return _activate(output[(slice(None), slice(None), *box)], self.spec.output)
+
+    def _inside(self, tile: Shape) -> tuple[slice, ...]:
+        """Slices of a tile's core within its frame (z, y, x)."""
+        return tuple(slice(b, b + t) for b, t in zip(self.frame.before, tile, strict=True))
+
+    def _foreground(self, samples: Tensor, n_tiles: int) -> Any:
+        return from_torch(samples.reshape(n_tiles, *self.tile))
+
+
+def _activate(logits: Tensor, output: Any) -> Tensor:
+    """Apply the activation in float32 and pick the foreground channel: (S, C, …) → (S, …)."""
+    if output.channel >= logits.shape[1]:
+        raise ValueError(
+            f"output channel {output.channel} does not exist: the network gives {logits.shape[1]}"
+        )
+    if output.activation == "softmax":
+        return torch.softmax(logits.float(), dim=1)[:, output.channel]
+    chosen = logits[:, output.channel].float()
+    return torch.sigmoid(chosen) if output.activation == "sigmoid" else chosen.contiguous()
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """Repeat the last sample until the batch is full: a batch's shape never changes."""
+    missing = size - len(x)
+    return x if missing == 0 else torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])

@@ -1,0 +1,274 @@
+"""From tile consistencies to a ranking: medians, intervals, flags and order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.scoring import STATUS
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+__all__ = ["ModelRank", "Ranking", "Score", "cells", "median_interval", "rank"]
+
+NOTHING = "predicts nothing"
+EVERYTHING = "predicts everything"
+FAILED = "failed on some tiles"
+NAN_FRACTION_FLAG = 0.95
+FOREGROUND_FLAG = 0.95
+CELLS_PER_AXIS = 4
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One model under one metric and perturbation.
+
+    Parameters
+    ----------
+    cte
+        Median consistency of the tiles, NaN ones left out; NaN if there is none.
+    low, high
+        95 % bootstrap interval of the median.
+    n_tiles
+        Tiles scored.
+    nan_fraction
+        Fraction of them without foreground in either prediction.
+    """
+
+    cte: float
+    low: float
+    high: float
+    n_tiles: int
+    nan_fraction: float
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Return plain data; NaN becomes None, which JSON has."""
+        return {
+            "cte": _plain(self.cte),
+            "low": _plain(self.low),
+            "high": _plain(self.high),
+            "n_tiles": self.n_tiles,
+            "nan_fraction": _plain(self.nan_fraction),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRank:
+    """A model's place in the ranking.
+
+    Parameters
+    ----------
+    name
+        The model.
+    rank
+        From 1, the best; equal scores share a rank; None for an excluded model.
+    flags
+        What makes its score untrustworthy; a degenerate model ranks below every other one.
+    excluded
+        Why it was left out; None if it was not.
+    foreground_fraction
+        Median over tiles of the fraction of foreground voxels in the reference prediction.
+    scores
+        ``metric@perturbation`` → `Score`.
+    """
+
+    name: str
+    rank: int | None
+    flags: tuple[str, ...] = ()
+    excluded: str | None = None
+    foreground_fraction: float = math.nan
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether it is consistent only because it predicts nothing or everything."""
+        return NOTHING in self.flags or EVERYTHING in self.flags
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, an entry of ``models`` in ``ranking.json``."""
+        return {
+            "name": self.name,
+            "rank": self.rank,
+            "flags": list(self.flags),
+            "excluded": self.excluded,
+            "foreground_fraction": _plain(self.foreground_fraction),
+            "scores": {name: s.to_dict() for name, s in self.scores.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Models in rank order, excluded ones last.
+
+    Parameters
+    ----------
+    primary
+        The score that ranks, ``metric@perturbation``.
+    models
+        The models.
+    """
+
+    primary: str
+    models: tuple[ModelRank, ...]
+
+
+def rank(dataset: xr.Dataset, *, seed: int | None = None) -> Ranking:
+    """Rank models by their median tile consistency (CTE, arXiv 2503.00450, sec. 2).
+
+    Parameters
+    ----------
+    dataset
+        Tile scores, from `score` or `read_scores`; computed if lazy.
+    seed
+        Of the bootstrap; by default the experiment's.
+
+    Returns
+    -------
+    Ranking
+        Degenerate models (see `ModelRank`) below all others.
+    """
+    data = dataset.compute()
+    seed = int(data.attrs.get("seed", 0)) if seed is None else seed
+    primary = str(data.attrs["primary"])
+    cell = cells(np.stack([data[axis].to_numpy() for axis in "zyx"], axis=1))
+    ranked = [_model(data.sel(model=name), primary, cell, seed) for name in data.model.to_numpy()]
+    ranked.sort(key=lambda m: (m.degenerate, -_or(m.scores[primary].cte, -math.inf)))
+    placed = [_placed(m, ranked, primary) for m in ranked]
+    excluded = dict(data.attrs.get("excluded", {}))
+    out = [ModelRank(name, None, excluded=why) for name, why in excluded.items()]
+    return Ranking(primary, (*placed, *out))
+
+
+def _placed(model: ModelRank, ranked: list[ModelRank], primary: str) -> ModelRank:
+    def place(m: ModelRank) -> tuple[bool, float]:
+        return m.degenerate, _or(m.scores[primary].cte, -1.0)
+
+    first = next(i for i, other in enumerate(ranked) if place(other) == place(model))
+    return ModelRank(
+        model.name, first + 1, model.flags, None, model.foreground_fraction, model.scores
+    )
+
+
+def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -> ModelRank:
+    scores = {}
+    for perturbation in data.perturbation.to_numpy():
+        part = data.sel(perturbation=perturbation)
+        scored = part.status.to_numpy() == STATUS["scored"]
+        if not scored.any() and bool((part.status == STATUS["unsupported"]).any()):
+            continue
+        for name in data.attrs["metrics"]:
+            values = part[name].to_numpy()[scored]
+            scores[f"{name}@{perturbation}"] = _score(values, cell[scored], seed)
+    part = data.sel(perturbation=primary.split("@", 1)[1])
+    scored = part.status.to_numpy() == STATUS["scored"]
+    fraction = _median((part.n_reference / part.n_voxels).to_numpy()[scored])
+    flags = _flags(scores[primary], fraction)
+    if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):
+        flags = (*flags, FAILED)
+    return ModelRank(str(data.model.item()), None, flags, None, fraction, scores)
+
+
+def _flags(score: Score, foreground: float) -> tuple[str, ...]:
+    if score.n_tiles and score.nan_fraction >= NAN_FRACTION_FLAG:
+        return (NOTHING,)
+    return (EVERYTHING,) if foreground >= FOREGROUND_FLAG else ()
+
+
+def _score(values: NDArray[np.float64], cell: NDArray[np.int64], seed: int) -> Score:
+    valid = ~np.isnan(values)
+    low, high = median_interval(values[valid], cell[valid], seed=seed)
+    n = len(values)
+    nan_fraction = 1 - valid.sum() / n if n else math.nan
+    return Score(_median(values), low, high, n, float(nan_fraction))
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    valid = values[~np.isnan(values)]
+    return float(np.median(valid)) if len(valid) else math.nan
+
+
+def cells(starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Group tiles into spatial cells, the units of the bootstrap: neighbouring tiles are alike.
+
+    Parameters
+    ----------
+    starts
+        First voxel of each tile (n, 3), zyx.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        A cell number for each tile. Cells depend on where tiles lie, never on how a run was cut
+        into blocks; at most four along each axis.
+    """
+    number = np.zeros(len(starts), np.int64)
+    for axis in range(starts.shape[1]):
+        places, at = np.unique(starts[:, axis], return_inverse=True)
+        parts = min(len(places), CELLS_PER_AXIS)
+        number = number * CELLS_PER_AXIS + (at * parts // max(len(places), 1))
+    return number
+
+
+def median_interval(
+    values: NDArray[np.float64],
+    cell: NDArray[np.int64],
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """Bootstrap interval of a median, drawing whole cells of tiles.
+
+    Parameters
+    ----------
+    values
+        Tile consistencies without NaN, (n,).
+    cell
+        Cell of each tile, (n,).
+    seed
+        Of the resampling; equal seeds draw equal cells for every model.
+    level
+        Coverage.
+    resamples
+        Number of resamples.
+
+    Returns
+    -------
+    tuple of float
+        Percentile interval (Efron & Tibshirani 1993, doi:10.1007/978-1-4899-4541-9); NaN twice
+        if there is no value.
+    """
+    if not len(values):
+        return math.nan, math.nan
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    names, member = np.unique(cell[order], return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    medians = [_weighted_median(ordered, row[member]) for row in drawn]
+    tail = (1 - level) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _weighted_median(ordered: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
+    """Median of ascending values repeated `weights` times; the mean of the middle two if even."""
+    running = np.cumsum(weights)
+    total = int(running[-1])
+    lower, upper = np.searchsorted(running, [(total - 1) // 2, total // 2], side="right")
+    return float((ordered[lower] + ordered[upper]) / 2)
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value

@@ -1,0 +1,134 @@
+"""The files of a run: the resolved experiment, per-tile Parquet, the ranking as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import numpy as np
+import yaml
+
+from cte_dask.consistency import METRICS
+from cte_dask.dataset import tile_scores
+from cte_dask.scores import DONE, Scores
+from cte_dask.scoring import STATUS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import xarray as xr
+
+    from cte_dask.experiment import Experiment
+    from cte_dask.ranking import Ranking
+
+__all__ = ["ranking_dict", "write_experiment", "write_ranking", "write_tiles"]
+
+RANKING_SCHEMA = "cte-ranking/1"
+
+
+def write_experiment(out: str, experiment: Experiment) -> None:
+    """Write ``experiment.yaml``: the resolved run with hashes and versions."""
+    with fsspec.open(f"{out}/experiment.yaml", "w") as file:
+        yaml.safe_dump(experiment.to_dict(), file, sort_keys=False, allow_unicode=True)
+
+
+def ranking_dict(experiment: Experiment, ranking: Ranking, scores: Scores) -> dict[str, Any]:
+    """Return the content of ``ranking.json``."""
+    from cte_dask.experiment import versions
+
+    done = scores.done()
+    complete = bool((done == DONE["complete"]).all()) and not experiment.excluded
+    return {
+        "schema": RANKING_SCHEMA,
+        "primary": ranking.primary,
+        "complete": complete,
+        "blocks": {
+            "total": len(done),
+            "done": int((done == DONE["complete"]).sum()),
+            "failed": int((done == DONE["failures"]).sum()),
+        },
+        "target": experiment.volume.describe(),
+        "seed": experiment.seed,
+        "experiment": experiment.digest(),
+        "models": [m.to_dict() for m in ranking.models],
+        "versions": versions(),
+    }
+
+
+def write_ranking(out: str, result: dict[str, Any]) -> None:
+    """Write ``ranking.json`` and ``ranking.csv``; both whole, or the old ones stay."""
+    _write(f"{out}/ranking.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    _write(f"{out}/ranking.csv", _csv(result))
+
+
+def _write(path: str, text: str) -> None:
+    with fsspec.open(path, "w") as file:
+        file.write(text)
+
+
+def _csv(result: dict[str, Any]) -> str:
+    names = sorted({name for m in result["models"] for name in m["scores"]})
+    fields = ("cte", "low", "high", "n_tiles", "nan_fraction")
+    columns = [f"{name} {field}" for name in names for field in fields]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["rank", "model", "flags", "excluded", "foreground_fraction", *columns])
+    for model in result["models"]:
+        cells = [model["scores"].get(n, {}).get(f) for n in names for f in fields]
+        flags = "; ".join(model["flags"])
+        lead = [model["rank"], model["name"], flags, model["excluded"]]
+        table.writerow([*lead, model["foreground_fraction"], *cells])
+    return text.getvalue()
+
+
+def write_tiles(out: str, scores: Scores) -> None:
+    """Write ``tiles.parquet``: one row a model, perturbation and tile; a block at a time."""
+    import pyarrow.parquet as pq
+
+    tables = _tables(scores)
+    first = next(tables, None)
+    if first is None:
+        return
+    with (
+        fsspec.open(f"{out}/tiles.parquet", "wb") as file,
+        pq.ParquetWriter(file, first.schema, compression="zstd") as writer,
+    ):
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
+
+
+def _tables(scores: Scores) -> Iterator[pa.Table]:
+    """Yield a table a block, with every metric that the statistics give."""
+    layout = replace(scores.layout, metrics=tuple(METRICS))
+    for index in np.flatnonzero(scores.done() != DONE["missing"]):
+        block = int(index)
+        yield _table(tile_scores(layout, scores.block(block), [block]))
+
+
+def _table(data: xr.Dataset) -> pa.Table:
+    import pyarrow as pa
+
+    models, perturbations, tiles = (data.sizes[d] for d in ("model", "perturbation", "tile"))
+    rows = models * perturbations
+    columns: dict[str, Any] = {
+        "model": pa.array(np.repeat(data.model.to_numpy(), perturbations * tiles)),
+        "perturbation": pa.array(np.tile(np.repeat(data.perturbation.to_numpy(), tiles), models)),
+        "tile": np.tile(data.tile.to_numpy(), rows),
+    }
+    for axis in "zyx":
+        start, extent = data[axis].to_numpy(), data[f"{axis}_extent"].to_numpy()
+        columns[f"{axis}0"] = np.tile(start, rows)
+        columns[f"{axis}1"] = np.tile(start + extent, rows)
+    columns["n_union"] = data.n_union.to_numpy().ravel()
+    for name in ("nhd", "ei", "vrand"):
+        known = data[name].to_numpy().ravel() if name in data else np.full(rows * tiles, np.nan)
+        columns[name] = known
+    columns["foreground_fraction"] = (data.n_reference / data.n_voxels).to_numpy().ravel()
+    names = {code: name for name, code in STATUS.items()}
+    columns["status"] = pa.array([names[int(s)] for s in data.status.to_numpy().ravel()])
+    return pa.table(columns)

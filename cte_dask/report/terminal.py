@@ -1,0 +1,182 @@
+"""What the commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cte_dask.scores import DONE
+
+if TYPE_CHECKING:
+    from cte_dask.experiment import Experiment
+    from cte_dask.models.report import ModelReport
+    from cte_dask.pipeline import Outcome
+    from cte_dask.planning import Plan
+    from cte_dask.ranking import ModelRank, Ranking
+    from cte_dask.scores import Scores
+
+__all__ = [
+    "plan_table",
+    "print_checks",
+    "print_outcome",
+    "print_plan",
+    "print_status",
+    "ranking_table",
+    "shown_number",
+]
+
+
+def ranking_table(ranking: Ranking) -> Table:
+    """Return the ranking as a table, excluded models with their reasons below."""
+    table = Table(title=f"Ranking by {ranking.primary}", title_justify="left")
+    for heading in ("rank", "model"):
+        table.add_column(heading)
+    for heading in ("CTE", "95 % interval", "tiles", "NaN", "foreground"):
+        table.add_column(heading, justify="right")
+    table.add_column("notes")
+    for model in ranking.models:
+        table.add_row(*_row(model, ranking.primary))
+    return table
+
+
+def _row(model: ModelRank, primary: str) -> list[str | Text]:
+    name = Text(model.name)
+    if model.rank is None:
+        return ["–", name, "", "", "", "", "", Text(f"excluded: {model.excluded}")]
+    score = model.scores[primary]
+    return [
+        str(model.rank),
+        name,
+        shown_number(score.cte),
+        f"{shown_number(score.low)} – {shown_number(score.high)}",
+        str(score.n_tiles),
+        _percent(score.nan_fraction),
+        _percent(model.foreground_fraction),
+        Text(", ".join(model.flags)),
+    ]
+
+
+def shown_number(value: float) -> str:
+    """Return a score as people read it."""
+    return "–" if math.isnan(value) else f"{value:.4f}"
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} PB"
+
+
+def _flops(count: float) -> str:
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
+        if count < 1000:
+            return f"{count:.3g} {unit}FLOP"
+        count /= 1000
+    return f"{count:.3g} ZFLOP"
+
+
+def plan_table(experiment: Experiment, plan: Plan) -> Table:
+    """Return what a run will read, compute and store, as a table."""
+    table = Table(title="Plan", show_header=False, title_justify="left")
+    rows = [
+        ("target", f"{experiment.volume.url}  {'×'.join(map(str, experiment.volume.shape))} (zyx)"),
+        ("tiles", f"{plan.tiles:,} of {'×'.join(map(str, experiment.grid.tile))} voxels"),
+        ("blocks", f"{plan.blocks:,} of {'×'.join(map(str, plan.block_shape))} voxels"),
+        ("reads", f"{_bytes(plan.bytes_read)} ({_ratio(plan)} of the target, halos included)"),
+        ("memory of one block", _bytes(plan.bytes_window)),
+        ("computes", f"{_flops(plan.flops)} on {experiment.device} in {experiment.precision}"),
+        ("stores", f"{_bytes(plan.bytes_stored)} before compression"),
+        ("perturbations", ", ".join(p.name for p in experiment.perturbations)),
+        ("ranks by", experiment.primary),
+    ]
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    for cost in plan.models:
+        passes = f"{cost.passes} predictions a tile"
+        table.add_row(Text(f"model {cost.name}"), f"{_flops(cost.flops)} a tile, {passes}")
+    for name, why in experiment.excluded.items():
+        table.add_row(Text(f"model {name}"), Text(f"excluded: {why}"))
+    return table
+
+
+def _ratio(plan: Plan) -> str:
+    return f"{plan.bytes_read / max(plan.bytes_target, 1):.2f}×"
+
+
+def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console) -> None:
+    """Print a ranking on standard output, and on the console what a user should know beside it."""
+    if as_json:
+        print(json.dumps(outcome.result, indent=1, allow_nan=False))
+    else:
+        Console(width=None).print(ranking_table(outcome.ranking))
+    blocks = outcome.result["blocks"]
+    if not outcome.result["complete"]:
+        left = blocks["total"] - blocks["done"]
+        console.print(
+            f"incomplete: {left} of {blocks['total']} blocks are missing ({blocks['failed']} "
+            f"failed), {len(outcome.experiment.excluded)} models are excluded; "
+            "--resume tries the blocks again",
+            style="yellow",
+            highlight=False,
+        )
+    console.print(Text(f"results in {out}"), style="dim")
+
+
+def print_plan(experiment: Experiment, plan: Plan, *, as_json: bool) -> None:
+    """Print what a run will read, compute and store."""
+    if as_json:
+        data = {**asdict(plan), "flops": plan.flops, "excluded": dict(experiment.excluded)}
+        print(json.dumps(data, indent=1))
+    else:
+        Console().print(plan_table(experiment, plan))
+
+
+def print_status(scores: Scores) -> None:
+    """Print how far a run has come and the causes of what failed."""
+    done = scores.done()
+    counts = {name: int((done == code).sum()) for name, code in DONE.items()}
+    print(
+        f"{counts['complete']} of {len(done)} blocks complete, {counts['failures']} with failures, "
+        f"{counts['missing']} missing"
+    )
+    for index in (done == DONE["failures"]).nonzero()[0]:
+        for name, cause in scores.failures(int(index)).items():
+            print(f"block {index}, model {name}: {cause}")
+
+
+def print_checks(reports: Sequence[ModelReport], *, as_json: bool) -> None:
+    """Print what trying each model of a bank told."""
+    if as_json:
+        print(json.dumps([asdict(r) for r in reports], indent=1))
+        return
+    table = Table(title="Models", title_justify="left")
+    for heading in ("model", "input → output", "parameters", "halo", "bottleneck", "notes"):
+        table.add_column(heading, overflow="fold")
+    for report in reports:
+        table.add_row(*map(Text, _check_row(report)))
+    Console().print(table)
+
+
+def _check_row(report: ModelReport) -> list[str]:
+    if not report.ok:
+        return [report.name, "unusable", "", "", "", report.reason]
+    shapes = [
+        "×".join(map(str, shape or ())) for shape in (report.input_shape, report.output_shape)
+    ]
+    halo = "?" if report.halo is None else ",".join(map(str, report.halo))
+    where = ", ".join(report.bottleneck) or report.greybox
+    notes = "; ".join(report.notes)
+    return [report.name, " → ".join(shapes), f"{report.parameters or 0:,}", halo, where, notes]

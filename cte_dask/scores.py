@@ -1,0 +1,288 @@
+"""The score store: a zarr group that is the results, the ledger and the checkpoint of a run.
+
+One chunk holds the numbers of one block, written by the task that made it; a second, tiny one marks
+the block done, and is written after it. Resuming a run is planning the blocks without a mark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.scoring import COLUMNS, STATUS, BlockScores
+from cte_dask.tiles import BlockGrid, Shape, TileGrid
+
+if TYPE_CHECKING:
+    import zarr
+    from numpy.typing import NDArray
+
+    from cte_dask.experiment import Experiment
+
+__all__ = ["DONE", "Layout", "Scores", "create", "layout_of", "open_scores", "write_block"]
+
+DONE = {"missing": 0, "complete": 1, "failures": 2}
+CAUSE_BYTES = 400
+SCHEMA = "cte-scores/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the numbers of a store mean.
+
+    Parameters
+    ----------
+    blocks
+        The blocks and their tiles.
+    models, perturbations, metrics
+        Names, in the order of the axes; the first metric ranks.
+    repeats
+        Draws of each perturbation, N_pert.
+    primary
+        The score that ranks, ``metric@perturbation``.
+    origin
+        First voxel of the region in the target's array (z, y, x).
+    voxel_size_nm, translation_nm
+        Voxel size, and centre of the array's first voxel, in nanometre (z, y, x); None along an
+        axis where it is not known.
+    experiment
+        Hash of the experiment.
+    """
+
+    blocks: BlockGrid
+    models: tuple[str, ...]
+    perturbations: tuple[str, ...]
+    metrics: tuple[str, ...]
+    repeats: int
+    primary: str
+    origin: Shape
+    voxel_size_nm: tuple[float | None, ...]
+    translation_nm: tuple[float | None, ...]
+    experiment: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for the store's attributes."""
+        grid = self.blocks.grid
+        return {
+            "schema": SCHEMA,
+            "shape": grid.shape,
+            "tile": grid.tile,
+            "keep_cut": grid.keep_cut,
+            "per_block": self.blocks.per_block,
+            "columns": COLUMNS,
+            "status": STATUS,
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Layout:
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is not the layout of a score store, or of another version.
+        """
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"not a score store of schema {SCHEMA}: {data.get('schema')!r}")
+        grid = TileGrid(_triple(data["shape"]), _triple(data["tile"]), data["keep_cut"])
+        rest: dict[str, Any] = {
+            n: tuple(v) if isinstance(v := data[n], list) else v for n in _PLAIN
+        }
+        return cls(blocks=BlockGrid(grid, _triple(data["per_block"])), **rest)
+
+
+_PLAIN = (
+    "models",
+    "perturbations",
+    "metrics",
+    "repeats",
+    "primary",
+    "origin",
+    "voxel_size_nm",
+    "translation_nm",
+    "experiment",
+)
+
+
+def _triple(values: list[int]) -> Shape:
+    z, y, x = values
+    return z, y, x
+
+
+def layout_of(experiment: Experiment) -> Layout:
+    """Return the layout of an experiment's scores."""
+    volume = experiment.volume
+    size = volume.voxel_size
+    return Layout(
+        blocks=experiment.blocks,
+        models=tuple(c.name for c in experiment.candidates),
+        perturbations=tuple(p.name for p in experiment.perturbations),
+        metrics=experiment.metrics,
+        repeats=experiment.repeats,
+        primary=experiment.primary,
+        origin=volume.origin,
+        voxel_size_nm=(None, None, None) if size is None else size.lengths,
+        translation_nm=volume.translation or (None, None, None),
+        experiment=experiment.digest(),
+    )
+
+
+def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = False) -> Scores:
+    """Make the score store of a run, or open it to go on.
+
+    Parameters
+    ----------
+    url
+        Path or fsspec URL of the zarr group.
+    layout
+        What it will hold.
+    resume
+        Go on with what is there; a store of another experiment is refused.
+    overwrite
+        Drop what is there.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    FileExistsError
+        If a store is there and neither `resume` nor `overwrite` is given.
+    ValueError
+        If the store to resume belongs to another experiment.
+    """
+    import zarr
+
+    try:
+        group = zarr.open_group(url, mode="r+")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        return Scores(_make(url, layout), layout)
+    if overwrite:
+        return Scores(_make(url, layout), layout)
+    if not resume:
+        raise FileExistsError(f"{url} exists: give --resume to go on or --overwrite to start anew")
+    found = str(group.attrs.get("experiment"))
+    if found != layout.experiment:
+        raise ValueError(
+            f"{url} holds another experiment (hash {found[:12]}, this one "
+            f"{layout.experiment[:12]}): the target, a model or an option differs; "
+            "use another --out or --overwrite"
+        )
+    return Scores(group, layout)
+
+
+def _make(url: str, layout: Layout) -> zarr.Group:
+    import zarr
+
+    blocks, models = len(layout.blocks), len(layout.models)
+    inner = (
+        models,
+        len(layout.perturbations) * layout.repeats,
+        len(COLUMNS),
+        layout.blocks.tiles_per_block,
+    )
+    group = zarr.create_group(url, overwrite=True)
+    group.create_array(
+        "values",
+        shape=(blocks, *inner),
+        chunks=(1, *inner),
+        dtype="float64",
+        fill_value=np.nan,
+        dimension_names=("block", "model", "draw", "column", "tile"),
+    )
+    group.create_array("done", shape=(blocks,), chunks=(1,), dtype="uint8", fill_value=0)
+    causes = (models, CAUSE_BYTES)
+    group.create_array(
+        "causes", shape=(blocks, *causes), chunks=(1, *causes), dtype="uint8", fill_value=0
+    )
+    group.attrs.update(layout.to_dict())
+    return group
+
+
+def open_scores(url: str) -> Scores:
+    """Open a score store to read it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is something else.
+    """
+    import zarr
+
+    try:
+        group = zarr.open_group(url, mode="r")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        raise FileNotFoundError(f"no score store at {url}") from None
+    return Scores(group, Layout.from_dict(dict(group.attrs)))
+
+
+def write_block(url: str, scores: BlockScores, models: tuple[str, ...]) -> None:
+    """Write one block: first its numbers, then its mark.
+
+    Parameters
+    ----------
+    url
+        The store.
+    scores
+        The numbers.
+    models
+        Names of the models, in the order of the numbers.
+    """
+    import zarr
+
+    group = zarr.open_group(url, mode="r+")
+    index, values = scores.index, scores.values
+    _array(group, "values")[index, ..., : values.shape[-1]] = values
+    if scores.failures:
+        causes = np.zeros((len(models), CAUSE_BYTES), np.uint8)
+        for row, name in enumerate(models):
+            text = scores.failures.get(name, "").encode()[:CAUSE_BYTES]
+            causes[row, : len(text)] = np.frombuffer(text, np.uint8)
+        _array(group, "causes")[index] = causes
+    _array(group, "done")[index] = DONE["failures" if scores.failures else "complete"]
+
+
+def _array(group: zarr.Group, name: str) -> Any:
+    return group[name]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score store, opened.
+
+    Parameters
+    ----------
+    group
+        The zarr group.
+    layout
+        What it holds.
+    """
+
+    group: zarr.Group
+    layout: Layout
+
+    def done(self) -> NDArray[np.uint8]:
+        """Return each block's mark (`DONE`), uint8 (block,)."""
+        marks: NDArray[np.uint8] = np.asarray(_array(self.group, "done")[:])
+        return marks
+
+    def missing(self) -> NDArray[np.int64]:
+        """Return the numbers of the blocks still to be done; failed ones are among them."""
+        return np.flatnonzero(self.done() != DONE["complete"])
+
+    def block(self, index: int) -> NDArray[np.float64]:
+        """Return the numbers of one block, (model, draw, column, tile)."""
+        count = self.layout.blocks.tile_count(index)
+        values: NDArray[np.float64] = np.asarray(_array(self.group, "values")[index])[..., :count]
+        return values
+
+    def failures(self, index: int) -> dict[str, str]:
+        """Return the cause of failure of each model that failed on a block."""
+        rows = np.asarray(_array(self.group, "causes")[index])
+        texts = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
+        return {n: t for n, t in zip(self.layout.models, texts, strict=True) if t}
