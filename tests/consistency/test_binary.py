@@ -216,11 +216,14 @@ def test_counts_of_tiles_add_up_to_those_of_the_whole(seed: int, a: int, b: int)
     assert pooled[2] == pytest.approx(whole.sum_ei, rel=1e-12)
 
 
-def test_cores_of_a_framed_prediction_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [*FLOATS, "bool", "uint8", "int32"])
+def test_cores_of_a_framed_prediction_are_not_copied(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     kernel = _numba._count_tiles
     monkeypatch.setattr(_numba, "_count_tiles", lambda p, *rest: (seen.append(p), kernel(p, *rest)))
-    p, q = maps(3, (2, 3, 20, 24))
+    p, q = maps(3, (2, 3, 20, 24), dtype)
     view = p[:, :, 4:16, 4:16]
     binary_agreement_batch(view, q[:, :, 4:16, 4:16])
     assert np.shares_memory(seen[0], p)

@@ -48,6 +48,7 @@ def test_device_arithmetic_counts_what_the_formula_counts(
     rng = np.random.default_rng(0)
     p, q = (rng.random((3, *shape)).astype(dtype) for _ in range(2))
     p.flat[::17] = np.nan
+    q.flat[::23] = np.nan
     p.flat[::19] = 0.3
     bounds = np.array([[0, 0, 0, *shape]] * 3)
     bounds[1, :3] = [n // 3 for n in shape]
