@@ -173,7 +173,8 @@ class _Search:
 
     def along(self, axis: int) -> tuple[int, float]:
         """Return the halo along one axis, and the change in the middle of the last core."""
-        limit = _up(self.limit, self.strides[axis])
+        # The middle half of the core must stay untouched, so it is twice the longest halo deep.
+        limit = _up(2 * self.limit, self.strides[axis])
         half = min(_up(16, self.strides[axis]), limit)
         while True:
             changes = self._changes(axis, half)
@@ -183,23 +184,28 @@ class _Search:
             if half >= limit:
                 # Only the shuffled outside leaves the statistics of the whole input as they were.
                 floor = max(self.tolerance, 2 * float(changes[0][half // 2 :].max()))
-                return _depth(changes[0], floor), middle
+                return min(_depth(changes[0], floor), self.limit), middle
             half = min(2 * half, limit)
 
     def _changes(self, axis: int, half: int) -> list[Tensor]:
-        """Return, for each other outside, the largest change at depths 0 … half - 1."""
+        """Return, for each pair of inputs, the largest change at depths 0 … half - 1."""
         margin = _up(max(4, half // 4), self.strides[axis])
         least = _least(len(self.strides))
         shape = [_up(n, stride) for n, stride in zip(least, self.strides, strict=True)]
         shape[axis] = 2 * half + 2 * margin
-        inside = torch.rand(1, self.in_channels, *shape, generator=torch.Generator().manual_seed(0))
-        reference = self._predict(inside)
+        noise = torch.rand(1, self.in_channels, *shape, generator=torch.Generator().manual_seed(0))
+        dark = torch.zeros_like(noise)
+        # Maximum pooling hides a small change beside a larger value: in a flat core there is none.
+        pairs = ((noise, (_shuffled(noise, axis), dark, 4 + noise)), (dark, (1 + dark,)))
         changes = []
-        for outside in (_shuffled(inside, axis), torch.zeros_like(inside), 4 + inside):
-            x = inside.clone()
-            for start in (0, margin + 2 * half):
-                x.narrow(axis + 2, start, margin).copy_(outside.narrow(axis + 2, start, margin))
-            changes.append(self._depths(self._predict(x) - reference, axis, margin))
+        for inside, outsides in pairs:
+            reference = self._predict(inside)
+            for outside in outsides:
+                x = outside.clone()
+                x.narrow(axis + 2, margin, 2 * half).copy_(
+                    inside.narrow(axis + 2, margin, 2 * half)
+                )
+                changes.append(self._depths(self._predict(x) - reference, axis, margin))
         return changes
 
     def _depths(self, difference: Tensor, axis: int, margin: int) -> Tensor:

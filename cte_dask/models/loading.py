@@ -75,4 +75,6 @@ def _placed(network: Network, device: torch.device, dtype: torch.dtype) -> Netwo
         module = module.eval()
     if network.kind != "graph" or device.type != "cpu":
         module = module.to(device=device, dtype=dtype)
-    return dataclasses.replace(network, forward=module.requires_grad_(False))
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return dataclasses.replace(network, forward=module)

@@ -64,16 +64,13 @@ def refuse_code(content: bytes) -> None:
     ValueError
         Naming the first thing that could, or if it is no such archive.
     """
+    _refuse_older_layout(content)
     try:
         # torch's own reader: another zip reader might see other entries than torch will.
         reader = PT2ArchiveReader(io.BytesIO(content))
         records = set(reader.get_file_names())
-        others = zipfile.ZipFile(io.BytesIO(content)).namelist()
-    except (RuntimeError, AssertionError, zipfile.BadZipFile) as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"not a .pt2 archive of torch.export.save: {error}") from error
-    # torch.export.load falls back to this older layout, through Python's own zip reader.
-    if "version" in others:
-        _refuse("the layout of torch 2.7 and older")
     with reader:
         for record in sorted(records):
             if not _RECORDS.fullmatch(record):
@@ -84,6 +81,16 @@ def refuse_code(content: bytes) -> None:
             _check_payloads(_json(reader, f"data/{kind}/model_{kind}_config.json"))
         _check_inputs(reader.read_bytes("data/sample_inputs/model.pt"))
         _check(_json(reader, "models/model.json"), key="")
+
+
+def _refuse_older_layout(content: bytes) -> None:
+    """Refuse what torch.export.load falls back to, through Python's zip reader and pickle."""
+    try:
+        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"not a .pt2 archive of torch.export.save: {error}") from error
+    if "version" in names:
+        _refuse("the layout of torch 2.7 and older")
 
 
 def _refuse(what: str) -> None:
@@ -162,13 +169,13 @@ def _is_symbolic(node: ast.AST) -> bool:
 
 
 def _is_guard(node: ast.AST) -> bool:
-    """Allow comparisons of ``L['name'].size()[i]``."""
+    """Allow comparisons of ``L['name'].size()[i]``, their maxima and minima."""
     if isinstance(node, ast.Name):
-        return node.id == "L"
+        return node.id in ("L", "max", "min")
     if isinstance(node, ast.Attribute):
         return node.attr in ("size", "stride", "storage_offset")
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Attribute) and not node.args and not node.keywords
+        return isinstance(node.func, ast.Name) or not node.args
     if isinstance(node, ast.Constant):
         return not isinstance(node.value, str) or re.fullmatch(r"\w+", node.value) is not None
     return isinstance(node, ast.Subscript)

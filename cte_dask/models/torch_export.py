@@ -47,6 +47,8 @@ class TorchExport:
 
 def _module(program: ExportedProgram) -> nn.Module:
     module: nn.Module = program.module()
+    for part in module.modules():
+        part.training = False  # its own eval() refuses; the graph is in evaluation mode already
     return module
 
 
