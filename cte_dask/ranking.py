@@ -19,9 +19,11 @@ __all__ = ["ModelRank", "Ranking", "Score", "cells", "median_interval", "rank"]
 
 NOTHING = "predicts nothing"
 EVERYTHING = "predicts everything"
+SPARSE = "predicts very little"
 FAILED = "failed on some tiles"
 NAN_FRACTION_FLAG = 0.95
 FOREGROUND_FLAG = 0.95
+SPARSE_FLAG = 0.001
 CELLS_PER_AXIS = 4
 RESAMPLES = 1000
 
@@ -178,7 +180,9 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
 def _flags(score: Score, foreground: float) -> tuple[str, ...]:
     if score.n_tiles and score.nan_fraction >= NAN_FRACTION_FLAG:
         return (NOTHING,)
-    return (EVERYTHING,) if foreground >= FOREGROUND_FLAG else ()
+    if foreground >= FOREGROUND_FLAG:
+        return (EVERYTHING,)
+    return (SPARSE,) if foreground < SPARSE_FLAG else ()
 
 
 def _score(values: NDArray[np.float64], cell: NDArray[np.int64], seed: int) -> Score:

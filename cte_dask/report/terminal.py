@@ -32,6 +32,8 @@ __all__ = [
     "shown_number",
 ]
 
+PIPE_WIDTH = 140
+
 
 def ranking_table(ranking: Ranking) -> Table:
     """Return the ranking as a table, excluded models with their reasons below."""
@@ -121,7 +123,7 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     if as_json:
         print(json.dumps(outcome.result, indent=1, allow_nan=False))
     else:
-        Console(width=None).print(ranking_table(outcome.ranking))
+        _output().print(ranking_table(outcome.ranking))
     blocks = outcome.result["blocks"]
     if not outcome.result["complete"]:
         left = blocks["total"] - blocks["done"]
@@ -135,13 +137,19 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     console.print(Text(f"results in {out}"), style="dim")
 
 
+def _output() -> Console:
+    """Return standard output, wide enough for a table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, PIPE_WIDTH))
+
+
 def print_plan(experiment: Experiment, plan: Plan, *, as_json: bool) -> None:
     """Print what a run will read, compute and store."""
     if as_json:
         data = {**asdict(plan), "flops": plan.flops, "excluded": dict(experiment.excluded)}
         print(json.dumps(data, indent=1))
     else:
-        Console().print(plan_table(experiment, plan))
+        _output().print(plan_table(experiment, plan))
 
 
 def print_status(scores: Scores) -> None:
@@ -167,7 +175,7 @@ def print_checks(reports: Sequence[ModelReport], *, as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     for report in reports:
         table.add_row(*map(Text, _check_row(report)))
-    Console().print(table)
+    _output().print(table)
 
 
 def _check_row(report: ModelReport) -> list[str]:

@@ -1,0 +1,106 @@
+"""Fixtures that every folder of tests shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cte_dask.models.unet import UNet
+from cte_dask.volume import write_ome_zarr
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FEATURES = (4, 6, 8)
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real labelled microscopy; absent it skips, but in CI it fails."""
+    path = Path(os.environ.get("CTE_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not path.is_dir():
+        message = f"no labelled microscopy at {path}: set CTE_DATA"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+def blobs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Smooth random structure, uint8: something that a network responds to."""
+    from scipy.ndimage import gaussian_filter
+
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    smooth = gaussian_filter(noise, (0, 3, 3))
+    scaled = (smooth - smooth.min()) / np.ptp(smooth)
+    return (40 + 180 * scaled).astype(np.uint8)
+
+
+def write_model(
+    path: Path, *, seed: int, dims: int = 2, features: tuple[int, ...] = FEATURES
+) -> None:
+    """Write a random U-Net whose foreground covers about half of a `blobs` image."""
+    torch.manual_seed(seed)
+    network = UNet(dims=dims, features=features).eval()
+    x = torch.rand(1, 1, *(16,) * dims)
+    with torch.no_grad():
+        network.head.weight *= 4
+        network.head.bias -= network(x).median()
+    save_file(network.state_dict(), path)
+
+
+def bank_text(
+    names: list[str], *, dims: int = 2, halo: int = 8, features=FEATURES, extra=""
+) -> str:
+    """The bank.yaml of models written by `write_model`."""
+    axes = "yx" if dims == 2 else "zyx"
+    entries = []
+    for name in names:
+        entries.append(f"""
+  {name}:
+    format: state_dict
+    source: {name}.safetensors
+    architecture: cte_dask.models.unet:UNet
+    arguments: {{dims: {dims}, features: {list(features)}}}
+    axes: {axes}
+    halo: {{{", ".join(f"{a}: {halo}" for a in axes)}}}
+    preprocessing: [{{name: scale_range, kwargs: {{min_percentile: 1, max_percentile: 99.8}}, scope: volume}}]
+    output: {{channel: 0, activation: sigmoid, threshold: 0.5}}
+{extra}""")
+    return "schema: cte-bank/1\nmodels:" + "".join(entries)
+
+
+def write_bank(folder: Path, count: int = 3, *, dims: int = 2, halo: int = 8) -> Path:
+    """Write a bank of random U-Nets; returns the path of its bank.yaml."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"model-{i}" for i in range(count)]
+    for seed, name in enumerate(names):
+        write_model(folder / f"{name}.safetensors", seed=seed, dims=dims)
+    path = folder / "bank.yaml"
+    path.write_text(bank_text(names, dims=dims, halo=halo))
+    return path
+
+
+@pytest.fixture(scope="session")
+def bank_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank of three random 2D U-Nets."""
+    return write_bank(tmp_path_factory.mktemp("bank"))
+
+
+@pytest.fixture(scope="session")
+def image() -> np.ndarray:
+    """A small volume, uint8 (z, y, x); its last tiles along y and x are cut."""
+    return blobs((6, 88, 104))
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory, image: np.ndarray) -> Path:
+    """`image` as OME-Zarr."""
+    path = tmp_path_factory.mktemp("target") / "target.zarr"
+    write_ome_zarr(path, image, axes="zyx", voxel_size_nm=(40.0, 10.0, 10.0), chunks=(2, 64, 64))
+    return path
