@@ -64,6 +64,14 @@ def test_the_halo_of_a_u_net_is_exact(dims: int, levels: int) -> None:
     assert halo == (0 if dims == 2 else expected, expected, expected)
 
 
+@pytest.mark.parametrize("padding", [(3, 0, 0, 0), (0, 3, 0, 0)])
+def test_a_network_that_looks_to_one_side_needs_its_halo_there(
+    padding: tuple[int, int, int, int],
+) -> None:
+    lopsided = nn.Sequential(nn.ZeroPad2d(padding), nn.Conv2d(1, 1, (1, 4), bias=False))
+    assert probe_halo(transparent(lopsided), dims=2, multiple=1, tolerance=0) == (0, 0, 3)
+
+
 def test_a_tile_with_the_measured_halo_predicts_what_the_whole_does() -> None:
     torch.manual_seed(0)
     network = UNet(dims=2, features=(4, 8, 8)).eval()
