@@ -29,6 +29,12 @@ class Mask:
     view: View
     factors: Shape
 
+    @property
+    def name(self) -> str:
+        """URL and path of the stored mask."""
+        source = self.view.source
+        return f"{source.url}/{source.path}" if source.path else source.url
+
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Return the mask of a box of the target, nearest voxels where the mask is smaller.
 

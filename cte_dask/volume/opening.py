@@ -82,6 +82,8 @@ def open_volume(
     wanted = None if training_voxel_size is None else VoxelSize.of(training_voxel_size)
     chosen, note = _chosen_level(image, level, sizes, wanted)
     view = _view(image, chosen, axes=axes, channel=channel, time=time)
+    if view.source.dtype == "bool":
+        raise VolumeError(f"{image.name} has elements of type bool: want integers or real numbers")
     opened_mask, mask_note = (None, ()) if mask is None else _open_mask(mask, view.shape, options)
     return Volume(
         view=view,

@@ -70,13 +70,13 @@ class Source(Protocol):
 
 
 def checked_dtype(dtype: np.dtype[Any], name: str) -> str:
-    """Return the name of an element type, in native byte order, if a volume can have it.
+    """Return the name of an element type, in native byte order, if a target or mask can have it.
 
     Raises
     ------
     VolumeError
-        If the elements are not integers or floating point numbers of at most 8 bytes.
+        If the elements are not boolean, integers or floating point numbers of at most 8 bytes.
     """
-    if dtype.kind not in "uif" or dtype.itemsize > 8:
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise VolumeError(f"{name} has elements of type {dtype}: want integers or real numbers")
     return dtype.name

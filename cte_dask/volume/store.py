@@ -18,6 +18,8 @@ __all__ = ["StrictStore", "absolute", "is_url", "open_store"]
 
 StorageOptions = Mapping[str, Any]
 
+_filesystems: dict[int, object] = {}
+
 
 def is_url(target: str) -> bool:
     """Tell an fsspec URL (also a chained one) from a local path; ``file://`` is local."""
@@ -58,7 +60,21 @@ class StrictStore(WrapperStore[Store]):
 
     zarr takes an object of no bytes in a shard, or a range of a shard that comes back empty, for
     a chunk that was omitted and fills it in. Here an answer of the wrong length is an error.
+
+    Parameters
+    ----------
+    store
+        The store to read from.
+
+    Attributes
+    ----------
+    misses
+        How many objects were asked for that do not exist.
     """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.misses = 0
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -71,6 +87,7 @@ class StrictStore(WrapperStore[Store]):
             If the object is empty, or a range came back with another length than asked.
         """
         buffer = await super().get(key, prototype, byte_range)
+        self.misses += buffer is None
         return _whole(key, buffer, byte_range)
 
     async def get_partial_values(
@@ -81,6 +98,7 @@ class StrictStore(WrapperStore[Store]):
         """Return several objects or ranges, as :meth:`get` does."""
         asked = list(key_ranges)
         buffers = await super().get_partial_values(prototype, asked)
+        self.misses += sum(buffer is None for buffer in buffers)
         return [_whole(k, buffer, r) for (k, r), buffer in zip(asked, buffers, strict=True)]
 
     async def present(self, key: str) -> bool:
@@ -114,17 +132,22 @@ def _whole(key: str, buffer: Buffer | None, byte_range: ByteRequest | None) -> B
 
 
 def _close_at_exit(filesystem: object) -> None:
-    """Close the network session of an fsspec file system before zarr's event loop stops.
+    """Keep an fsspec file system until the process ends, then close its network session.
 
-    fsspec leaves that to the caller for asynchronous instances, and aiohttp complains otherwise.
+    fsspec leaves that to the caller for asynchronous instances; aiohttp complains about a session
+    that is collected before it is closed.
     """
-    process = os.getpid()
+    if not _filesystems:
+        # runs before zarr stops its event loop, which was registered when zarr was imported
+        atexit.register(_close_sessions, os.getpid())
+    _filesystems[id(filesystem)] = filesystem
 
-    def close() -> None:
+
+def _close_sessions(process: int) -> None:
+    if os.getpid() != process:  # a forked child has no right to its parent's sockets
+        return
+    for filesystem in _filesystems.values():
         for name in ("_session", "_s3", "service_client"):
             session = getattr(filesystem, name, None)
-            if session is not None and os.getpid() == process:
-                setattr(filesystem, name, None)
+            if session is not None:
                 sync(session.close(), timeout=5)
-
-    atexit.register(close)

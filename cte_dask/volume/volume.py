@@ -234,6 +234,6 @@ class Volume:
             "shards": None if self.shards is None else list(self.shards),
             "voxel_size": None if self.voxel_size is None else str(self.voxel_size),
             "translation_nm": self.translation and list(self.translation),
-            "mask": None if self.mask is None else self.mask.view.source.url,
+            "mask": None if self.mask is None else self.mask.name,
             "notes": list(self.notes),
         }

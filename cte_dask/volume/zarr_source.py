@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import re
@@ -15,7 +16,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 
 from cte_dask.volume.errors import VolumeError, VolumeReadError, cause
@@ -67,10 +67,14 @@ class ZarrSource:
         Raises
         ------
         VolumeReadError
-            If a chunk that exists cannot be read or decoded.
+            If a chunk that exists cannot be read or decoded, or the array is no longer there.
         """
         try:
-            data = np.asarray(self._array()[0][selection])
+            array, store = self._array()
+            misses = store.misses
+            data = np.asarray(array[selection])
+            if store.misses > misses:
+                _check_still_there(array, store)
         except MemoryError:
             raise
         except Exception as error:
@@ -113,12 +117,8 @@ class ZarrSource:
 
     def _count_present(self, positions: Iterable[tuple[int, ...]]) -> int:
         array, store = self._array()
-        keys = [(_key(array, array.metadata.encode_chunk_key(p)),) for p in positions]
-
-        async def present() -> int:
-            return sum(await concurrent_map(keys, store.present, limit=_CONCURRENT))
-
-        return sync(present())
+        keys = [_key(array, array.metadata.encode_chunk_key(p)) for p in positions]
+        return sync(_count(store, keys))
 
     def _count_listed(self, ranges: list[range]) -> int:
         array, store = self._array()
@@ -148,7 +148,7 @@ class ZarrSource:
         return opened
 
     def _key(self) -> tuple[object, ...]:
-        # a store that is kept here cannot be freed, so its id stays its own
+        # the key holds the store given from Python, so that its id stays its own
         return os.getpid(), self, repr(sorted(self.storage_options.items())), id(self.store)
 
     def _reopen(self) -> _Opened:
@@ -202,8 +202,10 @@ def open_zarr_source(
 
 
 def strict_store(url: str, storage_options: Mapping[str, Any], store: Store | None) -> StrictStore:
-    """Return the given store, or the one at the URL, refusing truncated objects."""
-    return StrictStore(open_store(url, storage_options) if store is None else store)
+    """Return the given store, or the one at the URL, read-only and refusing truncated objects."""
+    opened = open_store(url, storage_options) if store is None else store
+    # a store that can be written would be copied by zarr, and the copy not be the one asked here
+    return StrictStore(opened if opened.read_only else opened.with_read_only(True))
 
 
 def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.Group:
@@ -243,6 +245,23 @@ def _why_not_found(name: str) -> str:
     if os.path.isfile(name):
         return f"{name} is a file, not a zarr: want a directory or URL of a zarr array or OME-Zarr"
     return f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
+
+
+async def _count(store: StrictStore, keys: Iterable[str]) -> int:
+    limit = asyncio.Semaphore(_CONCURRENT)
+
+    async def present(key: str) -> bool:
+        async with limit:
+            return await store.present(key)
+
+    return sum(await asyncio.gather(*map(present, keys)))
+
+
+def _check_still_there(array: zarr.Array[Any], store: StrictStore) -> None:
+    """Tell an omitted chunk from a whole array that was deleted or unmounted meanwhile."""
+    metadata = ".zarray" if array.metadata.zarr_format == 2 else "zarr.json"
+    if not sync(store.present(_key(array, metadata))):
+        raise FileNotFoundError(f"the array is no longer there ({metadata} is gone)")
 
 
 def _key(array: zarr.Array[Any], chunk_key: str) -> str:

@@ -1,0 +1,174 @@
+"""Targets on a web server, over a real loopback socket."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cte_dask.volume import VolumeError, VolumeReadError, open_volume, write_ome_zarr, zarr_source
+
+pytestmark = pytest.mark.service
+ZERO = (0, 0, 0)
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Files of a folder with byte ranges; paths can be made to fail with a status."""
+
+    failing: tuple[str, int] = ("", 0)
+    ranges = True
+
+    def do_GET(self) -> None:
+        part, status = self.failing
+        path = Path(self.translate_path(self.path))
+        if part and part in self.path:
+            self.send_error(status)
+        elif self.ranges and path.is_file() and "Range" in self.headers:
+            self._send_range(path.read_bytes())
+        else:
+            super().do_GET()
+
+    def _send_range(self, content: bytes) -> None:
+        low, high = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"]).groups()
+        part = content[-int(high) :] if not low else content[int(low) : int(high or -2) + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Return a starter of a server of the test's folder, which gives its URL."""
+    servers = []
+
+    def start(**changes: Any) -> str:
+        handler = type("Handler", (Handler,), changes)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_an_ome_zarr_is_read_over_http(
+    voxels: NDArray[Any], tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    write_ome_zarr(
+        tmp_path / "image.zarr",
+        voxels,
+        axes="zyx",
+        voxel_size_nm=(50, 4, 4),
+        chunks=(2, 4, 4),
+        shards=(4, 8, 16),
+    )
+    volume = open_volume(f"{serve()}/image.zarr", roi="1:,:,:")
+    np.testing.assert_array_equal(volume.read(ZERO, volume.shape), voxels[1:])
+    np.testing.assert_array_equal(volume.read((0, 5, 5), (1, 6, 6)), voxels[1:2, 5:6, 5:6])
+    (tmp_path / "image.zarr/0/c/1/0/0").unlink()
+    assert volume.missing_chunks(ZERO, volume.shape) == 1
+
+
+def test_a_server_without_byte_ranges_is_told_for_shards(
+    voxels: NDArray[Any], write_array: Callable[..., str], serve: Callable[..., str]
+) -> None:
+    write_array(voxels, "sharded", chunks=(1, 5, 13), shards=(3, 10, 26))
+    write_array(voxels, "plain", chunks=(3, 10, 13))
+    url = serve(ranges=False)
+    volume = open_volume(f"{url}/sharded")
+    with pytest.raises(VolumeReadError, match="the server ignores byte ranges"):
+        volume.read(ZERO, (1, 1, 1))
+    plain = open_volume(f"{url}/plain")
+    np.testing.assert_array_equal(plain.read(ZERO, plain.shape), voxels)
+    assert plain.missing_chunks(ZERO, plain.shape) == 0
+
+
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_a_failing_server_is_an_error_never_an_omitted_chunk(
+    status: int,
+    voxels: NDArray[Any],
+    write_array: Callable[..., str],
+    serve: Callable[..., str],
+) -> None:
+    write_array(voxels, "a", chunks=(3, 10, 13))
+    url = f"{serve(failing=('/c/', status))}/a"
+    volume = open_volume(url)
+    with pytest.raises(VolumeReadError, match=f"cannot read {url} at .*{status}"):
+        volume.read(ZERO, volume.shape)
+    with pytest.raises(VolumeReadError, match=f"cannot look up the chunks of {url}: .*{status}"):
+        volume.missing_chunks(ZERO, volume.shape)
+
+
+def test_metadata_that_is_forbidden_or_missing_is_told(
+    voxels: NDArray[Any], write_array: Callable[..., str], serve: Callable[..., str]
+) -> None:
+    write_array(voxels, "a")
+    with pytest.raises(VolumeError, match=r"/a cannot be opened as zarr: 403"):
+        open_volume(f"{serve(failing=('zarr.json', 403))}/a")
+    with pytest.raises(VolumeError, match=r"/b is not a zarr"):
+        open_volume(f"{serve()}/b")
+
+
+def test_more_chunks_than_a_server_can_be_asked_for_are_refused(
+    voxels: NDArray[Any],
+    write_array: Callable[..., str],
+    serve: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_array(voxels, "a")
+    volume = open_volume(f"{serve()}/a")
+    monkeypatch.setattr(zarr_source, "_ASKED_AT_MOST", 3)
+    with pytest.raises(VolumeReadError, match=r"12 chunks of .* are too many"):
+        volume.missing_chunks(ZERO, volume.shape)
+
+
+def test_a_process_that_read_over_http_closes_its_session_without_complaints(
+    voxels: NDArray[Any], write_array: Callable[..., str], serve: Callable[..., str]
+) -> None:
+    write_array(voxels, "a")
+    code = f"""
+import atexit, gc, fsspec, zarr
+from cte_dask.volume import open_volume, store, zarr_source
+atexit.register(lambda: print(*[f._session.closed for f in store._filesystems.values()]))
+print(open_volume('{serve(protocol_version="HTTP/1.1")}/a').read((0, 0, 0), (1, 1, 1)).item())
+zarr_source._opened.clear()
+fsspec.filesystem("http").clear_instance_cache()
+gc.collect()
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(voxels[0, 0, 0]), "True"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_makes_its_own_connection(
+    voxels: NDArray[Any], write_array: Callable[..., str], serve: Callable[..., str]
+) -> None:
+    write_array(voxels, "a")
+    volume = open_volume(f"{serve()}/a")
+    volume.read(ZERO, volume.shape)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        read = pool.apply_async(volume.read, (ZERO, volume.shape)).get(timeout=30)
+    np.testing.assert_array_equal(read, voxels)

@@ -1,0 +1,237 @@
+"""Intensity statistics: exact where all is read, seeded and bounded where it is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from zarr.storage import MemoryStore
+
+from cte_dask.volume import IntensityStatistics, Volume, intensity_statistics, open_volume
+
+Write = Callable[..., str]
+NUMBERS = ["u1", "u2", "i4", "i8", "f2", "f4", "f8"]
+
+
+@given(
+    data=st.sampled_from(NUMBERS).flatmap(
+        lambda d: arrays(
+            d,
+            (3, 4, 5),
+            elements={"min_value": 0, "max_value": 100}
+            if d[0] != "f"
+            else {"allow_nan": False, "min_value": -1000, "max_value": 1000},
+        )
+    ),
+    wanted=st.lists(st.floats(0, 100), min_size=1, max_size=4, unique=True).map(sorted),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_target_read_whole_is_described_as_numpy_does(
+    data: NDArray[Any], wanted: list[float]
+) -> None:
+    exact = data.astype(np.float64)
+    expected = {q: float(np.percentile(exact, q)) for q in wanted}
+    if exact.min() == exact.max() or (
+        len(wanted) > 1 and expected[wanted[0]] >= expected[wanted[-1]]
+    ):
+        with pytest.raises(ValueError, match=r"is constant|has no contrast"):
+            intensity_statistics(open_volume(data), percentiles=wanted)
+        return
+    found = intensity_statistics(open_volume(data), percentiles=wanted)
+    assert found.percentiles == expected
+    assert found.mean == pytest.approx(exact.mean(), rel=1e-12, abs=1e-12)
+    assert found.std == pytest.approx(exact.std(), rel=1e-9)
+    assert (found.minimum, found.maximum) == (exact.min(), exact.max())
+    assert (found.n_voxels, found.nan_fraction, found.n_units) == (60, 0.0, 1)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2"])
+def test_percentiles_agree_with_numpy_to_the_last_bit(dtype: str) -> None:
+    data = (1000 * np.random.default_rng(5).normal(size=(1, 37, 41))).astype(dtype)
+    wanted = np.linspace(0, 100, 237).tolist()
+    found = intensity_statistics(open_volume(data), percentiles=wanted).percentiles
+    assert list(found.values()) == np.percentile(data.astype(np.float64), wanted).tolist()
+
+
+def test_the_result_does_not_depend_on_the_chunks(voxels: NDArray[Any], write_array: Write) -> None:
+    results = {
+        json.dumps(intensity_statistics(open_volume(path, roi="1:,3:,:20")).to_dict())
+        for path in (
+            write_array(voxels, "a", chunks=(6, 20, 26)),
+            write_array(voxels, "b", chunks=(1, 7, 3)),
+            write_array(voxels, "c", chunks=(2, 4, 4), shards=(4, 8, 16)),
+            write_array(voxels, "d", chunks=(4, 4, 4), zarr_format=2),
+        )
+    }
+    assert len(results) == 1
+
+
+def test_percentiles_keep_the_order_asked_for(voxels: NDArray[Any]) -> None:
+    found = intensity_statistics(open_volume(voxels), percentiles=(5, 0, 100, 95))
+    assert list(found.percentiles) == [5, 0, 100, 95]
+    assert found.low == found.percentile(5) == np.percentile(voxels, 5)
+    assert found.high == found.percentile(95.0) == np.percentile(voxels, 95)
+    with pytest.raises(ValueError, match=r"percentile 50 was not computed: these were 5, 0, 100"):
+        found.percentile(50)
+
+
+def test_statistics_survive_json_and_sorting_of_its_keys(voxels: NDArray[Any]) -> None:
+    found = intensity_statistics(open_volume(voxels), percentiles=(1.0, 0.1, 99.95, 99.8))
+    again = IntensityStatistics.from_dict(json.loads(json.dumps(found.to_dict(), sort_keys=True)))
+    assert again == found
+    assert again.high == found.percentile(99.8)
+
+
+def test_voxels_that_are_not_finite_are_left_out_and_counted() -> None:
+    data = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    data[0, 0, :3] = np.nan, np.inf, -np.inf
+    found = intensity_statistics(open_volume(data))
+    finite = data[np.isfinite(data)]
+    assert found.percentile(1) == np.percentile(finite.astype(np.float64), 1)
+    assert (found.n_voxels, found.nan_fraction) == (57, 3 / 60)
+    assert (found.minimum, found.maximum) == (3, 59)
+
+
+def test_only_the_roi_and_the_mask_count(voxels: NDArray[Any]) -> None:
+    mask = voxels % 3 == 0
+    found = intensity_statistics(open_volume(voxels, mask=mask, roi="1:5,:,3:"))
+    counted = voxels[1:5, :, 3:][mask[1:5, :, 3:]]
+    assert found.n_voxels == counted.size
+    assert found.percentile(99.8) == np.percentile(counted, 99.8)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (np.full((2, 3, 4), np.nan), {}, "holds no finite voxel among 24 voxels looked at"),
+        (np.full((2, 3, 4), 7.5), {}, "is constant: every voxel looked at is 7.5"),
+        (np.full((2, 3, 4), 7), {"percentiles": (50,)}, "is constant: every voxel looked at is 7"),
+        (np.eye(20)[np.newaxis], {"percentiles": (1, 90)}, "percentiles 1 and 90 are both 0"),
+        (np.eye(20)[np.newaxis], {"percentiles": ()}, "must be one or more of 0 to 100"),
+        (np.eye(20)[np.newaxis], {"percentiles": (1, 101)}, "must be one or more of 0 to 100"),
+        (np.eye(20)[np.newaxis], {"percentiles": (99, 1)}, "the first must be below the last"),
+        (np.eye(20)[np.newaxis], {"percentiles": (np.nan,)}, "must be one or more of 0 to 100"),
+        (np.eye(20)[np.newaxis], {"seed": -1}, "seed -1"),
+        (np.eye(20)[np.newaxis], {"max_voxels": 0}, "max_voxels 0"),
+    ],
+)
+def test_what_cannot_be_described_is_named(
+    data: NDArray[Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        intensity_statistics(open_volume(data), **options)
+    assert message in str(caught.value)
+
+
+def test_an_empty_mask_is_named(voxels: NDArray[Any]) -> None:
+    volume = open_volume(voxels, mask=np.zeros(voxels.shape, bool))
+    with pytest.raises(ValueError, match="among 0 voxels looked at within its mask"):
+        intensity_statistics(volume)
+
+
+def test_an_empty_sparse_array_is_told_from_a_constant_one(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a", shape=(4, 8, 8), chunks=(4, 4, 4), dtype="u1", fill_value=9)
+    with pytest.raises(ValueError, match=r"looked at is 9 \(the array omits all of its 4"):
+        intensity_statistics(open_volume(tmp_path / "a"))
+
+
+def large(shape: tuple[int, int, int] = (16, 64, 64), **options: Any) -> tuple[Volume, Any]:
+    """Return a volume whose voxels are their own numbers, so that a sample can be told."""
+    data = np.arange(1, 1 + np.prod(shape), dtype=np.uint32).reshape(shape)
+    array = zarr.create_array(MemoryStore(), shape=shape, dtype=data.dtype, **options)
+    array[...] = data
+    return open_volume(array), data
+
+
+def test_a_large_target_is_sampled_in_whole_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, data = large(chunks=(4, 8, 8))
+    boxes = []
+    real = Volume.read
+    monkeypatch.setattr(Volume, "read", lambda v, a, b: boxes.append((a, b)) or real(v, a, b))
+    found = intensity_statistics(volume, max_voxels=2**14)
+    assert found.n_voxels == 2**14
+    assert found.n_units == len(boxes) == len(set(boxes)) == 64
+    assert all(a % c == 0 for low, _ in boxes for a, c in zip(low, (4, 8, 8), strict=True))
+    read = np.concatenate([data[tuple(map(slice, a, b))].ravel() for a, b in boxes])
+    assert found.percentile(1) == np.percentile(read, 1)
+    assert found.mean == pytest.approx(read.mean())
+
+
+def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
+    volume, _ = large(chunks=(4, 8, 8))
+    first, again, other = (
+        intensity_statistics(volume, max_voxels=2**12, seed=seed) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first.mean != other.mean
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunks": (16, 64, 64)},
+        {"chunks": (1, 8, 8)},
+        {"chunks": (4, 8, 8), "shards": (16, 64, 64)},
+        {"chunks": (5, 7, 9)},
+    ],
+    ids=["one chunk", "small chunks", "one shard", "uneven chunks"],
+)
+def test_a_sample_is_bounded_and_fair_however_the_array_is_chunked(options: dict[str, Any]) -> None:
+    volume, data = large(**options)
+    found = [intensity_statistics(volume, max_voxels=2**13, seed=seed) for seed in range(10)]
+    assert all(0 < f.n_voxels <= 2**13 for f in found)
+    assert all(8 <= f.n_units <= 80 for f in found)
+    # 10 samples of 1/8 of the voxels: their mean is near that of all
+    assert np.mean([f.mean for f in found]) == pytest.approx(data.mean(), rel=0.1)
+
+
+def test_a_sample_keeps_to_the_roi_and_the_mask() -> None:
+    _, data = large(chunks=(4, 8, 8))
+    mask = np.zeros(data.shape, bool)
+    mask[:, 20:50] = True
+    inside = open_volume(data, mask=mask, roi="3:,5:,7:60")
+    found = intensity_statistics(inside, max_voxels=2**12)
+    region = data[3:, 20:50, 7:60]
+    assert region.min() <= found.minimum <= found.maximum <= region.max()
+    assert found.n_voxels <= 2**12
+
+
+def test_omitted_chunks_are_skipped_and_counted() -> None:
+    shape = (16, 64, 64)
+    array = zarr.create_array(MemoryStore(), shape=shape, dtype="u2", chunks=(4, 8, 8))
+    array[4:8, 8:40] = np.random.default_rng(0).integers(5, 50, (4, 32, 64))
+    found = intensity_statistics(open_volume(array), max_voxels=2**12)
+    assert found.minimum >= 5
+    assert found.n_units_missing > 0
+    assert found.n_units == 16
+
+
+def test_a_sample_without_any_stored_chunk_is_an_error() -> None:
+    empty = zarr.create_array(MemoryStore(), shape=(16, 64, 64), dtype="u2", chunks=(4, 8, 8))
+    with pytest.raises(
+        ValueError, match="no intensities found in 256 of 256 chunks drawn: 256 are"
+    ):
+        intensity_statistics(open_volume(empty), max_voxels=2**12)
+    _, data = large(chunks=(4, 8, 8))
+    masked = open_volume(data, mask=np.zeros(data.shape, bool))
+    with pytest.raises(ValueError, match="lie outside the mask"):
+        intensity_statistics(masked, max_voxels=2**12)
+    nothing = open_volume(np.full(data.shape, np.nan))
+    with pytest.raises(ValueError, match="no finite voxel among 4096 voxels"):
+        intensity_statistics(nothing, max_voxels=2**12)
+
+
+def test_a_damaged_chunk_stops_the_statistics(voxels: NDArray[Any], write_array: Write) -> None:
+    path = Path(write_array(voxels))
+    (path / "c/0/0/0").write_bytes(b"nonsense")
+    with pytest.raises(OSError, match="cannot read"):
+        intensity_statistics(open_volume(path))
