@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from cte_dask.experiment import Candidate, batch_size
-from cte_dask.models.loading import load_network
-from cte_dask.models.source import fetch
+from cte_dask.models.source import pinned
+from cte_dask.models.trial import with_needs
 from cte_dask.perturb.bottleneck import BlackBoxError
 from cte_dask.predict import Predictor, frame_of
-from cte_dask.probe import probe_halo, probe_multiple
 from cte_dask.reason import reason
 from cte_dask.tiles import Shape
 
@@ -75,7 +72,7 @@ def settle(
         tell(f"loading model {number} of {len(bank)}: {spec.name}")
         try:
             candidate = _ready(
-                _settle(spec, tile=tile, device=device, batch=batch),
+                _settle(pinned(spec), tile=tile, device=device, batch=batch),
                 tile=tile,
                 device=device,
                 precision=precision,
@@ -92,7 +89,7 @@ def settle(
 
 
 def _settle(spec: ModelSpec, *, tile: Shape, device: str, batch: int | None) -> Candidate:
-    spec = _with_geometry(_with_digest(spec), tile=tile, device=device)
+    spec = with_needs(spec, limit=min(tile[-spec.dims :]))
     halo, multiple = spec.halo_zyx or (0, 0, 0), spec.multiple_zyx or (1, 1, 1)
     for axis, h, t in zip("zyx", halo, tile, strict=True):
         if h > t:
@@ -103,38 +100,6 @@ def _settle(spec: ModelSpec, *, tile: Shape, device: str, batch: int | None) -> 
     frame = frame_of(tile, halo=halo, multiple=multiple)
     size = batch or batch_size(frame.shape, dims=spec.dims, device=device)
     return Candidate(spec, size, features=True)
-
-
-def _with_digest(spec: ModelSpec) -> ModelSpec:
-    if spec.sha256 is not None or spec.format == "python":
-        return spec
-    path = Path(fetch(spec))
-    if not path.is_file():
-        return spec
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return spec.model_copy(update={"sha256": digest})
-
-
-def _with_geometry(spec: ModelSpec, *, tile: Shape, device: str) -> ModelSpec:
-    if spec.halo is not None and spec.multiple is not None:
-        return spec
-    network = load_network(spec, device=device)
-    multiple = spec.multiple or dict.fromkeys(
-        spec.axes, probe_multiple(network.forward, dims=spec.dims, in_channels=spec.in_channels)
-    )
-    if spec.halo is None:
-        limit = min(tile[-spec.dims :])
-        probed = probe_halo(
-            network.forward,
-            dims=spec.dims,
-            multiple=max(multiple.values()),
-            in_channels=spec.in_channels,
-            limit=limit,
-        )
-        halo = dict(zip(spec.axes, probed[-spec.dims :], strict=True))
-        return spec.model_copy(update={"halo": halo, "multiple": multiple})
-    return spec.model_copy(update={"multiple": multiple})
 
 
 def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:

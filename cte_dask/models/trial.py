@@ -13,7 +13,7 @@ from cte_dask.models.report import ModelReport
 from cte_dask.models.spec import ModelSpec
 from cte_dask.probe import measure_halo, probe_multiple
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "with_needs"]
 
 Shape = tuple[int, ...]
 Forward = Callable[[Tensor], Tensor]
@@ -35,6 +35,37 @@ def check_model(spec: ModelSpec) -> ModelReport:
     # The network's own code runs here and may raise anything.
     except Exception as error:
         raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
+
+
+def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
+    """Return the model with its halo and multiple filled in, measured where not declared.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    limit
+        Largest halo searched for, in voxels.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be loaded.
+    ValueError
+        If its needs cannot be measured.
+    """
+    if spec.halo is not None and spec.multiple is not None:
+        return spec
+    network = load_network(spec)
+    forward = _single(network)
+    multiple = _multiple(spec, network, forward)
+    halo = _halo(spec, network, forward, multiple, [], limit=limit) if spec.halo is None else None
+    if spec.halo is None and halo is None:
+        raise ValueError("its halo cannot be measured at a fixed extent: name it in the bank")
+    filled = {"multiple": dict(zip(spec.axes, multiple[3 - spec.dims :], strict=True))}
+    if halo is not None:
+        filled["halo"] = dict(zip(spec.axes, halo[3 - spec.dims :], strict=True))
+    return spec.model_copy(update=filled)
 
 
 def _inspect(spec: ModelSpec, network: Network) -> ModelReport:
@@ -122,6 +153,8 @@ def _halo(
     forward: Forward,
     multiple: tuple[int, int, int],
     notes: list[str],
+    *,
+    limit: int | None = None,
 ) -> Shape | None:
     if network.fixed_spatial is not None:
         if spec.halo is None:
@@ -133,6 +166,7 @@ def _halo(
         multiple=multiple[3 - spec.dims :],
         in_channels=spec.in_channels,
         activation=_activation(spec),
+        limit=limit,
     )
     if measured.note:
         notes.append(measured.note)
