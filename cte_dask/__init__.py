@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cte_dask.dataset import read_scores, score
-    from cte_dask.experiment import Experiment, resolve
+    from cte_dask.experiment import Experiment
     from cte_dask.models import ModelBank, ModelSpec, load_bank
     from cte_dask.perturb import Perturbation
     from cte_dask.planning import Plan, plan
     from cte_dask.ranking import Ranking, rank
+    from cte_dask.resolution import resolve
     from cte_dask.scores import Scores, open_scores
     from cte_dask.volume import Volume, open_volume
 
@@ -60,7 +61,7 @@ _HOMES = {
     "plan": "planning",
     "rank": "ranking",
     "read_scores": "dataset",
-    "resolve": "experiment",
+    "resolve": "resolution",
     "score": "dataset",
 }
 

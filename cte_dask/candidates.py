@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cte_dask.experiment import Candidate, batch_size
+from cte_dask.experiment import Candidate
+from cte_dask.frames import frame_of
 from cte_dask.models.source import pinned
 from cte_dask.models.trial import with_needs
 from cte_dask.perturb.bottleneck import BlackBoxError
-from cte_dask.predict import Predictor, frame_of
+from cte_dask.predict import Predictor
 from cte_dask.reason import reason
 from cte_dask.tiles import Shape
 
@@ -26,6 +28,7 @@ __all__ = ["predictor", "settle"]
 
 _READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
 _MOST_READY = 64
+BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 
 
 def predictor(
@@ -135,3 +138,9 @@ def _ready(
     loaded.check()
     _READY[(settled, tile, device, precision, features)] = loaded
     return settled
+
+
+def batch_size(frame: Shape, *, dims: int, device: str) -> int:
+    """Return the samples of a forward pass that keep a device busy within bounded memory."""
+    voxels = math.prod(frame) if dims == 3 else frame[1] * frame[2]
+    return max(1, BATCH_VOXELS[device] // voxels)

@@ -6,14 +6,38 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cte_dask.options import (
+    Axes,
+    Bank,
+    Batch,
+    BlockOption,
+    Channel,
+    Device,
+    JsonOption,
+    Level,
+    Mask,
+    MetricOption,
+    Perturb,
+    Precision,
+    Quiet,
+    Repeats,
+    Roi,
+    Seed,
+    Target,
+    Threads,
+    TileOption,
+    Time,
+    Workers,
+    settings,
+    target_options,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from cte_dask.pipeline import TargetOptions
 
 __all__ = ["app"]
 
@@ -28,33 +52,6 @@ app = typer.Typer(
 )
 models = typer.Typer(help="Look at a model bank.", no_args_is_help=True)
 app.add_typer(models, name="models")
-
-Target = Annotated[str, typer.Argument(help="Path or URL of a zarr array or group, or OME-Zarr.")]
-Bank = Annotated[str, typer.Option("--bank", help="Path or URL of bank.yaml.")]
-Level = Annotated[str, typer.Option(help="Pyramid level: a number, or auto by voxel size.")]
-Axes = Annotated[str | None, typer.Option(help="Axes of a plain array, such as zyx or tczyx.")]
-Channel = Annotated[int | None, typer.Option(help="Channel to score, from 0.")]
-Time = Annotated[int | None, typer.Option(help="Time point to score, from 0.")]
-Roi = Annotated[str | None, typer.Option(help="Region in voxels: z0:z1,y0:y1,x0:x1.")]
-Mask = Annotated[str | None, typer.Option(help="Array; tiles without a mask voxel are skipped.")]
-TileOption = Annotated[str | None, typer.Option("--tile", help="Tile extent in voxels: z,y,x.")]
-Perturb = Annotated[
-    list[str] | None,
-    typer.Option(help="kind:strength, repeatable; dropout, gaussian, brightness, contrast, gamma."),
-]
-MetricOption = Annotated[
-    list[str] | None, typer.Option("--metric", help="nhd or ei, repeatable; the first one ranks.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
-Repeats = Annotated[int, typer.Option(help="Perturbed runs of each perturbation.")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")]
-Threads = Annotated[int, typer.Option(help="Threads of inference in each worker.")]
-Batch = Annotated[int | None, typer.Option(help="Samples in one forward pass.")]
-BlockOption = Annotated[str | None, typer.Option("--block", help="Tiles of a block: z,y,x.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 @contextmanager
@@ -82,56 +79,6 @@ def _console(quiet: bool) -> Console:
 
 def _teller(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, style="dim", markup=False, highlight=False)
-
-
-def _triple(text: str | None, what: str) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    try:
-        z, y, x = (int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{what} {text!r} must be three whole numbers z,y,x") from None
-    if min(z, y, x) < 1:
-        raise ValueError(f"{what} {text!r} must be at least 1 along z, y and x")
-    return z, y, x
-
-
-def _level(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not text.isdecimal():
-        raise ValueError(f"--level {text!r} must be auto or a number from 0")
-    return int(text)
-
-
-def _options(  # the options of a target, as one value
-    target: str,
-    level: str,
-    axes: str | None,
-    channel: int | None,
-    time: int | None,
-    roi: str | None,
-    mask: str | None,
-) -> TargetOptions:
-    from cte_dask.pipeline import TargetOptions
-
-    return TargetOptions(target, _level(level), axes, channel, time, roi, mask)
-
-
-def _settings(
-    perturb: list[str] | None,
-    metric: list[str] | None,
-    tile: str | None,
-    block: str | None,
-    **others: Any,
-) -> dict[str, Any]:
-    given = {
-        "perturbations": tuple(perturb) if perturb else None,
-        "metrics": tuple(metric) if metric else None,
-        "tile": _triple(tile, "--tile"),
-        "block": _triple(block, "--block"),
-    }
-    return {**{name: value for name, value in given.items() if value is not None}, **others}
 
 
 @app.command()
@@ -171,7 +118,9 @@ def rank(
 
         console = _console(quiet)
         outcome = rank_target(
-            _options(target, level, axes, channel, time, roi, mask),
+            target_options(
+                target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
+            ),
             bank,
             out,
             cluster=cluster,
@@ -180,7 +129,7 @@ def rank(
             overwrite=overwrite,
             console=console,
             tell=_teller(console),
-            **_settings(
+            **settings(
                 perturb,
                 metric,
                 tile,
@@ -227,10 +176,12 @@ def plan(
         from cte_dask.report.terminal import print_plan
 
         experiment, costs = plan_target(
-            _options(target, level, axes, channel, time, roi, mask),
+            target_options(
+                target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
+            ),
             bank,
             tell=_teller(_console(quiet)),
-            **_settings(
+            **settings(
                 perturb,
                 metric,
                 tile,

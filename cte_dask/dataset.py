@@ -34,7 +34,7 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
     bank
         The source models, from `load_bank`.
     **options
-        As of `cte_dask.experiment.resolve`: perturbations, metrics, tile, seed, repeats, device …
+        As of `cte_dask.resolution.resolve`: perturbations, metrics, tile, seed, repeats, device …
 
     Returns
     -------
@@ -49,7 +49,7 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
     ValueError
         For any bad value, naming it.
     """
-    from cte_dask.experiment import resolve
+    from cte_dask.resolution import resolve
     from cte_dask.run import blocks_array
 
     experiment = resolve(volume, bank, **options)

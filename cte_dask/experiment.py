@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency import metric
 from cte_dask.perturb import Perturbation
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
-from cte_dask.volume.statistics import IntensityStatistics, intensity_statistics
+from cte_dask.volume.statistics import IntensityStatistics
 
 if TYPE_CHECKING:
-    from cte_dask.models.bank import ModelBank
     from cte_dask.models.spec import ModelSpec
     from cte_dask.volume import Volume
 
-__all__ = ["Candidate", "Experiment", "default_tile", "resolve"]
-
-DEFAULT_PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
-CANONICAL_PERCENTILES = (1.0, 99.8)
-BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
+__all__ = ["Candidate", "Experiment", "versions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,155 +167,3 @@ def versions() -> dict[str, str]:
 
     names = ("cte-dask", "torch", "numpy", "numba", "zarr", "dask")
     return {"python": platform.python_version(), **{n: version(n) for n in names}}
-
-
-def default_tile(shape: Shape, dims: Iterable[int]) -> Shape:
-    """Return the tile for a target and the dimensions of the models that will see it.
-
-    Planes of 256×256 voxels when all models are 2D (the paper's choice), boxes of 64×128×128 when
-    one is 3D; cut to the target.
-    """
-    z, y, x = (64, 128, 128) if 3 in set(dims) else (1, 256, 256)
-    return min(z, shape[0]), min(y, shape[1]), min(x, shape[2])
-
-
-def resolve(
-    volume: Volume,
-    bank: ModelBank,
-    *,
-    tile: Shape | None = None,
-    perturbations: Sequence[Perturbation | str] = DEFAULT_PERTURBATIONS,
-    metrics: Sequence[str] = ("nhd",),
-    seed: int = 0,
-    repeats: int = 1,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int = 1,
-    batch: int | None = None,
-    block: Shape | None = None,
-    workers: int = 1,
-    sample: bool = True,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Experiment:
-    """Settle everything a run needs: load each model once, measure the target's intensities.
-
-    Parameters
-    ----------
-    volume, bank
-        Target and source models.
-    tile
-        Extent of a tile (z, y, x), voxels; by default as `default_tile`.
-    perturbations
-        Names such as ``"dropout:0.2"`` or values.
-    metrics
-        Names of metrics, the first one ranks.
-    seed, repeats
-        Seed of every random draw; N_pert.
-    device, precision, threads, batch
-        How inference runs; see `Experiment`.
-    block
-        Tiles of a block (z, y, x); planned from chunks and halo by default.
-    workers
-        Number of workers the blocks should keep busy.
-    sample
-        Whether to measure the target's intensities; a plan does without.
-    tell
-        Receives one line of progress per step.
-
-    Returns
-    -------
-    Experiment
-
-    Raises
-    ------
-    ValueError
-        For any bad value, naming it; also when no model of the bank is usable.
-    """
-    from cte_dask.candidates import settle
-    from cte_dask.planning import plan_blocks
-    from cte_dask.predict import resolve_device
-
-    asked = tuple(
-        p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in perturbations
-    )
-    _check(asked, metrics, repeats=repeats, threads=threads, batch=batch, seed=seed)
-    grid = TileGrid(volume.shape, tile or default_tile(volume.shape, (m.dims for m in bank)))
-    if not len(grid):
-        raise ValueError(f"no tile of {grid.tile} fits the target {grid.shape}")
-    where = resolve_device(device)
-    wanted = sorted({q for m in bank for q in _percentiles(m)} | set(CANONICAL_PERCENTILES))
-    intensity = None
-    if sample:
-        tell("sampling the target's intensities")
-        intensity = intensity_statistics(volume, percentiles=wanted, seed=seed)
-        _check_contrast(volume, intensity)
-    candidates, excluded = settle(
-        bank,
-        tile=grid.tile,
-        features=any(p.space == "feature" for p in asked),
-        device=where,
-        precision=precision,
-        threads=threads,
-        batch=batch,
-        tell=tell,
-    )
-    draft = Experiment(
-        volume=volume,
-        grid=grid,
-        per_block=block or (1, 1, 1),
-        candidates=candidates,
-        excluded=excluded,
-        perturbations=asked,
-        metrics=tuple(metrics),
-        intensity=intensity,
-        seed=seed,
-        repeats=repeats,
-        device=where,
-        precision="float32" if precision == "auto" else precision,
-        threads=threads,
-    )
-    _ = draft.primary
-    return draft if block else replace(draft, per_block=plan_blocks(draft, workers=workers))
-
-
-def _percentiles(spec: ModelSpec) -> set[float]:
-    from cte_dask.models.preprocessing import required_percentiles
-
-    return required_percentiles(spec)
-
-
-def _check_contrast(volume: Volume, intensity: IntensityStatistics) -> None:
-    low, high = (intensity.percentile(q) for q in CANONICAL_PERCENTILES)
-    if not low < high:
-        raise ValueError(
-            f"target {volume.name} has no contrast: its percentiles {CANONICAL_PERCENTILES} are "
-            f"{low:g} and {high:g}; choose a region with structure (--roi) or a --mask"
-        )
-
-
-def _check(
-    perturbations: Sequence[Perturbation],
-    metrics: Sequence[str],
-    *,
-    repeats: int,
-    threads: int,
-    batch: int | None,
-    seed: int,
-) -> None:
-    if not perturbations or not metrics:
-        raise ValueError("at least one perturbation and one metric are needed")
-    if len({p.name for p in perturbations}) < len(perturbations):
-        raise ValueError(f"a perturbation is given twice: {[p.name for p in perturbations]}")
-    for name in metrics:
-        metric(name)
-    for name, value in (("repeats", repeats), ("threads", threads), ("batch", batch)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, not {seed}")
-
-
-def batch_size(frame: Shape, *, dims: int, device: str) -> int:
-    """Return the samples of a forward pass that keep a device busy within bounded memory."""
-    voxels = math.prod(frame) if dims == 3 else frame[1] * frame[2]
-    return max(1, BATCH_VOXELS[device] // voxels)

@@ -14,12 +14,13 @@ from rich.console import Console
 
 from cte_dask.cluster import default_workers, open_cluster
 from cte_dask.dataset import read_scores
-from cte_dask.experiment import Experiment, resolve
+from cte_dask.experiment import Experiment
 from cte_dask.models import ModelBank, load_bank
 from cte_dask.planning import plan
 from cte_dask.ranking import Ranking, rank
 from cte_dask.report.files import ranking_dict, write_experiment, write_ranking, write_tiles
 from cte_dask.report.progress import RunProgress
+from cte_dask.resolution import resolve
 from cte_dask.run import run
 from cte_dask.scores import Scores, create, layout_of
 from cte_dask.volume import Volume, open_volume
@@ -128,7 +129,7 @@ def rank_target(
     tell
         Receives one line per preparatory step.
     **settings
-        As of `cte_dask.experiment.resolve`.
+        As of `cte_dask.resolution.resolve`.
 
     Returns
     -------
@@ -141,7 +142,9 @@ def rank_target(
     """
     url = f"{out}/scores.zarr"
     _check_out(out, url, resume=resume, overwrite=overwrite)
-    workers = workers or default_workers(threads)
+    workers = default_workers(threads) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
     bank = load_bank(bank_path)
     tell("opening the target")
     volume = open_target(options, bank)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cte_dask.scoring import COLUMNS, loaded, margins
+from cte_dask.scoring import COLUMNS, loaded
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
+from cte_dask.window import margins
 
 if TYPE_CHECKING:
     from cte_dask.experiment import Experiment
@@ -180,7 +181,7 @@ def _voxels_read(experiment: Experiment, blocks: BlockGrid, before: Shape, after
 
 
 def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCost]:
-    from cte_dask.predict import draws_of
+    from cte_dask.perturb.draw import draws_of
 
     draws = draws_of(experiment.perturbations, experiment.repeats)
     costs = []

@@ -8,7 +8,6 @@ batch; what the passes of a tile share (the encoder, under feature perturbation)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cte_dask.arrays import from_torch, namespace, to_torch
+from cte_dask.frames import frame_of
 from cte_dask.models.loading import load_network
 from cte_dask.models.preprocessing import preprocess
-from cte_dask.perturb import Perturbation, philox
+from cte_dask.perturb.draw import Draw
 from cte_dask.perturb.feature import FeaturePath, feature_path
-from cte_dask.perturb.input import perturb_raw
+from cte_dask.perturb.input import CANONICAL_PERCENTILES, perturb_raw
 from cte_dask.tiles import Shape, Tile
 
 if TYPE_CHECKING:
@@ -29,77 +29,9 @@ if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
     from cte_dask.volume.statistics import IntensityStatistics
 
-__all__ = ["Draw", "Frame", "Predictor", "draws_of", "frame_of", "resolve_device"]
+__all__ = ["Predictor", "resolve_device"]
 
-CANONICAL_PERCENTILES = (1.0, 99.8)
-"""Intensities mapped to 0 and 1 before a perturbation, percentiles of the whole target."""
-
-PRECISIONS = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One perturbed run: a perturbation and the number of its repeat."""
-
-    perturbation: Perturbation
-    repeat: int
-
-    def key(self, seed: int, tile: Tile, layer: int = 0) -> tuple[int, int]:
-        """Return the Philox key of this run's draw for a tile (and layer)."""
-        return philox.key(seed, self.perturbation.name, self.repeat, tile.index, layer)
-
-
-def draws_of(perturbations: Iterable[Perturbation], repeats: int) -> tuple[Draw, ...]:
-    """Return every perturbed run: each perturbation `repeats` times."""
-    return tuple(Draw(p, r) for p in perturbations for r in range(repeats))
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What a model reads for one tile: the tile with its halo, at an extent the network accepts.
-
-    Parameters
-    ----------
-    before
-        Voxels of context before the tile's start (z, y, x).
-    shape
-        Extent in voxels (z, y, x); what is left after tile and halo lies behind the tile.
-    """
-
-    before: Shape
-    shape: Shape
-
-    @property
-    def after(self) -> Shape:
-        """Voxels of the frame from the tile's start on (z, y, x)."""
-        z, y, x = (s - b for s, b in zip(self.shape, self.before, strict=True))
-        return z, y, x
-
-
-def frame_of(tile: Shape, *, halo: Shape, multiple: Shape) -> Frame:
-    """Return the frame of a whole tile.
-
-    Parameters
-    ----------
-    tile
-        Extent of a whole tile (z, y, x). Cut tiles use the same frame, so shapes never vary.
-    halo
-        Context a side, voxels (z, y, x).
-    multiple
-        The network's input extents must be multiples of this (z, y, x).
-
-    Examples
-    --------
-    >>> frame_of((1, 100, 100), halo=(0, 16, 16), multiple=(1, 8, 8))
-    Frame(before=(0, 16, 16), shape=(1, 136, 136))
-    """
-    z, y, x = (-(-(t + 2 * h) // m) * m for t, h, m in zip(tile, halo, multiple, strict=True))
-    return Frame(halo, (z, y, x))
+_DTYPES = {"auto": "float32"}
 
 
 def resolve_device(name: str) -> str:
@@ -157,13 +89,16 @@ class Predictor:
     ) -> None:
         self.spec = spec
         self.device = device
-        self.dtype = PRECISIONS[precision]
+        self.dtype = getattr(torch, _DTYPES.get(precision, precision))
         self.tile = tile
         halo, multiple = spec.halo_zyx, spec.multiple_zyx
         if halo is None or multiple is None:
             raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
         self.frame = frame_of(tile, halo=halo, multiple=multiple)
         self.network: Network = load_network(spec, device=device, dtype=self.dtype)
+        if self.network.kind == "module" and spec.dims == 2:
+            # Convolution, norm and activation then share one layout; 3D convolutions gain nothing.
+            self.network.forward.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch = self.network.fixed_batch or batch
         self.path: FeaturePath | None = self._open() if features else None
 
@@ -254,7 +189,8 @@ class Predictor:
         outputs = [self._batched(planes[0], masks), *(self._batched(p, []) for p in planes[1:])]
         inputs, features = iter(o[0] for o in outputs[1:]), iter(outputs[0][1:])
         ordered = [next(inputs if d.perturbation.space == "input" else features) for d in draws]
-        return [self._foreground(o, len(tiles)) for o in (outputs[0][0], *ordered)]
+        shape = (len(tiles), *self.tile)
+        return [from_torch(o.reshape(shape)) for o in (outputs[0][0], *ordered)]
 
     def _samples(self, frames: Any, intensity: IntensityStatistics) -> Tensor:
         """Preprocess frames and lay them out as network samples (S, 1, [z,] y, x)."""
@@ -341,9 +277,6 @@ class Predictor:
     def _inside(self, tile: Shape) -> tuple[slice, ...]:
         """Slices of a tile's core within its frame (z, y, x)."""
         return tuple(slice(b, b + t) for b, t in zip(self.frame.before, tile, strict=True))
-
-    def _foreground(self, samples: Tensor, n_tiles: int) -> Any:
-        return from_torch(samples.reshape(n_tiles, *self.tile))
 
 
 def _activate(logits: Tensor, output: Any) -> Tensor:

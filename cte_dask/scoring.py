@@ -5,7 +5,6 @@ No prediction leaves the device it was made on; a few numbers a tile come back.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,15 @@ from cte_dask.arrays import namespace, to_numpy
 from cte_dask.consistency import STATISTICS
 from cte_dask.consistency.binary import binary_agreement_batch
 from cte_dask.reason import reason
-from cte_dask.tiles import Block, Shape, Tile
+from cte_dask.tiles import Block, Tile
+from cte_dask.window import Window, read_window, shifted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.experiment import Candidate, Experiment
-    from cte_dask.predict import Draw, Predictor
+    from cte_dask.perturb.draw import Draw
+    from cte_dask.predict import Predictor
 
 __all__ = [
     "COLUMNS",
@@ -30,7 +31,6 @@ __all__ = [
     "BlockScores",
     "failed_block",
     "loaded",
-    "margins",
     "predict_tiles",
     "score_block",
 ]
@@ -45,8 +45,6 @@ STATUS = {
     "failed": 6,  # an error; its cause is in the ledger
 }
 COLUMNS = (*STATISTICS, "status")
-
-READ_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def score_block(experiment: Experiment, index: int) -> BlockScores:
     block = experiment.blocks.block_at(index)
     scores = failed_block(experiment, index, {})
     try:
-        window = _read(experiment, block)
+        window = read_window(experiment, block)
         chosen = _unmasked(experiment, block)
     except (OSError, ValueError) as error:
         causes = {c.name: reason(error) for c in experiment.candidates}
@@ -110,32 +108,6 @@ def failed_block(experiment: Experiment, index: int, causes: dict[str, str]) -> 
     values = np.full((len(experiment.candidates), draws, len(COLUMNS), tiles), np.nan)
     values[:, :, -1] = STATUS["failed"]
     return BlockScores(index, values, causes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """The voxels of a block with the widest halo among the models, on the device."""
-
-    voxels: Any
-    start: Shape
-
-    def frame(self, start: Shape, shape: Shape) -> Any:
-        low = _shifted(start, self.start, -1)
-        return self.voxels[tuple(slice(a, a + s) for a, s in zip(low, shape, strict=True))]
-
-
-def margins(experiment: Experiment) -> tuple[Shape, Shape]:
-    """Return the context that a block's read adds before its start and behind its stop."""
-    from cte_dask.predict import frame_of
-
-    tile = experiment.grid.tile
-    frames = [
-        frame_of(tile, halo=c.spec.halo_zyx or (0, 0, 0), multiple=c.spec.multiple_zyx or (1, 1, 1))
-        for c in experiment.candidates
-    ]
-    before = [max(f.before[i] for f in frames) for i in range(3)]
-    after = [max(f.after[i] - tile[i] for f in frames) for i in range(3)]
-    return (before[0], before[1], before[2]), (after[0], after[1], after[2])
 
 
 def predict_tiles(
@@ -159,7 +131,7 @@ def predict_tiles(
         draw, float32 (z, y, x) of the tile's extent.
     """
     block = experiment.blocks.block_at(index)
-    window = _read(experiment, block)
+    window = read_window(experiment, block)
     for candidate in experiment.candidates:
         ready = loaded(experiment, candidate)
         for group in _groups(np.arange(len(block.tiles)), ready):
@@ -172,35 +144,11 @@ def predict_tiles(
                 yield candidate.name, tile, [m[core] for m in maps]
 
 
-def _read(experiment: Experiment, block: Block) -> _Window:
-    before, after = margins(experiment)
-    last = block.tiles[-1].start
-    start = _shifted(block.start, before, -1)
-    stop = _shifted(_shifted(last, experiment.grid.tile, 1), after, 1)
-    for attempt in range(READ_ATTEMPTS):
-        try:
-            voxels = experiment.volume.read(start, stop)
-            break
-        except OSError:
-            if attempt == READ_ATTEMPTS - 1:
-                raise
-            time.sleep(0.1 * 4**attempt)
-    if experiment.device == "cuda":
-        import cupy
-
-        voxels = cupy.asarray(voxels)
-    return _Window(voxels, start)
-
-
-def _shifted(a: Shape, b: Shape, sign: int) -> Shape:
-    return a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2]
-
-
 def _unmasked(experiment: Experiment, block: Block) -> NDArray[np.bool_]:
     mask = experiment.volume.read_mask(block.start, block.stop)
     if mask is None:
         return np.ones(len(block.tiles), bool)
-    window = _Window(mask, block.start)
+    window = Window(mask, block.start)
     return np.array([bool(window.frame(t.start, t.shape).any()) for t in block.tiles])
 
 
@@ -208,10 +156,10 @@ def _score_model(
     experiment: Experiment,
     candidate: Candidate,
     block: Block,
-    window: _Window,
+    window: Window,
     chosen: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    from cte_dask.predict import draws_of
+    from cte_dask.perturb.draw import draws_of
 
     ready = loaded(experiment, candidate)
     draws = draws_of(experiment.perturbations, experiment.repeats)
@@ -253,7 +201,7 @@ def _score_tiles(
     ready: Predictor,
     tiles: Sequence[Tile],
     draws: Sequence[Draw],
-    window: _Window,
+    window: Window,
 ) -> NDArray[np.float64]:
     """Return (draw, column, tile) for some tiles of one model."""
     xp = namespace(window.voxels)
@@ -297,5 +245,5 @@ def _run(
     )
 
 
-def _frame(window: _Window, ready: Predictor, tile: Tile) -> Any:
-    return window.frame(_shifted(tile.start, ready.frame.before, -1), ready.frame.shape)
+def _frame(window: Window, ready: Predictor, tile: Tile) -> Any:
+    return window.frame(shifted(tile.start, ready.frame.before, -1), ready.frame.shape)

@@ -63,6 +63,9 @@ def write_model(
     """Write a random U-Net whose foreground covers about half of a `blobs` image."""
     torch.manual_seed(10 + seed)  # with these, no network is dead
     network = UNet(dims=dims, features=features).eval()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv3d):
+            torch.nn.init.kaiming_normal_(layer.weight)  # else nothing deep comes through
     image = blobs((1, 64, 64) if dims == 2 else (16, 32, 32), seed=1).astype(np.float32)
     x = torch.from_numpy((image - image.min()) / np.ptp(image)).reshape(1, 1, *image.shape[-dims:])
     with torch.no_grad():

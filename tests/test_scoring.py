@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cte_dask.consistency.binary import binary_agreement, ei, nhd
-from cte_dask.experiment import resolve
 from cte_dask.models import ModelBank, load_bank
 from cte_dask.perturb.bottleneck import hooked
-from cte_dask.predict import draws_of
+from cte_dask.perturb.draw import draws_of
+from cte_dask.resolution import resolve
 from cte_dask.scoring import COLUMNS, STATUS, predict_tiles, score_block
 from cte_dask.volume import open_volume
 

@@ -26,7 +26,15 @@ CLUSTERS = {
 
 
 def default_workers(threads: int) -> int:
-    """Return the number of worker processes that fill this machine's cores."""
+    """Return the number of worker processes that fill this machine's cores.
+
+    Raises
+    ------
+    ValueError
+        If `threads` is not positive.
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from cte_dask.correlation import rank_correlation
 from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.evaluate import f1_of_counts, foreground_counts
+from cte_dask.perturb.draw import Draw
 from cte_dask.pipeline import TargetOptions, rank_target
-from cte_dask.predict import Draw
 from cte_dask.scoring import predict_tiles
 from cte_dask.volume import open_volume
 

@@ -39,9 +39,9 @@ class Sample:
         Number of bright specks per nucleus.
     """
 
-    diameter: float = 26.0
-    anisotropy: float = 3.0
-    filling: float = 0.14
+    diameter: float = 48.0
+    anisotropy: float = 5.0
+    filling: float = 0.2
     size_spread: float = 0.18
     brightness_spread: float = 0.5
     debris: float = 0.3
@@ -72,10 +72,10 @@ class Microscope:
     focus: tuple[float, float, float] = (0.8, 1.2, 1.2)
     glare: tuple[float, float, float] = (2.5, 7.0, 7.0)
     glare_fraction: float = 0.4
-    attenuation: float = 1.6
-    unevenness: float = 1.2
-    haze: float = 0.2
-    photons: float = 80.0
+    attenuation: float = 1.0
+    unevenness: float = 0.4
+    haze: float = 0.4
+    photons: float = 25.0
     read_noise: float = 4.0
     offset: float = 100.0
 

@@ -11,21 +11,20 @@ forward pass, the plain pass runs once a perturbation instead and says so.
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from cte_dask.perturb import philox
 from cte_dask.perturb.bottleneck import BlackBoxError, bottleneck_module, bottleneck_node, hooked
+from cte_dask.perturb.cut import cut, insert_masks, named_node
 from cte_dask.reason import reason
 
 if TYPE_CHECKING:
@@ -212,30 +211,12 @@ def _graph_path(forward: nn.Module, x: Tensor, names: tuple[str, ...]) -> Featur
             whole = make_fx(forward)(x)
     except Exception as error:  # foreign code: whatever tracing raises, its input can be perturbed
         raise BlackBoxError(f"its graph cannot be traced: {error}") from error
-    nodes = [_node(whole.graph, n) for n in names] or [bottleneck_node(whole.graph, x)]
+    nodes = [named_node(whole.graph, n) for n in names] or [bottleneck_node(whole.graph, x)]
     channels = tuple(node.meta["val"].shape[1] for node in nodes)
-    _insert_masks(whole.graph, nodes)
+    insert_masks(whole.graph, nodes)
     whole.recompile()
     layers = tuple(node.name for node in nodes)
     return _proven(whole, x, layers, channels, plain=whole)
-
-
-def _node(graph: Graph, name: str) -> Node:
-    nodes: list[Node] = list(graph.nodes)
-    for node in nodes:
-        if node.name == name:
-            return node
-    raise ValueError(f"no layer {name!r} in the traced graph")
-
-
-def _insert_masks(graph: Graph, nodes: Sequence[Node]) -> None:
-    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
-    for ordinal, node in enumerate(nodes):
-        with graph.inserting_after(last):
-            last = graph.placeholder(f"mask_{ordinal}")
-        with graph.inserting_after(node):
-            masked = graph.call_function(torch.ops.aten.mul.Tensor, (node, last))
-        node.replace_all_uses_with(masked, delete_user_cb=partial(operator.is_not, masked))
 
 
 def _proven(
@@ -247,7 +228,7 @@ def _proven(
     plain: Callable[..., Tensor],
 ) -> _Split:
     """Split a graph and compare with the plain pass; the second decode catches a spoilt state."""
-    prefix, suffix = _cut(whole)
+    prefix, suffix = cut(whole)
     split = _Split(layers, channels, "", prefix, suffix)
     masks = _masks(x, channels, random=True)
     with torch.no_grad():
@@ -268,57 +249,3 @@ def _masks(x: Tensor, channels: Sequence[int], *, random: bool) -> list[Tensor]:
     shapes = [(x.shape[0], c, *(1,) * (x.ndim - 2)) for c in channels]
     draws = [torch.rand(s, generator=generator) if random else torch.ones(s) for s in shapes]
     return [d.to(device=x.device, dtype=x.dtype) for d in draws]
-
-
-def _cut(whole: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Cut a graph (x, *masks) -> y into prefix x -> state and suffix (*state, *masks) -> y."""
-    graph = whole.graph
-    graph.eliminate_dead_code()
-    inputs = [n for n in graph.nodes if n.op == "placeholder"]
-    late = _descendants(graph, inputs[1:])
-    result = next(n for n in graph.nodes if n.op == "output")
-    kept = [
-        n
-        for n in graph.nodes
-        if n not in late
-        and n.op not in {"placeholder", "output", "get_attr"}
-        and n.users
-        and any(user in late or user is result for user in n.users)
-    ]
-    if inputs[0].users and any(user in late for user in inputs[0].users):
-        kept.insert(0, inputs[0])
-    return _prefix(whole, late, kept), _suffix(whole, late, kept, inputs[1:])
-
-
-def _descendants(graph: Graph, roots: Sequence[Node]) -> set[Node]:
-    late = set(roots)
-    for node in graph.nodes:
-        if node.op != "output" and not late.isdisjoint(node.all_input_nodes):
-            late.add(node)
-    return late
-
-
-def _prefix(whole: GraphModule, late: set[Node], kept: Sequence[Node]) -> GraphModule:
-    graph = Graph()
-    copies: dict[Node, Node] = {}
-    for node in whole.graph.nodes:
-        if node not in late and node.op != "output":
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(tuple(copies[n] for n in kept))
-    graph.eliminate_dead_code()
-    return GraphModule(whole, graph)
-
-
-def _suffix(
-    whole: GraphModule, late: set[Node], kept: Sequence[Node], masks: Sequence[Node]
-) -> GraphModule:
-    graph = Graph()
-    copies = {node: graph.placeholder(f"kept_{i}") for i, node in enumerate(kept)}
-    copies |= {node: graph.placeholder(f"mask_{i}") for i, node in enumerate(masks)}
-    for node in whole.graph.nodes:
-        if node in copies:
-            continue
-        if node in late or node.op in {"get_attr", "output"}:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.eliminate_dead_code()
-    return GraphModule(whole, graph)

@@ -26,6 +26,9 @@ Core = tuple[slice, ...]
 
 __all__ = ["apply", "brightness", "canonical", "contrast", "gamma", "gaussian", "perturb_raw"]
 
+CANONICAL_PERCENTILES = (1.0, 99.8)
+"""Percentiles of the whole target that the canonical scale maps to 0 and 1."""
+
 
 def canonical(raw: Array, *, low: float, high: float) -> Array:
     """Scale raw intensities to the canonical image, ``(raw - low) / (high - low)``.

@@ -1,0 +1,102 @@
+"""The options that commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from cte_dask.pipeline import TargetOptions
+
+Target = Annotated[str, typer.Argument(help="Path or URL of a zarr array or group, or OME-Zarr.")]
+Bank = Annotated[str, typer.Option("--bank", help="Path or URL of bank.yaml.")]
+Level = Annotated[str, typer.Option(help="Pyramid level: a number, or auto by voxel size.")]
+Axes = Annotated[str | None, typer.Option(help="Axes of a plain array, such as zyx or tczyx.")]
+Channel = Annotated[int | None, typer.Option(help="Channel to score, from 0.")]
+Time = Annotated[int | None, typer.Option(help="Time point to score, from 0.")]
+Roi = Annotated[str | None, typer.Option(help="Region in voxels: z0:z1,y0:y1,x0:x1.")]
+Mask = Annotated[str | None, typer.Option(help="Array; tiles without a mask voxel are skipped.")]
+TileOption = Annotated[str | None, typer.Option("--tile", help="Tile extent in voxels: z,y,x.")]
+Perturb = Annotated[
+    list[str] | None,
+    typer.Option(help="kind:strength, repeatable; dropout, gaussian, brightness, contrast, gamma."),
+]
+MetricOption = Annotated[
+    list[str] | None, typer.Option("--metric", help="nhd or ei, repeatable; the first one ranks.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+Repeats = Annotated[int, typer.Option(help="Perturbed runs of each perturbation.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")]
+Threads = Annotated[int, typer.Option(help="Threads of inference in each worker.")]
+Batch = Annotated[int | None, typer.Option(help="Samples in one forward pass.")]
+BlockOption = Annotated[str | None, typer.Option("--block", help="Tiles of a block: z,y,x.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def _triple(text: str | None, what: str) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        z, y, x = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{what} {text!r} must be three whole numbers z,y,x") from None
+    if min(z, y, x) < 1:
+        raise ValueError(f"{what} {text!r} must be at least 1 along z, y and x")
+    return z, y, x
+
+
+def _level(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise ValueError(f"--level {text!r} must be auto or a number from 0")
+    return int(text)
+
+
+def target_options(
+    target: str,
+    *,
+    level: str,
+    axes: str | None,
+    channel: int | None,
+    time: int | None,
+    roi: str | None,
+    mask: str | None,
+) -> TargetOptions:
+    """Return how a target is to be opened.
+
+    Raises
+    ------
+    ValueError
+        If the level is neither auto nor a number.
+    """
+    from cte_dask.pipeline import TargetOptions
+
+    return TargetOptions(target, _level(level), axes, channel, time, roi, mask)
+
+
+def settings(
+    perturb: list[str] | None,
+    metric: list[str] | None,
+    tile: str | None,
+    block: str | None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Return the options that were given, as `cte_dask.resolution.resolve` takes them.
+
+    Raises
+    ------
+    ValueError
+        If a triple is malformed.
+    """
+    given = {
+        "perturbations": tuple(perturb) if perturb else None,
+        "metrics": tuple(metric) if metric else None,
+        "tile": _triple(tile, "--tile"),
+        "block": _triple(block, "--block"),
+    }
+    return {**{name: value for name, value in given.items() if value is not None}, **others}

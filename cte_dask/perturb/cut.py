@@ -1,0 +1,92 @@
+"""Cutting a traced network where masks enter: what no mask reaches, and the rest."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+__all__ = ["cut", "insert_masks", "named_node"]
+
+
+def named_node(graph: Graph, name: str) -> Node:
+    """Return a node by its name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    nodes: list[Node] = list(graph.nodes)
+    for node in nodes:
+        if node.name == name:
+            return node
+    raise ValueError(f"no layer {name!r} in the traced graph")
+
+
+def insert_masks(graph: Graph, nodes: Sequence[Node]) -> None:
+    """Multiply the outputs of some nodes by masks, new last inputs of the graph."""
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    for ordinal, node in enumerate(nodes):
+        with graph.inserting_after(last):
+            last = graph.placeholder(f"mask_{ordinal}")
+        with graph.inserting_after(node):
+            masked = graph.call_function(torch.ops.aten.mul.Tensor, (node, last))
+        node.replace_all_uses_with(masked, delete_user_cb=partial(operator.is_not, masked))
+
+
+def cut(whole: GraphModule) -> tuple[GraphModule, GraphModule]:
+    """Cut a graph (x, *masks) -> y into prefix x -> state and suffix (*state, *masks) -> y."""
+    graph = whole.graph
+    graph.eliminate_dead_code()
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    late = _descendants(graph, inputs[1:])
+    result = next(n for n in graph.nodes if n.op == "output")
+    kept = [
+        n
+        for n in graph.nodes
+        if n not in late
+        and n.op not in {"placeholder", "output", "get_attr"}
+        and n.users
+        and any(user in late or user is result for user in n.users)
+    ]
+    if inputs[0].users and any(user in late for user in inputs[0].users):
+        kept.insert(0, inputs[0])
+    return _prefix(whole, late, kept), _suffix(whole, late, kept, inputs[1:])
+
+
+def _descendants(graph: Graph, roots: Sequence[Node]) -> set[Node]:
+    late = set(roots)
+    for node in graph.nodes:
+        if node.op != "output" and not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+    return late
+
+
+def _prefix(whole: GraphModule, late: set[Node], kept: Sequence[Node]) -> GraphModule:
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    for node in whole.graph.nodes:
+        if node not in late and node.op != "output":
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[n] for n in kept))
+    graph.eliminate_dead_code()
+    return GraphModule(whole, graph)
+
+
+def _suffix(
+    whole: GraphModule, late: set[Node], kept: Sequence[Node], masks: Sequence[Node]
+) -> GraphModule:
+    graph = Graph()
+    copies = {node: graph.placeholder(f"kept_{i}") for i, node in enumerate(kept)}
+    copies |= {node: graph.placeholder(f"mask_{i}") for i, node in enumerate(masks)}
+    for node in whole.graph.nodes:
+        if node in copies:
+            continue
+        if node in late or node.op in {"get_attr", "output"}:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.eliminate_dead_code()
+    return GraphModule(whole, graph)

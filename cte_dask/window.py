@@ -1,0 +1,74 @@
+"""The voxels of a block: read once, with the widest context that any model wants."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cte_dask.frames import frame_of
+from cte_dask.tiles import Block, Shape
+
+if TYPE_CHECKING:
+    from cte_dask.experiment import Experiment
+
+__all__ = ["Window", "margins", "read_window", "shifted"]
+
+READ_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The voxels of a block with the widest halo among the models, on the device."""
+
+    voxels: Any
+    start: Shape
+
+    def frame(self, start: Shape, shape: Shape) -> Any:
+        """Return a view of the box at `start`."""
+        low = shifted(start, self.start, -1)
+        return self.voxels[tuple(slice(a, a + s) for a, s in zip(low, shape, strict=True))]
+
+
+def margins(experiment: Experiment) -> tuple[Shape, Shape]:
+    """Return the context that a block's read adds before its start and behind its stop."""
+    tile = experiment.grid.tile
+    frames = [
+        frame_of(tile, halo=c.spec.halo_zyx or (0, 0, 0), multiple=c.spec.multiple_zyx or (1, 1, 1))
+        for c in experiment.candidates
+    ]
+    before = [max(f.before[i] for f in frames) for i in range(3)]
+    after = [max(f.after[i] - tile[i] for f in frames) for i in range(3)]
+    return (before[0], before[1], before[2]), (after[0], after[1], after[2])
+
+
+def read_window(experiment: Experiment, block: Block) -> Window:
+    """Read a block with its margins, once for all models; a failing read is tried again.
+
+    Raises
+    ------
+    OSError
+        If the store fails every time.
+    """
+    before, after = margins(experiment)
+    last = block.tiles[-1].start
+    start = shifted(block.start, before, -1)
+    stop = shifted(shifted(last, experiment.grid.tile, 1), after, 1)
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            voxels = experiment.volume.read(start, stop)
+            break
+        except OSError:
+            if attempt == READ_ATTEMPTS - 1:
+                raise
+            time.sleep(0.1 * 4**attempt)
+    if experiment.device == "cuda":
+        import cupy
+
+        voxels = cupy.asarray(voxels)
+    return Window(voxels, start)
+
+
+def shifted(a: Shape, b: Shape, sign: int) -> Shape:
+    """Return a + sign·b."""
+    return a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2]
