@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from cte_dask.arrays import Array, namespace
 
 __all__ = ["SEGMENTERS", "Segmenter", "segmenter", "to_core"]
@@ -134,4 +132,4 @@ def to_core(labels: Array, core: Sequence[slice]) -> Array:
         )
     xp = namespace(labels)
     cut: Array = xp.array(labels[tuple(core)], order="C", copy=True)
-    return cut if cut.dtype != np.bool_ else cut.astype(np.int32)
+    return cut

@@ -44,7 +44,5 @@ class Gasp(BoundaryWatershed):
     def _partition(self, borders: Borders) -> Array:
         attraction = np.where(borders.outer, -1.0, 1 - self.beta - borders.strength)
         policy = library().graph.agglomeration.GaspClusterPolicy(linkage="mean")
-        nodes: Array = policy.optimize(
-            borders.graph, attraction, edge_sizes=borders.size, is_mergeable=~borders.outer
-        )
+        nodes: Array = policy.optimize(borders.graph, attraction, edge_sizes=borders.size)
         return nodes

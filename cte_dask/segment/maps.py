@@ -9,7 +9,16 @@ import numpy as np
 
 from cte_dask.arrays import Array, namespace
 
-__all__ = ["check_at_least", "check_fraction", "check_sizes", "checked_maps", "host_maps", "spaced"]
+__all__ = [
+    "check_at_least",
+    "check_fraction",
+    "check_sizes",
+    "check_spacing",
+    "checked_maps",
+    "host_maps",
+    "spaced",
+    "spacing_of",
+]
 
 
 def checked_maps(maps: Array, channels: Sequence[str], optional: Sequence[str] = ()) -> list[Array]:

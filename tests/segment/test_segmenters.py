@@ -294,6 +294,22 @@ def test_small_objects_between_boundaries_go_to_their_neighbours(name: str) -> N
     assert (labels > 0).all()
 
 
+@pytest.mark.parametrize("name", BETWEEN_BOUNDARIES)
+def test_an_object_with_a_faint_boundary_is_not_joined_to_the_background(name: str) -> None:
+    maps = np.full((2, 24, 40), 0.1, np.float32)
+    maps[0, :, 19:21] = 0.9
+    maps[1, 4:20, 4:36] = 0.9
+    labels = segmenter(name)(maps)
+    assert_array_equal(labels > 0, maps[1] > 0.5)
+    assert labels.max() == 2
+
+
+def test_without_a_background_no_place_is_deeper_than_another() -> None:
+    from cte_dask.segment.flooding import depth_of
+
+    assert_array_equal(depth_of(np.ones((3, 4), bool), None), np.ones((3, 4)))
+
+
 def test_strides_thin_out_long_affinities_only() -> None:
     truth = balls(3, 15, 30)
     model = make("mutex", 3, strides=(1, 2, 2))
