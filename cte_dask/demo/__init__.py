@@ -11,7 +11,7 @@ SHAPE = (16, 512, 512)
 """Extent of the target in voxels (z, y, x)."""
 
 VOXEL_SIZE_NM = (1000.0, 333.0, 333.0)
-"""Extent of its voxels in nanometre (z, y, x); a typical nucleus is 8.7 µm wide."""
+"""Extent of its voxels in nanometre (z, y, x); a typical nucleus is 8 µm wide."""
 
 LABELS = "nuclei"
 """Name of the truth among the target's labels."""

@@ -15,6 +15,7 @@ from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.evaluate import f1_of_counts, foreground_counts
 from cte_dask.perturb.draw import Draw
 from cte_dask.pipeline import TargetOptions, rank_target
+from cte_dask.report.terminal import output
 from cte_dask.scoring import predict_tiles
 from cte_dask.volume import open_volume
 
@@ -42,7 +43,7 @@ def run_demo(out: Path, *, workers: int | None = None) -> Outcome:
     Outcome
         The ranking, made without the truth.
     """
-    console = Console()
+    console = output()
     out.mkdir(parents=True, exist_ok=True)
     target = out / "target.zarr"
     console.print(f"simulating a volume of fluorescent nuclei: {target}", highlight=False)
@@ -97,15 +98,23 @@ def _print(console: Console, outcome: Outcome, performance: dict[str, float]) ->
     table = Table(title="The ranking beside the truth", title_justify="left")
     for heading in ("rank", "model", f"CTE ({ranking.primary})", "95 % interval", "true F1"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
+    table.add_column("notes")
     for model in ranked:
         score = model.scores[ranking.primary]
         interval = f"{score.low:.3f} – {score.high:.3f}"
         f1 = f"{performance[model.name]:.3f}"
-        table.add_row(str(model.rank), model.name, f"{score.cte:.3f}", interval, f1)
+        notes = ", ".join(model.flags)
+        table.add_row(str(model.rank), model.name, f"{score.cte:.3f}", interval, f1, notes)
     console.print(table)
+    truth = [performance[m.name] for m in ranked]
+    order = rank_correlation([-(m.rank or 0) for m in ranked], truth)
+    console.print(
+        f"Kendall's tau of the ranking (flagged models last) and F1: {order.kendall:.2f}",
+        highlight=False,
+    )
     for name in ranked[0].scores:
-        scores = [m.scores[name].cte for m in ranked]
-        agreement = rank_correlation(scores, [performance[m.name] for m in ranked])
+        agreement = rank_correlation([m.scores[name].cte for m in ranked], truth)
         console.print(
-            f"Kendall's tau of CTE ({name}) and F1: {agreement.kendall:.2f}", highlight=False
+            f"Kendall's tau of the bare CTE ({name}) and F1: {agreement.kendall:.2f}",
+            highlight=False,
         )

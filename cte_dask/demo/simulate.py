@@ -39,9 +39,9 @@ class Sample:
         Number of bright specks per nucleus.
     """
 
-    diameter: float = 48.0
-    anisotropy: float = 5.0
-    filling: float = 0.2
+    diameter: float = 24.0
+    anisotropy: float = 3.0
+    filling: float = 0.14
     size_spread: float = 0.18
     brightness_spread: float = 0.5
     debris: float = 0.3
@@ -71,11 +71,11 @@ class Microscope:
 
     focus: tuple[float, float, float] = (0.8, 1.2, 1.2)
     glare: tuple[float, float, float] = (2.5, 7.0, 7.0)
-    glare_fraction: float = 0.4
-    attenuation: float = 1.0
-    unevenness: float = 0.4
+    glare_fraction: float = 0.3
+    attenuation: float = 0.7
+    unevenness: float = 0.3
     haze: float = 0.4
-    photons: float = 25.0
+    photons: float = 12.0
     read_noise: float = 4.0
     offset: float = 100.0
 

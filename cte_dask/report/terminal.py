@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cte_dask.scores import Scores
 
 __all__ = [
+    "output",
     "plan_table",
     "print_checks",
     "print_outcome",
@@ -123,7 +124,7 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     if as_json:
         print(json.dumps(outcome.result, indent=1, allow_nan=False))
     else:
-        _output().print(ranking_table(outcome.ranking))
+        output().print(ranking_table(outcome.ranking))
     blocks = outcome.result["blocks"]
     if not outcome.result["complete"]:
         left = blocks["total"] - blocks["done"]
@@ -137,7 +138,7 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     console.print(Text(f"results in {out}"), style="dim")
 
 
-def _output() -> Console:
+def output() -> Console:
     """Return standard output, wide enough for a table where it is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, PIPE_WIDTH))
@@ -149,7 +150,7 @@ def print_plan(experiment: Experiment, plan: Plan, *, as_json: bool) -> None:
         data = {**asdict(plan), "flops": plan.flops, "excluded": dict(experiment.excluded)}
         print(json.dumps(data, indent=1))
     else:
-        _output().print(plan_table(experiment, plan))
+        output().print(plan_table(experiment, plan))
 
 
 def print_status(scores: Scores) -> None:
@@ -175,7 +176,7 @@ def print_checks(reports: Sequence[ModelReport], *, as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     for report in reports:
         table.add_row(*map(Text, _check_row(report)))
-    _output().print(table)
+    output().print(table)
 
 
 def _check_row(report: ModelReport) -> list[str]:
