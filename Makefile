@@ -3,17 +3,21 @@
 #   make test   install into .venv and run the linters, the type checker and the tests
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.installed
+BASE := .venv/.installed
+STAMP := .venv/.installed-dev
 
 .PHONY: demo test lint types unit clean
 
-$(STAMP): pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt 'torch==2.13.0'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt 'torch==2.13.0' -e .
+	touch $@
 
-demo: $(STAMP)
+$(STAMP): $(BASE)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(BASE)
 	$(BIN)/cte demo
 
 lint: $(STAMP)

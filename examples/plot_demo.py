@@ -41,8 +41,11 @@ def draw(run: Path, picture: Path, z: int) -> None:
     sound = [m for m in ranked if not m["flags"]]
     chosen = [sound[0], sound[-1], *[m for m in ranked if m["flags"]][:1]]
     shown = predictions(run, [m["name"] for m in chosen], z)
-    widths = [1] * (1 + len(chosen)) + [1.3]
-    figure, axes = plt.subplots(1, len(widths), figsize=(16, 3.6), width_ratios=widths)
+    tiles = list(range(1 + len(chosen)))
+    figure, named = plt.subplot_mosaic(
+        [tiles, [-1] * len(tiles)], figsize=(11, 6), height_ratios=[1.3, 1], layout="constrained"
+    )
+    axes = [named[i] for i in (*tiles, -1)]
     axes[0].imshow(shown["image"], cmap="gray")
     axes[0].set_title("an unlabelled tile", fontsize=9)
     for axis, model in zip(axes[1:], chosen, strict=False):
@@ -55,7 +58,7 @@ def draw(run: Path, picture: Path, z: int) -> None:
         axis.set_title("\n".join([title, *(f"flagged: {f}" for f in model["flags"])]), fontsize=9)
     for axis in axes[:-1]:
         axis.set_axis_off()
-    figure.text(0.2, 0.02, "grey: foreground; orange: changed under perturbation", fontsize=9)
+    axes[-1].set_title("above, grey: foreground; orange: changed under perturbation", fontsize=9)
     scores = [m["scores"][ranking["primary"]] for m in ranked]
     at = np.arange(len(ranked))[::-1]
     middle = np.array([s["cte"] for s in scores])
@@ -65,7 +68,6 @@ def draw(run: Path, picture: Path, z: int) -> None:
     axes[-1].set_yticks(at, labels)
     axes[-1].set_xlabel(f"CTE, {ranking['primary']} (95 % interval)")
     axes[-1].spines[["top", "right"]].set_visible(False)
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=80)
 
