@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cte_dask.calibration import Calibration, calibrate
     from cte_dask.dataset import read_scores, score
     from cte_dask.experiment import Experiment
     from cte_dask.models import ModelBank, ModelSpec, load_bank
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "Experiment",
     "ModelBank",
     "ModelSpec",
@@ -36,6 +38,7 @@ __all__ = [
     "Ranking",
     "Scores",
     "Volume",
+    "calibrate",
     "load_bank",
     "open_scores",
     "open_volume",
@@ -47,6 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Calibration": "calibration",
     "Experiment": "experiment",
     "ModelBank": "models",
     "ModelSpec": "models",
@@ -55,6 +59,7 @@ _HOMES = {
     "Ranking": "ranking",
     "Scores": "scores",
     "Volume": "volume",
+    "calibrate": "calibration",
     "load_bank": "models",
     "open_scores": "scores",
     "open_volume": "volume",

@@ -1,19 +1,18 @@
-"""The command line ``cte``: rank, plan, status, models check, demo."""
+"""The command line ``cte``: rank, plan, calibrate, status, models check, demo."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from cte_dask.console import clear_errors, console_of, teller
 from cte_dask.options import (
     Axes,
     Bank,
     Batch,
+    Border,
     BlockOption,
     Channel,
     Device,
@@ -36,12 +35,7 @@ from cte_dask.options import (
     target_options,
 )
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 __all__ = ["app"]
-
-BAD_INPUT = 2
 
 app = typer.Typer(
     name="cte",
@@ -52,33 +46,6 @@ app = typer.Typer(
 )
 models = typer.Typer(help="Look at a model bank.", no_args_is_help=True)
 app.add_typer(models, name="models")
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turn bad input into one line and exit code 2; Ctrl-C into 130."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        if os.environ.get("CTE_TRACEBACK"):
-            raise
-        from cte_dask.reason import reason
-
-        typer.echo(f"error: {reason(error)}", err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted before any block was scored", err=True)
-        raise typer.Exit(130) from None
-
-
-def _console(quiet: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=quiet)
-
-
-def _teller(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, style="dim", markup=False, highlight=False)
 
 
 @app.command()
@@ -97,6 +64,7 @@ def rank(
     metric: MetricOption = None,
     seed: Seed = 0,
     repeats: Repeats = 1,
+    border: Border = 0,
     cluster: Annotated[
         str, typer.Option(help="none, local, tcp://HOST:PORT or tls://HOST:PORT.")
     ] = "local",
@@ -112,11 +80,11 @@ def rank(
     quiet: Quiet = False,
 ) -> None:
     """Rank the models of a bank on an unlabelled target."""
-    with _clear_errors():
+    with clear_errors():
         from cte_dask.pipeline import rank_target
         from cte_dask.report.terminal import print_outcome
 
-        console = _console(quiet)
+        console = console_of(quiet)
         outcome = rank_target(
             target_options(
                 target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
@@ -128,7 +96,7 @@ def rank(
             resume=resume,
             overwrite=overwrite,
             console=console,
-            tell=_teller(console),
+            tell=teller(console),
             **settings(
                 perturb,
                 metric,
@@ -136,6 +104,7 @@ def rank(
                 block,
                 seed=seed,
                 repeats=repeats,
+                border=border,
                 threads=threads,
                 batch=batch,
                 device=device,
@@ -170,7 +139,7 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Print what ranking would read, compute and store, without doing it."""
-    with _clear_errors():
+    with clear_errors():
         from cte_dask.cluster import default_workers
         from cte_dask.pipeline import plan_target
         from cte_dask.report.terminal import print_plan
@@ -180,7 +149,7 @@ def plan(
                 target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
             ),
             bank,
-            tell=_teller(_console(quiet)),
+            tell=teller(console_of(quiet)),
             **settings(
                 perturb,
                 metric,
@@ -198,9 +167,70 @@ def plan(
 
 
 @app.command()
+def calibrate(
+    target: Target,
+    bank: Bank,
+    out: Annotated[str, typer.Option(help="Folder or URL of the curve.")],
+    level: Level = "auto",
+    axes: Axes = None,
+    channel: Channel = None,
+    time: Time = None,
+    roi: Roi = None,
+    mask: Mask = None,
+    tile: TileOption = None,
+    perturb: Annotated[str, typer.Option(help="kind, or kind:low:high:number.")] = "dropout",
+    strengths: Annotated[str | None, typer.Option(help="To try, such as 0.05,0.1,0.2.")] = None,
+    metric: Annotated[str, typer.Option(help="nhd or ei.")] = "nhd",
+    pilot_tiles: Annotated[int, typer.Option(help="Tiles to try them on.")] = 64,
+    seed: Seed = 0,
+    repeats: Repeats = 1,
+    threads: Threads = 1,
+    batch: Batch = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop what OUT holds.")] = False,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose a perturbation's strength on a pilot sample of an unlabelled target."""
+    with clear_errors():
+        from cte_dask.calibration import calibrate_target
+        from cte_dask.report.curve import print_calibration
+
+        found = calibrate_target(
+            target_options(
+                target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
+            ),
+            bank,
+            out,
+            perturb=perturb,
+            strengths=strengths,
+            overwrite=overwrite,
+            metric=metric,
+            pilot_tiles=pilot_tiles,
+            tell=teller(console_of(quiet)),
+            warn=lambda line: typer.echo(line, err=True),
+            **settings(
+                None,
+                None,
+                tile,
+                None,
+                seed=seed,
+                repeats=repeats,
+                threads=threads,
+                batch=batch,
+                device=device,
+                precision=precision,
+            ),
+        )
+        print_calibration(found, as_json=as_json)
+    raise typer.Exit(0 if found.complete else 3)
+
+
+@app.command()
 def status(run: Annotated[str, typer.Argument(help="Folder or URL of a run.")]) -> None:
     """Tell how far a run has come and what failed."""
-    with _clear_errors():
+    with clear_errors():
         from cte_dask.report.terminal import print_status
         from cte_dask.scores import open_scores
 
@@ -214,7 +244,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Load each model in a process of its own, run one tile, and tell what was found."""
-    with _clear_errors():
+    with clear_errors():
         from cte_dask.models import load_bank
         from cte_dask.models.check import check_bank
         from cte_dask.report.terminal import print_checks
@@ -232,7 +262,7 @@ def demo(
     workers: Workers = None,
 ) -> None:
     """Rank the example bank on a simulated volume and compare with the truth."""
-    with _clear_errors():
+    with clear_errors():
         from cte_dask.demo.run import run_demo
 
         run_demo(out, workers=workers)
