@@ -20,6 +20,7 @@ FORMATS: dict[str, str] = {
     "state_dict": "cte_dask.models.state_dict:StateDict",
     "torchscript": "cte_dask.models.torchscript:TorchScript",
     "torch_export": "cte_dask.models.torch_export:TorchExport",
+    "onnx": "cte_dask.models.onnx:Onnx",
     "python": "cte_dask.models.python:PythonFactory",
 }
 """Name of a format → ``module:attribute`` of its loader, a class without arguments."""

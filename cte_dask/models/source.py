@@ -8,11 +8,14 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cte_dask.models.package import folder_digest
 from cte_dask.models.spec import ModelSpec, is_url
 
 __all__ = ["cache_folder", "fetch", "pinned", "sha256_of"]
 
 _PIECE = 1 << 20
+_PACKAGES = frozenset({"bioimageio", "onnx", "pytorch3dunet"})
+"""Formats of which a folder may be the source."""
 
 
 def fetch(spec: ModelSpec) -> Path:
@@ -29,7 +32,8 @@ def fetch(spec: ModelSpec) -> Path:
     Returns
     -------
     Path
-        The file; where `spec` has a ``sha256``, its content has that digest.
+        The file, or the folder of a package; where `spec` has a ``sha256``, its content has that
+        digest.
 
     Raises
     ------
@@ -41,7 +45,7 @@ def fetch(spec: ModelSpec) -> Path:
     if is_url(spec.source):
         return _cached(spec.source, _required(spec))
     path = Path(spec.source)
-    if not path.is_file():
+    if not path.is_file() and not (path.is_dir() and spec.format in _PACKAGES):
         raise ValueError(f"no weights at {path}: the bank's source is not a file")
     if spec.sha256 is not None:
         _verify(path, spec.sha256)
@@ -62,7 +66,9 @@ def pinned(spec: ModelSpec) -> ModelSpec:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, reading it a mebibyte at a time."""
+    """Return the SHA-256 of a file, or of the names and contents of a folder, in hexadecimal."""
+    if path.is_dir():
+        return folder_digest(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
