@@ -16,7 +16,8 @@ TORCH = {
     "candidates", "predict", "probe", "scoring", "perturb/bottleneck", "perturb/cut",
     "perturb/feature",
     "models/loading", "models/state_dict", "models/torchscript", "models/torch_export",
-    "models/pt2_archive", "models/python", "models/trial", "models/unet",
+    "models/pt2_archive", "models/python", "models/trial", "models/unet", "models/onnx",
+    "models/pytorch3dunet", "models/pytorch3dunet_network", "models/bioimageio",
 }  # fmt: skip
 DASK = {"run", "cluster/local", "cluster/address"}
 LOWER = ("arrays", "tiles", "volume", "models", "perturb", "segment", "consistency")
