@@ -189,7 +189,8 @@ class ModelSpec(Strict):
             raise ValueError("architecture is required for format state_dict")
         if self.architecture is not None and not _REFERENCE.fullmatch(self.architecture):
             raise ValueError(f"architecture {self.architecture!r} must be 'package.module:Class'")
-        if self.format in ("torchscript", "torch_export") and (self.architecture or self.arguments):
+        own = self.architecture or self.arguments
+        if self.format in ("torchscript", "torch_export", "onnx") and own:
             raise ValueError(f"format {self.format} holds its network: no architecture, arguments")
         if self.format == "python" and self.architecture:
             raise ValueError("format python takes its network from source: no architecture")
