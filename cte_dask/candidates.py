@@ -32,10 +32,16 @@ BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 
 
 def predictor(
-    candidate: Candidate, *, tile: Shape, device: str, precision: str, features: bool
+    candidate: Candidate,
+    *,
+    tile: Shape,
+    device: str,
+    precision: str,
+    features: bool,
+    instances: bool = False,
 ) -> Predictor:
     """Return the loaded model of a candidate; kept, so that a process loads each model once."""
-    key = (candidate, tile, device, precision, features)
+    key = (candidate, tile, device, precision, features, instances)
     if key not in _READY:
         _READY[key] = Predictor(
             candidate.spec,
@@ -44,6 +50,7 @@ def predictor(
             device=device,
             precision=precision,
             features=features and candidate.features,
+            instances=instances,
         )
         while len(_READY) > _MOST_READY:
             _READY.popitem(last=False)
@@ -56,6 +63,7 @@ def settle(
     *,
     tile: Shape,
     features: bool,
+    instances: bool,
     device: str,
     precision: str,
     threads: int,
@@ -80,6 +88,7 @@ def settle(
                 device=device,
                 precision=precision,
                 features=features,
+                instances=instances,
             )
         except Exception as error:  # a model is foreign code: whatever it raises excludes it alone
             excluded[spec.name] = reason(error)
@@ -113,7 +122,13 @@ def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
 
 
 def _ready(
-    candidate: Candidate, *, tile: Shape, device: str, precision: str, features: bool
+    candidate: Candidate,
+    *,
+    tile: Shape,
+    device: str,
+    precision: str,
+    features: bool,
+    instances: bool,
 ) -> Candidate:
     """Load the model as it will run and run it once.
 
@@ -122,7 +137,13 @@ def _ready(
     """
     spec = candidate.spec
     load = partial(
-        Predictor, spec, tile=tile, batch=candidate.batch, device=device, precision=precision
+        Predictor,
+        spec,
+        tile=tile,
+        batch=candidate.batch,
+        device=device,
+        precision=precision,
+        instances=instances,
     )
     try:
         loaded = load(features=features)
@@ -136,7 +157,7 @@ def _ready(
         loaded = load(features=False)
         settled = Candidate(spec, loaded.batch, features=False, note=reason(error))
     loaded.check()
-    _READY[(settled, tile, device, precision, features)] = loaded
+    _READY[(settled, tile, device, precision, features, instances)] = loaded
     return settled
 
 

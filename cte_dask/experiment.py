@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cte_dask.consistency import metric
 from cte_dask.perturb import Perturbation
+from cte_dask.statistics import PAIRS
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
 from cte_dask.volume.statistics import IntensityStatistics
 
@@ -72,6 +74,8 @@ class Experiment:
         Intensity statistics of the whole target, raw units; None if only a plan is wanted.
     device, precision, threads
         Where and how inference runs; `threads` is torch's intra-op threads in a worker.
+    border
+        Width in voxels of the band along reference borders that V^Rand leaves out.
     """
 
     volume: Volume
@@ -87,11 +91,17 @@ class Experiment:
     device: str = "cpu"
     precision: str = "float32"
     threads: int = 1
+    border: int = 0
 
     @property
     def blocks(self) -> BlockGrid:
         """The blocks of the run."""
         return BlockGrid(self.grid, self.per_block)
+
+    @property
+    def instances(self) -> bool:
+        """Whether a metric needs instances."""
+        return any(set(metric(name).statistics) & set(PAIRS) for name in self.metrics)
 
     @property
     def primary(self) -> str:
@@ -128,6 +138,8 @@ class Experiment:
             "device": self.device,
             "precision": self.precision,
             "threads": self.threads,
+            "instances": self.instances,
+            "border": self.border,
         }
 
     def digest(self) -> str:

@@ -17,8 +17,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cte_dask.arrays import from_torch, namespace, to_torch
 from cte_dask.frames import frame_of
+from cte_dask.instances import tile_labels
 from cte_dask.models.loading import load_network
 from cte_dask.models.preprocessing import preprocess
+from cte_dask.outputs import (
+    Prediction,
+    foreground,
+    segmenter_channels,
+    segmenter_maps,
+    segmenter_of,
+)
 from cte_dask.perturb.draw import Draw
 from cte_dask.perturb.feature import FeaturePath, feature_path
 from cte_dask.perturb.input import CANONICAL_PERCENTILES, perturb_raw
@@ -68,6 +76,8 @@ class Predictor:
         ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     features
         Whether feature perturbations will be asked for.
+    instances
+        Whether instance labels will be asked for.
 
     Raises
     ------
@@ -86,6 +96,7 @@ class Predictor:
         device: str = "cpu",
         precision: str = "auto",
         features: bool = True,
+        instances: bool = False,
     ) -> None:
         self.spec = spec
         self.device = device
@@ -101,6 +112,9 @@ class Predictor:
             self.network.forward.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch = self.network.fixed_batch or batch
         self.path: FeaturePath | None = self._open() if features else None
+        self.instances = instances
+        self.segmenter = segmenter_of(spec) if instances else None
+        self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
 
     def _open(self) -> FeaturePath:
         named = (self.spec.bottleneck,) if self.spec.bottleneck else ()
@@ -130,7 +144,7 @@ class Predictor:
                 f"model {self.spec.name!r}: an input of shape {tuple(x.shape)} gives {got}; "
                 "a map of the same extent is needed"
             )
-        self._core(output)
+        self._predicted(output)
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
         """Count the floating-point operations of one tile, unperturbed and under every draw.
@@ -156,7 +170,7 @@ class Predictor:
         *,
         intensity: IntensityStatistics,
         seed: int,
-    ) -> list[Any]:
+    ) -> list[Prediction]:
         """Predict some tiles, unperturbed and under every draw.
 
         Parameters
@@ -174,9 +188,9 @@ class Predictor:
 
         Returns
         -------
-        list of arrays
-            The reference foreground probabilities, then one array a draw: float32 (T, z, y, x) of
-            the whole tile's extent, on the device of `frames`.
+        list of Prediction
+            The reference, then one a draw; arrays of the whole tile's extent, on the device of
+            `frames`.
         """
         planes = [self._samples(frames, intensity)]
         for draw in draws:
@@ -189,8 +203,7 @@ class Predictor:
         outputs = [self._batched(planes[0], masks), *(self._batched(p, []) for p in planes[1:])]
         inputs, features = iter(o[0] for o in outputs[1:]), iter(outputs[0][1:])
         ordered = [next(inputs if d.perturbation.space == "input" else features) for d in draws]
-        shape = (len(tiles), *self.tile)
-        return [from_torch(o.reshape(shape)) for o in (outputs[0][0], *ordered)]
+        return [outputs[0][0], *ordered]
 
     def _samples(self, frames: Any, intensity: IntensityStatistics) -> Tensor:
         """Preprocess frames and lay them out as network samples (S, 1, [z,] y, x)."""
@@ -247,9 +260,9 @@ class Predictor:
             masks.append(mask.reshape(*mask.shape, *(1,) * self.spec.dims))
         return masks
 
-    def _batched(self, samples: Tensor, masks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    def _batched(self, samples: Tensor, masks: Sequence[Sequence[Tensor]]) -> list[Prediction]:
         """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
-        parts: list[list[Tensor]] = [[] for _ in range(1 + len(masks))]
+        parts: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
         with torch.inference_mode():
             for low in range(0, len(samples), self.batch):
                 rows = slice(low, low + self.batch)
@@ -257,38 +270,41 @@ class Predictor:
                 cut = [[_padded(m[rows], self.batch) for m in layers] for layers in masks]
                 passes = self._forward(_padded(samples[rows], self.batch), cut)
                 for part, output in zip(parts, passes, strict=True):
-                    part.append(output[:n])
-        return [torch.cat(part) for part in parts]
+                    part.append(self._predicted(output[:n]))
+        return [self._tiles(part) for part in parts]
 
     def _forward(self, x: Tensor, masks: Sequence[Sequence[Tensor]]) -> Iterable[Tensor]:
         if self.path is None:
-            yield self._core(self.network.forward(x))
+            yield self.network.forward(x)
             return
         state = self.path.encode(x)
         whole = [x.new_ones(len(x), c, *(1,) * self.spec.dims) for c in self.path.channels]
         for layers in (whole, *masks):
-            yield self._core(self.path.decode(state, layers))
+            yield self.path.decode(state, layers)
 
-    def _core(self, output: Tensor) -> Tensor:
-        """Cut the tile out of a network output, (S, C, [z,] y, x), and take its foreground."""
+    def _predicted(self, output: Tensor) -> Prediction:
+        """Cut the tile out of an output, (S, C, [z,] y, x); maps for a segmenter stay whole."""
         box = self._inside(self.tile)[-self.spec.dims :]
-        return _activate(output[(slice(None), slice(None), *box)], self.spec.output)
+        maps = foreground(output[(slice(None), slice(None), *box)], self.spec.output)
+        whole = segmenter_maps(output, self.spec, self.channels) if self.instances else None
+        return Prediction(tuple(from_torch(m.contiguous()) for m in maps.unbind(1)), whole)
+
+    def _tiles(self, parts: Sequence[Prediction]) -> Prediction:
+        """Join batches and put planes of a 2D model together again: (S, …) → (T, z, y, x)."""
+        xp = namespace(parts[0].foreground[0])
+        joined = (xp.concatenate(maps) for maps in zip(*(p.foreground for p in parts), strict=True))
+        maps = tuple(m.reshape(-1, *self.tile) for m in joined)
+        if not self.instances:
+            return Prediction(maps)
+        whole = xp.concatenate([p.labels for p in parts])
+        labels = tile_labels(
+            whole, self.segmenter, dims=self.spec.dims, frame=self.frame, tile=self.tile
+        )
+        return Prediction(maps, labels)
 
     def _inside(self, tile: Shape) -> tuple[slice, ...]:
         """Slices of a tile's core within its frame (z, y, x)."""
         return tuple(slice(b, b + t) for b, t in zip(self.frame.before, tile, strict=True))
-
-
-def _activate(logits: Tensor, output: Any) -> Tensor:
-    """Apply the activation in float32 and pick the foreground channel: (S, C, …) → (S, …)."""
-    if output.channel >= logits.shape[1]:
-        raise ValueError(
-            f"output channel {output.channel} does not exist: the network gives {logits.shape[1]}"
-        )
-    if output.activation == "softmax":
-        return torch.softmax(logits.float(), dim=1)[:, output.channel]
-    chosen = logits[:, output.channel].float()
-    return torch.sigmoid(chosen) if output.activation == "sigmoid" else chosen.contiguous()
 
 
 def _padded(x: Tensor, size: int) -> Tensor:

@@ -10,6 +10,7 @@ from cte_dask.consistency import metric
 from cte_dask.experiment import Experiment
 from cte_dask.perturb import Perturbation
 from cte_dask.perturb.input import CANONICAL_PERCENTILES
+from cte_dask.statistics import PAIRS
 from cte_dask.tiles import Shape, TileGrid
 from cte_dask.volume.statistics import IntensityStatistics, intensity_statistics
 
@@ -47,6 +48,7 @@ def resolve(
     precision: str = "auto",
     threads: int = 1,
     batch: int | None = None,
+    border: int = 0,
     block: Shape | None = None,
     workers: int = 1,
     sample: bool = True,
@@ -68,6 +70,8 @@ def resolve(
         Seed of every random draw; N_pert.
     device, precision, threads, batch
         How inference runs; see `Experiment`.
+    border
+        Width in voxels of the band along reference borders that V^Rand leaves out.
     block
         Tiles of a block (z, y, x); planned from chunks and halo by default.
     workers
@@ -98,6 +102,8 @@ def resolve(
     if not len(grid):
         raise ValueError(f"no tile of {grid.tile} fits the target {grid.shape}")
     where = resolve_device(device)
+    if border < 0:
+        raise ValueError(f"border must be at least 0, not {border}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     wanted = sorted({q for m in bank for q in _percentiles(m)} | set(CANONICAL_PERCENTILES))
@@ -110,6 +116,7 @@ def resolve(
         bank,
         tile=grid.tile,
         features=any(p.space == "feature" for p in asked),
+        instances=any(set(metric(name).statistics) & set(PAIRS) for name in metrics),
         device=where,
         precision=precision,
         threads=threads,
@@ -130,6 +137,7 @@ def resolve(
         device=where,
         precision="float32" if precision == "auto" else precision,
         threads=threads,
+        border=border,
     )
     _ = draft.primary
     return draft if block else replace(draft, per_block=plan_blocks(draft, workers=workers))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.arrays import namespace, to_numpy
+from cte_dask.arrays import namespace
 from cte_dask.consistency import STATISTICS
-from cte_dask.consistency.binary import binary_agreement_batch
 from cte_dask.reason import reason
+from cte_dask.statistics import PAIRS, tile_statistics
 from cte_dask.tiles import Block, Tile
 from cte_dask.window import Window, read_window, shifted
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.experiment import Candidate, Experiment
+    from cte_dask.outputs import Prediction
     from cte_dask.perturb.draw import Draw
     from cte_dask.predict import Predictor
 
@@ -44,7 +45,7 @@ STATUS = {
     "unsupported": 5,  # the model has no such perturbation
     "failed": 6,  # an error; its cause is in the ledger
 }
-COLUMNS = (*STATISTICS, "status")
+COLUMNS = (*STATISTICS, *PAIRS, "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,8 @@ def predict_tiles(
     Yields
     ------
     tuple
-        Name of the model, tile, and its foreground probabilities: the reference, then one array a
-        draw, float32 (z, y, x) of the tile's extent.
+        Name of the model, tile, and its foreground probabilities (the largest of the classes):
+        the reference, then one array a draw, float32 (z, y, x) of the tile's extent.
     """
     block = experiment.blocks.block_at(index)
     window = read_window(experiment, block)
@@ -137,11 +138,11 @@ def predict_tiles(
         for group in _groups(np.arange(len(block.tiles)), ready):
             tiles = [block.tiles[i] for i in group]
             frames = namespace(window.voxels).stack([_frame(window, ready, t) for t in tiles])
-            for tile, *maps in zip(
-                tiles, *_run(experiment, ready, frames, tiles, draws), strict=True
-            ):
+            passes = _run(experiment, ready, frames, tiles, draws)
+            for number, tile in enumerate(tiles):
                 core = tuple(slice(0, s) for s in tile.shape)
-                yield candidate.name, tile, [m[core] for m in maps]
+                maps = [np.maximum.reduce(p.foreground)[number][core] for p in passes]
+                yield candidate.name, tile, maps
 
 
 def _unmasked(experiment: Experiment, block: Block) -> NDArray[np.bool_]:
@@ -185,6 +186,7 @@ def loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
         device=experiment.device,
         precision=experiment.precision,
         features=any(p.space == "feature" for p in experiment.perturbations),
+        instances=experiment.instances,
     )
 
 
@@ -216,10 +218,13 @@ def _score_tiles(
     frames = xp.stack([cut[i] for i in good])
     reference, *perturbed = _run(experiment, ready, frames, whole, draws)
     cores = [tuple(slice(0, s) for s in t.shape) for t in whole]
-    threshold = ready.spec.output.threshold
     for number, prediction in enumerate(perturbed):
-        counts = to_numpy(
-            binary_agreement_batch(reference, prediction, threshold=threshold, cores=cores)
+        counts = tile_statistics(
+            reference,
+            prediction,
+            cores=cores,
+            threshold=0.0 if ready.spec.output.classes else ready.spec.output.threshold,
+            border=experiment.border,
         )
         values[number][:-1, good] = counts.T
         broken = counts[:, STATISTICS.index("n_nan")] > 0
@@ -233,7 +238,7 @@ def _run(
     frames: Any,
     tiles: Sequence[Tile],
     draws: Sequence[Draw],
-) -> list[Any]:
+) -> list[Prediction]:
     if experiment.intensity is None:
         raise ValueError("the target's intensities were not sampled: resolve with sample=True")
     return ready.run(

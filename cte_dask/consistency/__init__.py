@@ -23,6 +23,7 @@ STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_n
 METRICS: dict[str, str] = {
     "nhd": "cte_dask.consistency.binary:NHD",
     "ei": "cte_dask.consistency.binary:EI",
+    "vrand": "cte_dask.consistency.instance:VRAND",
 }
 """Name of each metric and where it is defined, as ``"module:attribute"``."""
 

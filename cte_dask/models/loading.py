@@ -44,7 +44,7 @@ def load_network(
     try:
         network = find_loader(spec.format).load(spec, fetch(spec))
         _check_weights(network.forward)
-        return _placed(network, torch.device(device), dtype)
+        return _placed(_one_output(network, spec.output.index), torch.device(device), dtype)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     # A loader runs other people's code and formats: every failure is a reason to leave one out.
@@ -58,6 +58,52 @@ def reason(error: BaseException) -> str:
     if type(error) is not ValueError and not isinstance(error, ModelError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+class _Selected(nn.Module):
+    """A network of which one output is taken."""
+
+    def __init__(self, network: nn.Module, index: int | str) -> None:
+        super().__init__()
+        self.network, self.index = network, index
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _picked(self.network(x), self.index)
+
+
+def _one_output(network: Network, index: int | str | None) -> Network:
+    """Make a network with several outputs give the one asked for."""
+    if network.kind != "module":
+        # TorchScript takes no hooks; its layers are found by node, so that a wrapper hides none
+        wrapped = network.forward if index is None else _Selected(network.forward, index)
+        return dataclasses.replace(network, forward=wrapped)
+
+    def pick(_module: nn.Module, _args: object, output: object) -> torch.Tensor:
+        return _picked(output, index)
+
+    network.forward.register_forward_hook(pick)
+    return network
+
+
+def _picked(output: object, index: int | str | None) -> torch.Tensor:
+    if index is None and isinstance(output, torch.Tensor):
+        return output
+    if index is None:
+        raise ValueError(f"it gives {_described(output)}: name one with output.index")
+    try:
+        chosen: torch.Tensor = output[index]  # type: ignore[index]
+    except (KeyError, IndexError, TypeError):
+        message = f"output.index {index!r} is not there: it gives {_described(output)}"
+        raise ValueError(message) from None
+    return chosen
+
+
+def _described(output: object) -> str:
+    if isinstance(output, dict):
+        return f"outputs named {', '.join(map(repr, output))}"
+    if isinstance(output, (list, tuple)):
+        return f"{len(output)} outputs"
+    return f"a {type(output).__name__}"
 
 
 def _check_weights(module: nn.Module) -> None:

@@ -14,7 +14,7 @@ from cte_dask.models.steps import Step
 from cte_dask.models.strict import Strict
 from cte_dask.models.suggest import unknown
 
-__all__ = ["ModelSpec", "Output", "Step", "VoxelSize", "is_url"]
+__all__ = ["ModelSpec", "Output", "Segmentation", "Step", "VoxelSize", "is_url"]
 
 Shape = tuple[int, int, int]
 
@@ -36,14 +36,48 @@ class Output(Strict):
     channel
         The output channel that is the foreground.
     activation
-        What turns the network's output into a probability; ``"none"`` when it already is one.
+        What turns the network's output into a probability; ``"none"`` when it already is one,
+        ``"labels"`` when the output holds instance labels, 0 the background.
     threshold
         The foreground is where the probability is above it (strictly).
+    classes
+        Channels of a multi-class output that are foreground classes: a voxel belongs to the most
+        probable of all channels, and consistencies are means over the classes present.
+    index
+        Which output, where the network gives several: a position or a name.
     """
 
     channel: StrictInt = Field(default=0, ge=0)
-    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
+    activation: Literal["sigmoid", "softmax", "none", "labels"] = "sigmoid"
     threshold: float = Field(default=0.5, ge=0, lt=1)
+    classes: tuple[StrictInt, ...] = ()
+    index: StrictInt | str | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(classes)) < len(classes) or min(classes, default=0) < 0:
+            raise ValueError(f"classes {list(classes)} must be distinct channels from 0")
+        return classes
+
+
+class Segmentation(Strict):
+    """How probability maps become instances; see `cte_dask.segment`.
+
+    Parameters
+    ----------
+    name
+        A segmenter, such as ``components``, ``distance_watershed``, ``boundary_watershed``.
+    channels
+        Output channel (or channels, of affinities) of each map the segmenter wants; the
+        foreground is ``output.channel`` unless it is named here.
+    parameters
+        Of the segmenter.
+    """
+
+    name: str = "components"
+    channels: dict[str, StrictInt | tuple[StrictInt, ...]] = Field(default_factory=dict)
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class VoxelSize(Strict):
@@ -87,6 +121,8 @@ class ModelSpec(Strict):
         Steps from raw intensities to the network's input.
     output
         How the output becomes a foreground probability.
+    segmenter
+        How the output becomes instances; by default the connected components of the foreground.
     bottleneck
         Name of the module whose output is the bottleneck; found when left out.
     layers
@@ -113,6 +149,7 @@ class ModelSpec(Strict):
     voxel_size: VoxelSize | None = None
     preprocessing: tuple[Step, ...] = ()
     output: Output = Output()
+    segmenter: Segmentation | None = None
     bottleneck: str | None = Field(default=None, min_length=1)
     layers: tuple[str, ...] = ()
     in_channels: StrictInt = Field(default=1, ge=1)

@@ -104,7 +104,8 @@ def write_tiles(out: str, scores: Scores) -> None:
 
 def _tables(scores: Scores) -> Iterator[pa.Table]:
     """Yield a table a block, with every metric that the statistics give."""
-    layout = replace(scores.layout, metrics=tuple(METRICS))
+    names = dict.fromkeys((*METRICS, *scores.layout.metrics))
+    layout = replace(scores.layout, metrics=tuple(names))
     for index in np.flatnonzero(scores.done() != DONE["missing"]):
         block = int(index)
         yield _table(tile_scores(layout, scores.block(block), [block]))
