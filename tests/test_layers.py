@@ -17,7 +17,8 @@ TORCH = {
     "perturb/feature",
     "models/loading", "models/state_dict", "models/torchscript", "models/torch_export",
     "models/pt2_archive", "models/python", "models/trial", "models/unet", "models/onnx",
-    "models/pytorch3dunet", "models/pytorch3dunet_network", "models/bioimageio",
+    "models/pytorch3dunet", "models/pytorch3dunet_network", "models/pytorch3dunet_blocks",
+    "models/bioimageio",
 }  # fmt: skip
 DASK = {"run", "cluster/local", "cluster/address"}
 LOWER = ("arrays", "tiles", "volume", "models", "perturb", "segment", "consistency")
