@@ -56,7 +56,7 @@ def check_spec(spec: ModelSpec, *, timeout: float = 120) -> ModelReport:
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(spec.model_dump_json(), timeout=timeout)
+        out, err = process.communicate(spec.model_dump_json(exclude_unset=True), timeout=timeout)
     except subprocess.TimeoutExpired:
         return _failed(spec, f"gave no answer in {timeout:g} s")
     finally:

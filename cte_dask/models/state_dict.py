@@ -17,7 +17,7 @@ from cte_dask.models.formats import ModelError, Network
 from cte_dask.models.references import resolve
 from cte_dask.models.spec import OWN, ModelSpec
 
-__all__ = ["StateDict", "read_state_dict"]
+__all__ = ["StateDict", "load_weights", "read_state_dict"]
 
 _WRAPPERS = ("state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -38,9 +38,20 @@ class StateDict:
         """
         weights = read_state_dict(path)
         module = _build(spec)
-        _check_fit(weights, module.state_dict())
-        module.load_state_dict(weights, strict=False)
+        load_weights(module, weights)
         return Network(forward=module, kind="module")
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a module.
+
+    Raises
+    ------
+    ValueError
+        If they are not exactly those of the module, naming the first that differ.
+    """
+    _check_fit(weights, module.state_dict())
+    module.load_state_dict(dict(weights), strict=False)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cte_dask.models.described import described
 from cte_dask.models.formats import ModelError, Network
 from cte_dask.models.loading import load_network, reason
 from cte_dask.models.report import ModelReport
@@ -29,6 +30,7 @@ def check_model(spec: ModelSpec) -> ModelReport:
     ModelError
         If it cannot be loaded or does not run a tile.
     """
+    spec = _described(spec)
     network = load_network(spec)
     try:
         return _inspect(spec, network)
@@ -38,7 +40,7 @@ def check_model(spec: ModelSpec) -> ModelReport:
 
 
 def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
-    """Return the model with its halo and multiple filled in, measured where not declared.
+    """Return the model with all that its package says, and its halo and multiple measured.
 
     Parameters
     ----------
@@ -54,6 +56,7 @@ def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
     ValueError
         If its needs cannot be measured.
     """
+    spec = _described(spec)
     if spec.halo is not None and spec.multiple is not None:
         return spec
     network = load_network(spec)
@@ -66,6 +69,13 @@ def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
     if halo is not None:
         filled["halo"] = dict(zip(spec.axes, halo[3 - spec.dims :], strict=True))
     return spec.model_copy(update=filled)
+
+
+def _described(spec: ModelSpec) -> ModelSpec:
+    try:
+        return described(spec)
+    except ValueError as error:
+        raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
 
 
 def _inspect(spec: ModelSpec, network: Network) -> ModelReport:
