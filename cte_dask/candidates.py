@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from cte_dask.experiment import Candidate
-from cte_dask.frames import frame_of
 from cte_dask.models.source import pinned
 from cte_dask.models.trial import with_needs
 from cte_dask.perturb.bottleneck import BlackBoxError
 from cte_dask.predict import Predictor
 from cte_dask.reason import reason
 from cte_dask.tiles import Shape
+from cte_dask.voxels import mismatch, scale_of
 
 if TYPE_CHECKING:
     from cte_dask.models.bank import ModelBank
     from cte_dask.models.spec import ModelSpec
+    from cte_dask.volume import VoxelSize
 
 __all__ = ["predictor", "settle"]
 
@@ -50,6 +52,7 @@ def predictor(
             device=device,
             precision=precision,
             features=features and candidate.features,
+            scale=candidate.scale,
             instances=instances,
         )
         while len(_READY) > _MOST_READY:
@@ -68,6 +71,7 @@ def settle(
     precision: str,
     threads: int,
     batch: int | None,
+    voxel_size: VoxelSize | None,
     tell: Callable[[str], None],
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Load every model once; split the bank into usable candidates and excluded ones with reasons.
@@ -83,7 +87,7 @@ def settle(
         tell(f"loading model {number} of {len(bank)}: {spec.name}")
         try:
             candidate = _ready(
-                _settle(pinned(spec), tile=tile, device=device, batch=batch),
+                _settle(pinned(spec), voxel_size, tile=tile, device=device, batch=batch),
                 tile=tile,
                 device=device,
                 precision=precision,
@@ -100,18 +104,27 @@ def settle(
     return tuple(candidates), excluded
 
 
-def _settle(spec: ModelSpec, *, tile: Shape, device: str, batch: int | None) -> Candidate:
+def _settle(
+    spec: ModelSpec,
+    voxel_size: VoxelSize | None,
+    *,
+    tile: Shape,
+    device: str,
+    batch: int | None,
+) -> Candidate:
     spec = with_needs(spec, limit=min(tile[-spec.dims :]))
-    halo, multiple = spec.halo_zyx or (0, 0, 0), spec.multiple_zyx or (1, 1, 1)
-    for axis, h, t in zip("zyx", halo, tile, strict=True):
-        if h > t:
+    draft = Candidate(
+        spec, 1, features=True, scale=scale_of(spec, voxel_size), note=mismatch(spec, voxel_size)
+    )
+    frame = draft.frame(tile)
+    for axis, halo, extent in zip("zyx", frame.before, tile, strict=True):
+        if halo > extent:
             raise ValueError(
-                f"its halo of {h} voxels along {axis} is larger than the tile ({t}): "
+                f"its halo of {halo} voxels along {axis} is larger than the tile ({extent}): "
                 "use larger tiles (--tile) or a smaller halo in the bank"
             )
-    frame = frame_of(tile, halo=halo, multiple=multiple)
-    size = batch or batch_size(frame.shape, dims=spec.dims, device=device)
-    return Candidate(spec, size, features=True)
+    size = batch or batch_size(frame.extent, dims=spec.dims, device=device)
+    return replace(draft, batch=size)
 
 
 def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
@@ -143,19 +156,17 @@ def _ready(
         batch=candidate.batch,
         device=device,
         precision=precision,
+        scale=candidate.scale,
         instances=instances,
     )
     try:
         loaded = load(features=features)
-        settled = Candidate(
-            _with_layers(spec, loaded),
-            loaded.batch,
-            features=True,
-            note=loaded.path.note if loaded.path else "",
-        )
+        told = loaded.path.note if loaded.path else ""
+        settled = replace(candidate, spec=_with_layers(spec, loaded), batch=loaded.batch)
     except BlackBoxError as error:
-        loaded = load(features=False)
-        settled = Candidate(spec, loaded.batch, features=False, note=reason(error))
+        loaded, told = load(features=False), reason(error)
+        settled = replace(candidate, batch=loaded.batch, features=False)
+    settled = replace(settled, note="; ".join(filter(None, (candidate.note, told))))
     loaded.check()
     _READY[(settled, tile, device, precision, features, instances)] = loaded
     return settled

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from cte_dask.experiment import Experiment
     from cte_dask.models.bank import ModelBank
     from cte_dask.volume import Volume
 
-__all__ = ["read_scores", "score", "tile_scores"]
+__all__ = ["read_scores", "score", "tile_scores", "told_attributes"]
 
 DIMS = ("model", "perturbation", "tile")
 COUNTED = ("n_union", "n_reference", "n_voxels", "status")
@@ -56,9 +57,17 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
     indices = range(len(experiment.blocks))
     values = blocks_array(experiment, indices)
     dataset = tile_scores(layout_of(experiment), values, indices)
-    dataset.attrs["excluded"] = dict(experiment.excluded)
-    dataset.attrs["seed"] = experiment.seed
+    dataset.attrs |= told_attributes(experiment)
     return dataset
+
+
+def told_attributes(experiment: Experiment) -> dict[str, Any]:
+    """Return what a ranking tells of an experiment beside its numbers."""
+    return {
+        "excluded": dict(experiment.excluded),
+        "notes": {c.name: c.note for c in experiment.candidates if c.note},
+        "seed": experiment.seed,
+    }
 
 
 def read_scores(scores: Scores) -> xr.Dataset:

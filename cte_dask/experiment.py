@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency import metric
+from cte_dask.frames import SAME, Frame, Scale, frame_of
 from cte_dask.perturb import Perturbation
 from cte_dask.statistics import PAIRS
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
@@ -33,6 +34,8 @@ class Candidate:
         Samples in one forward pass.
     features
         Whether its features can be perturbed (a grey box).
+    scale
+        Voxels of the network per voxel of the target (z, y, x); 1 unless it resamples.
     note
         Why not, or why the encoder is not shared; empty if nothing is to be said.
     """
@@ -40,7 +43,13 @@ class Candidate:
     spec: ModelSpec
     batch: int
     features: bool
+    scale: Scale = SAME
     note: str = ""
+
+    def frame(self, tile: Shape) -> Frame:
+        """Return what the model reads around a whole tile."""
+        halo, multiple = self.spec.halo_zyx or (0, 0, 0), self.spec.multiple_zyx or (1, 1, 1)
+        return frame_of(tile, halo=halo, multiple=multiple, scale=self.scale)
 
     @property
     def name(self) -> str:
@@ -129,7 +138,8 @@ class Experiment:
             "tile": list(self.grid.tile),
             "keep_cut": self.grid.keep_cut,
             "models": {
-                c.name: {"spec": c.spec.digest(), "batch": c.batch} for c in self.candidates
+                c.name: {"spec": c.spec.digest(), "batch": c.batch, "scale": list(c.scale)}
+                for c in self.candidates
             },
             "perturbations": [p.name for p in self.perturbations],
             "repeats": self.repeats,
@@ -167,6 +177,7 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
     return {
         **spec,
         "batch": candidate.batch,
+        "scale": list(candidate.scale),
         "greybox": candidate.features,
         **({"note": candidate.note} if candidate.note else {}),
     }

@@ -23,7 +23,8 @@ Perturb = Annotated[
     typer.Option(help="kind:strength, repeatable; dropout, gaussian, brightness, contrast, gamma."),
 ]
 MetricOption = Annotated[
-    list[str] | None, typer.Option("--metric", help="nhd, ei or vrand, repeatable; the first one ranks.")
+    list[str] | None,
+    typer.Option("--metric", help="nhd, ei or vrand; repeatable, the first one ranks."),
 ]
 Border = Annotated[
     int, typer.Option(help="vrand: band in voxels along reference borders that is left out.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cte_dask.arrays import from_torch
 
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec, Output
     from cte_dask.segment import Segmenter
 
-__all__ = ["Prediction", "foreground", "segmenter_channels", "segmenter_maps", "segmenter_of"]
+__all__ = [
+    "Prediction",
+    "foreground",
+    "resized",
+    "segmenter_channels",
+    "segmenter_maps",
+    "segmenter_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,30 @@ def foreground(output: Tensor, how: Output) -> Tensor:
     if how.activation == "softmax":
         return torch.softmax(output.float(), dim=1)[:, [how.channel]]
     return _activated(output[:, how.channel : how.channel + 1], how)
+
+
+def resized(x: Tensor, extent: Sequence[int], *, nearest: bool = False) -> Tensor:
+    """Resample (S, C, [z,] y, x) to an extent: means where it shrinks, linear where it grows.
+
+    Parameters
+    ----------
+    x
+        Images, or a network's output before its activation.
+    extent
+        The new extent; its last axes are those of `x`.
+    nearest
+        Take the nearest voxel instead, for labels.
+    """
+    old, new = tuple(x.shape[2:]), tuple(extent[-(x.ndim - 2) :])
+    if old == new:
+        return x
+    if nearest:
+        return functional.interpolate(x.double(), new, mode="nearest-exact").to(x.dtype)
+    shrunk = tuple(min(a, b) for a, b in zip(old, new, strict=True))
+    if shrunk != old:
+        x = functional.interpolate(x, shrunk, mode="area")
+    linear = "bilinear" if len(new) == 2 else "trilinear"
+    return x if shrunk == new else functional.interpolate(x, new, mode=linear)
 
 
 def _activated(output: Tensor, how: Output) -> Tensor:

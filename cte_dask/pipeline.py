@@ -13,7 +13,7 @@ import fsspec
 from rich.console import Console
 
 from cte_dask.cluster import default_workers, open_cluster
-from cte_dask.dataset import read_scores
+from cte_dask.dataset import read_scores, told_attributes
 from cte_dask.experiment import Experiment
 from cte_dask.models import ModelBank, load_bank
 from cte_dask.planning import plan
@@ -166,7 +166,7 @@ def rank_target(
 
 def _concluded(out: str, experiment: Experiment, scores: Scores, *, interrupted: bool) -> Outcome:
     dataset = read_scores(scores)
-    dataset.attrs |= {"excluded": dict(experiment.excluded), "seed": experiment.seed}
+    dataset.attrs |= told_attributes(experiment)
     ranking = rank(dataset)
     result = ranking_dict(experiment, ranking, scores)
     write_tiles(out, scores)

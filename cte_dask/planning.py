@@ -19,7 +19,8 @@ __all__ = ["ModelCost", "Plan", "plan", "plan_blocks"]
 LEAST_BLOCK_VOXELS = 2**22
 MOST_BLOCK_VOXELS = 2**29
 BLOCKS_PER_VOXEL = 2000 / 2**40
-BLOCKS_PER_WORKER = 2
+BLOCKS_PER_WORKER = 8  # for balance, progress and resuming
+LEAST_BLOCKS_PER_WORKER = 2  # worth cutting chunks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,9 @@ def plan_blocks(experiment: Experiment, *, workers: int) -> Shape:
     total = math.prod(grid.shape)
     wanted = min(max(total * BLOCKS_PER_VOXEL, 1), total / LEAST_BLOCK_VOXELS)
     target = min(max(total / max(wanted, 1), LEAST_BLOCK_VOXELS), MOST_BLOCK_VOXELS)
-    least_blocks = min(BLOCKS_PER_WORKER * workers, len(grid)) if workers > 1 else 1
-    _grow(cut, grid, target=target, least_blocks=least_blocks)
-    while _number(cut, grid) < least_blocks and max(cut) > 1:
+    _grow(cut, grid, target=target, least_blocks=BLOCKS_PER_WORKER * workers)
+    least = LEAST_BLOCKS_PER_WORKER * workers if workers > 1 else 1
+    while _number(cut, grid) < least and max(cut) > 1:
         axis = max(range(3), key=lambda i: cut[i])
         cut[axis] = -(-cut[axis] // 2)
     return cut[0], cut[1], cut[2]

@@ -16,13 +16,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cte_dask.arrays import from_torch, namespace, to_torch
-from cte_dask.frames import frame_of
+from cte_dask.device import dtype_of
+from cte_dask.frames import SAME, Scale, frame_of
 from cte_dask.instances import tile_labels
 from cte_dask.models.loading import load_network
 from cte_dask.models.preprocessing import preprocess
 from cte_dask.outputs import (
     Prediction,
     foreground,
+    resized,
     segmenter_channels,
     segmenter_maps,
     segmenter_of,
@@ -33,30 +35,11 @@ from cte_dask.perturb.input import CANONICAL_PERCENTILES, perturb_raw
 from cte_dask.tiles import Shape, Tile
 
 if TYPE_CHECKING:
-    from cte_dask.models.loading import Network
+    from cte_dask.models.formats import Network
     from cte_dask.models.spec import ModelSpec
     from cte_dask.volume.statistics import IntensityStatistics
 
-__all__ = ["Predictor", "resolve_device"]
-
-_DTYPES = {"auto": "float32"}
-
-
-def resolve_device(name: str) -> str:
-    """Return ``"cpu"`` or ``"cuda"`` for ``auto``, ``cpu`` or ``cuda``.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or ``cuda`` is asked for where there is no GPU.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in {"cpu", "cuda"}:
-        raise ValueError(f"device {name!r} is not one of auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' asked for, but torch sees no GPU; use --device cpu or auto")
-    return name
+__all__ = ["Predictor"]
 
 
 class Predictor:
@@ -74,6 +57,8 @@ class Predictor:
         ``"cpu"`` or ``"cuda"``.
     precision
         ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    scale
+        Voxels of the network per voxel of the target (z, y, x).
     features
         Whether feature perturbations will be asked for.
     instances
@@ -95,17 +80,18 @@ class Predictor:
         batch: int,
         device: str = "cpu",
         precision: str = "auto",
+        scale: Scale = SAME,
         features: bool = True,
         instances: bool = False,
     ) -> None:
         self.spec = spec
         self.device = device
-        self.dtype = getattr(torch, _DTYPES.get(precision, precision))
+        self.dtype = dtype_of(precision)
         self.tile = tile
         halo, multiple = spec.halo_zyx, spec.multiple_zyx
         if halo is None or multiple is None:
             raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
-        self.frame = frame_of(tile, halo=halo, multiple=multiple)
+        self.frame = frame_of(tile, halo=halo, multiple=multiple, scale=scale)
         self.network: Network = load_network(spec, device=device, dtype=self.dtype)
         if self.network.kind == "module" and spec.dims == 2:
             # Convolution, norm and activation then share one layout; 3D convolutions gain nothing.
@@ -123,7 +109,7 @@ class Predictor:
 
     def example(self) -> Tensor:
         """Return a batch of uniform noise of the shape, dtype and device that the network sees."""
-        extent = self.frame.shape[-self.spec.dims :]
+        extent = self.frame.extent[-self.spec.dims :]
         x = torch.empty(self.batch, self.spec.in_channels, *extent, device=self.device)
         return x.uniform_(generator=torch.Generator(self.device).manual_seed(0)).to(self.dtype)
 
@@ -207,13 +193,12 @@ class Predictor:
 
     def _samples(self, frames: Any, intensity: IntensityStatistics) -> Tensor:
         """Preprocess frames and lay them out as network samples (S, 1, [z,] y, x)."""
-        xp = namespace(frames)
         steps = self.spec.preprocessing
-        ready = xp.stack([preprocess(f, steps, intensity) for f in frames])
+        ready = namespace(frames).stack([preprocess(f, steps, intensity) for f in frames])
         x = to_torch(ready, self.device).to(self.dtype)
         x = x[:, None] if self.spec.dims == 3 else x.reshape(-1, 1, *x.shape[2:])
-        channels = self.spec.in_channels
-        return x if channels == 1 else x.expand(-1, channels, *x.shape[2:]).contiguous()
+        x = resized(x, self.frame.extent)
+        return x.expand(-1, self.spec.in_channels, *x.shape[2:]).contiguous()
 
     def _perturbed(
         self,
@@ -284,6 +269,8 @@ class Predictor:
 
     def _predicted(self, output: Tensor) -> Prediction:
         """Cut the tile out of an output, (S, C, [z,] y, x); maps for a segmenter stay whole."""
+        nearest = self.spec.output.activation == "labels"
+        output = resized(output, self.frame.shape, nearest=nearest)
         box = self._inside(self.tile)[-self.spec.dims :]
         maps = foreground(output[(slice(None), slice(None), *box)], self.spec.output)
         whole = segmenter_maps(output, self.spec, self.channels) if self.instances else None

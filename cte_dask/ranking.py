@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +79,8 @@ class ModelRank:
         Median over tiles of the fraction of foreground voxels in the reference prediction.
     scores
         ``metric@perturbation`` → `Score`.
+    note
+        What else a user should know, such as voxels unlike those of the training.
     """
 
     name: str
@@ -87,6 +89,7 @@ class ModelRank:
     excluded: str | None = None
     foreground_fraction: float = math.nan
     scores: Mapping[str, Score] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def degenerate(self) -> bool:
@@ -100,6 +103,7 @@ class ModelRank:
             "rank": self.rank,
             "flags": list(self.flags),
             "excluded": self.excluded,
+            "note": self.note,
             "foreground_fraction": _plain(self.foreground_fraction),
             "scores": {name: s.to_dict() for name, s in self.scores.items()},
         }
@@ -153,9 +157,7 @@ def _placed(model: ModelRank, ranked: list[ModelRank], primary: str) -> ModelRan
         return m.degenerate, _or(m.scores[primary].cte, -1.0)
 
     first = next(i for i, other in enumerate(ranked) if place(other) == place(model))
-    return ModelRank(
-        model.name, first + 1, model.flags, None, model.foreground_fraction, model.scores
-    )
+    return replace(model, rank=first + 1)
 
 
 def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -> ModelRank:
@@ -174,7 +176,9 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
     flags = _flags(scores[primary], fraction)
     if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):
         flags = (*flags, FAILED)
-    return ModelRank(str(data.model.item()), None, flags, None, fraction, scores)
+    name = str(data.model.item())
+    note = str(data.attrs.get("notes", {}).get(name, ""))
+    return ModelRank(name, None, flags, None, fraction, scores, note)
 
 
 def _flags(score: Score, foreground: float) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["default_tile", "resolve"]
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
 
 
@@ -91,8 +90,8 @@ def resolve(
         For any bad value, naming it; also when no model of the bank is usable.
     """
     from cte_dask.candidates import settle
+    from cte_dask.device import dtype_of, resolve_device
     from cte_dask.planning import plan_blocks
-    from cte_dask.predict import resolve_device
 
     asked = tuple(
         p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in perturbations
@@ -104,8 +103,7 @@ def resolve(
     where = resolve_device(device)
     if border < 0:
         raise ValueError(f"border must be at least 0, not {border}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    dtype_of(precision)
     wanted = sorted({q for m in bank for q in _percentiles(m)} | set(CANONICAL_PERCENTILES))
     intensity = None
     if sample:
@@ -117,6 +115,7 @@ def resolve(
         tile=grid.tile,
         features=any(p.space == "feature" for p in asked),
         instances=any(set(metric(name).statistics) & set(PAIRS) for name in metrics),
+        voxel_size=volume.voxel_size,
         device=where,
         precision=precision,
         threads=threads,

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.frames import frame_of
 from cte_dask.tiles import Block, Shape
 
 if TYPE_CHECKING:
@@ -33,10 +32,7 @@ class Window:
 def margins(experiment: Experiment) -> tuple[Shape, Shape]:
     """Return the context that a block's read adds before its start and behind its stop."""
     tile = experiment.grid.tile
-    frames = [
-        frame_of(tile, halo=c.spec.halo_zyx or (0, 0, 0), multiple=c.spec.multiple_zyx or (1, 1, 1))
-        for c in experiment.candidates
-    ]
+    frames = [c.frame(tile) for c in experiment.candidates]
     before = [max(f.before[i] for f in frames) for i in range(3)]
     after = [max(f.after[i] - tile[i] for f in frames) for i in range(3)]
     return (before[0], before[1], before[2]), (after[0], after[1], after[2])

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cte_dask"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 TORCH = {
-    "candidates", "predict", "probe", "scoring", "perturb/bottleneck", "perturb/cut",
+    "candidates", "device", "outputs", "predict", "probe", "scoring", "perturb/bottleneck", "perturb/cut",
     "perturb/feature",
     "models/loading", "models/state_dict", "models/torchscript", "models/torch_export",
     "models/pt2_archive", "models/python", "models/trial", "models/unet", "models/onnx",

@@ -121,6 +121,8 @@ class ModelSpec(Strict):
         Steps from raw intensities to the network's input.
     output
         How the output becomes a foreground probability.
+    resample
+        Whether the target is interpolated to the training voxel size, and predictions back.
     segmenter
         How the output becomes instances; by default the connected components of the foreground.
     bottleneck
@@ -149,6 +151,7 @@ class ModelSpec(Strict):
     voxel_size: VoxelSize | None = None
     preprocessing: tuple[Step, ...] = ()
     output: Output = Output()
+    resample: StrictBool = False
     segmenter: Segmentation | None = None
     bottleneck: str | None = Field(default=None, min_length=1)
     layers: tuple[str, ...] = ()
@@ -188,6 +191,8 @@ class ModelSpec(Strict):
         self._check_axes("multiple", self.multiple, least=1)
         if self.voxel_size is not None and self.dims == 3 and self.voxel_size.z is None:
             raise ValueError("voxel_size needs z for a model with axes zyx")
+        if self.resample and self.voxel_size is None:
+            raise ValueError("resample: true needs the model's voxel_size")
         self._check_preprocessing()
         self._check_source()
         self._check_trust()

@@ -62,7 +62,7 @@ def _row(model: ModelRank, primary: str) -> list[str | Text]:
         str(score.n_tiles),
         _percent(score.nan_fraction),
         _percent(model.foreground_fraction),
-        Text(", ".join(model.flags)),
+        Text("; ".join(filter(None, (*model.flags, model.note)))),
     ]
 
 

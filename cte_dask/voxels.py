@@ -1,0 +1,58 @@
+"""Matching voxel sizes: how a target's voxels compare with those a model was trained at."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from cte_dask.frames import SAME, Scale
+
+if TYPE_CHECKING:
+    from cte_dask.models.spec import ModelSpec
+    from cte_dask.volume import VoxelSize
+
+__all__ = ["mismatch", "scale_of"]
+
+TOLERATED = 1.25
+"""Ratio of voxel sizes up to which a model is taken to fit."""
+
+
+def ratios(spec: ModelSpec, target: VoxelSize | None) -> dict[str, float]:
+    """Return, for each axis of a model that is known on both sides, target voxel / its voxel."""
+    if spec.voxel_size_nm is None or target is None:
+        return {}
+    pairs = zip("zyx", target.lengths, spec.voxel_size_nm, strict=True)
+    return {a: t / m for a, t, m in pairs if a in spec.axes and t is not None and m is not None}
+
+
+def scale_of(spec: ModelSpec, target: VoxelSize | None) -> Scale:
+    """Return the voxels of the network per voxel of the target (z, y, x).
+
+    1 along every axis unless the model says ``resample: true``; planes of a 2D model are never
+    resampled along z.
+
+    Raises
+    ------
+    ValueError
+        If the model is to be resampled and the target's voxel size is not known.
+    """
+    if not spec.resample:
+        return SAME
+    found = ratios(spec, target)
+    missing = [axis for axis in spec.axes if axis not in found]
+    if missing:
+        raise ValueError(
+            f"resample: true needs the target's voxel size along {', '.join(missing)}: "
+            "give it where the target is opened"
+        )
+    z, y, x = (found.get(axis, 1.0) for axis in "zyx")
+    return z, y, x
+
+
+def mismatch(spec: ModelSpec, target: VoxelSize | None) -> str:
+    """Return how the target's voxels differ from the model's; empty if they fit."""
+    worst = ratios(spec, target)
+    if spec.resample or all(abs(math.log(r)) <= math.log(TOLERATED) for r in worst.values()):
+        return ""
+    told = ", ".join(f"{r:.2g}× along {axis}" for axis, r in worst.items())
+    return f"the target's voxels are {told} the size the model was trained at"
