@@ -91,14 +91,15 @@ class Spread:
         The sampling noise of the medians is itself part of their variance: of models that are all
         alike, `between` is expected to be no larger than `within`. It is therefore taken off once,
         and what is left, the spread that the models themselves have, is compared with the noise.
-        With nine alike models and independent noise a ratio above 1 has a chance of about 4 %
-        (that (between / within), chi-squared over 8, exceeds 2), where 43 % would pass without the
-        correction. Noise that models share, such as hard tiles, makes it rarer still.
+        Of n alike models with independent noise, a ratio above 1 has the chance that a chi-squared
+        over n - 1 degrees of freedom exceeds 2 (n - 1): 4 % with nine models, 14 % with three,
+        where 43 % and 37 % would pass without the correction. Noise that models share, such as
+        hard tiles, makes it rarer still.
         """
         excess = self.between - self.within
-        if self.within > 0:
-            return excess / self.within
-        return math.inf if excess > 0 else 0.0
+        if self.within == 0:
+            return math.inf if excess > 0 else 0.0
+        return excess / self.within
 
 
 def spread(

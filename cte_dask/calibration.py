@@ -94,6 +94,12 @@ def calibrate(
         For any bad value, naming it; if fewer than two models or tiles can be compared.
     TypeError
         If an option is given that the calibration decides by itself.
+
+    Notes
+    -----
+    Agreement is no proof of being right. Towards strong perturbations it can rise again, when the
+    tiles agree on which models withstand the perturbation rather than on which fit the target; look
+    at the whole curve. ``benchmarks/calibrate_demo.py`` measures what the choice is worth.
     """
     from cte_dask.resolution import resolve
 

@@ -250,5 +250,10 @@ def _notes(calibration: Calibration) -> list[str]:
             "no strength sets the models further apart than their own noise: the choice is by "
             "agreement alone, do not lean on it; use more --pilot-tiles or other --strengths"
         )
+    elif calibration.index == len(calibration.strengths) - 1:
+        notes.append(
+            "it is the last of the grid: tiles may agree there on which models withstand the "
+            "perturbation, not on which fit the target; look at the CTEs, and compare a weaker one"
+        )
     notes += [f"left out: {n} ({', '.join(f)})" for n, f in calibration.degenerate.items()]
     return notes + [f"excluded: {n}: {why}" for n, why in calibration.excluded.items()]
