@@ -20,6 +20,7 @@ LEAST_BLOCK_VOXELS = 2**22
 MOST_BLOCK_VOXELS = 2**29
 BLOCKS_PER_VOXEL = 2000 / 2**40
 BLOCKS_PER_WORKER = 8  # for balance, progress and resuming
+LEAST_PLENTY = 64
 LEAST_BLOCKS_PER_WORKER = 2  # worth cutting chunks for
 
 
@@ -100,7 +101,9 @@ def plan_blocks(experiment: Experiment, *, workers: int) -> Shape:
     total = math.prod(grid.shape)
     wanted = min(max(total * BLOCKS_PER_VOXEL, 1), total / LEAST_BLOCK_VOXELS)
     target = min(max(total / max(wanted, 1), LEAST_BLOCK_VOXELS), MOST_BLOCK_VOXELS)
-    _grow(cut, grid, target=target, least_blocks=BLOCKS_PER_WORKER * workers)
+    # half of what a terabyte may have: growing doubles, and must not stop above the whole
+    plenty = max(total * BLOCKS_PER_VOXEL / 2, LEAST_PLENTY)
+    _grow(cut, grid, target=target, least_blocks=min(BLOCKS_PER_WORKER * workers, plenty))
     least = LEAST_BLOCKS_PER_WORKER * workers if workers > 1 else 1
     while _number(cut, grid) < least and max(cut) > 1:
         axis = max(range(3), key=lambda i: cut[i])
@@ -114,7 +117,7 @@ def _aligned(tile: int, unit: int) -> int:
     return common // tile if common <= 4 * max(tile, unit) else -(-unit // tile)
 
 
-def _grow(cut: list[int], grid: TileGrid, *, target: float, least_blocks: int) -> None:
+def _grow(cut: list[int], grid: TileGrid, *, target: float, least_blocks: float) -> None:
     while True:
         options = [i for i in (2, 1, 0) if cut[i] < grid.counts[i]]
         if not options:
