@@ -175,7 +175,6 @@ def _draw_models(axes: Axes, calibration: Calibration) -> None:
         low, high = [s.low for s in scores], [s.high for s in scores]
         axes.fill_between(x, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set_ylabel(f"CTE: median {calibration.metric} of a tile")
-    axes.set_ylim(-0.02, 1.02)
     axes.legend(fontsize=7)
 
 
