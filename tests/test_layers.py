@@ -13,12 +13,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cte_dask"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 TORCH = {
-    "candidates", "device", "outputs", "predict", "probe", "scoring", "perturb/bottleneck", "perturb/cut",
-    "perturb/feature",
-    "models/loading", "models/state_dict", "models/torchscript", "models/torch_export",
-    "models/pt2_archive", "models/python", "models/trial", "models/unet", "models/onnx",
-    "models/pytorch3dunet", "models/pytorch3dunet_network", "models/pytorch3dunet_blocks",
-    "models/bioimageio",
+    "candidates", "device", "models/bioimageio", "models/loading", "models/onnx",
+    "models/pt2_archive", "models/python", "models/pytorch3dunet", "models/pytorch3dunet_blocks",
+    "models/pytorch3dunet_network", "models/state_dict", "models/torch_export",
+    "models/torchscript", "models/trial", "models/unet", "outputs", "perturb/bottleneck",
+    "perturb/cut", "perturb/feature", "predict", "probe", "scoring",
 }  # fmt: skip
 DASK = {"run", "cluster/local", "cluster/address"}
 LOWER = ("arrays", "tiles", "volume", "models", "perturb", "segment", "consistency")
