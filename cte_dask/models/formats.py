@@ -21,6 +21,7 @@ FORMATS: dict[str, str] = {
     "torchscript": "cte_dask.models.torchscript:TorchScript",
     "torch_export": "cte_dask.models.torch_export:TorchExport",
     "onnx": "cte_dask.models.onnx:Onnx",
+    "bioimageio": "cte_dask.models.bioimageio:BioImageIO",
     "pytorch3dunet": "cte_dask.models.pytorch3dunet:Pytorch3dUnet",
     "python": "cte_dask.models.python:PythonFactory",
 }

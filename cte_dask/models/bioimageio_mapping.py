@@ -1,0 +1,212 @@
+"""From the vocabulary of a BioImage.IO description to that of a bank. No torch.
+
+The objects are those of bioimageio.spec's model description 0.5; only attributes are read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cte_dask.models.spec import Output
+
+__all__ = ["axes_of", "extents", "fixed_shape", "output_of", "steps_of", "voxel_size"]
+
+_NANOMETRES = {
+    "picometer": 1e-3, "angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6,
+    "centimeter": 1e7, "meter": 1e9,
+}  # fmt: skip
+_REMEDY = "say in the bank what is to happen"
+
+
+def axes_of(tensor: Any) -> tuple[str, ...]:
+    """Return the axes of a tensor in order: ``batch``, ``channel``, ``z``, ``y``, ``x``.
+
+    Raises
+    ------
+    ValueError
+        If it has others, or lacks y or x.
+    """
+    axes = tuple("batch" if a.type == "batch" else _axis(tensor, a) for a in tensor.axes)
+    if not {"y", "x"} <= set(axes):
+        raise ValueError(f"{tensor.id} has the axes {', '.join(axes)}: y and x are needed")
+    return axes
+
+
+def _axis(tensor: Any, axis: Any) -> str:
+    if axis.type == "channel":
+        return "channel"
+    if axis.type != "space" or str(axis.id) not in ("z", "y", "x"):
+        raise ValueError(
+            f"{tensor.id} has the axis {axis.id} ({axis.type}): batch, channel, z, y, x are known"
+        )
+    return str(axis.id)
+
+
+def extents(model: Any) -> dict[str, dict[str, int]]:
+    """Return ``halo`` and ``multiple``, each where the description determines it."""
+    found: dict[str, dict[str, int]] = {}
+    space = [a for a in model.inputs[0].axes if a.type == "space"]
+    ids = sorted((str(a.id) for a in space), reverse=True)
+    halos = {
+        str(a.id): a.halo for a in model.outputs[0].axes if a.type == "space" and hasattr(a, "halo")
+    }
+    if halos:
+        found["halo"] = {axis: halos.get(axis, 0) for axis in ids}
+    sizes = {str(a.id): _size(model.inputs[0], a) for a in space}
+    # min + n·step are the multiples of step only where min is one.
+    if all(getattr(s, "step", 0) and s.min % s.step == 0 for s in sizes.values()):
+        found["multiple"] = {axis: sizes[axis].step for axis in ids}
+    return found
+
+
+def fixed_shape(tensor: Any) -> dict[str, int]:
+    """Return the extents of the axes that accept only one."""
+    sizes = {name: _size(tensor, a) for name, a in zip(axes_of(tensor), tensor.axes, strict=True)}
+    return {name: size for name, size in sizes.items() if isinstance(size, int)}
+
+
+def _size(tensor: Any, axis: Any) -> Any:
+    """Return a number, a parametrised size or None; a reference within the image is followed."""
+    size = axis.size
+    reference = str(getattr(size, "axis_id", ""))
+    if not reference:
+        return size
+    named = [a for a in tensor.axes if str(a.id) == reference and str(size.tensor_id) == tensor.id]
+    same = [a for a in named if a.scale == axis.scale and size.offset == 0]
+    return same[0].size if same and not hasattr(same[0].size, "axis_id") else None
+
+
+def voxel_size(tensor: Any) -> dict[str, Any] | None:
+    """Return the voxel size in nanometre, None where an axis has no unit known here."""
+    space = [a for a in tensor.axes if a.type == "space"]
+    if any(a.unit not in _NANOMETRES for a in space):
+        return None
+    return {"unit": "nanometer"} | {str(a.id): a.scale * _NANOMETRES[a.unit] for a in space}
+
+
+def steps_of(tensor: Any) -> list[dict[str, Any]]:
+    """Return the preprocessing of an image as the steps of a bank.
+
+    Statistics of each sample become those of the tile, statistics of a dataset those of the
+    whole target.
+
+    Raises
+    ------
+    ValueError
+        For a step that a bank cannot express.
+    """
+    steps = list(tensor.preprocessing)
+    # The type that raw data are stored in: no more than a description of them.
+    if steps and steps[0].id == "ensure_dtype" and steps[0].kwargs.dtype == _dtype(tensor):
+        steps = steps[1:]
+    return [_step(tensor, step) for step in steps if not _is_float_cast(step)]
+
+
+def _dtype(tensor: Any) -> Any:
+    return tensor.data[0].type if isinstance(tensor.data, list | tuple) else tensor.data.type
+
+
+def _is_float_cast(step: Any) -> bool:
+    return step.id == "ensure_dtype" and str(step.kwargs.dtype).startswith("float")
+
+
+def _step(tensor: Any, step: Any) -> dict[str, Any]:
+    kwargs = step.kwargs
+    if step.id in ("scale_range", "zero_mean_unit_variance"):
+        names = ("min_percentile", "max_percentile", "eps")
+        found = {name: getattr(kwargs, name) for name in names if hasattr(kwargs, name)}
+        return {"name": step.id, "kwargs": found, "scope": _scope(tensor, step)}
+    if step.id in ("scale_linear", "fixed_zero_mean_unit_variance"):
+        pair = ("gain", "offset") if step.id == "scale_linear" else ("mean", "std")
+        return {"name": step.id, "kwargs": {name: _one(step, name) for name in pair}}
+    if step.id == "clip" and kwargs.min_percentile is None and kwargs.max_percentile is None:
+        return {"name": "clip", "kwargs": {"min": kwargs.min, "max": kwargs.max}}
+    if step.id == "ensure_dtype":
+        return {"name": "ensure_dtype", "kwargs": {"dtype": str(kwargs.dtype)}}
+    raise ValueError(f"the preprocessing step {step.id} of the package is not known: {_REMEDY}")
+
+
+def _scope(tensor: Any, step: Any) -> str:
+    reference = getattr(step.kwargs, "reference_tensor", None)
+    if reference is not None and str(reference) != str(tensor.id):
+        raise ValueError(f"{step.id} takes its percentiles from {reference}: {_REMEDY}")
+    if step.kwargs.axes is None:
+        return "volume"
+    axes = {str(a) for a in step.kwargs.axes}
+    missing = {str(a.id) for a in tensor.axes if a.type == "space"} - axes
+    if missing:
+        raise ValueError(
+            f"{step.id} of each plane along {', '.join(sorted(missing))} is not known: {_REMEDY}"
+        )
+    return "volume" if "batch" in axes else "tile"
+
+
+def _one(step: Any, name: str) -> float:
+    value = getattr(step.kwargs, name)
+    values = set(value) if isinstance(value, list | tuple) else {value}
+    if len(values) != 1:
+        raise ValueError(f"{step.id} with another {name} for each channel is not known: {_REMEDY}")
+    return float(values.pop())
+
+
+def output_of(model: Any, given: Output) -> dict[str, Any]:
+    """Return how the output becomes a foreground probability, as the keys of ``output``.
+
+    Parameters
+    ----------
+    model
+        The description.
+    given
+        What the bank says; where it names the activation, the postprocessing is not looked at.
+
+    Raises
+    ------
+    ValueError
+        For postprocessing that a bank cannot express.
+    """
+    names = [str(tensor.id) for tensor in model.outputs]
+    index = str(given.index) if isinstance(given.index, str) else names[given.index or 0]
+    if index not in names:
+        raise ValueError(f"output.index {index!r} is not there: {', '.join(names)}")
+    tensor = model.outputs[names.index(index)]
+    found: dict[str, Any] = {} if "activation" in given.model_fields_set else _activation(tensor)
+    if len(names) > 1:
+        found["index"] = index
+    channels = [list(a.channel_names) for a in tensor.axes if a.type == "channel"]
+    if channels and channels[0].count("foreground") == 1:
+        found["channel"] = [str(n) for n in channels[0]].index("foreground")
+    return found
+
+
+def _activation(tensor: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"activation": "none"}
+    remaining = [p for p in tensor.postprocessing if not _is_float_cast(p)]
+    if remaining and remaining[0].id in ("sigmoid", "softmax"):
+        step = remaining.pop(0)
+        if step.id == "softmax" and not _is_channel(tensor, step.kwargs.axis):
+            raise ValueError(f"softmax along {step.kwargs.axis} is not known: {_REMEDY}")
+        found["activation"] = step.id
+    while remaining and _changes_nothing(remaining[0], found["activation"]):
+        remaining.pop(0)
+    if remaining and remaining[0].id == "binarize":
+        found["threshold"] = _one(remaining.pop(0), "threshold")
+        remaining = [p for p in remaining if p.id != "ensure_dtype"]
+    if remaining:
+        raise ValueError(
+            f"the postprocessing {', '.join(p.id for p in remaining)} of {tensor.id} is not known: "
+            "say in the bank's output what its activation is"
+        )
+    return found
+
+
+def _is_channel(tensor: Any, axis: Any) -> bool:
+    return any(a.type == "channel" and str(a.id) == str(axis) for a in tensor.axes)
+
+
+def _changes_nothing(step: Any, activation: str) -> bool:
+    """Tell whether a step leaves probabilities as they are: a clip to [0, 1] or wider."""
+    if step.id != "clip" or activation == "none":
+        return False
+    low, high = step.kwargs.min, step.kwargs.max
+    return (low is None or low <= 0) and (high is None or high >= 1)
