@@ -262,6 +262,29 @@ def test_weights_are_taken_in_order_and_may_be_chosen(folder: Path, unet: UNet) 
     assert torch.equal(load_network(spec_at(folder, **ours)).forward(x), unet(x))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_onnx_weights_may_lie_in_a_second_file_that_is_named(
+    packed: bool, folder: Path, unet: UNet
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    entry = made.weights_of("onnx", folder, unet)
+    path, data = folder / "model.onnx", folder / "model.data"
+    model = onnx.load(path)
+    path.unlink()
+    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=0)
+    entry |= made.file_entry(path)
+    unnamed = package(folder, unet, weights={"onnx": entry})
+    assert "lie in model.data" in refusal(unnamed)
+    entry["external_data"] = made.file_entry(data)
+    spec = package(folder, unet, weights={"onnx": entry})
+    source = made.zipped(folder) if packed else folder
+    x = torch.rand(1, 1, 32, 32)
+    got = load_network(spec_at(source)).forward(x)
+    torch.testing.assert_close(got, unet(x), rtol=1e-5, atol=1e-5)
+    data.write_bytes(data.read_bytes()[:-1] + b"\1")
+    assert "model.data is" in refusal(spec)
+
+
 def test_only_tensorflow_weights_are_refused_by_name(folder: Path, unet: UNet) -> None:
     weights = {"keras_hdf5": {"source": "a.h5"}, "tensorflow_saved_model_bundle": {"source": "b"}}
     message = refusal(package(folder, unet, weights=weights))
