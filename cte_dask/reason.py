@@ -4,9 +4,11 @@ from __future__ import annotations
 
 __all__ = ["reason"]
 
+LONGEST = 400
+
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error, with its type where the text alone would puzzle.
+    """Return an error in one line, with its type where the text alone would puzzle.
 
     Examples
     --------
@@ -15,8 +17,13 @@ def reason(error: BaseException) -> str:
     >>> reason(KeyError("weight"))
     "KeyError: 'weight'"
     """
-    lines = str(error).strip().splitlines()
-    if not lines:
-        return type(error).__name__
-    plain = isinstance(error, (ValueError, OSError))
-    return lines[0] if plain else f"{type(error).__name__}: {lines[0]}"
+    text = " ".join(str(error).split())
+    if not text or not _speaks_for_itself(error):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _speaks_for_itself(error: BaseException) -> bool:
+    """Whether the message is one of ours, or the system's own words for a file that is missing."""
+    ours = type(error).__module__.startswith("cte_dask")
+    return ours or type(error) is ValueError or isinstance(error, OSError)

@@ -241,7 +241,7 @@ def test_a_model_that_fails_on_a_block_is_a_failure_with_its_cause(volume, bank,
 
     monkeypatch.setattr(scoring, "loaded", broken)
     scores = score_block(experiment, 0)
-    assert scores.failures == {"model-1": "RuntimeError: this network has had enough"}
+    assert scores.failures == {"model-1": "RuntimeError: this network has had enough of it"}
     assert (scores.values[1, :, -1] == STATUS["failed"]).all()
     assert np.isnan(scores.values[1, :, :-1]).all()
     assert (scores.values[0, :, -1] == STATUS["scored"]).all()

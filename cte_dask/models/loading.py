@@ -10,10 +10,9 @@ from torch import nn
 from cte_dask.models.formats import ModelError, Network, find_loader
 from cte_dask.models.source import fetch
 from cte_dask.models.spec import ModelSpec
+from cte_dask.reason import reason
 
 __all__ = ["ModelError", "Network", "load_network"]
-
-_LONGEST = 400
 
 
 def load_network(
@@ -52,14 +51,6 @@ def load_network(
         raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
 
 
-def reason(error: BaseException) -> str:
-    """Return why something failed in one line: its type too, unless it is a plain ValueError."""
-    text = " ".join(str(error).split())
-    if type(error) is not ValueError and not isinstance(error, ModelError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-
-
 class _Selected(nn.Module):
     """A network of which one output is taken."""
 
@@ -73,8 +64,8 @@ class _Selected(nn.Module):
 
 def _one_output(network: Network, index: int | str | None) -> Network:
     """Make a network with several outputs give the one asked for."""
-    if network.kind != "module":
-        # TorchScript takes no hooks; its layers are found by node, so that a wrapper hides none
+    if network.kind in ("script", "graph"):
+        # TorchScript takes no hooks; these layers are found by node, so that a wrapper hides none
         wrapped = network.forward if index is None else _Selected(network.forward, index)
         return dataclasses.replace(network, forward=wrapped)
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from cte_dask.models.described import described
 from cte_dask.models.formats import ModelError, Network
-from cte_dask.models.loading import load_network, reason
+from cte_dask.models.loading import load_network
 from cte_dask.models.report import ModelReport
 from cte_dask.models.spec import ModelSpec
 from cte_dask.probe import measure_halo, probe_multiple
+from cte_dask.reason import reason
 
 __all__ = ["check_model", "with_needs"]
 
