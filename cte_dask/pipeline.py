@@ -16,6 +16,7 @@ from cte_dask.cluster import default_workers, open_cluster
 from cte_dask.dataset import read_scores, told_attributes
 from cte_dask.experiment import Experiment
 from cte_dask.models import ModelBank, load_bank
+from cte_dask.models.described import described_bank
 from cte_dask.planning import plan
 from cte_dask.ranking import Ranking, rank
 from cte_dask.report.files import ranking_dict, write_experiment, write_ranking, write_tiles
@@ -85,7 +86,7 @@ def training_voxel_size(bank: ModelBank) -> tuple[float | None, float, float] | 
     """Return the median of the voxel sizes (nanometre, zyx) that a bank's models declare."""
     import statistics
 
-    known = [s for m in bank if (s := m.voxel_size_nm) is not None]
+    known = [s for m in described_bank(bank) if (s := m.voxel_size_nm) is not None]
     if not known:
         return None
     depths = [z for z, _, _ in known if z is not None]

@@ -194,9 +194,10 @@ class Predictor:
     def _samples(self, frames: Any, intensity: IntensityStatistics) -> Tensor:
         """Preprocess frames and lay them out as network samples (S, 1, [z,] y, x)."""
         steps = self.spec.preprocessing
-        ready = namespace(frames).stack([preprocess(f, steps, intensity) for f in frames])
-        x = to_torch(ready, self.device).to(self.dtype)
-        x = x[:, None] if self.spec.dims == 3 else x.reshape(-1, 1, *x.shape[2:])
+        # a 2D model's image is one plane, also for statistics of scope tile
+        units = frames.reshape(-1, *frames.shape[-self.spec.dims :])
+        ready = namespace(frames).stack([preprocess(u, steps, intensity) for u in units])
+        x = to_torch(ready, self.device).to(self.dtype)[:, None]
         x = resized(x, self.frame.extent)
         return x.expand(-1, self.spec.in_channels, *x.shape[2:]).contiguous()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cte_dask.consistency import metric
 from cte_dask.experiment import Experiment
+from cte_dask.models.described import described_bank
 from cte_dask.perturb import Perturbation
 from cte_dask.perturb.input import CANONICAL_PERCENTILES
 from cte_dask.statistics import PAIRS
@@ -97,6 +98,7 @@ def resolve(
         p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in perturbations
     )
     _check(asked, metrics, repeats=repeats, threads=threads, batch=batch, seed=seed)
+    bank = described_bank(bank)
     grid = TileGrid(volume.shape, tile or default_tile(volume.shape, (m.dims for m in bank)))
     if not len(grid):
         raise ValueError(f"no tile of {grid.tile} fits the target {grid.shape}")

@@ -320,3 +320,21 @@ def test_predictions_to_look_at_are_those_that_are_scored(volume, bank):
             assert values[number, draw, 1, tile.index] == want.n_disagree
             seen += 1
     assert seen == 3 * 9 * 2
+
+
+def test_tile_statistics_of_a_2d_model_are_those_of_its_plane(image, bank):
+    """Preprocessing of scope tile sees one plane, however many planes a tile has."""
+    steps = ({"name": "zero_mean_unit_variance", "scope": "tile"},)
+    spec = type(bank.models[0]).model_validate(
+        {**bank.models[0].model_dump(exclude_unset=True), "preprocessing": steps}
+    )
+    shifted = image.astype(np.float32) + 1000 * np.arange(len(image))[:, None, None]
+    one = replace(bank, models=(spec,))
+    draws = ()
+    flat, deep = (
+        settle(open_volume(shifted), one, tile=tile, block=(9, 1, 1), perturbations=("gaussian:0",))
+        for tile in ((1, 32, 32), (3, 32, 32))
+    )
+    planes = [p[0] for _, _, p in predict_tiles(flat, 0, draws)][:3]
+    ((_, _, (box,)), *_) = list(predict_tiles(deep, 0, draws))
+    np.testing.assert_allclose(box, np.concatenate(planes), atol=1e-6)
