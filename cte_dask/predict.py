@@ -197,8 +197,7 @@ class Predictor:
         # a 2D model's image is one plane, also for statistics of scope tile
         units = frames.reshape(-1, *frames.shape[-self.spec.dims :])
         ready = namespace(frames).stack([preprocess(u, steps, intensity) for u in units])
-        x = to_torch(ready, self.device).to(self.dtype)[:, None]
-        x = resized(x, self.frame.extent)
+        x = resized(to_torch(ready, self.device).to(self.dtype)[:, None], self.frame.extent)
         return x.expand(-1, self.spec.in_channels, *x.shape[2:]).contiguous()
 
     def _perturbed(
