@@ -105,5 +105,5 @@ def test_the_models_of_the_bank_are_not_equally_good(networks: dict[str, UNet]) 
         with torch.inference_mode():
             predicted = (network(planes[:, None])[:, 0] > 0).numpy()
         f1[name] = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
-    assert max(f1.values()) > 0.8
+    assert max(f1.values()) - min(f1.values()) > 0.3
     assert max(f1.values()) - min(f1.values()) > 0.2
