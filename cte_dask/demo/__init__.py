@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["LABELS", "SHAPE", "VOXEL_SIZE_NM", "bank_path", "write_demo_target"]
 
-SHAPE = (12, 512, 512)
+SHAPE = (8, 512, 512)
 """Extent of the target in voxels (z, y, x)."""
 
 VOXEL_SIZE_NM = (1000.0, 333.0, 333.0)

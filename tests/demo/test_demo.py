@@ -98,12 +98,11 @@ def test_the_target_says_how_large_its_voxels_are(target: Path) -> None:
 def test_the_models_of_the_bank_are_not_equally_good(networks: dict[str, UNet]) -> None:
     image, labels = simulate_nuclei(SHAPE)
     low, high = np.percentile(image, (1, 99.8))
-    planes = torch.from_numpy(((image[::9, :256, :256] - low) / (high - low)).astype(np.float32))
-    truth = labels[::9, :256, :256] > 0
+    planes = torch.from_numpy(((image[::4, :256, :256] - low) / (high - low)).astype(np.float32))
+    truth = labels[::4, :256, :256] > 0
     f1 = {}
     for name, network in networks.items():
         with torch.inference_mode():
             predicted = (network(planes[:, None])[:, 0] > 0).numpy()
         f1[name] = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
     assert max(f1.values()) - min(f1.values()) > 0.3
-    assert max(f1.values()) - min(f1.values()) > 0.2
