@@ -106,6 +106,7 @@ def resolve(
     if border < 0:
         raise ValueError(f"border must be at least 0, not {border}")
     dtype_of(precision)
+    precision = "float32" if precision == "auto" else precision
     wanted = sorted({q for m in bank for q in _percentiles(m)} | set(CANONICAL_PERCENTILES))
     intensity = None
     if sample:
@@ -136,7 +137,7 @@ def resolve(
         seed=seed,
         repeats=repeats,
         device=where,
-        precision="float32" if precision == "auto" else precision,
+        precision=precision,
         threads=threads,
         border=border,
     )

@@ -17,7 +17,7 @@ TORCH = {
     "models/pt2_archive", "models/python", "models/pytorch3dunet", "models/pytorch3dunet_blocks",
     "models/pytorch3dunet_network", "models/state_dict", "models/torch_export",
     "models/torchscript", "models/trial", "models/unet", "outputs", "perturb/bottleneck",
-    "perturb/cut", "perturb/feature", "predict", "probe", "scoring",
+    "perturb/cut", "perturb/feature", "perturb/shared", "predict", "probe", "scoring",
 }  # fmt: skip
 DASK = {"run", "cluster/local", "cluster/address"}
 LOWER = ("arrays", "tiles", "volume", "models", "perturb", "segment", "consistency")

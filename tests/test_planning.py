@@ -114,3 +114,19 @@ def test_planes_of_a_box_count(tmp_path, target):
     flat = resolve(volume, bank, tile=(1, 32, 32), sample=False)
     deep = replace(flat, grid=TileGrid(volume.shape, (3, 32, 32)))
     assert plan(deep).models[0].flops == 3 * plan(flat).models[0].flops
+
+
+def test_settling_planning_and_scoring_load_each_model_once(tmp_path, monkeypatch):
+    from cte_dask import predict
+
+    made = []
+    real = predict.load_network
+    monkeypatch.setattr(
+        predict, "load_network", lambda spec, **how: made.append(spec.name) or real(spec, **how)
+    )
+    target = np.random.default_rng(0).random((2, 64, 64), np.float32)
+    bank = load_bank(str(write_bank(tmp_path)))
+    experiment = resolve(open_volume(target, axes="zyx"), bank, tile=(1, 32, 32))
+    plan(experiment)
+    score_block(experiment, 0)
+    assert sorted(made) == sorted(bank.names)

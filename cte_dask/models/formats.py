@@ -48,12 +48,16 @@ class Network:
         it accepts several; None as a whole when every extent is free.
     notes
         What a reader of ``cte models check`` should know.
+    code
+        Names what was built, weights aside: networks of equal `code` differ in weights alone.
+        Empty where that is not known.
     """
 
     forward: torch.nn.Module
     kind: Literal["module", "graph", "script", "opaque"]
     fixed_shape: tuple[int | None, ...] | None = None
     notes: tuple[str, ...] = ()
+    code: str = ""
 
     @property
     def fixed_batch(self) -> int | None:

@@ -39,7 +39,8 @@ class StateDict:
         weights = read_state_dict(path)
         module = _build(spec)
         load_weights(module, weights)
-        return Network(forward=module, kind="module")
+        code = json.dumps([spec.architecture, spec.arguments, spec.output.index], sort_keys=True)
+        return Network(forward=module, kind="module", code=code)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from cte_dask.perturb import philox
+from cte_dask.perturb import philox, shared
 from cte_dask.perturb.bottleneck import BlackBoxError, bottleneck_module, bottleneck_node, hooked
 from cte_dask.perturb.cut import cut, insert_masks, named_node
 from cte_dask.reason import reason
@@ -167,26 +167,34 @@ def feature_path(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> F
     if network.kind == "opaque":
         raise BlackBoxError("a black box: its features cannot be reached")
     if network.kind == "module":
-        return _module_path(network.forward, x, tuple(names))
+        return _module_path(network, x, tuple(names))
     return _graph_path(network.forward, x, tuple(names))
 
 
-def _module_path(module: nn.Module, x: Tensor, names: tuple[str, ...]) -> FeaturePath:
-    layers = names or (bottleneck_module(module, x),)
-    channels = _channels(module, layers, x)
+def _module_path(network: Network, x: Tensor, names: tuple[str, ...]) -> FeaturePath:
+    module = network.forward
+    key = (network.code, names, tuple(x.shape), x.dtype, str(x.device)) if network.code else None
+    known = shared.recall(key, module)
+    layers = known.layers if known else names or (bottleneck_module(module, x),)
+    channels = known.channels if known else _channels(module, layers, x)
     plain = _Plain(layers, channels, "", module)
 
     def masked(x: Tensor, *masks: Tensor) -> Tensor:
         return plain.decode((x,), masks)
 
     try:
-        with torch.no_grad():
-            whole = make_fx(masked)(x, *_masks(x, channels, random=False))
-        split = _proven(whole, x, layers, channels, plain=masked)
-    except (
-        Exception
-    ) as error:  # tracing executes foreign code: whatever it raises, plain passes work
+        if known is None:
+            with torch.no_grad():
+                halves = cut(make_fx(masked)(x, *_masks(x, channels, random=False)))
+        else:
+            halves = known.prefix, known.suffix
+        split = _proven(halves, x, layers, channels, plain=masked)
+    # Tracing executes foreign code: whatever it raises, plain passes work.
+    except Exception as error:
+        if known is not None:  # the weights decide more than numbers: a trace of its own
+            return _module_path(replace(network, code=""), x, names)
         return _Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
+    shared.keep(key, module, split.layers, split.channels, halves)
     return split
 
 
@@ -216,20 +224,19 @@ def _graph_path(forward: nn.Module, x: Tensor, names: tuple[str, ...]) -> Featur
     insert_masks(whole.graph, nodes)
     whole.recompile()
     layers = tuple(node.name for node in nodes)
-    return _proven(whole, x, layers, channels, plain=whole)
+    return _proven(cut(whole), x, layers, channels, plain=whole)
 
 
 def _proven(
-    whole: GraphModule,
+    halves: tuple[GraphModule, GraphModule],
     x: Tensor,
     layers: tuple[str, ...],
     channels: tuple[int, ...],
     *,
     plain: Callable[..., Tensor],
 ) -> _Split:
-    """Split a graph and compare with the plain pass; the second decode catches a spoilt state."""
-    prefix, suffix = cut(whole)
-    split = _Split(layers, channels, "", prefix, suffix)
+    """Compare a cut graph with the plain pass; the second decode catches a spoilt state."""
+    split = _Split(layers, channels, "", *halves)
     masks = _masks(x, channels, random=True)
     with torch.no_grad():
         want = plain(x, *masks)
