@@ -54,7 +54,7 @@ class Plan:
     block_shape
         Voxels of a whole block (z, y, x).
     bytes_read
-        Decoded bytes of all chunks or shards touched, halos included.
+        Decoded bytes of all chunks touched, halos included; of a shard only its chunks touched.
     bytes_target
         Decoded bytes of the target's region.
     bytes_window
@@ -166,13 +166,13 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
 
 
 def _voxels_read(experiment: Experiment, blocks: BlockGrid, before: Shape, after: Shape) -> int:
-    """Voxels of all read units that the blocks touch: a product of sums over the axes."""
+    """Voxels of all chunks that the blocks touch, of a shard those alone: a product of sums."""
     volume = experiment.volume
     total = 1
     for axis in range(3):
         step = blocks.per_block[axis] * blocks.grid.tile[axis]
         last = blocks.grid.counts[axis] * blocks.grid.tile[axis]
-        unit, extent = volume.read_unit[axis], volume.array_shape[axis]
+        unit, extent = volume.chunks[axis], volume.array_shape[axis]
         origin = volume.origin[axis]
         touched = 0
         for number in range(blocks.counts[axis]):

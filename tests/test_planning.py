@@ -91,6 +91,32 @@ def test_predicted_reads_are_those_of_the_run(tmp_path, bank_path):
     assert plan(experiment).bytes_read == len(read) * 2 * 32 * 32
 
 
+def test_a_shard_is_read_chunk_by_chunk_where_a_halo_touches_it(tmp_path, bank_path, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 255, (2, 128, 128)).astype(np.uint8)
+    path = tmp_path / "image.zarr"
+    zarr.create_array(path, data=image, chunks=(1, 16, 16), shards=(2, 64, 64), compressors=None)
+    volume = open_volume(str(path))
+    experiment = resolve(volume, load_bank(str(bank_path)), tile=(1, 32, 32), block=(2, 2, 2))
+    read = []
+    original = zarr.storage.LocalStore.get
+
+    async def counted(self, key, *args, **kwargs):
+        value = await original(self, key, *args, **kwargs)
+        if "/c/" in f"/{key}" and value is not None:
+            read.append(len(value))
+        return value
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", counted)
+    for index in range(len(experiment.blocks)):
+        score_block(experiment, index)
+    chunk, per_shard = 16 * 16, 2 * 16
+    index_bytes = 16 * per_shard + 4  # offset and length of each chunk, and a checksum
+    whole = per_shard * chunk + index_bytes  # a shard read in one go
+    chunks = sum((n - index_bytes * (n == whole)) // chunk for n in read if n != index_bytes)
+    assert plan(experiment).bytes_read == chunks * chunk
+    assert plan(experiment).bytes_read < 2.5 * image.nbytes
+
+
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_flops_count_one_encoder_and_a_decoder_a_pass(target, bank_path, repeats):
     volume, bank = open_volume(str(target)), load_bank(str(bank_path))

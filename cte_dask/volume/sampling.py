@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
-from cte_dask.volume.errors import VolumeError
+from cte_dask.volume.errors import VolumeError, VolumeReadError
 from cte_dask.volume.volume import Volume
 
 __all__ = ["Sample", "draw_sample"]
@@ -20,6 +20,7 @@ __all__ = ["Sample", "draw_sample"]
 _LEAST_DRAWS = 1024
 _DRAWS_PER_UNIT = 8
 _ALL_PERMUTED = 2**16
+_MOST_UNREADABLE = 8  # a store that is down must not be asked a thousand times
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,15 @@ class Sample:
         Voxels within the mask that are NaN or infinite.
     n_units, n_units_missing
         Units that were read, and that were drawn but are omitted by a sparse array.
+    n_units_unreadable
+        Units that were drawn and could not be read, such as corrupt chunks.
     """
 
     values: NDArray[Any]
     n_not_finite: int
     n_units: int
     n_units_missing: int
+    n_units_unreadable: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class _Units:
 def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
     """Read the whole region of interest if it is small, else units of it drawn at random.
 
+    A unit that cannot be read is left out and counted, unless most cannot.
+
     Parameters
     ----------
     volume
@@ -89,11 +95,15 @@ def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
     VolumeError
         If none of the units drawn holds stored voxels within the mask.
     VolumeReadError
-        If stored voxels cannot be read.
+        If most of the units drawn cannot be read.
     """
     if math.prod(volume.shape) <= max_voxels:
         whole = Box((0, 0, 0), volume.shape)
-        values, dropped = _voxels(volume, whole, volume.read_mask(whole.start, whole.stop))
+        try:
+            values, dropped = _voxels(volume, whole, volume.read_mask(whole.start, whole.stop))
+        except VolumeReadError:
+            units = _Units(volume, volume.read_unit)
+            return _draw(volume, units, seed=seed, wanted=len(units))
         return Sample(values, dropped, 1, 0)
     units = _Units(volume, _sample_unit(volume, max_voxels))
     return _draw(volume, units, seed=seed, wanted=max(1, max_voxels // math.prod(units.unit)))
@@ -101,24 +111,30 @@ def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
 
 def _draw(volume: Volume, units: _Units, *, seed: int, wanted: int) -> Sample:
     parts: list[NDArray[Any]] = []
-    draws = missing = dropped = 0
+    draws = missing = dropped = unreadable = 0
     for index in _without_replacement(len(units), seed):
         if len(parts) == wanted or draws == max(_LEAST_DRAWS, _DRAWS_PER_UNIT * wanted):
             break
         draws += 1
         box = units.box(index)
-        mask = volume.read_mask(box.start, box.stop)
-        if mask is not None and not mask.any():
+        try:
+            mask = volume.read_mask(box.start, box.stop)
+            if mask is not None and not mask.any():
+                continue
+            if _all_omitted(volume, box):
+                missing += 1
+                continue
+            values, not_finite = _voxels(volume, box, mask)
+        except VolumeReadError:
+            unreadable += 1
+            if unreadable > _MOST_UNREADABLE + 2 * len(parts):
+                raise
             continue
-        if _all_omitted(volume, box):
-            missing += 1
-            continue
-        values, not_finite = _voxels(volume, box, mask)
         parts.append(values)
         dropped += not_finite
     if not parts:
-        raise VolumeError(_why_nothing(volume, draws, missing, len(units)))
-    return Sample(np.concatenate(parts), dropped, len(parts), missing)
+        raise VolumeError(_why_nothing(volume, draws, missing, unreadable, len(units)))
+    return Sample(np.concatenate(parts), dropped, len(parts), missing, unreadable)
 
 
 def _all_omitted(volume: Volume, box: Box) -> bool:
@@ -126,10 +142,12 @@ def _all_omitted(volume: Volume, box: Box) -> bool:
     return volume.missing_chunks(box.start, box.stop) == stored
 
 
-def _why_nothing(volume: Volume, draws: int, missing: int, total: int) -> str:
+def _why_nothing(volume: Volume, draws: int, missing: int, unreadable: int, total: int) -> str:
     why = f"{missing} are omitted by the sparse array"
-    if draws > missing:
-        why += f", {draws - missing} lie outside the mask"
+    if unreadable:
+        why += f", {unreadable} cannot be read"
+    if draws > missing + unreadable:
+        why += f", {draws - missing - unreadable} lie outside the mask"
     return (
         f"target {volume.name}: no intensities found in {draws} of {total} chunks drawn: {why}; "
         "choose a --roi that holds data"

@@ -39,6 +39,8 @@ class IntensityStatistics:
     n_units, n_units_missing
         Boxes of the sample that were read; boxes that were drawn but omitted by a sparse array.
         A target that is read whole is one unit.
+    n_units_unreadable
+        Boxes that were drawn and could not be read, such as corrupt chunks: left out.
     """
 
     percentiles: dict[float, float]
@@ -53,6 +55,7 @@ class IntensityStatistics:
     seed: int
     n_units: int
     n_units_missing: int
+    n_units_unreadable: int = 0
 
     def percentile(self, q: float) -> float:
         """Return the intensity at a percentile that was computed.
@@ -136,6 +139,7 @@ def intensity_statistics(
         seed=seed,
         n_units=sample.n_units,
         n_units_missing=sample.n_units_missing,
+        n_units_unreadable=sample.n_units_unreadable,
     )
 
 
