@@ -82,7 +82,8 @@ def calibrate(
     tell
         Receives one line of progress per step.
     **options
-        As of `cte_dask.resolution.resolve`: tile, repeats, device, precision, threads, batch.
+        As of `cte_dask.resolution.resolve`: tile, repeats, border, device, precision, threads,
+        batch.
 
     Returns
     -------
@@ -147,9 +148,10 @@ def _values(
     tell(f"scoring {len(indices)} of {len(experiment.grid):,} tiles")
     if client is None:
         return np.concatenate([score_block(experiment, i).values for i in indices], axis=-1)
-    from cte_dask.run import blocks_array
+    from cte_dask.run import RETRIES, blocks_array
 
-    values: NDArray[np.float64] = client.compute(blocks_array(experiment, indices)).result()
+    lazy = blocks_array(experiment, indices)
+    values: NDArray[np.float64] = client.compute(lazy, retries=RETRIES).result()
     return values
 
 
@@ -160,6 +162,9 @@ def calibrate_target(
     *,
     perturb: str = "dropout",
     strengths: str | None = None,
+    cluster: str = "none",
+    workers: int | None = None,
+    threads: int = 1,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     warn: Callable[[str], None] = lambda _: None,
@@ -177,6 +182,8 @@ def calibrate_target(
         Folder or URL of ``calibration.json``, ``calibration.csv`` and ``calibration.png``.
     perturb, strengths
         As `parse_grid` reads them.
+    cluster, workers, threads
+        Where the tiles are scored; see `cte_dask.cluster.open_cluster`. The numbers are the same.
     overwrite
         Whether a calibration that is there may be replaced.
     tell, warn
@@ -195,6 +202,7 @@ def calibrate_target(
     """
     import fsspec
 
+    from cte_dask.cluster import open_cluster
     from cte_dask.models import load_bank
     from cte_dask.pipeline import open_target
     from cte_dask.report.curve import calibration_dict, write_curve, write_numbers
@@ -207,7 +215,9 @@ def calibrate_target(
     bank = load_bank(bank_path)
     tell("opening the target")
     volume = open_target(options, bank)
-    found = calibrate(volume, bank, kind=kind, grid=grid, tell=tell, **settings)
+    with open_cluster(cluster, workers=workers, threads=threads) as client:
+        settings |= {"kind": kind, "grid": grid, "threads": threads, "tell": tell}
+        found = calibrate(volume, bank, client=client, **settings)
     write_numbers(out, calibration_dict(found))
     try:
         write_curve(out, found)

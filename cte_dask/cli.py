@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cte_dask.commands.calibrate import calibrate
 from cte_dask.console import clear_errors, console_of, teller
 from cte_dask.options import (
     Axes,
@@ -15,6 +16,7 @@ from cte_dask.options import (
     BlockOption,
     Border,
     Channel,
+    Cluster,
     Device,
     JsonOption,
     Level,
@@ -65,9 +67,7 @@ def rank(
     seed: Seed = 0,
     repeats: Repeats = 1,
     border: Border = 0,
-    cluster: Annotated[
-        str, typer.Option(help="none, local, tcp://HOST:PORT or tls://HOST:PORT.")
-    ] = "local",
+    cluster: Cluster = "local",
     workers: Workers = None,
     threads: Threads = 1,
     batch: Batch = None,
@@ -138,7 +138,7 @@ def plan(
     as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print what ranking would read, compute and store, without doing it."""
+    """Print what ranking would read, compute and store."""
     with clear_errors():
         from cte_dask.cluster import default_workers
         from cte_dask.pipeline import plan_target
@@ -166,65 +166,7 @@ def plan(
         print_plan(experiment, costs, as_json=as_json)
 
 
-@app.command()
-def calibrate(
-    target: Target,
-    bank: Bank,
-    out: Annotated[str, typer.Option(help="Folder or URL of the curve.")],
-    level: Level = "auto",
-    axes: Axes = None,
-    channel: Channel = None,
-    time: Time = None,
-    roi: Roi = None,
-    mask: Mask = None,
-    tile: TileOption = None,
-    perturb: Annotated[str, typer.Option(help="kind, or kind:low:high:number.")] = "dropout",
-    strengths: Annotated[str | None, typer.Option(help="To try, such as 0.05,0.1,0.2.")] = None,
-    metric: Annotated[str, typer.Option(help="nhd or ei.")] = "nhd",
-    pilot_tiles: Annotated[int, typer.Option(help="Tiles to try them on.")] = 64,
-    seed: Seed = 0,
-    repeats: Repeats = 1,
-    threads: Threads = 1,
-    batch: Batch = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop what OUT holds.")] = False,
-    as_json: JsonOption = False,
-    quiet: Quiet = False,
-) -> None:
-    """Choose a perturbation's strength on a pilot sample of an unlabelled target."""
-    with clear_errors():
-        from cte_dask.calibration import calibrate_target
-        from cte_dask.report.curve import print_calibration
-
-        found = calibrate_target(
-            target_options(
-                target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
-            ),
-            bank,
-            out,
-            perturb=perturb,
-            strengths=strengths,
-            overwrite=overwrite,
-            metric=metric,
-            pilot_tiles=pilot_tiles,
-            tell=teller(console_of(quiet)),
-            warn=lambda line: typer.echo(line, err=True),
-            **settings(
-                None,
-                None,
-                tile,
-                None,
-                seed=seed,
-                repeats=repeats,
-                threads=threads,
-                batch=batch,
-                device=device,
-                precision=precision,
-            ),
-        )
-        print_calibration(found, as_json=as_json)
-    raise typer.Exit(0 if found.complete else 3)
+app.command()(calibrate)
 
 
 @app.command()
@@ -243,7 +185,7 @@ def check(
     timeout: Annotated[float, typer.Option(help="Seconds each model may take.")] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Load each model in a process of its own, run one tile, and tell what was found."""
+    """Load each model in a process of its own and run one tile."""
     with clear_errors():
         from cte_dask.models import load_bank
         from cte_dask.models.check import check_bank
@@ -261,7 +203,7 @@ def demo(
     ),
     workers: Workers = None,
 ) -> None:
-    """Rank the example bank on a simulated volume and compare with the truth."""
+    """Rank the example bank on a simulated volume of known truth."""
     with clear_errors():
         from cte_dask.demo.run import run_demo
 

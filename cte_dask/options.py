@@ -18,13 +18,29 @@ Time = Annotated[int | None, typer.Option(help="Time point to score, from 0.")]
 Roi = Annotated[str | None, typer.Option(help="Region in voxels: z0:z1,y0:y1,x0:x1.")]
 Mask = Annotated[str | None, typer.Option(help="Array; tiles without a mask voxel are skipped.")]
 TileOption = Annotated[str | None, typer.Option("--tile", help="Tile extent in voxels: z,y,x.")]
+METRICS_HELP = (
+    "nhd: overlap of the foregrounds (IoU); ei: the same, weighed by the probabilities; vrand: "
+    "agreement of the instances (pairs of voxels)."
+)
+STRENGTHS_HELP = (
+    "Kinds and usual strengths: dropout (rate of feature maps dropped at the bottleneck, "
+    "0.05-0.5; grey boxes only); gaussian (standard deviation of noise, 0.01-0.2), brightness "
+    "(offset, 0.02-0.3), both in units of the target's 1st to 99.8th percentile; contrast "
+    "(factor, 0.4-0.9); gamma (exponent, 1.1-2.5)"
+)
 Perturb = Annotated[
     list[str] | None,
-    typer.Option(help="kind:strength, repeatable; dropout, gaussian, brightness, contrast, gamma."),
+    typer.Option(
+        help=f"kind:strength, repeatable. {STRENGTHS_HELP}; zoom (factor, 0.8-1.25); rotate and "
+        "mirror (no strength). Default: dropout:0.2 for grey boxes and gaussian:0.1."
+    ),
 ]
 MetricOption = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="nhd, ei or vrand; repeatable, the first one ranks."),
+    typer.Option("--metric", help=f"Repeatable, the first one ranks. {METRICS_HELP} Default: nhd."),
+]
+Cluster = Annotated[
+    str, typer.Option(help="none (this process), local, tcp://HOST:PORT or tls://HOST:PORT.")
 ]
 Border = Annotated[
     int, typer.Option(help="vrand: band in voxels along reference borders that is left out.")

@@ -225,7 +225,7 @@ def test_options_that_calibration_decides_are_refused(volume, bank):
 
 
 def command(target: str | Path, bank: str | Path, out: Path, *more: str):
-    fast = ["--tile", "1,32,32", "--quiet", "--pilot-tiles", "6"]
+    fast = ["--cluster", "none", "--tile", "1,32,32", "--quiet", "--pilot-tiles", "6"]
     return cte("calibrate", target, "--bank", bank, "--out", out, *fast, *more)
 
 
@@ -254,6 +254,28 @@ def test_the_command_prints_the_curve_and_writes_numbers_and_picture(written):
     assert float(rows[0]["kendall_w"]) == first["kendall_w"]
     assert float(rows[0]["model-1 cte"]) == first["models"]["model-1"]["cte"]
     assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_worker_processes_give_the_same_numbers_bit_for_bit(target, bank_path, tmp_path):
+    options = ("--perturb", "gaussian:0.05:0.2:2", "--metric", "vrand", "--border", "1")
+    here = command(target, bank_path, tmp_path / "none", *options)
+    # the last --cluster given counts
+    there = command(
+        target, bank_path, tmp_path / "local", *options, "--cluster", "local", "--workers", "2"
+    )
+    assert (here.exit_code, there.exit_code) == (0, 0), there.output
+    one, two = ((tmp_path / n / "calibration.json").read_bytes() for n in ("none", "local"))
+    assert one == two
+    assert json.loads(one)["metric"] == "vrand"
+
+
+def test_the_border_of_instances_is_left_out_as_asked(volume, bank):
+    options = {"kind": "gaussian", "grid": (0.05, 0.1), "metric": "vrand", "pilot_tiles": 6}
+    plain, banded = (
+        calibrate(volume, bank, tile=TILE, border=border, **options) for border in (0, 1)
+    )
+    assert (plain.experiment.border, banded.experiment.border) == (0, 1)
+    assert curve(plain) != curve(banded)
 
 
 def test_a_calibration_is_not_lost(written, target, bank_path):
@@ -296,6 +318,9 @@ def test_an_excluded_model_makes_the_calibration_incomplete(target, tmp_path):
         (("--metric", "nhdd"), ("nhdd", "nhd")),
         (("--pilot-tiles", "1"), ("pilot_tiles", "1")),
         (("--seed", "-1"), ("-1",)),
+        (("--border", "-1"), ("border", "-1")),
+        (("--cluster", "locla"), ("locla", "local")),
+        (("--workers", "0"), ("workers", "0")),
         (("--tile", "1,2"), ("1,2",)),
         (("--roi", "banana"), ("banana",)),
     ],

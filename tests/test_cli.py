@@ -19,6 +19,8 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from cte_dask.cli import app
+from cte_dask.consistency import METRICS
+from cte_dask.perturb import PERTURBATIONS
 
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
 
@@ -383,3 +385,26 @@ def test_the_command_is_installed(target):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
+
+
+COMMANDS = (
+    "", "rank", "plan", "calibrate", "status", "models", "models check", "demo",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_of_80_columns(command):
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert "..." not in result.output.partition("Commands:")[2]  # no command's line is cut
+
+
+@pytest.mark.parametrize("command", ["rank", "plan", "calibrate"])
+def test_help_tells_every_metric_and_perturbation(command):
+    told = cte(command, "--help").output
+    for metric in METRICS:
+        assert f"{metric}:" in told
+    kinds = PERTURBATIONS
+    for kind in kinds:
+        assert kind in told

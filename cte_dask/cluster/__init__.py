@@ -39,7 +39,7 @@ def default_workers(threads: int) -> int:
 
 
 @contextmanager
-def open_cluster(name: str, *, workers: int, threads: int) -> Iterator[Client | None]:
+def open_cluster(name: str, *, workers: int | None, threads: int) -> Iterator[Client | None]:
     """Open the place a run's blocks are scored.
 
     Parameters
@@ -48,7 +48,7 @@ def open_cluster(name: str, *, workers: int, threads: int) -> Iterator[Client | 
         ``none`` (this process), ``local`` (worker processes on this machine), or the address of a
         scheduler, ``tcp://host:port`` or ``tls://host:port``.
     workers
-        Worker processes to start, where it is us who start them.
+        Worker processes to start, where it is us who start them; None fills this machine's cores.
     threads
         Threads that inference uses in each.
 
@@ -59,8 +59,11 @@ def open_cluster(name: str, *, workers: int, threads: int) -> Iterator[Client | 
     Raises
     ------
     ValueError
-        If the name is unknown or there is nothing at the address.
+        If the name is unknown, there is nothing at the address, or `workers` is not positive.
     """
+    workers = default_workers(threads) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
     if name == "none":
         yield None
         return

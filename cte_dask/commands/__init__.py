@@ -1,0 +1,1 @@
+"""Commands of ``cte`` that live outside `cte_dask.cli`, one a file."""
