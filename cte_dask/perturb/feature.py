@@ -25,6 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from cte_dask.perturb import philox, shared
 from cte_dask.perturb.bottleneck import BlackBoxError, bottleneck_module, bottleneck_node, hooked
 from cte_dask.perturb.cut import cut, insert_masks, named_node
+from cte_dask.perturb.fuse import fused
 from cte_dask.reason import reason
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _module_path(network: Network, x: Tensor, names: tuple[str, ...]) -> Feature
                 halves = cut(make_fx(masked)(x, *_masks(x, channels, random=False)))
         else:
             halves = known.prefix, known.suffix
-        split = _proven(halves, x, layers, channels, plain=masked)
+        split = _proven(_faster(halves, x), x, layers, channels, plain=masked)
     # Tracing executes foreign code: whatever it raises, plain passes work.
     except Exception as error:
         if known is not None:  # the weights decide more than numbers: a trace of its own
@@ -224,7 +225,12 @@ def _graph_path(forward: nn.Module, x: Tensor, names: tuple[str, ...]) -> Featur
     insert_masks(whole.graph, nodes)
     whole.recompile()
     layers = tuple(node.name for node in nodes)
-    return _proven(cut(whole), x, layers, channels, plain=whole)
+    return _proven(_faster(cut(whole), x), x, layers, channels, plain=whole)
+
+
+def _faster(halves: tuple[GraphModule, GraphModule], x: Tensor) -> tuple[GraphModule, GraphModule]:
+    prefix, suffix = halves
+    return fused(prefix, x.device), fused(suffix, x.device)
 
 
 def _proven(

@@ -50,6 +50,11 @@ def masks_for(path, x: Tensor, seed: int = 0) -> list[Tensor]:
     ]
 
 
+def assert_same(got: Tensor, want: Tensor) -> None:
+    """To rounding: folded batch norms and fused activations round elsewhere."""
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
 class Functional(nn.Module):
     """A U-Net in miniature with functional ops, a reused module and in-place activations."""
 
@@ -115,7 +120,7 @@ def test_an_opaque_network_is_a_black_box():
 
 
 @pytest.mark.parametrize("make", [unet, lambda: unet(3), monai_unet, SqueezeExcite])
-def test_the_encoder_is_shared_and_gives_the_bits_of_the_plain_passes(make):
+def test_the_encoder_is_shared_and_gives_what_the_plain_passes_give(make):
     module = make().eval().requires_grad_(False)
     x = tile(3 if module is not None and getattr(module, "dims", 2) == 3 else 2)
     path = feature_path(network(module), x)
@@ -124,11 +129,12 @@ def test_the_encoder_is_shared_and_gives_the_bits_of_the_plain_passes(make):
     with torch.inference_mode():
         state = path.encode(x)
         ones = [torch.ones_like(m) for m in masks]
-        assert torch.equal(path.decode(state, ones), module(x))
+        assert_same(path.decode(state, ones), module(x))
         with hooked(module, path.layers, lambda i, y: y * masks[i]):
             want = module(x)
-        assert torch.equal(path.decode(state, masks), want)
-        assert torch.equal(path.decode(state, ones), module(x)), "the kept state was spoilt"
+        assert_same(path.decode(state, masks), want)
+        # the kept state was not spoilt
+        assert torch.equal(path.decode(state, masks), path.decode(path.encode(x), masks))
 
 
 def test_in_place_changes_of_a_skip_fall_back_to_plain_passes_or_stay_right():
@@ -141,7 +147,7 @@ def test_in_place_changes_of_a_skip_fall_back_to_plain_passes_or_stay_right():
         for _ in range(2):
             with hooked(module, path.layers, lambda i, y: y * masks[i]):
                 want = module(x)
-            assert torch.equal(path.decode(state, masks), want)
+            assert_same(path.decode(state, masks), want)
 
 
 def test_a_network_that_cannot_be_traced_runs_plainly_and_says_so():

@@ -1,0 +1,171 @@
+"""Fewer passes over memory: batch norm folded into convolutions, activations fused with them.
+
+In evaluation mode batch norm is an affine map of each channel, which the weights of the convolution
+before it absorb (Jacob et al. 2018, arXiv 1712.05877, eq. 14). On the CPU the activation behind it
+then runs inside oneDNN's convolution. Sums are rounded in another place than in the plain network:
+predictions differ by some units in the last place.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+
+__all__ = ["fused"]
+
+_ATEN = torch.ops.aten
+_FUSED = torch.ops.mkldnn._convolution_pointwise
+_NORMS = {
+    # position of the epsilon among the arguments
+    _ATEN.native_batch_norm.default: 7,
+    _ATEN.cudnn_batch_norm.default: 7,
+    _ATEN._native_batch_norm_legit_no_training.default: 6,
+}
+_ACTIVATIONS = {
+    _ATEN.relu.default: "relu",
+    _ATEN.relu_.default: "relu",
+    _ATEN.leaky_relu.default: "leaky_relu",
+    _ATEN.leaky_relu_.default: "leaky_relu",
+}
+_SLOPE = 0.01  # of leaky_relu where it is left to PyTorch
+_BIAS, _TRANSPOSED, _CONVOLUTION_ARGUMENTS = 2, 6, 9
+
+
+@register_flop_formula(_FUSED)
+def _flops(
+    x: Sequence[int],
+    w: Sequence[int],
+    *_: object,
+    out_shape: Sequence[int] | None = None,
+    **__: object,
+) -> int:
+    count: int = conv_flop_count(list(x), list(w), list(out_shape or ()))
+    return count
+
+
+def fused(half: GraphModule, device: torch.device) -> GraphModule:
+    """Return a graph with its batch norms folded and its activations fused, where they can be.
+
+    Parameters
+    ----------
+    half
+        A graph of ATen operations whose weights are attributes; it is left as it is.
+    device
+        Where it runs; activations are fused on the CPU alone.
+
+    Returns
+    -------
+    GraphModule
+        The same function up to rounding.
+    """
+    graph = torch.fx.Graph()
+    result = graph.graph_copy(half.graph, {})
+    if result is not None:
+        graph.output(result)
+    graph.eliminate_dead_code()  # of a norm's results, only the first is of use
+    # the copy's weights live where the original's do
+    module = GraphModule(half, graph)
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _NORMS:
+            _fold(module, node)
+    graph.eliminate_dead_code()
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        for node in list(graph.nodes):
+            if node.op == "call_function" and node.target in _ACTIVATIONS:
+                _fuse(module, node)
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module
+
+
+def _fold(module: GraphModule, norm: Node) -> None:
+    """Fold a batch norm into the convolution before it, if nothing else sees what lies between."""
+    parameters = norm.args[1:5]
+    source, result = _convolution(norm.args[0]), _only_user(norm)
+    if (
+        source is None
+        or result is None
+        or result.target is not operator.getitem
+        or result.args[1] != 0
+        or (norm.args[5] is not False and _NORMS[norm.target] == 7)  # type: ignore[index]
+    ):
+        return
+    tensors = [_weight(module, p) for p in (source.args[1], *parameters[2:])]
+    weight, mean, variance = tensors
+    if weight is None or mean is None or variance is None:
+        return
+    epsilon = float(norm.args[_NORMS[norm.target]])  # type: ignore[arg-type, index]
+    scale = (variance.double() + epsilon).rsqrt()
+    if (gain := _weight(module, parameters[0])) is not None:
+        scale = scale * gain.double()
+    shift = -mean.double() * scale
+    if (bias := _weight(module, source.args[_BIAS])) is not None:
+        shift = shift + bias.double() * scale
+    if (offset := _weight(module, parameters[1])) is not None:
+        shift = shift + offset.double()
+    folded = weight.double() * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    new = (
+        _put(module, source, "weight", folded, weight),
+        _put(module, source, "bias", shift, weight),
+    )
+    source.args = (source.args[0], *new, *source.args[3:])
+    result.replace_all_uses_with(source)
+
+
+def _fuse(module: GraphModule, activation: Node) -> None:
+    """Let oneDNN apply an activation inside the convolution before it."""
+    source = _convolution(activation.args[0])
+    if source is None:
+        return
+    x, weight, bias, stride, padding, dilation, _, _, groups = source.args
+    held = _weight(module, weight)
+    if held is None or held.dtype != torch.float32:
+        return
+    name = _ACTIVATIONS[activation.target]  # type: ignore[index]
+    slope = activation.args[1] if len(activation.args) > 1 else _SLOPE
+    scalars = [slope] if name == "leaky_relu" else []
+    how = (padding, stride, dilation, groups, name, scalars, "")
+    with module.graph.inserting_before(activation):
+        new = module.graph.call_function(_FUSED.default, (x, weight, bias, *how))
+    activation.replace_all_uses_with(new)
+
+
+def _convolution(node: Any) -> Node | None:
+    """Return an ordinary convolution, whose output channels lead its weights, with one user."""
+    if (
+        isinstance(node, Node)
+        and node.target is _ATEN.convolution.default
+        and len(node.args) == _CONVOLUTION_ARGUMENTS
+        and not node.args[_TRANSPOSED]
+        and len(node.users) == 1
+    ):
+        return node
+    return None
+
+
+def _only_user(node: Node) -> Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _weight(module: GraphModule, node: Any) -> Tensor | None:
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    found = getattr(module, str(node.target), None)
+    return found if isinstance(found, Tensor) else None
+
+
+def _put(module: GraphModule, convolution: Node, role: str, value: Tensor, like: Tensor) -> Node:
+    name = f"_folded_{convolution.name}_{role}"
+    value = value.to(like.dtype)
+    if role == "weight":
+        value = torch.empty_like(like).copy_(value)  # in the layout that it had
+    module.register_buffer(name, value)
+    with module.graph.inserting_before(convolution):
+        return module.graph.get_attr(name)
