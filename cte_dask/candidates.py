@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,11 +18,12 @@ from cte_dask.perturb.bottleneck import BlackBoxError
 from cte_dask.predict import Predictor
 from cte_dask.reason import reason
 from cte_dask.tiles import Shape
-from cte_dask.voxels import mismatch, scale_of
+from cte_dask.voxels import alike_axes, mismatch, scale_of
 
 if TYPE_CHECKING:
     from cte_dask.models.bank import ModelBank
     from cte_dask.models.spec import ModelSpec
+    from cte_dask.perturb import Perturbation
     from cte_dask.volume import VoxelSize
 
 __all__ = ["predictor", "settle"]
@@ -53,6 +54,7 @@ def predictor(
             precision=precision,
             features=features and candidate.features,
             scale=candidate.scale,
+            alike=candidate.alike,
             instances=instances,
         )
         while len(_READY) > _MOST_READY:
@@ -73,6 +75,7 @@ def settle(
     batch: int | None,
     voxel_size: VoxelSize | None,
     tell: Callable[[str], None],
+    perturbations: Sequence[Perturbation] = (),
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Load every model once; split the bank into usable candidates and excluded ones with reasons.
 
@@ -93,6 +96,7 @@ def settle(
                 precision=precision,
                 features=features,
                 instances=instances,
+                perturbations=perturbations,
             )
         except Exception as error:  # a model is foreign code: whatever it raises excludes it alone
             excluded[spec.name] = reason(error)
@@ -113,8 +117,14 @@ def _settle(
     batch: int | None,
 ) -> Candidate:
     spec = with_needs(spec, limit=min(tile[-spec.dims :]))
+    scale = scale_of(spec, voxel_size)
     draft = Candidate(
-        spec, 1, features=True, scale=scale_of(spec, voxel_size), note=mismatch(spec, voxel_size)
+        spec,
+        1,
+        features=True,
+        scale=scale,
+        note=mismatch(spec, voxel_size),
+        alike=alike_axes(scale, voxel_size),
     )
     frame = draft.frame(tile)
     for axis, halo, extent in zip("zyx", frame.before, tile, strict=True):
@@ -142,6 +152,7 @@ def _ready(
     precision: str,
     features: bool,
     instances: bool,
+    perturbations: Sequence[Perturbation],
 ) -> Candidate:
     """Load the model as it will run and run it once.
 
@@ -157,6 +168,7 @@ def _ready(
         device=device,
         precision=precision,
         scale=candidate.scale,
+        alike=candidate.alike,
         instances=instances,
     )
     try:
@@ -166,10 +178,25 @@ def _ready(
     except BlackBoxError as error:
         loaded, told = load(features=False), reason(error)
         settled = replace(candidate, batch=loaded.batch, features=False)
-    settled = replace(settled, note="; ".join(filter(None, (candidate.note, told))))
     loaded.check()
+    refused = _refused(loaded, perturbations)
+    notes = (candidate.note, told, *(f"no {name}: {why}" for name, why in refused.items()))
+    settled = replace(settled, note="; ".join(filter(None, notes)), refused=tuple(refused))
     _READY[(settled, tile, device, precision, features, instances)] = loaded
     return settled
+
+
+def _refused(loaded: Predictor, perturbations: Sequence[Perturbation]) -> dict[str, str]:
+    """Try the extents of geometric perturbations; names of those refused, and why."""
+    refused = {}
+    for perturbation in perturbations:
+        if loaded.view(perturbation).frame.extent == loaded.frame.extent:
+            continue
+        try:
+            loaded.check(perturbation)
+        except Exception as error:  # foreign code: a network may take one extent alone
+            refused[perturbation.name] = reason(error)
+    return refused
 
 
 def batch_size(frame: Shape, *, dims: int, device: str) -> int:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency import metric
-from cte_dask.frames import SAME, Frame, Scale, frame_of
+from cte_dask.frames import SAME, Frame, Scale
 from cte_dask.perturb import Perturbation
 from cte_dask.statistics import PAIRS
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
+from cte_dask.views import Alike, View, view_of
 from cte_dask.volume.statistics import IntensityStatistics
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class Candidate:
         Voxels of the network per voxel of the target (z, y, x); 1 unless it resamples.
     note
         Why not, or why the encoder is not shared; empty if nothing is to be said.
+    alike
+        Which axes have voxels of equal length (`cte_dask.views`).
+    refused
+        Names of geometric perturbations whose extents the network does not take.
     """
 
     spec: ModelSpec
@@ -45,11 +50,24 @@ class Candidate:
     features: bool
     scale: Scale = SAME
     note: str = ""
+    alike: Alike = (0, 1, 1)
+    refused: tuple[str, ...] = ()
 
     def frame(self, tile: Shape) -> Frame:
-        """Return what the model reads around a whole tile."""
-        halo, multiple = self.spec.halo_zyx or (0, 0, 0), self.spec.multiple_zyx or (1, 1, 1)
-        return frame_of(tile, halo=halo, multiple=multiple, scale=self.scale)
+        """Return what the model reads around a whole tile, unperturbed."""
+        return self.view(tile).frame
+
+    def view(self, tile: Shape, perturbation: Perturbation | None = None) -> View:
+        """Return what the model reads and sees of a whole tile under a perturbation."""
+        return view_of(
+            perturbation,
+            tile=tile,
+            dims=self.spec.dims,
+            halo=self.spec.halo_zyx or (0, 0, 0),
+            multiple=self.spec.multiple_zyx or (1, 1, 1),
+            scale=self.scale,
+            alike=self.alike,
+        )
 
     @property
     def name(self) -> str:
@@ -58,6 +76,8 @@ class Candidate:
 
     def supports(self, perturbation: Perturbation) -> bool:
         """Whether this perturbation can be applied to the model."""
+        if perturbation.name in self.refused:
+            return False
         return perturbation.space == "input" or self.features
 
 
@@ -124,10 +144,11 @@ class Experiment:
         for perturbation in self.perturbations:
             if all(c.supports(perturbation) for c in self.candidates):
                 return f"{self.metrics[0]}@{perturbation.name}"
-        black = [c.name for c in self.candidates if not c.features]
+        told = [c.name for c in self.candidates if not all(map(c.supports, self.perturbations))]
         raise ValueError(
-            f"no perturbation fits every model ({', '.join(black)} cannot be opened for feature "
-            "perturbation): add an input perturbation such as --perturb gaussian:0.1"
+            f"no perturbation fits every model ({', '.join(told)} cannot be opened for feature "
+            "perturbation, or take one extent alone): add an input perturbation such as "
+            "--perturb gaussian:0.1"
         )
 
     def identity(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.arrays import Array, namespace, to_numpy
@@ -15,7 +16,13 @@ __all__ = ["tile_labels"]
 
 
 def tile_labels(
-    maps: Array, segmenter: Segmenter | None, *, dims: int, frame: Frame, tile: Shape
+    maps: Array,
+    segmenter: Segmenter | None,
+    *,
+    dims: int,
+    frame: Frame,
+    tile: Shape,
+    cut: Callable[[int, Array], Array] | None = None,
 ) -> Array:
     """Segment the frames of some tiles.
 
@@ -32,6 +39,9 @@ def tile_labels(
         Where the tile lies in what the network saw.
     tile
         Extent of a whole tile (z, y, x).
+    cut
+        Cuts the tile out of the labels of a sample of this number, where the frame lies otherwise
+        than the tile; by default the part of the frame that is the tile.
 
     Returns
     -------
@@ -42,8 +52,9 @@ def tile_labels(
     xp = namespace(maps)
     box = tuple(slice(b, b + t) for b, t in zip(frame.before, tile, strict=True))[-dims:]
     planes = 1 if dims == 3 else tile[0]
-    cut = [_labels(sample, segmenter)[box] for sample in maps]
-    tiles = [cut[i : i + planes] for i in range(0, len(cut), planes)]
+    whole = (_labels(sample, segmenter) for sample in maps)
+    parts = [w[box] if cut is None else cut(i, w) for i, w in enumerate(whole)]
+    tiles = [parts[i : i + planes] for i in range(0, len(parts), planes)]
     stacked = [_distinct(xp, group) if dims == 2 else group[0] for group in tiles]
     result: Array = xp.stack(stacked).astype(xp.int64, copy=False)
     return result

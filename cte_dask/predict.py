@@ -8,19 +8,19 @@ batch; what the passes of a tile share (the encoder, under feature perturbation)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cte_dask.arrays import from_torch, namespace, to_torch
 from cte_dask.device import dtype_of
-from cte_dask.frames import SAME, Scale, frame_of
+from cte_dask.frames import SAME, Scale
+from cte_dask.images import Around, Given, perturbed, samples
 from cte_dask.instances import tile_labels
 from cte_dask.models.loading import load_network
-from cte_dask.models.preprocessing import preprocess
 from cte_dask.outputs import (
     Prediction,
     foreground,
@@ -31,12 +31,16 @@ from cte_dask.outputs import (
 )
 from cte_dask.perturb.draw import Draw
 from cte_dask.perturb.feature import FeaturePath, feature_path
-from cte_dask.perturb.input import CANONICAL_PERCENTILES, perturb_raw
+from cte_dask.perturb.geometric import Warp, unmoved
+from cte_dask.perturb.masks import tile_masks
 from cte_dask.tiles import Shape, Tile
+from cte_dask.views import Alike, View, view_of
 
 if TYPE_CHECKING:
+    from cte_dask.frames import Frame
     from cte_dask.models.formats import Network
     from cte_dask.models.spec import ModelSpec
+    from cte_dask.perturb import Perturbation
     from cte_dask.volume.statistics import IntensityStatistics
 
 __all__ = ["Predictor"]
@@ -59,6 +63,8 @@ class Predictor:
         ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     scale
         Voxels of the network per voxel of the target (z, y, x).
+    alike
+        Which axes have voxels of equal length; see `cte_dask.views`.
     features
         Whether feature perturbations will be asked for.
     instances
@@ -81,17 +87,28 @@ class Predictor:
         device: str = "cpu",
         precision: str = "auto",
         scale: Scale = SAME,
+        alike: Alike = (0, 1, 1),
         features: bool = True,
         instances: bool = False,
     ) -> None:
         self.spec = spec
         self.device = device
         self.dtype = dtype_of(precision)
+        self._like = torch.empty(0, device=device, dtype=self.dtype)
         self.tile = tile
         halo, multiple = spec.halo_zyx, spec.multiple_zyx
         if halo is None or multiple is None:
             raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
-        self.frame = frame_of(tile, halo=halo, multiple=multiple, scale=scale)
+        self._geometry = partial(
+            view_of,
+            tile=tile,
+            dims=spec.dims,
+            halo=halo,
+            multiple=multiple,
+            scale=scale,
+            alike=alike,
+        )
+        self.frame = self.view(None).frame
         self.network: Network = load_network(spec, device=device, dtype=self.dtype)
         if self.network.kind == "module" and spec.dims == 2:
             # Convolution, norm and activation then share one layout; 3D convolutions gain nothing.
@@ -107,21 +124,25 @@ class Predictor:
         names = (*named, *self.spec.layers)
         return feature_path(self.network, self.example(), names=names)
 
-    def example(self) -> Tensor:
+    def view(self, perturbation: Perturbation | None) -> View:
+        """Return what the model reads and sees of a tile under a perturbation, or none."""
+        return self._geometry(perturbation)
+
+    def example(self, perturbation: Perturbation | None = None) -> Tensor:
         """Return a batch of uniform noise of the shape, dtype and device that the network sees."""
-        extent = self.frame.extent[-self.spec.dims :]
+        extent = self.view(perturbation).frame.extent[-self.spec.dims :]
         x = torch.empty(self.batch, self.spec.in_channels, *extent, device=self.device)
         return x.uniform_(generator=torch.Generator(self.device).manual_seed(0)).to(self.dtype)
 
-    def check(self) -> None:
-        """Run one batch.
+    def check(self, perturbation: Perturbation | None = None) -> None:
+        """Run one batch, of the shape that a geometric perturbation gives it.
 
         Raises
         ------
         ValueError
             If the network fails on it or its output does not fit its input.
         """
-        x = self.example()
+        x = self.example(perturbation)
         with torch.inference_mode():
             output = self.network.forward(x)
         if not isinstance(output, Tensor) or output.shape[2:] != x.shape[2:]:
@@ -130,7 +151,10 @@ class Predictor:
                 f"model {self.spec.name!r}: an input of shape {tuple(x.shape)} gives {got}; "
                 "a map of the same extent is needed"
             )
-        self._predicted(output)
+        view, warp = self.view(perturbation), None
+        if perturbation is not None:
+            warp = perturbation.load()(view, perturbation.strength, [(0, 0)] * len(x))
+        self._predicted(output, warp or unmoved(view), view.frame, 0)
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
         """Count the floating-point operations of one tile, unperturbed and under every draw.
@@ -138,13 +162,15 @@ class Predictor:
         Counted by torch on one batch (2 a multiply-add; convolutions and matrix products).
         """
         samples = 1 if self.spec.dims == 3 else self.tile[0]
-        features = sum(d.perturbation.space == "feature" for d in draws)
+        inputs = [d.perturbation for d in draws if d.perturbation.space == "input"]
         x = self.example()
         channels = self.path.channels if self.path else ()
         ones = [x.new_ones(len(x), c, *(1,) * self.spec.dims) for c in channels]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            for masks in ([ones] * features, *([[]] * (len(draws) - features))):
-                for _ in self._forward(x, masks):
+            for _ in self._forward(x, [ones] * (len(draws) - len(inputs))):
+                pass
+            for perturbation in inputs:
+                for _ in self._forward(self.example(perturbation), []):
                     pass
         return int(counter.get_total_flops()) * samples // len(x)
 
@@ -156,21 +182,16 @@ class Predictor:
         *,
         intensity: IntensityStatistics,
         seed: int,
+        around: Around | None = None,
     ) -> list[Prediction]:
         """Predict some tiles, unperturbed and under every draw.
 
         Parameters
         ----------
-        frames
-            Raw intensities of the tiles' frames, float32 (T, z, y, x), NumPy or CuPy.
-        tiles
-            The T tiles.
+        frames, tiles, intensity, seed, around
+            See `cte_dask.images.Given`.
         draws
             The perturbed runs.
-        intensity
-            Intensity statistics of the whole target, raw units.
-        seed
-            Seed of the experiment.
 
         Returns
         -------
@@ -178,75 +199,49 @@ class Predictor:
             The reference, then one a draw; arrays of the whole tile's extent, on the device of
             `frames`.
         """
-        planes = [self._samples(frames, intensity)]
-        for draw in draws:
-            if draw.perturbation.space == "input":
-                noisy = self._perturbed(frames, tiles, draw, intensity, seed)
-                planes.append(self._samples(noisy, intensity))
-        masks = [
-            self._masks(tiles, draw, seed) for draw in draws if draw.perturbation.space == "feature"
-        ]
-        outputs = [self._batched(planes[0], masks), *(self._batched(p, []) for p in planes[1:])]
-        inputs, features = iter(o[0] for o in outputs[1:]), iter(outputs[0][1:])
-        ordered = [next(inputs if d.perturbation.space == "input" else features) for d in draws]
-        return [outputs[0][0], *ordered]
-
-    def _samples(self, frames: Any, intensity: IntensityStatistics) -> Tensor:
-        """Preprocess frames and lay them out as network samples (S, 1, [z,] y, x)."""
-        steps = self.spec.preprocessing
-        # a 2D model's image is one plane, also for statistics of scope tile
-        units = frames.reshape(-1, *frames.shape[-self.spec.dims :])
-        ready = namespace(frames).stack([preprocess(u, steps, intensity) for u in units])
-        x = resized(to_torch(ready, self.device).to(self.dtype)[:, None], self.frame.extent)
-        return x.expand(-1, self.spec.in_channels, *x.shape[2:]).contiguous()
-
-    def _perturbed(
-        self,
-        frames: Any,
-        tiles: Sequence[Tile],
-        draw: Draw,
-        intensity: IntensityStatistics,
-        seed: int,
-    ) -> Any:
-        low, high = (intensity.percentile(q) for q in CANONICAL_PERCENTILES)
-        z, y, x = self.frame.before
-        return namespace(frames).stack(
-            [
-                perturb_raw(
-                    draw.perturbation,
-                    frame,
-                    low=low,
-                    high=high,
-                    key=draw.key(seed, tile),
-                    start=(-z, -y, -x),
-                    core=self._inside(tile.shape),
-                )
-                for frame, tile in zip(frames, tiles, strict=True)
-            ]
+        given = Given(frames, tiles, intensity, seed, around)
+        masks = [self._masks(given, draw) for draw in draws if draw.perturbation.space == "feature"]
+        plain = self.view(None)
+        reference, *features = self._batched(
+            self._samples(given.frames, plain, given), masks, plain
         )
+        featured = iter(features)
+        predictions = [reference]
+        for draw in draws:
+            if draw.perturbation.space == "feature":
+                predictions.append(next(featured))
+                continue
+            view = self.view(draw.perturbation)
+            images, warp = perturbed(given, draw, plain=plain, view=view)
+            predictions += self._batched(self._samples(images, view, given), [], view, warp)
+        return predictions
 
-    def _masks(self, tiles: Sequence[Tile], draw: Draw, seed: int) -> list[Tensor]:
-        """Return one mask a layer, (S, C, 1, 1[, 1]): one draw a tile, the same for its planes."""
+    def _samples(self, images: Any, view: View, given: Given) -> Tensor:
+        intensity = given.intensity
+        return samples(images, self.spec, view=view, intensity=intensity, like=self._like)
+
+    def _masks(self, given: Given, draw: Draw) -> list[Tensor]:
         if self.path is None:
             raise ValueError(f"model {self.spec.name!r} was loaded without feature perturbation")
-        repeat = 1 if self.spec.dims == 3 else self.tile[0]
-        kind, draw_mask = draw.perturbation, draw.perturbation.load()
-        masks = []
-        for ordinal, channels in enumerate(self.path.channels):
-            drawn = np.stack(
-                [
-                    draw_mask(
-                        channels, kind.strength, mode=kind.mode, key=draw.key(seed, tile, ordinal)
-                    )
-                    for tile in tiles
-                ]
-            )
-            mask = torch.from_numpy(np.repeat(drawn, repeat, axis=0)).to(self.device, self.dtype)
-            masks.append(mask.reshape(*mask.shape, *(1,) * self.spec.dims))
-        return masks
+        return tile_masks(
+            draw,
+            given.tiles,
+            seed=given.seed,
+            channels=self.path.channels,
+            planes=1 if self.spec.dims == 3 else self.tile[0],
+            dims=self.spec.dims,
+            like=self._like,
+        )
 
-    def _batched(self, samples: Tensor, masks: Sequence[Sequence[Tensor]]) -> list[Prediction]:
+    def _batched(
+        self,
+        samples: Tensor,
+        masks: Sequence[Sequence[Tensor]],
+        view: View,
+        warp: Warp | None = None,
+    ) -> list[Prediction]:
         """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
+        warp, frame = warp or unmoved(view), view.frame
         parts: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
         with torch.inference_mode():
             for low in range(0, len(samples), self.batch):
@@ -255,11 +250,12 @@ class Predictor:
                 cut = [[_padded(m[rows], self.batch) for m in layers] for layers in masks]
                 passes = self._forward(_padded(samples[rows], self.batch), cut)
                 for part, output in zip(parts, passes, strict=True):
-                    part.append(self._predicted(output[:n]))
-        return [self._tiles(part) for part in parts]
+                    part.append(self._predicted(output[:n], warp, frame, low))
+        return [self._tiles(part, warp, frame) for part in parts]
 
     def _forward(self, x: Tensor, masks: Sequence[Sequence[Tensor]]) -> Iterable[Tensor]:
-        if self.path is None:
+        # a trace may hold the extent that it was made with: other ones go the plain way
+        if self.path is None or tuple(x.shape[2:]) != self.frame.extent[-self.spec.dims :]:
             yield self.network.forward(x)
             return
         state = self.path.encode(x)
@@ -267,25 +263,29 @@ class Predictor:
         for layers in (whole, *masks):
             yield self.path.decode(state, layers)
 
-    def _predicted(self, output: Tensor) -> Prediction:
+    def _predicted(self, output: Tensor, warp: Warp, frame: Frame, first: int) -> Prediction:
         """Cut the tile out of an output, (S, C, [z,] y, x); maps for a segmenter stay whole."""
         nearest = self.spec.output.activation == "labels"
-        output = resized(output, self.frame.shape, nearest=nearest)
-        box = self._inside(self.tile)[-self.spec.dims :]
-        maps = foreground(output[(slice(None), slice(None), *box)], self.spec.output)
+        output = resized(output, frame.shape, nearest=nearest)
+        maps = foreground(warp.back(output, first, nearest=nearest), self.spec.output)
         whole = segmenter_maps(output, self.spec, self.channels) if self.instances else None
         return Prediction(tuple(from_torch(m.contiguous()) for m in maps.unbind(1)), whole)
 
-    def _tiles(self, parts: Sequence[Prediction]) -> Prediction:
+    def _tiles(self, parts: Sequence[Prediction], warp: Warp, frame: Frame) -> Prediction:
         """Join batches and put planes of a 2D model together again: (S, …) → (T, z, y, x)."""
         xp = namespace(parts[0].foreground[0])
         joined = (xp.concatenate(maps) for maps in zip(*(p.foreground for p in parts), strict=True))
         maps = tuple(m.reshape(-1, *self.tile) for m in joined)
         if not self.instances:
             return Prediction(maps)
+
+        def cut(number: int, labels: Any) -> Any:
+            sample = to_torch(labels, self.device)[None, None]
+            return from_torch(warp.back(sample, number, nearest=True)[0, 0].contiguous())
+
         whole = xp.concatenate([p.labels for p in parts])
         labels = tile_labels(
-            whole, self.segmenter, dims=self.spec.dims, frame=self.frame, tile=self.tile
+            whole, self.segmenter, dims=self.spec.dims, frame=frame, tile=self.tile, cut=cut
         )
         return Prediction(maps, labels)
 

@@ -124,6 +124,7 @@ def resolve(
         threads=threads,
         batch=batch,
         tell=tell,
+        perturbations=asked,
     )
     draft = Experiment(
         volume=volume,

@@ -15,7 +15,7 @@ from cte_dask.arrays import namespace
 from cte_dask.consistency import STATISTICS
 from cte_dask.reason import reason
 from cte_dask.statistics import PAIRS, tile_statistics
-from cte_dask.tiles import Block, Tile
+from cte_dask.tiles import Block, Shape, Tile
 from cte_dask.window import Window, read_window, shifted
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cte_dask.outputs import Prediction
     from cte_dask.perturb.draw import Draw
     from cte_dask.predict import Predictor
+    from cte_dask.views import View
 
 __all__ = [
     "COLUMNS",
@@ -132,13 +133,12 @@ def predict_tiles(
         the reference, then one array a draw, float32 (z, y, x) of the tile's extent.
     """
     block = experiment.blocks.block_at(index)
-    window = read_window(experiment, block)
+    window = read_window(experiment, block, [d.perturbation for d in draws])
     for candidate in experiment.candidates:
         ready = loaded(experiment, candidate)
         for group in _groups(np.arange(len(block.tiles)), ready):
             tiles = [block.tiles[i] for i in group]
-            frames = namespace(window.voxels).stack([_frame(window, ready, t) for t in tiles])
-            passes = _run(experiment, ready, frames, tiles, draws)
+            passes = _run(experiment, ready, tiles, draws, window)
             for number, tile in enumerate(tiles):
                 core = tuple(slice(0, s) for s in tile.shape)
                 maps = [np.maximum.reduce(p.foreground)[number][core] for p in passes]
@@ -207,16 +207,16 @@ def _score_tiles(
 ) -> NDArray[np.float64]:
     """Return (draw, column, tile) for some tiles of one model."""
     xp = namespace(window.voxels)
-    cut = [_frame(window, ready, t) for t in tiles]
-    finite = [bool(xp.isfinite(f).all()) for f in cut]
+    views = [ready.view(d.perturbation) for d in draws]
+    boxes = {ready.view(None).box, *(v.box for v in views)}
+    finite = [all(bool(xp.isfinite(_box(window, t, b)).all()) for b in boxes) for t in tiles]
     values = np.full((len(draws), len(COLUMNS), len(tiles)), np.nan)
     values[:, -1] = STATUS["non_finite_input"]
     good = [i for i, fine in enumerate(finite) if fine]
     if not good or not draws:
         return values
     whole = [tiles[i] for i in good]
-    frames = xp.stack([cut[i] for i in good])
-    reference, *perturbed = _run(experiment, ready, frames, whole, draws)
+    reference, *perturbed = _run(experiment, ready, whole, draws, window)
     cores = [tuple(slice(0, s) for s in t.shape) for t in whole]
     for number, prediction in enumerate(perturbed):
         counts = tile_statistics(
@@ -235,20 +235,26 @@ def _score_tiles(
 def _run(
     experiment: Experiment,
     ready: Predictor,
-    frames: Any,
     tiles: Sequence[Tile],
     draws: Sequence[Draw],
+    window: Window,
 ) -> list[Prediction]:
+    def around(view: View) -> Any:
+        boxes = [_box(window, tile, view.box) for tile in tiles]
+        return namespace(window.voxels).stack(boxes).astype("float32")
+
     if experiment.intensity is None:
         raise ValueError("the target's intensities were not sampled: resolve with sample=True")
     return ready.run(
-        frames.astype("float32"),
+        around(ready.view(None)),
         tiles,
         draws,
         intensity=experiment.intensity,
         seed=experiment.seed,
+        around=around,
     )
 
 
-def _frame(window: Window, ready: Predictor, tile: Tile) -> Any:
-    return window.frame(shifted(tile.start, ready.frame.before, -1), ready.frame.shape)
+def _box(window: Window, tile: Tile, box: tuple[Shape, Shape]) -> Any:
+    before, shape = box
+    return window.frame(shifted(tile.start, before, -1), shape)

@@ -6,15 +6,19 @@ import math
 from typing import TYPE_CHECKING
 
 from cte_dask.frames import SAME, Scale
+from cte_dask.views import Alike
 
 if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
     from cte_dask.volume import VoxelSize
 
-__all__ = ["mismatch", "scale_of"]
+__all__ = ["alike_axes", "mismatch", "scale_of"]
 
 TOLERATED = 1.25
 """Ratio of voxel sizes up to which a model is taken to fit."""
+
+EQUAL = 1e-3
+"""Relative difference up to which two edges of a voxel are equally long."""
 
 
 def ratios(spec: ModelSpec, target: VoxelSize | None) -> dict[str, float]:
@@ -47,6 +51,37 @@ def scale_of(spec: ModelSpec, target: VoxelSize | None) -> Scale:
         )
     z, y, x = (found.get(axis, 1.0) for axis in "zyx")
     return z, y, x
+
+
+def alike_axes(scale: Scale, target: VoxelSize | None) -> Alike:
+    """Return which axes have voxels of equal length, in the target and in the network.
+
+    Planes are taken to have square voxels, and z to differ, unless the target's voxel size says
+    otherwise.
+
+    Parameters
+    ----------
+    scale
+        Voxels of the network per voxel of the target (z, y, x).
+    target
+        The target's voxel size; None if it is not known.
+
+    Examples
+    --------
+    >>> alike_axes((1.0, 1.0, 1.0), None)
+    (0, 1, 1)
+    """
+    z, y, x = target.lengths if target else (None, None, None)
+    plane = _close(scale[1], scale[2]) and (None in (y, x) or _close(y, x))
+    if _close(scale[0], scale[2]) and _close(z, x):
+        return 2, 2 if plane else 1, 2
+    if _close(scale[0], scale[1]) and _close(z, y):
+        return 1, 1, 1 if plane else 2
+    return 0, 1, 1 if plane else 2
+
+
+def _close(a: float | None, b: float | None) -> bool:
+    return a is not None and b is not None and math.isclose(a, b, rel_tol=EQUAL)
 
 
 def mismatch(spec: ModelSpec, target: VoxelSize | None) -> str:

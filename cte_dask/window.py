@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from cte_dask.tiles import Block, Shape
 
 if TYPE_CHECKING:
     from cte_dask.experiment import Experiment
+    from cte_dask.perturb import Perturbation
 
 __all__ = ["Window", "margins", "read_window", "shifted"]
 
@@ -29,24 +31,44 @@ class Window:
         return self.voxels[tuple(slice(a, a + s) for a, s in zip(low, shape, strict=True))]
 
 
-def margins(experiment: Experiment) -> tuple[Shape, Shape]:
-    """Return the context that a block's read adds before its start and behind its stop."""
+def margins(
+    experiment: Experiment, perturbations: Iterable[Perturbation] | None = None
+) -> tuple[Shape, Shape]:
+    """Return the context that a block's read adds before its start and behind its stop.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    perturbations
+        What is wanted of it; by default its own. Some read more than the unperturbed pass.
+    """
     tile = experiment.grid.tile
-    frames = [c.frame(tile) for c in experiment.candidates]
-    before = [max(f.before[i] for f in frames) for i in range(3)]
-    after = [max(f.after[i] - tile[i] for f in frames) for i in range(3)]
+    wanted = [None, *(experiment.perturbations if perturbations is None else perturbations)]
+    boxes = [c.view(tile, p).box for c in experiment.candidates for p in wanted]
+    before = [max(b[i] for b, _ in boxes) for i in range(3)]
+    after = [max(s[i] - b[i] - tile[i] for b, s in boxes) for i in range(3)]
     return (before[0], before[1], before[2]), (after[0], after[1], after[2])
 
 
-def read_window(experiment: Experiment, block: Block) -> Window:
+def read_window(
+    experiment: Experiment, block: Block, perturbations: Iterable[Perturbation] | None = None
+) -> Window:
     """Read a block with its margins, once for all models; a failing read is tried again.
+
+    Parameters
+    ----------
+    experiment, block
+        The run and one of its blocks.
+    perturbations
+        As of `margins`.
 
     Raises
     ------
     OSError
         If the store fails every time.
     """
-    before, after = margins(experiment)
+    before, after = margins(experiment, perturbations)
     last = block.tiles[-1].start
     start = shifted(block.start, before, -1)
     stop = shifted(shifted(last, experiment.grid.tile, 1), after, 1)

@@ -13,17 +13,23 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cte_dask"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 TORCH = {
-    "candidates", "device", "models/bioimageio", "models/loading", "models/onnx",
+    "candidates", "decoders", "device", "images", "models/bioimageio", "models/loading",
+    "models/onnx",
     "models/pt2_archive", "models/python", "models/pytorch3dunet", "models/pytorch3dunet_blocks",
     "models/pytorch3dunet_network", "models/state_dict", "models/torch_export",
     "models/torchscript", "models/trial", "models/unet", "outputs", "perturb/bottleneck",
-    "perturb/cut", "perturb/feature", "perturb/shared", "predict", "probe", "scoring",
+    "perturb/cut", "perturb/feature", "perturb/fuse", "perturb/geometric", "perturb/masks",
+    "perturb/shared", "performance", "predict", "probe", "scoring",
 }  # fmt: skip
-DASK = {"run", "cluster/local", "cluster/address"}
+DASK = {
+    "evaluation_run", "run", "cluster/address", "cluster/certificate", "cluster/connection",
+    "cluster/cuda", "cluster/local", "cluster/slurm",
+}  # fmt: skip
 LOWER = ("arrays", "tiles", "volume", "models", "perturb", "segment", "consistency")
 UPPER = {
     "predict", "scoring", "run", "experiment", "candidates", "planning", "scores", "dataset",
-    "ranking", "pipeline", "cli", "report", "cluster", "demo",
+    "ranking", "pipeline", "cli", "report", "cluster", "demo", "commands", "evaluation",
+    "evaluation_run", "performance", "reopening", "decoders",
 }  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """Perturbations: what is done to a forward pass to see how consistent its prediction stays.
 
-A perturbation is a kind, a strength and sometimes a mode, written ``kind:strength[:mode]``, such as
-``dropout:0.2`` or ``gaussian:0.1``. Input perturbations change the image (`perturb.input`), feature
-perturbations the network's feature maps (`perturb.feature`). Listing and parsing them imports
-neither torch nor Numba.
+A perturbation is a kind, mostly a strength and sometimes a mode, ``kind[:strength[:mode]]``, such
+as ``dropout:0.2``, ``gaussian:0.1`` or ``rotate``. Input perturbations change the image's values
+(`perturb.input`) or turn and magnify it (`perturb.geometric`), feature perturbations the network's
+feature maps (`perturb.feature`). Listing and parsing them imports neither torch nor Numba.
 
 A perturbation of your own is named by its place, ``your_package.module:thing:0.3``, and follows one
 of two protocols. Either is a function with an attribute ``space`` and, if it has limits, an
@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from cte_dask.arrays import Array
 from cte_dask.tiles import Shape
 
-__all__ = ["PERTURBATIONS", "InputPerturbation", "Perturbation"]
+__all__ = ["GEOMETRIC", "PERTURBATIONS", "InputPerturbation", "Perturbation"]
 
 PERTURBATIONS: dict[str, str] = {
     "dropout": "cte_dask.perturb.feature:channel_mask",
@@ -36,7 +36,14 @@ PERTURBATIONS: dict[str, str] = {
     "contrast": "cte_dask.perturb.input:contrast",
     "gamma": "cte_dask.perturb.input:gamma",
 }
-"""Name of each perturbation and where it is defined, as ``"module:attribute"``."""
+"""Name of each perturbation of values and where it is defined, as ``"module:attribute"``."""
+
+GEOMETRIC: dict[str, str] = {
+    "rotate": "cte_dask.perturb.geometric:rotate",
+    "mirror": "cte_dask.perturb.geometric:mirror",
+    "zoom": "cte_dask.perturb.geometric:zoom",
+}
+"""Name of each perturbation of geometry and where it is defined; predictions are mapped back."""
 
 
 class InputPerturbation(Protocol):
@@ -77,6 +84,7 @@ class _Rule:
     accepts: Callable[[float], bool]
     accepted: str
     modes: tuple[str, ...] = ()
+    strengthless: bool = False
 
 
 _RULES: dict[str, _Rule] = {
@@ -85,6 +93,9 @@ _RULES: dict[str, _Rule] = {
     "brightness": _Rule("input", lambda s: True, "a finite offset"),
     "contrast": _Rule("input", lambda s: s >= 0, "a factor >= 0"),
     "gamma": _Rule("input", lambda s: s > 0, "an exponent > 0"),
+    "rotate": _Rule("input", lambda s: s == 0, "left out", strengthless=True),
+    "mirror": _Rule("input", lambda s: s == 0, "left out", strengthless=True),
+    "zoom": _Rule("input", lambda s: 0.5 <= s <= 2, "a factor from 0.5 to 2"),
 }
 
 
@@ -95,10 +106,11 @@ class Perturbation:
     Parameters
     ----------
     kind
-        A key of `PERTURBATIONS`, or ``"your_package.module:thing"``.
+        A key of `PERTURBATIONS` or `GEOMETRIC`, or ``"your_package.module:thing"``.
     strength
         Dropout rate p_d in [0, 1); standard deviation or offset on the canonical scale for
-        gaussian (>= 0) and brightness; factor (>= 0) for contrast; exponent (> 0) for gamma.
+        gaussian (>= 0) and brightness; factor (>= 0) for contrast; exponent (> 0) for gamma;
+        magnification in [0.5, 2] for zoom. Left out (0) for rotate and mirror.
     mode
         ``"bernoulli"`` (default) or ``"fixed"`` for dropout; None for all others.
 
@@ -113,10 +125,12 @@ class Perturbation:
     Perturbation(kind='dropout', strength=0.2, mode='bernoulli')
     >>> Perturbation.parse("dropout:0.2:fixed").name
     'dropout:0.2:fixed'
+    >>> Perturbation("rotate").name
+    'rotate'
     """
 
     kind: str
-    strength: float
+    strength: float = math.nan
     mode: str | None = None
 
     def __post_init__(self) -> None:
@@ -126,12 +140,12 @@ class Perturbation:
 
     @classmethod
     def parse(cls, text: str) -> Perturbation:
-        """Read ``kind:strength[:mode]``.
+        """Read ``kind:strength[:mode]``, or the kind alone where it has no strength.
 
         Parameters
         ----------
         text
-            For example ``"dropout:0.2"``, ``"dropout:0.2:fixed"``, ``"gaussian:0.1"``.
+            For example ``"dropout:0.2"``, ``"dropout:0.2:fixed"``, ``"rotate"``.
 
         Returns
         -------
@@ -146,7 +160,10 @@ class Perturbation:
         kind, *rest = text.strip().split(":")
         if "." in kind and rest:
             kind = f"{kind}:{rest.pop(0)}"
-        _rule(kind)
+        if _rule(kind).strengthless:
+            if rest:
+                raise ValueError(f"perturbation {text!r} must read {kind!r}: it has no strength")
+            return cls(kind)
         if len(rest) not in (1, 2):
             raise ValueError(
                 f"perturbation {text!r} must read kind:strength or kind:strength:mode, "
@@ -157,6 +174,8 @@ class Perturbation:
     @property
     def name(self) -> str:
         """Canonical text: equal perturbations have equal names; the default mode is not shown."""
+        if _rule(self.kind).strengthless:
+            return self.kind
         modes = _rule(self.kind).modes
         suffix = f":{self.mode}" if modes and self.mode != modes[0] else ""
         return f"{self.kind}:{_digits(self.strength)}{suffix}"
@@ -166,15 +185,21 @@ class Perturbation:
         """``"input"`` or ``"feature"``: what is perturbed."""
         return _rule(self.kind).space
 
+    @property
+    def geometric(self) -> bool:
+        """Whether the image is turned or magnified, so that predictions are mapped back."""
+        return self.kind in GEOMETRIC
+
     def load(self) -> Any:
         """Import and return the function behind this kind.
 
         Returns
         -------
         callable
-            An `InputPerturbation`, or a drawer of feature-map multipliers.
+            An `InputPerturbation`, a drawer of feature-map multipliers, or a maker of
+            `cte_dask.perturb.geometric.Warp`.
         """
-        return _load(PERTURBATIONS.get(self.kind, self.kind))
+        return _load({**PERTURBATIONS, **GEOMETRIC}.get(self.kind, self.kind))
 
 
 def _rule(kind: str) -> _Rule:
@@ -182,10 +207,10 @@ def _rule(kind: str) -> _Rule:
     if kind in _RULES:
         return _RULES[kind]
     if ":" not in kind:
-        close = get_close_matches(kind, PERTURBATIONS, n=1)
+        close = get_close_matches(kind, _RULES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown perturbation {kind!r}: accepted are {', '.join(PERTURBATIONS)} "
+            f"unknown perturbation {kind!r}: accepted are {', '.join(_RULES)} "
             f"or 'your_package.module:thing'{hint}"
         )
     thing = _load(kind)
@@ -205,7 +230,7 @@ def _load(place: str) -> Any:
 
 
 def _checked_strength(kind: str, strength: float, rule: _Rule) -> float:
-    value = float(strength)
+    value = 0.0 if rule.strengthless and math.isnan(strength) else float(strength)
     if not (math.isfinite(value) and rule.accepts(value)):
         raise ValueError(f"strength {strength!r} of {kind!r} must be {rule.accepted}")
     return value + 0.0  # -0.0 and 0.0 are one strength and have one name

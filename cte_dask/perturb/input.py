@@ -208,6 +208,8 @@ def perturb_raw(
 def _increment(perturbation: Perturbation, image: Array, **where: Any) -> Array:
     if perturbation.space != "input":
         raise ValueError(f"{perturbation.name!r} perturbs features, not the input image")
+    if perturbation.geometric:
+        raise ValueError(f"{perturbation.name!r} moves voxels: it has no increment")
     increment: Array = perturbation.load()(image, perturbation.strength, **where)
     if increment.shape != image.shape:
         raise ValueError(

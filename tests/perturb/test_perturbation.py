@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cte_dask.perturb import PERTURBATIONS, Perturbation
+from cte_dask.perturb import GEOMETRIC, PERTURBATIONS, Perturbation
 from cte_dask.perturb.input import apply
 
 STRENGTHS = {
@@ -20,12 +20,15 @@ STRENGTHS = {
     "brightness": st.floats(-1e6, 1e6),
     "contrast": st.floats(0, 1e6),
     "gamma": st.floats(0, 1e6, exclude_min=True),
+    "rotate": st.just(0.0),
+    "mirror": st.just(0.0),
+    "zoom": st.floats(0.5, 2),
 }
 
 
 @st.composite
 def perturbations(draw: Callable) -> Perturbation:
-    kind = draw(st.sampled_from(sorted(PERTURBATIONS)))
+    kind = draw(st.sampled_from(sorted({*PERTURBATIONS, *GEOMETRIC})))
     mode = draw(st.sampled_from(["bernoulli", "fixed"])) if kind == "dropout" else None
     return Perturbation(kind, draw(STRENGTHS[kind]), mode)
 
@@ -46,6 +49,9 @@ def test_a_name_reads_back_as_its_perturbation(perturbation: Perturbation) -> No
         ("brightness:-0", "brightness:0", "input"),
         ("contrast:2.0", "contrast:2", "input"),
         ("gamma:0.123456789", "gamma:0.123456789", "input"),
+        (" rotate", "rotate", "input"),
+        ("mirror", "mirror", "input"),
+        ("zoom:1.1250", "zoom:1.125", "input"),
     ],
 )
 def test_one_perturbation_has_one_name(text: str, name: str, space: str) -> None:
@@ -71,6 +77,11 @@ def test_one_perturbation_has_one_name(text: str, name: str, space: str) -> None
         ("brightness:inf", "finite offset"),
         ("contrast:-1", "factor >= 0"),
         ("gamma:0", "exponent > 0"),
+        ("rotate:90", "no strength"),
+        ("mirror:y", "no strength"),
+        ("zoom", "kind:strength"),
+        ("zoom:3", "factor from 0.5 to 2"),
+        ("miror", "did you mean 'mirror'"),
         ("no_such_package.module:thing:1", "cannot be imported"),
         ("os.path:join:1", "attribute space"),
     ],
