@@ -39,6 +39,12 @@ GRIDS: dict[str, tuple[float, ...]] = {
 }
 """Strengths tried by default, from weak to strong."""
 
+PILOT_REPEATS = 4
+"""Draws of a random perturbation by default: on few tiles the noise of one draw would decide."""
+
+DRAWN_ONCE = ("brightness", "contrast", "gamma")
+"""Perturbations without anything random: one run says it all."""
+
 
 def calibrate(
     volume: Volume,
@@ -48,6 +54,7 @@ def calibrate(
     grid: Sequence[float] | None = None,
     metric: str = "nhd",
     pilot_tiles: int = 64,
+    repeats: int | None = None,
     seed: int = 0,
     client: Client | None = None,
     tell: Callable[[str], None] = lambda _: None,
@@ -75,6 +82,8 @@ def calibrate(
         The metric of consistency.
     pilot_tiles
         Tiles to try them on, spread over the target (`cte_dask.pilot.pilot_indices`).
+    repeats
+        Perturbed runs a strength; by default `PILOT_REPEATS` where draws are random, else 1.
     seed
         Of the pilot, the perturbations and the bootstrap.
     client
@@ -82,7 +91,7 @@ def calibrate(
     tell
         Receives one line of progress per step.
     **options
-        As of `cte_dask.resolution.resolve`: tile, repeats, border, device, precision, threads,
+        As of `cte_dask.resolution.resolve`: tile, border, device, precision, threads,
         batch.
 
     Returns
@@ -116,6 +125,7 @@ def calibrate(
         perturbations=perturbations,
         metrics=(metric,),
         block=(1, 1, 1),
+        repeats=(1 if kind in DRAWN_ONCE else PILOT_REPEATS) if repeats is None else repeats,
         seed=seed,
         tell=tell,
         **options,

@@ -70,7 +70,11 @@ def test_the_curve_is_that_of_the_whole_run_on_the_pilots_tiles_however_it_is_cu
 ):
     block = (4, 2, 3)
     names = [s.perturbation for s in found.strengths]
-    lazy = cte_dask.score(volume, bank, perturbations=names, tile=TILE, block=block)
+    repeats = found.experiment.repeats
+    assert repeats == 4, "a random perturbation is drawn several times on a pilot"
+    lazy = cte_dask.score(
+        volume, bank, perturbations=names, tile=TILE, block=block, repeats=repeats
+    )
     whole = lazy.compute(scheduler="synchronous")
     pilot = pilot_indices(replace(found.experiment, per_block=block), 12)
     part = whole.isel(tile=[int(np.flatnonzero(whole.tile == i)[0]) for i in pilot])

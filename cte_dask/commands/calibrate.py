@@ -22,7 +22,6 @@ from cte_dask.options import (
     Mask,
     Precision,
     Quiet,
-    Repeats,
     Roi,
     Seed,
     Target,
@@ -55,7 +54,9 @@ def calibrate(
     metric: Annotated[str, typer.Option(help=METRICS_HELP)] = "nhd",
     pilot_tiles: Annotated[int, typer.Option(help="Tiles to try them on.")] = 64,
     seed: Seed = 0,
-    repeats: Repeats = 1,
+    repeats: Annotated[
+        int | None, typer.Option(help="Perturbed runs a strength; 4 of random kinds, else 1.")
+    ] = None,
     border: Border = 0,
     cluster: Cluster = "local",
     workers: Workers = None,
