@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cte_dask.calibration import Calibration, calibrate
     from cte_dask.dataset import read_scores, score
+    from cte_dask.evaluation import Evaluation
+    from cte_dask.evaluation_run import evaluate_run
     from cte_dask.experiment import Experiment
     from cte_dask.models import ModelBank, ModelSpec, load_bank
     from cte_dask.perturb import Perturbation
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Calibration",
+    "Evaluation",
     "Experiment",
     "ModelBank",
     "ModelSpec",
@@ -39,6 +42,7 @@ __all__ = [
     "Scores",
     "Volume",
     "calibrate",
+    "evaluate_run",
     "load_bank",
     "open_scores",
     "open_volume",
@@ -51,6 +55,7 @@ __all__ = [
 
 _HOMES = {
     "Calibration": "calibration",
+    "Evaluation": "evaluation",
     "Experiment": "experiment",
     "ModelBank": "models",
     "ModelSpec": "models",
@@ -60,6 +65,7 @@ _HOMES = {
     "Scores": "scores",
     "Volume": "volume",
     "calibrate": "calibration",
+    "evaluate_run": "evaluation_run",
     "load_bank": "models",
     "open_scores": "scores",
     "open_volume": "volume",

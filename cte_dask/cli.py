@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cte_dask.commands.calibrate import calibrate
+from cte_dask.commands.evaluate import evaluate
 from cte_dask.console import clear_errors, console_of, teller
 from cte_dask.options import (
     Axes,
@@ -167,6 +168,7 @@ def plan(
 
 
 app.command()(calibrate)
+app.command()(evaluate)
 
 
 @app.command()

@@ -1,0 +1,58 @@
+"""``cte evaluate``: a finished run against labels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cte_dask.console import clear_errors, console_of, teller
+from cte_dask.options import JsonOption, Quiet, Workers
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a finished run.")],
+    labels: Annotated[
+        str, typer.Option(help="Path or URL of labels: zarr or OME-Zarr, integers, 0 background.")
+    ],
+    cluster: Annotated[
+        str, typer.Option(help="none, local, tcp://HOST:PORT or tls://HOST:PORT.")
+    ] = "local",
+    workers: Workers = None,
+    bootstrap: Annotated[
+        str, typer.Option(help="cell: draw regions of the volume; tile: single tiles.")
+    ] = "cell",
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap of Kendall's tau.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of bootstrap, p-values and sampled voxels.")] = 0,
+    ccfv: Annotated[bool, typer.Option(help="Compute the supervised comparator CCFV.")] = True,
+    figures: Annotated[bool, typer.Option(help="Draw the figures.")] = True,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a run's scores with F1 (and mAP) against labels; the run is not changed."""
+    with clear_errors():
+        from cte_dask.evaluation_run import evaluate_run
+        from cte_dask.report.evaluation import print_evaluation, write_evaluation
+        from cte_dask.report.evaluation_figures import write_figures
+
+        found = evaluate_run(
+            run,
+            labels,
+            cluster=cluster,
+            workers=workers,
+            bootstrap=bootstrap,  # type: ignore[arg-type]  # checked there
+            resamples=resamples,
+            seed=seed,
+            features=ccfv,
+            tell=teller(console_of(quiet)),
+        )
+        write_evaluation(run, found)
+        print_evaluation(found, as_json=as_json)
+        if figures:
+            try:
+                write_figures(run, found)
+            except ImportError as error:  # a picture is worth less than the numbers
+                typer.echo(str(error), err=True)
+    raise typer.Exit(3 if any(m.cause for m in found.models) else 0)

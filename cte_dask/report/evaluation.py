@@ -1,0 +1,187 @@
+"""An evaluation as JSON, as tables in the terminal and as one Parquet row a model and tile."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+from rich.table import Table
+from rich.text import Text
+
+from cte_dask.evaluation import performance_of
+from cte_dask.report.terminal import output
+
+if TYPE_CHECKING:
+    from cte_dask.correlation import RankCorrelation
+    from cte_dask.evaluation import Agreement, Evaluation, ModelEvaluation
+
+__all__ = ["evaluation_dict", "print_evaluation", "write_evaluation"]
+
+EVALUATION_SCHEMA = "cte-evaluation/1"
+TITLES = {"f1": "F1", "map": "mAP"}
+
+
+def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the content of ``evaluation.json``; NaN becomes None, which JSON has."""
+    return {
+        "schema": EVALUATION_SCHEMA,
+        "primary": evaluation.primary,
+        "n_tiles": evaluation.n_tiles,
+        "n_labelled": evaluation.n_labelled,
+        "seed": evaluation.seed,
+        "notes": list(evaluation.notes),
+        "models": [_model_dict(m) for m in evaluation.models],
+        "agreement": [_agreement_dict(a, evaluation) for a in evaluation.agreements],
+        "bootstrap_units": evaluation.n_units,
+        **evaluation.about,
+    }
+
+
+def _model_dict(model: ModelEvaluation) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "rank": model.rank,
+        "flags": list(model.flags),
+        "cause": model.cause or None,
+        "n_labelled": model.n_labelled,
+        **{name: _plain(value) for name, value in model.performance.items()},
+        "scores": {
+            name: {"own": _plain(value), "common": _plain(model.common.get(name, math.nan))}
+            for name, value in model.scores.items()
+        },
+    }
+
+
+def _agreement_dict(agreement: Agreement, evaluation: Evaluation) -> dict[str, Any]:
+    natural = performance_of(agreement.score, evaluation.performances)
+    common = agreement.common
+    flagged = agreement.flagged_last
+    return {
+        "score": agreement.score,
+        "performance": agreement.performance,
+        "natural": agreement.performance == natural,
+        **_correlation_dict(agreement.correlation),
+        "low": _plain(agreement.low),
+        "high": _plain(agreement.high),
+        "flagged_last": {
+            "kendall": _plain(flagged.kendall),
+            "spearman": _plain(flagged.spearman),
+            "p_kendall": flagged.p_kendall,
+        },
+        "common": common and {**_correlation_dict(common), "n_tiles": agreement.n_common},
+    }
+
+
+def _correlation_dict(found: RankCorrelation) -> dict[str, Any]:
+    return {
+        "kendall": _plain(found.kendall),
+        "spearman": _plain(found.spearman),
+        "pearson": _plain(found.pearson),
+        "n": found.n,
+        "p_kendall": _plain_p(found.p_kendall),
+        "p_spearman": _plain_p(found.p_spearman),
+        "p_pearson": _plain_p(found.p_pearson),
+    }
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _plain_p(value: float | None) -> float | None:
+    return None if value is None else _plain(value)
+
+
+def write_evaluation(run: str, evaluation: Evaluation) -> None:
+    """Write ``evaluation.json`` and ``evaluation-tiles.parquet`` into the folder of a run.
+
+    Parameters
+    ----------
+    run
+        Folder or URL.
+    evaluation
+        The evaluation; its tiles are a row a model and tile.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = json.dumps(evaluation_dict(evaluation), indent=1, allow_nan=False)
+    with fsspec.open(f"{run}/evaluation.json", "w") as file:
+        file.write(text + "\n")
+    with fsspec.open(f"{run}/evaluation-tiles.parquet", "wb") as file:
+        pq.write_table(pa.table(dict(evaluation.tiles)), file, compression="zstd")
+
+
+def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
+    """Print an evaluation on standard output: tables and what to know, or JSON alone."""
+    if as_json:
+        print(json.dumps(evaluation_dict(evaluation), indent=1, allow_nan=False))
+        return
+    console = output()
+    console.print(_models_table(evaluation))
+    console.print(_agreements_table(evaluation))
+    for line in evaluation.notes:
+        console.print(Text(line))
+
+
+def _models_table(evaluation: Evaluation) -> Table:
+    """Return the models in rank order with their performance."""
+    title = (
+        f"Ranking by {evaluation.primary} and performance: medians over "
+        f"{evaluation.n_labelled:,} labelled of {evaluation.n_tiles:,} tiles"
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("rank", "model"):
+        table.add_column(heading)
+    names = [TITLES[p] for p in evaluation.performances]
+    for heading in ("CTE", *names, "entropy", "confidence", "CCFV"):
+        table.add_column(heading, justify="right")
+    table.add_column("notes")
+    for model in evaluation.models:
+        scores = model.scores
+        numbers = [
+            scores[evaluation.primary],
+            *(model.performance[p] for p in evaluation.performances),
+            -scores["entropy"],
+            scores["confidence"],
+            scores.get("ccfv", math.nan),
+        ]
+        notes = (*model.flags, *((f"not evaluated: {model.cause}",) if model.cause else ()))
+        shown = [_number(n, 4) for n in numbers]
+        table.add_row(str(model.rank), Text(model.name), *shown, Text("; ".join(notes)))
+    return table
+
+
+def _agreements_table(evaluation: Evaluation) -> Table:
+    """Return the correlations of every score with the performance that it is about."""
+    table = Table(title="Agreement of scores with performance", title_justify="left")
+    table.add_column("score")
+    table.add_column("with")
+    headings = ("Kendall τ", "95 % interval", "Spearman ρ", "Pearson r", "n", "p of τ")
+    for heading in (*headings, "τ, flagged last", "τ, common tiles"):
+        table.add_column(heading, justify="right")
+    for agreement in evaluation.agreements:
+        if agreement.performance != performance_of(agreement.score, evaluation.performances):
+            continue
+        found, common = agreement.correlation, agreement.common
+        interval = f"{_number(agreement.low)} – {_number(agreement.high)}"
+        table.add_row(
+            Text(agreement.score),
+            TITLES[agreement.performance],
+            _number(found.kendall),
+            interval if math.isfinite(agreement.low) else "–",
+            _number(found.spearman),
+            _number(found.pearson),
+            str(found.n),
+            "–" if found.p_kendall is None else _number(found.p_kendall, 3),
+            _number(agreement.flagged_last.kendall),
+            _number(common.kendall) if common else "–",
+            style="bold" if agreement.score == evaluation.primary else None,
+        )
+    return table
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
