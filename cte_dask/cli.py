@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from cte_dask.commands.calibrate import calibrate
+from cte_dask.commands.doctor import doctor
 from cte_dask.commands.evaluate import evaluate
+from cte_dask.commands.maps import maps
+from cte_dask.commands.report import report
 from cte_dask.console import clear_errors, console_of, teller
 from cte_dask.options import (
     Axes,
@@ -169,6 +172,9 @@ def plan(
 
 app.command()(calibrate)
 app.command()(evaluate)
+app.command()(report)
+app.command()(maps)
+app.command()(doctor)
 
 
 @app.command()

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cte_dask"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 TORCH = {
-    "candidates", "decoders", "device", "images", "models/bioimageio", "models/loading",
+    "candidates", "decoders", "device", "doctor", "images", "models/bioimageio", "models/loading",
     "models/onnx",
     "models/pt2_archive", "models/python", "models/pytorch3dunet", "models/pytorch3dunet_blocks",
     "models/pytorch3dunet_network", "models/state_dict", "models/torch_export",
@@ -29,7 +29,8 @@ LOWER = ("arrays", "tiles", "volume", "models", "perturb", "segment", "consisten
 UPPER = {
     "predict", "scoring", "run", "experiment", "candidates", "planning", "scores", "dataset",
     "ranking", "pipeline", "cli", "report", "cluster", "demo", "commands", "evaluation",
-    "evaluation_run", "performance", "reopening", "decoders",
+    "evaluation_run", "performance", "reopening", "decoders", "doctor", "maps", "placement",
+    "viewers",
 }  # fmt: skip
 
 

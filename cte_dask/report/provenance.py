@@ -1,0 +1,99 @@
+"""Where a run's numbers come from: the command to repeat it, its hashes, versions and cost."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+
+__all__ = ["add_session", "repeat_command", "sessions", "shown_url"]
+
+LOG_SCHEMA = "cte-log/1"
+
+
+def sessions(run: str) -> list[dict[str, Any]]:
+    """Return what `add_session` wrote beside a run, oldest first; empty if there is nothing."""
+    try:
+        with fsspec.open(f"{run}/log.json", "r") as file:
+            data = json.load(file)
+    except (OSError, ValueError):
+        return []
+    return list(data["sessions"]) if data.get("schema") == LOG_SCHEMA else []
+
+
+def add_session(run: str, session: Mapping[str, Any], *, anew: bool = False) -> None:
+    """Add a call of ``cte rank`` to ``log.json``: what it did, where, and how long it took.
+
+    Parameters
+    ----------
+    run
+        Folder or URL of the run.
+    session
+        ``bank``, ``cluster``, ``workers``, ``threads``, ``started`` (ISO 8601, UTC), ``seconds``,
+        ``blocks`` and ``state``.
+    anew
+        Forget earlier calls: their results were dropped.
+    """
+    known = [*([] if anew else sessions(run)), dict(session)]
+    with fsspec.open(f"{run}/log.json", "w") as file:
+        json.dump({"schema": LOG_SCHEMA, "sessions": known}, file, indent=1)
+
+
+def repeat_command(experiment: Mapping[str, Any], bank: str) -> str:
+    """Return the command that computes the same scores again.
+
+    Parameters
+    ----------
+    experiment
+        Content of ``experiment.yaml``.
+    bank
+        Path or URL of the bank.
+
+    Returns
+    -------
+    str
+        A line for a POSIX shell; it leads to an experiment of the same hash.
+    """
+    target = experiment["target"]
+    triples = {"--tile": experiment["tile"], "--block": experiment["blocks"]["tiles"]}
+    batches = {m["batch"] for m in experiment["models"]}
+    options: list[tuple[str, Any]] = [
+        ("--bank", bank),
+        ("--out", "RUN"),
+        ("--level", target["level"]),
+        ("--axes", target["axes"]),
+        ("--channel", target["channel"]),
+        ("--time", target["time"]),
+        ("--roi", target["roi"]),
+        ("--mask", target["mask"]),
+        *((name, ",".join(map(str, value))) for name, value in triples.items()),
+        *(("--perturb", p) for p in experiment["perturbations"]),
+        *(("--metric", m) for m in experiment["metrics"]),
+        *((f"--{name}", experiment[name]) for name in ("seed", "repeats", "border")),
+        ("--batch", batches.pop() if len(batches) == 1 else None),
+        *((f"--{name}", experiment[name]) for name in ("threads", "device", "precision")),
+    ]
+    given = [part for name, value in options if value is not None for part in (name, str(value))]
+    return shlex.join(["cte", "rank", shown_url(target["url"]), *given])
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without what could be a secret: user, password and query.
+
+    Examples
+    --------
+    >>> shown_url("https://me:secret@host/a.zarr?X-Amz-Signature=1")
+    'https://…@host/a.zarr?…'
+    >>> shown_url("/data/a.zarr")
+    '/data/a.zarr'
+    """
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    _, at, host = parts.netloc.rpartition("@")
+    query = "…" if parts.query else ""
+    return urlunsplit((parts.scheme, f"…@{host}" if at else host, parts.path, query, ""))
