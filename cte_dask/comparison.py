@@ -53,6 +53,7 @@ def evaluation_of(
     seed: int = 0,
     number: int = 1000,
     causes: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     about: Mapping[str, Any] | None = None,
 ) -> Evaluation:
@@ -70,6 +71,8 @@ def evaluation_of(
         Of the bootstrap; the seed also of the permutation p-values.
     causes
         Why models could not be evaluated, by name.
+    left_out
+        Why models are no part of the comparison though they were evaluated, by name.
     notes, about
         See `Evaluation`.
 
@@ -80,10 +83,12 @@ def evaluation_of(
     Raises
     ------
     ValueError
-        If no model could be evaluated.
+        If no model is left to compare.
     """
-    causes = dict(causes or {})
-    numbers = _Numbers(dataset, ranking, measured, failed=set(causes), seed=seed, number=number)
+    causes, left_out = dict(causes or {}), dict(left_out or {})
+    numbers = _Numbers(
+        dataset, ranking, measured, apart=set(causes) | set(left_out), seed=seed, number=number
+    )
     if not numbers.compared:
         raise ValueError(
             f"no model could be evaluated: {next(iter(causes.values()), 'none ranked')}"
@@ -91,7 +96,10 @@ def evaluation_of(
     scores = (*numbers.scores, *(("ccfv",) if measured.ccfv else ()))
     return Evaluation(
         primary=ranking.primary,
-        models=tuple(numbers.model(m, causes.get(m.name, "")) for m in numbers.ranked),
+        models=tuple(
+            numbers.model(m, causes.get(m.name, ""), left_out.get(m.name, ""))
+            for m in numbers.ranked
+        ),
         agreements=tuple(numbers.agreement(s, p) for s in scores for p in numbers.performances),
         n_tiles=dataset.sizes["tile"],
         n_labelled=int((measured.labelled > 0).sum()),
@@ -112,14 +120,14 @@ class _Numbers:
         ranking: Ranking,
         measured: TileMeasures,
         *,
-        failed: set[str],
+        apart: set[str],
         seed: int,
         number: int,
     ) -> None:
         self.measured, self.seed = measured, seed
         self.names = [str(n) for n in dataset.model.to_numpy()]
         self.ranked = [m for m in ranking.models if m.rank is not None]
-        self.compared = [m for m in self.ranked if m.name not in failed]
+        self.compared = [m for m in self.ranked if m.name not in apart]
         self.scores = _tile_scores(dataset, measured)
         self.performances = _performances(measured)
         self.common = {name: self._common(values) for name, values in self.scores.items()}
@@ -134,8 +142,8 @@ class _Numbers:
         return self.names.index(model.name)
 
     def _common(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Return the tiles that every unflagged model with this score has a number for."""
-        rows = [self._row(m) for m in self.ranked if not m.degenerate]
+        """Return the tiles that every compared, unflagged model with this score has a number for."""
+        rows = [self._row(m) for m in self.compared if not m.degenerate]
         known = ~np.isnan(values[[r for r in rows if not np.isnan(values[r]).all()]])
         return np.asarray(known.all(axis=0) & (len(known) > 0))
 
@@ -153,7 +161,7 @@ class _Numbers:
         """Return a model's median over the common tiles."""
         return _median(self.scores[name][self._row(model)][self.common[name]])
 
-    def model(self, model: ModelRank, cause: str) -> ModelEvaluation:
+    def model(self, model: ModelRank, cause: str, left_out: str) -> ModelEvaluation:
         """Return one model against the labels."""
         names = (*self.scores, *(("ccfv",) if self.measured.ccfv else ()))
         return ModelEvaluation(
@@ -165,6 +173,7 @@ class _Numbers:
             {name: self.shared(model, name) for name in self.scores},
             int((~np.isnan(self.performances["f1"][self._row(model)])).sum()),
             cause,
+            left_out,
         )
 
     def agreement(self, score: str, performance: str) -> Agreement:

@@ -32,6 +32,8 @@ class ModelEvaluation:
         Labelled tiles that the model was evaluated on.
     cause
         Why it could not be evaluated; empty if it was.
+    left_out
+        Why it is no part of the agreements though it was evaluated; empty if it is.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelEvaluation:
     common: Mapping[str, float]
     n_labelled: int
     cause: str = ""
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)

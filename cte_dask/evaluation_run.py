@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,8 +51,9 @@ def evaluate_run(
     workers: int | None = None,
     seed: int = 0,
     resamples: int = 1000,
-    bootstrap: Literal["cell", "tile"] = "cell",
+    bootstrap: Literal["cell", "tile"] | Sequence[str] = "cell",
     features: bool = True,
+    leave_out: Mapping[str, str] | None = None,
     tell: Tell = lambda _: None,
 ) -> Evaluation:
     """Compare a run's scores with performance against labels; the run is not changed.
@@ -72,8 +73,12 @@ def evaluate_run(
     bootstrap
         What it draws: ``"cell"``, spatial cells of neighbouring tiles, as the ranking's intervals
         do; ``"tile"`` where tiles are images of their own, such as a stack of unrelated planes.
+        Or one name a z plane of the region: planes of one name are drawn together.
     features
         Whether to compute CCFV, which looks at the features of up to 32 labelled tiles.
+    leave_out
+        Models that are evaluated but no part of the agreements, and why: those that have seen the
+        target's domain in training.
     tell
         Receives one line of progress now and then.
 
@@ -86,7 +91,7 @@ def evaluate_run(
     ValueError, OSError
         For any bad value, naming it; also if no scored tile has labels.
     """
-    if bootstrap not in ("cell", "tile"):
+    if isinstance(bootstrap, str) and bootstrap not in ("cell", "tile"):
         raise ValueError(f"bootstrap {bootstrap!r} is not one of cell, tile")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
@@ -95,6 +100,7 @@ def evaluate_run(
         raise ValueError(f"workers must be at least 1, not {workers}")
     experiment = reopen(run)
     scores = open_scores(f"{run}/scores.zarr")
+    _check_names(leave_out or {}, experiment)
     truth = open_labels(labels, experiment.volume)
     dataset = read_scores(scores)
     dataset.attrs |= told_attributes(experiment)
@@ -104,8 +110,7 @@ def evaluate_run(
         found = list(_evaluated(experiment, truth, tasks, client, tell))
     done = scores.done()
     notes = _notes(experiment, found, int((done != DONE["complete"]).sum()), len(done))
-    starts = np.stack([dataset[axis].to_numpy() for axis in "zyx"], axis=1)
-    units = cells(starts) if bootstrap == "cell" else np.arange(len(starts))
+    units = _units(experiment, dataset, bootstrap)
     tell("comparing ranks")
     return evaluation_of(
         dataset,
@@ -114,6 +119,7 @@ def evaluate_run(
         seed=seed,
         number=resamples,
         causes={n: c for b in found for n, c in b.causes.items()},
+        left_out=leave_out,
         notes=notes,
         about={
             "run": run,
@@ -121,11 +127,37 @@ def evaluate_run(
             "target": experiment.volume.describe(),
             "tile": list(experiment.grid.tile),
             "labels": truth.name,
-            "bootstrap": {"unit": bootstrap, "resamples": resamples},
+            "bootstrap": {
+                "unit": bootstrap if isinstance(bootstrap, str) else "named planes",
+                "resamples": resamples,
+            },
             "excluded": dict(experiment.excluded),
             "versions": versions(),
         },
     )
+
+
+def _check_names(names: Mapping[str, str], experiment: Experiment) -> None:
+    known = {c.name for c in experiment.candidates} | set(experiment.excluded)
+    if unknown := [n for n in names if n not in known]:
+        raise ValueError(f"no model {unknown[0]!r} to leave out: there are {', '.join(known)}")
+
+
+def _units(
+    experiment: Experiment, dataset: xr.Dataset, bootstrap: str | Sequence[str]
+) -> NDArray[np.int64]:
+    """Return what the bootstrap draws: a number a tile."""
+    starts = np.stack([dataset[axis].to_numpy() for axis in "zyx"], axis=1)
+    if isinstance(bootstrap, str):
+        return cells(starts) if bootstrap == "cell" else np.arange(len(starts))
+    planes = experiment.volume.shape[0]
+    if len(bootstrap) != planes or experiment.grid.tile[0] != 1:
+        raise ValueError(
+            f"bootstrap has {len(bootstrap)} names for {planes} planes in tiles of "
+            f"{experiment.grid.tile}: one name a plane and tiles of one plane are needed"
+        )
+    _, unit = np.unique(np.asarray(bootstrap), return_inverse=True)
+    return unit[starts[:, 0] - experiment.volume.origin[0]].astype(np.int64)
 
 
 def _tasks(

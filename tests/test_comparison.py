@@ -116,8 +116,18 @@ def test_a_model_that_failed_is_left_out_with_its_cause():
     found = evaluation_of(dataset(NHD), ranking(), measures(F1), causes={"b": "died"})
     assert found.models[1].cause == "died"
     assert found.agreement("nhd@gaussian:0.1").correlation.n == 3
-    with pytest.raises(ValueError, match="no model could be evaluated: died"):
+    with pytest.raises(ValueError, match="no model is left to compare: died"):
         evaluation_of(dataset(NHD), ranking(), measures(F1), causes=dict.fromkeys(NAMES, "died"))
+
+
+def test_a_model_at_home_is_evaluated_but_not_compared():
+    nhd = [[0.5, NAN, 0.5, 0.5], *NHD[1:]]  # the best model, and a tile that it alone lacks
+    left = evaluation_of(dataset(nhd), ranking(), measures(F1), left_out={"a": "at home"})
+    agreement = left.agreement("nhd@gaussian:0.1")
+    assert (agreement.correlation.n, agreement.correlation.kendall) == (3, 1)
+    assert agreement.n_common == 4
+    assert left.models[0].performance == {"f1": 0.9}
+    assert left.models[0].left_out == "at home"
 
 
 def test_json_has_no_nan_and_says_which_performance_a_score_is_about():

@@ -243,6 +243,21 @@ def test_without_matplotlib_the_numbers_are_there_and_one_line_says_so(run, labe
     assert (run / "evaluation.json").exists()
 
 
+def test_planes_of_one_name_are_drawn_together(run, labels):
+    together = evaluate_run(str(run), str(labels), bootstrap=["a", "a", "b", "c", "c", "c"])
+    assert together.n_units == 3
+    with pytest.raises(ValueError, match="5 names for 6 planes"):
+        evaluate_run(str(run), str(labels), bootstrap=["a"] * 5)
+
+
+def test_models_can_be_left_out_of_the_comparison(run, labels):
+    done = evaluate(run, labels, "--leave-out", "model-1", "--json", "--no-figures")
+    data = json.loads(done.stdout)
+    assert {a["n"] for a in data["agreement"]} == {2}
+    assert {m["name"] for m in data["models"] if m["left_out"]} == {"model-1"}
+    refused(evaluate(run, labels, "--leave-out", "model-9"), "model-9", "model-1")
+
+
 # Bad input --------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,10 @@ def evaluate(
     bootstrap: Annotated[
         str, typer.Option(help="cell: draw regions of the volume; tile: single tiles.")
     ] = "cell",
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Model that knows the target's domain: not compared. Repeatable."),
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap of Kendall's tau.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of bootstrap, p-values and sampled voxels.")] = 0,
     ccfv: Annotated[bool, typer.Option(help="Compute the supervised comparator CCFV.")] = True,
@@ -46,6 +50,7 @@ def evaluate(
             resamples=resamples,
             seed=seed,
             features=ccfv,
+            leave_out=dict.fromkeys(leave_out or (), "left out by the user"),
             tell=teller(console_of(quiet)),
         )
         write_evaluation(run, found)

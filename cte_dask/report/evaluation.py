@@ -45,6 +45,7 @@ def _model_dict(model: ModelEvaluation) -> dict[str, Any]:
         "rank": model.rank,
         "flags": list(model.flags),
         "cause": model.cause or None,
+        "left_out": model.left_out or None,
         "n_labelled": model.n_labelled,
         **{name: _plain(value) for name, value in model.performance.items()},
         "scores": {
@@ -148,7 +149,8 @@ def _models_table(evaluation: Evaluation) -> Table:
             scores["confidence"],
             scores.get("ccfv", math.nan),
         ]
-        notes = (*model.flags, *((f"not evaluated: {model.cause}",) if model.cause else ()))
+        said = (("not evaluated", model.cause), ("not compared", model.left_out))
+        notes = (*model.flags, *(f"{what}: {why}" for what, why in said if why))
         shown = [_number(n, 4) for n in numbers]
         table.add_row(str(model.rank), Text(model.name), *shown, Text("; ".join(notes)))
     return table

@@ -139,7 +139,7 @@ def draw_performance(
     points = [
         (m.scores[score], m.performance[agreement.performance], m)
         for m in evaluation.models
-        if not m.cause
+        if not m.cause and not m.left_out
     ]
     known = [(x, y, m) for x, y, m in points if math.isfinite(x) and math.isfinite(y)]
     for number, (x, y, model) in enumerate(known):
