@@ -90,9 +90,8 @@ def evaluation_of(
         dataset, ranking, measured, apart=set(causes) | set(left_out), seed=seed, number=number
     )
     if not numbers.compared:
-        raise ValueError(
-            f"no model could be evaluated: {next(iter(causes.values()), 'none ranked')}"
-        )
+        why = "; ".join(dict.fromkeys((*causes.values(), *left_out.values()))) or "none is ranked"
+        raise ValueError(f"no model is left to compare: {why}")
     scores = (*numbers.scores, *(("ccfv",) if measured.ccfv else ()))
     return Evaluation(
         primary=ranking.primary,
@@ -142,7 +141,7 @@ class _Numbers:
         return self.names.index(model.name)
 
     def _common(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Return the tiles that every compared, unflagged model with this score has a number for."""
+        """Return the tiles that all compared, unflagged models with a score have a number for."""
         rows = [self._row(m) for m in self.compared if not m.degenerate]
         known = ~np.isnan(values[[r for r in rows if not np.isnan(values[r]).all()]])
         return np.asarray(known.all(axis=0) & (len(known) > 0))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def evaluate_run(
     workers: int | None = None,
     seed: int = 0,
     resamples: int = 1000,
-    bootstrap: Literal["cell", "tile"] | Sequence[str] = "cell",
+    bootstrap: str | Sequence[str] = "cell",
     features: bool = True,
     leave_out: Mapping[str, str] | None = None,
     tell: Tell = lambda _: None,
@@ -157,7 +157,8 @@ def _units(
             f"{experiment.grid.tile}: one name a plane and tiles of one plane are needed"
         )
     _, unit = np.unique(np.asarray(bootstrap), return_inverse=True)
-    return unit[starts[:, 0] - experiment.volume.origin[0]].astype(np.int64)
+    found: NDArray[np.int64] = unit[starts[:, 0] - experiment.volume.origin[0]]
+    return found
 
 
 def _tasks(

@@ -46,7 +46,7 @@ def evaluate(
             labels,
             cluster=cluster,
             workers=workers,
-            bootstrap=bootstrap,  # type: ignore[arg-type]  # checked there
+            bootstrap=bootstrap,
             resamples=resamples,
             seed=seed,
             features=ccfv,
