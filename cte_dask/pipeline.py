@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import fsspec
 from rich.console import Console
 
-from cte_dask.cluster import default_workers, open_cluster
+from cte_dask.cluster import open_cluster, planned_workers
 from cte_dask.dataset import read_scores, told_attributes
 from cte_dask.experiment import Experiment
 from cte_dask.models import ModelBank, load_bank
@@ -143,13 +143,10 @@ def rank_target(
     """
     url = f"{out}/scores.zarr"
     _check_out(out, url, resume=resume, overwrite=overwrite)
-    workers = default_workers(threads) if workers is None else workers
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
+    parallel = planned_workers(cluster, workers=workers, threads=threads)
     bank = load_bank(bank_path)
     tell("opening the target")
     volume = open_target(options, bank)
-    parallel = 1 if cluster == "none" else workers
     experiment = resolve(volume, bank, threads=threads, workers=parallel, tell=tell, **settings)
     _check_space(out, experiment)
     scores = create(url, layout_of(experiment), resume=resume, overwrite=overwrite)

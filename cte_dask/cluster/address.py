@@ -1,10 +1,15 @@
-"""A scheduler that is already there, by its address."""
+"""A scheduler that is already there, by its address or by the file it wrote."""
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from cte_dask.cluster.connection import check_workers
+from cte_dask.reason import reason
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -18,18 +23,47 @@ TIMEOUT = "10s"
 def open_address(name: str, *, workers: int, threads: int) -> Iterator[Client]:
     """Connect to a scheduler; TLS files are taken from Dask's configuration.
 
+    Parameters
+    ----------
+    name
+        ``tcp://HOST:PORT``, ``tls://HOST:PORT`` or the path of a scheduler file (JSON).
+
     Raises
     ------
     ValueError
-        If nothing answers there or it has no workers.
+        If nothing answers there, it and we do not trust each other's certificates, it has no
+        workers, or they have other versions than this process.
     """
     from distributed import Client
 
+    where = {"address": name} if "://" in name else {"scheduler_file": name}
+    if "scheduler_file" in where and not os.path.isfile(name):
+        raise ValueError(f"no scheduler file {name}: is its scheduler running?")
     try:
-        client = Client(name, timeout=TIMEOUT)
-    except (OSError, TimeoutError, TypeError, ValueError) as error:
-        raise ValueError(f"no scheduler answers at {name}: {error}") from error
+        client = Client(**where, timeout=TIMEOUT)
+    except (OSError, TimeoutError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"no scheduler answers at {name}: {_why(name, error)}") from error
     with client:
         if not client.nthreads():
             raise ValueError(f"the scheduler at {name} has no workers: start some first")
+        check_workers(client, name)
         yield client
+
+
+def _why(name: str, error: BaseException) -> str:
+    """Return the first cause that tells: a refused certificate ends as a plain time-out."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            told = cause.reason or reason(cause)
+            return (
+                f"its certificate is not the one of this process ({told}): "
+                "set DASK_DISTRIBUTED__COMM__TLS__* to the files it was started with"
+            )
+        cause = cause.__cause__ or cause.__context__
+    if name.startswith("tls://") and isinstance(error, TypeError):
+        return (
+            "tls:// needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+            "…__CLIENT__CERT and …__CLIENT__KEY"
+        )
+    return reason(error)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cte_dask.cluster.connection import SETTINGS, thread_environment
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -27,12 +29,7 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    environment = {f"{pool}_NUM_THREADS": threads for pool in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
-    settings = {
-        "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.scheduler.worker-ttl": "60s",
-        "distributed.nanny.pre-spawn-environ": environment,
-    }
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": thread_environment(threads)}
     with (
         dask.config.set(settings),
         LocalCluster(

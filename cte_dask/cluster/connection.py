@@ -1,0 +1,83 @@
+"""What every cluster shares: Dask's settings, and the check that its workers are like us."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cte_dask.experiment import versions
+from cte_dask.reason import reason
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["SETTINGS", "check_workers", "thread_environment", "version_differences"]
+
+SETTINGS: dict[str, Any] = {
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.worker-ttl": "60s",
+}
+"""Dask's settings wherever we start the scheduler: no task waits at a worker, a frozen worker is
+given up after a minute."""
+
+_POOLS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
+
+
+def thread_environment(threads: int) -> dict[str, int]:
+    """Return the environment of a worker whose inference uses so many threads."""
+    return {f"{pool}_NUM_THREADS": threads for pool in _POOLS}
+
+
+def check_workers(client: Client, name: str) -> None:
+    """Make sure that every worker can run our tasks and would give our numbers.
+
+    Parameters
+    ----------
+    client
+        Connected; it has workers.
+    name
+        What to call the cluster in a message.
+
+    Raises
+    ------
+    ValueError
+        If a worker lacks this package, or has another version of what decides the numbers.
+    """
+    try:
+        theirs: dict[str, Mapping[str, str]] = client.run(versions)
+    except Exception as error:  # what a worker raises comes through as it is
+        raise ValueError(
+            f"the workers of {name} cannot run cte_dask ({reason(error)}): "
+            "install the same version there as here"
+        ) from error
+    ours = versions()
+    for worker, found in theirs.items():
+        if different := version_differences(ours, found):
+            raise ValueError(
+                f"worker {worker} of {name} has {different}: install the same versions there"
+            )
+
+
+def version_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """Return what differs between the versions of two processes, empty if nothing that matters.
+
+    The last number of Python and builds of one version (``2.13.0+cpu``, ``2.13.0+cu129``) do not.
+
+    Examples
+    --------
+    >>> version_differences({"torch": "2.13.0+cpu"}, {"torch": "2.13.0+cu129"})
+    ''
+    >>> version_differences({"torch": "2.13.0", "zarr": "3.1"}, {"torch": "2.12.0", "zarr": "3.1"})
+    'torch 2.12.0 (here 2.13.0)'
+    """
+    names = dict.fromkeys((*ours, *theirs))
+    return ", ".join(
+        f"{n} {theirs.get(n, 'missing')} (here {ours.get(n, 'missing')})"
+        for n in names
+        if _compared(n, ours) != _compared(n, theirs)
+    )
+
+
+def _compared(name: str, versions_of: Mapping[str, str]) -> str:
+    version = versions_of.get(name, "").partition("+")[0]
+    return version.rpartition(".")[0] if name == "python" else version

@@ -1,0 +1,42 @@
+"""The option --cluster: what it takes, and what it says to the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from cte_dask.cluster import default_workers, open_cluster, planned_workers
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("lokal", "did you mean 'local'"),
+        ("slrum", "did you mean 'slurm'"),
+        ("local:site.yaml", "is not one of none, local"),
+        ("tcp", "is not one of none, local"),
+        ("http://127.0.0.1:1", "tcp://HOST:PORT"),
+    ],
+)
+def test_an_unknown_cluster_is_refused_with_what_there_is(name, told):
+    with pytest.raises(ValueError, match=told), open_cluster(name):
+        pass
+
+
+def test_a_site_says_for_how_many_workers_the_work_is_cut(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text("schema: cte-site/1\nslurm: {workers: 40}\n")
+    assert planned_workers(f"slurm:{path}", workers=None, threads=1) == 40
+    assert planned_workers(f"slurm:{path}", workers=7, threads=1) == 7
+    assert planned_workers("local", workers=None, threads=1) == default_workers(1)
+    assert planned_workers("none", workers=None, threads=1) == 1
+    with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
+        planned_workers("local", workers=0, threads=1)
+
+
+def test_slurm_without_its_commands_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        pytest.raises(ValueError, match=r"needs SLURM's commands \(sbatch\)"),
+        open_cluster("slurm"),
+    ):
+        pass

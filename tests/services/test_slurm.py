@@ -1,0 +1,139 @@
+"""SLURM, a real one: jobs give the numbers of the serial run, whatever befalls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import yaml
+from services.slurm import until
+from typer.testing import CliRunner
+
+from cte_dask.cli import app
+from cte_dask.cluster import open_cluster
+from cte_dask.models import load_bank
+from cte_dask.resolution import resolve
+from cte_dask.run import run, run_serially
+from cte_dask.scores import create, layout_of
+from cte_dask.volume import open_volume
+
+pytestmark = pytest.mark.service
+
+OPTIONS = {"tile": (1, 32, 32), "block": (1, 2, 2), "metrics": ("nhd",)}
+ARGUMENTS = ["--tile", "1,32,32", "--block", "1,2,2", "--quiet"]
+
+
+@pytest.fixture
+def site(slurm, tmp_path) -> str:
+    return write_site(tmp_path)
+
+
+def write_site(folder: Path, **settings) -> str:
+    told = {"workers": 2, "memory": "2GiB", "interface": "lo", "shared": str(folder / "shared")}
+    path = folder / "site.yaml"
+    path.write_text(yaml.safe_dump({"schema": "cte-site/1", "slurm": {**told, **settings}}))
+    return f"slurm:{path}"
+
+
+@pytest.fixture(scope="module")
+def experiment(small, bank):
+    return resolve(open_volume(str(small)), load_bank(str(bank)), **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def serial(experiment, tmp_path_factory) -> dict[int, np.ndarray]:
+    url = str(tmp_path_factory.mktemp("serial") / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    blocks = range(len(experiment.blocks))
+    run_serially(experiment, url, blocks, lambda _: None)
+    return {i: scores.block(i) for i in blocks}
+
+
+@pytest.fixture(scope="module")
+def in_process(small, bank, tmp_path_factory) -> list[dict]:
+    """The ranking of the run in one process: what every other way must give."""
+    return ranked(small, bank, tmp_path_factory.mktemp("alone"), "none")
+
+
+def ranked(small, bank, out, cluster: str, *more: str) -> list[dict]:
+    command = ["rank", str(small), "--bank", str(bank), "--out", str(out / "RUN")]
+    done = CliRunner().invoke(app, [*command, "--cluster", cluster, *ARGUMENTS, *more])
+    assert done.exit_code == 0, done.output
+    result = json.loads((out / "RUN" / "ranking.json").read_text())
+    assert result["complete"]
+    return result["models"]
+
+
+def jobs() -> list[str]:
+    command = ["squeue", "--noheader", "--states=PENDING,RUNNING", "--format=%i"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_slurm_gives_the_ranking_of_the_in_process_run(site, small, bank, in_process, tmp_path):
+    assert ranked(small, bank, tmp_path, site) == in_process
+    until(lambda: not jobs())
+    [run_folder] = (tmp_path / "shared").iterdir()
+    assert not list(run_folder.glob("*.pem")), "the key must go with the run"
+    logs = "".join(log.read_text() for log in run_folder.iterdir())
+    assert "tls://" in logs
+    assert "tcp://" not in logs
+
+
+def test_a_cancelled_worker_job_is_replaced_and_costs_no_result(site, experiment, serial, tmp_path):
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    cancelled = []
+    settings = {"distributed.deploy.lost-worker-timeout": "1s"}
+    with dask.config.set(settings), open_cluster(site, workers=1, threads=1) as client:
+
+        def cancel_the_only_job(_scores) -> None:
+            if not cancelled:
+                cancelled.extend(jobs())
+                subprocess.run(["scancel", *cancelled], check=True)
+
+        run(experiment, url, scores, client=client, progress=cancel_the_only_job)
+        assert len(cancelled) == 1
+        assert not set(jobs()) & set(cancelled)
+    assert not len(scores.missing())
+    for index, values in serial.items():
+        np.testing.assert_array_equal(scores.block(index), values)
+
+
+def test_each_of_two_gpus_has_a_worker_of_its_own(slurm, tmp_path):
+    # on one node, or both would be the first GPU of theirs
+    site = write_site(tmp_path, gpus=1, worker="dask", directives=["--nodelist=n1"])
+
+    def seen(dask_worker) -> tuple[str | None, int, float]:
+        state = dask_worker.state
+        device = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return device, state.nthreads, state.total_resources["GPU"]
+
+    with open_cluster(site, workers=2, threads=1) as client:
+        client.wait_for_workers(2)
+        assert sorted(client.run(seen).values()) == [("0", 1, 1.0), ("1", 1, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"partition": "nowhere"}, "SLURM refuses the worker jobs: .*invalid partition"),
+        (
+            {"python": "/nowhere/python"},
+            "worker jobs end without a worker: .*nowhere/python.*No such",
+        ),
+    ],
+)
+def test_jobs_that_cannot_work_are_told_in_one_line(slurm, tmp_path, settings, told, monkeypatch):
+    monkeypatch.setattr("cte_dask.cluster.slurm._GRACE", 1.0)
+    with (
+        pytest.raises(ValueError, match=f"(?is)^{told}") as error,
+        open_cluster(write_site(tmp_path, **settings)),
+    ):
+        pass
+    assert "\n" not in str(error.value)
+    until(lambda: not jobs())
