@@ -219,7 +219,7 @@ def _store(url: str) -> Finding:
         opened = time.perf_counter()
         volume.read((0, 0, 0), (1, 1, 1))
     except Exception as error:  # whatever a file system raises is what this is to find out
-        return Finding("store", name, "bad", reason(error), _remedy(url))
+        return Finding("store", name, "bad", reason(error).replace(url, name), _remedy(url))
     size = volume.dtype.itemsize * math.prod(volume.chunks) / 1e6
     shape = "×".join(map(str, volume.shape))
     told = (

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import fsspec
@@ -21,6 +22,7 @@ from cte_dask.planning import plan
 from cte_dask.ranking import Ranking, rank
 from cte_dask.report.files import ranking_dict, write_experiment, write_ranking, write_tiles
 from cte_dask.report.progress import RunProgress
+from cte_dask.report.provenance import add_session
 from cte_dask.resolution import resolve
 from cte_dask.run import run
 from cte_dask.scores import Scores, create, layout_of
@@ -141,7 +143,7 @@ def rank_target(
     ValueError, OSError
         For any bad value, naming it and the remedy.
     """
-    url = f"{out}/scores.zarr"
+    url, began = f"{out}/scores.zarr", datetime.now(UTC)
     _check_out(out, url, resume=resume, overwrite=overwrite)
     parallel = planned_workers(cluster, workers=workers, threads=threads)
     bank = load_bank(bank_path)
@@ -151,7 +153,8 @@ def rank_target(
     _check_space(out, experiment)
     scores = create(url, layout_of(experiment), resume=resume, overwrite=overwrite)
     write_experiment(out, experiment)
-    progress = RunProgress(experiment, len(scores.missing()), console or Console(quiet=True))
+    missing = len(scores.missing())
+    progress = RunProgress(experiment, missing, console or Console(quiet=True))
     tell("starting")
     interrupted = False
     try:
@@ -159,7 +162,19 @@ def rank_target(
             run(experiment, url, scores, client=client, progress=progress)
     except KeyboardInterrupt:
         interrupted = True
-    return _concluded(out, experiment, scores, interrupted=interrupted)
+    outcome = _concluded(out, experiment, scores, interrupted=interrupted)
+    session = {
+        "bank": bank_path if "://" in bank_path else os.path.abspath(bank_path),
+        "cluster": cluster,
+        "workers": parallel,
+        "threads": threads,
+        "started": began.isoformat(timespec="seconds"),
+        "seconds": round((datetime.now(UTC) - began).total_seconds(), 3),
+        "blocks": missing - len(scores.missing()),
+        "state": next(name for name, code in EXIT.items() if code == outcome.exit_code),
+    }
+    add_session(out, session, anew=overwrite)
+    return outcome
 
 
 def _concluded(out: str, experiment: Experiment, scores: Scores, *, interrupted: bool) -> Outcome:
