@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency import metric
-from cte_dask.scores import DONE, Layout, Scores, layout_of
+from cte_dask.bank_dataset import bank_variables
+from cte_dask.bank_overlaps import overlap_rows
+from cte_dask.consistency import BANK_METRICS, metric
+from cte_dask.layout import Layout
+from cte_dask.scores import DONE, Scores, layout_of
 from cte_dask.scoring import COLUMNS, STATUS
 
 if TYPE_CHECKING:
@@ -41,7 +44,8 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
     -------
     xarray.Dataset
         Backed by one Dask task a block. Dims model, perturbation, tile; one float64 variable a
-        metric (the tile's consistency, NaN where it says nothing), n_union and n_reference
+        metric (the tile's consistency, NaN where it says nothing; agreement and consensus lie at
+        the perturbation ``none``, all others at every other one), n_union and n_reference
         (voxels), n_voxels and status; coordinates z, y, x (first voxel of the tile in the target)
         and z_nm, y_nm, x_nm (its position, where voxel sizes are known).
 
@@ -51,12 +55,15 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
         For any bad value, naming it.
     """
     from cte_dask.resolution import resolve
-    from cte_dask.run import blocks_array
+    from cte_dask.run import blocks_array, overlaps_array
 
     experiment = resolve(volume, bank, **options)
     indices = range(len(experiment.blocks))
-    values = blocks_array(experiment, indices)
-    dataset = tile_scores(layout_of(experiment), values, indices)
+    if experiment.bank_metrics:
+        values, overlaps = overlaps_array(experiment, indices)
+    else:
+        values, overlaps = blocks_array(experiment, indices), None
+    dataset = tile_scores(layout_of(experiment), values, indices, overlaps=overlaps)
     dataset.attrs |= told_attributes(experiment)
     return dataset
 
@@ -76,10 +83,22 @@ def read_scores(scores: Scores) -> xr.Dataset:
     layout = scores.layout
     shape = (len(layout.models), len(layout.perturbations) * layout.repeats, len(COLUMNS), 0)
     values = [np.empty(shape), *(scores.block(i) for i in indices)]
-    return tile_scores(layout, np.concatenate(values, axis=-1), indices)
+    overlaps = None
+    if layout.bank_metrics:
+        none = np.empty((overlap_rows(len(layout.models)), 0))
+        rows = (scores.overlaps(i) for i in indices)
+        overlaps = np.concatenate([none, *(r for r in rows if r is not None)], axis=-1)
+    return tile_scores(layout, np.concatenate(values, axis=-1), indices, overlaps=overlaps)
 
 
-def tile_scores(layout: Layout, values: Any, indices: Sequence[int]) -> xr.Dataset:
+def tile_scores(
+    layout: Layout,
+    values: Any,
+    indices: Sequence[int],
+    *,
+    overlaps: Any | None = None,
+    votes: NDArray[np.float64] | None = None,
+) -> xr.Dataset:
     """Turn statistics into consistencies.
 
     Parameters
@@ -90,19 +109,31 @@ def tile_scores(layout: Layout, values: Any, indices: Sequence[int]) -> xr.Datas
         float64 (model, draw, column, tile), NumPy or Dask.
     indices
         The blocks that the tiles belong to, in order.
+    overlaps
+        float64 (row, tile), as of `cte_dask.bank_overlaps.overlap_rows`; needed for metrics of the
+        whole bank.
+    votes
+        Whose word counts how much (`cte_dask.bank_agreement.Similarity`); by default what these
+        tiles tell.
 
     Returns
     -------
     xarray.Dataset
-        See `score`. With several repeats, a tile's consistency is the mean over its draws (eq. 3 of
-        Talks & Kreshuk, arXiv 2503.00450) with NaN draws left out; counts are the first draw's.
+        See `score`; with overlaps also ``overlap`` (pair, tile), those of the models. With several
+        repeats, a tile's consistency is the mean over its draws (eq. 3 of Talks & Kreshuk, arXiv
+        2503.00450) with NaN draws left out; counts are the first draw's.
     """
     import xarray as xr
 
-    names = (*layout.metrics, *COUNTED)
+    if layout.bank_metrics and overlaps is None:
+        raise ValueError(f"{layout.bank_metrics[0]} needs the overlaps of the bank's models")
+    names = (*(m for m in layout.metrics if m not in BANK_METRICS), *COUNTED)
     derived = _mapped(values, layout, len(names))
+    variables: dict[str, Any] = {n: (DIMS, derived[:, :, i]) for i, n in enumerate(names)}
+    if overlaps is not None:
+        variables |= bank_variables(layout, values, overlaps, votes)
     return xr.Dataset(
-        {name: (DIMS, derived[:, :, i]) for i, name in enumerate(names)},
+        variables,
         coords={
             "model": list(layout.models),
             "perturbation": list(layout.perturbations),
@@ -133,8 +164,12 @@ def _derived(values: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]
     table = {name: draws[:, :, :, i] for i, name in enumerate(COLUMNS)}
     scored = table["status"] == STATUS["scored"]
     consistencies = [
-        _mean(np.where(scored, metric(name)(table), np.nan)) for name in layout.metrics
+        _mean(np.where(scored, metric(name)(table), np.nan))
+        for name in layout.metrics
+        if name not in BANK_METRICS
     ]
+    for consistency in consistencies:  # a prediction agrees with itself: that says nothing
+        consistency[:, [p == "none" for p in layout.perturbations]] = np.nan
     counted = [table[name][:, :, 0] for name in COUNTED]
     return np.stack([*consistencies, *counted], axis=2)
 

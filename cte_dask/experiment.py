@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency import metric
+from cte_dask.consistency import BANK_METRICS, metric
 from cte_dask.frames import SAME, Frame, Scale
 from cte_dask.perturb import Perturbation
 from cte_dask.statistics import PAIRS
@@ -78,7 +78,7 @@ class Candidate:
         """Whether this perturbation can be applied to the model."""
         if perturbation.name in self.refused:
             return False
-        return perturbation.space == "input" or self.features
+        return perturbation.space != "feature" or self.features
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +133,27 @@ class Experiment:
         return any(set(metric(name).statistics) & set(PAIRS) for name in self.metrics)
 
     @property
+    def bank_metrics(self) -> tuple[str, ...]:
+        """The metrics that compare the models of the bank with each other."""
+        return tuple(m for m in self.metrics if m in BANK_METRICS)
+
+    @property
     def primary(self) -> str:
         """The score that ranks: the first metric under the first perturbation all models support.
+
+        A metric of the whole bank ranks by the unperturbed predictions, ``agreement@none``.
 
         Raises
         ------
         ValueError
             If no perturbation is supported by every usable model.
         """
+        if self.metrics[0] in BANK_METRICS:
+            return f"{self.metrics[0]}@none"
         for perturbation in self.perturbations:
-            if all(c.supports(perturbation) for c in self.candidates):
+            if perturbation.space != "none" and all(
+                c.supports(perturbation) for c in self.candidates
+            ):
                 return f"{self.metrics[0]}@{perturbation.name}"
         told = [c.name for c in self.candidates if not all(map(c.supports, self.perturbations))]
         raise ValueError(
@@ -171,6 +182,7 @@ class Experiment:
             "threads": self.threads,
             "instances": self.instances,
             "border": self.border,
+            **({"overlaps": list(self.bank_metrics)} if self.bank_metrics else {}),
         }
 
     def digest(self) -> str:

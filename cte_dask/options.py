@@ -22,6 +22,10 @@ METRICS_HELP = (
     "nhd: overlap of the foregrounds (IoU); ei: the same, weighed by the probabilities; vrand: "
     "agreement of the instances (pairs of voxels)."
 )
+BANK_METRICS_HELP = (
+    "Of the whole bank, unperturbed: agreement: overlap with the other models' predictions, alike "
+    "ones counted once; consensus: overlap with the others' majority."
+)
 STRENGTHS_HELP = (
     "Kinds and usual strengths: dropout (rate of feature maps dropped at the bottleneck, "
     "0.05-0.5; grey boxes only); gaussian (standard deviation of noise, 0.01-0.2), brightness "
@@ -37,7 +41,10 @@ Perturb = Annotated[
 ]
 MetricOption = Annotated[
     list[str] | None,
-    typer.Option("--metric", help=f"Repeatable, the first one ranks. {METRICS_HELP} Default: nhd."),
+    typer.Option(
+        "--metric",
+        help=f"Repeatable, the first one ranks. {METRICS_HELP} {BANK_METRICS_HELP} Default: nhd.",
+    ),
 ]
 Cluster = Annotated[
     str, typer.Option(help="none (this process), local, tcp://HOST:PORT or tls://HOST:PORT.")

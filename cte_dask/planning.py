@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cte_dask.bank_overlaps import overlap_rows
 from cte_dask.scoring import COLUMNS, loaded
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
 from cte_dask.window import margins
@@ -153,6 +154,8 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     before, after = margins(experiment)
     window = [s + b + a for s, b, a in zip(blocks.block_shape, before, after, strict=True)]
     columns = len(experiment.perturbations) * experiment.repeats * len(COLUMNS)
+    models = len(experiment.candidates)
+    overlaps = overlap_rows(models) if experiment.bank_metrics else 0
     return Plan(
         blocks=len(blocks),
         tiles=len(experiment.grid),
@@ -160,7 +163,7 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
         bytes_read=size * _voxels_read(experiment, blocks, before, after),
         bytes_target=size * math.prod(volume.shape),
         bytes_window=size * math.prod(window),
-        bytes_stored=8 * columns * len(experiment.candidates) * len(experiment.grid),
+        bytes_stored=8 * len(experiment.grid) * (columns * models + overlaps),
         models=tuple(_costs(experiment, tell)),
     )
 
@@ -193,5 +196,6 @@ def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCos
         tell(f"counting operations: {candidate.name}")
         ready = loaded(experiment, candidate)
         possible = [d for d in draws if candidate.supports(d.perturbation)]
+        possible = [d for d in possible if d.perturbation.space != "none"]
         costs.append(ModelCost(candidate.name, 1 + len(possible), ready.flops_per_tile(possible)))
     return costs

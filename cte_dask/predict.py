@@ -167,7 +167,7 @@ class Predictor:
         channels = self.path.channels if self.path else ()
         ones = [x.new_ones(len(x), c, *(1,) * self.spec.dims) for c in channels]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            for _ in self._forward(x, [ones] * (len(draws) - len(inputs))):
+            for _ in self._forward(x, [ones for d in draws if d.perturbation.space == "feature"]):
                 pass
             for perturbation in inputs:
                 for _ in self._forward(self.example(perturbation), []):
@@ -205,11 +205,11 @@ class Predictor:
         reference, *features = self._batched(
             self._samples(given.frames, plain, given), masks, plain
         )
-        featured = iter(features)
-        predictions = [reference]
+        featured, predictions = iter(features), [reference]
         for draw in draws:
-            if draw.perturbation.space == "feature":
-                predictions.append(next(featured))
+            if draw.perturbation.space != "input":
+                unperturbed = draw.perturbation.space == "none"
+                predictions.append(reference if unperturbed else next(featured))
                 continue
             view = self.view(draw.perturbation)
             images, warp = perturbed(given, draw, plain=plain, view=view)

@@ -9,21 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.scoring import STATUS
+from cte_dask.bank_dataset import similarity_in
+from cte_dask.consistency import BANK_METRICS
+from cte_dask.flags import EVERYTHING, FAILED, NOTHING, flag
+from cte_dask.tile_scoring import STATUS
 
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-__all__ = ["ModelRank", "Ranking", "Score", "cells", "median_interval", "rank"]
+    from cte_dask.bank_agreement import Similarity
 
-NOTHING = "predicts nothing"
-EVERYTHING = "predicts everything"
-SPARSE = "predicts very little"
-FAILED = "failed on some tiles"
-NAN_FRACTION_FLAG = 0.95
-FOREGROUND_FLAG = 0.95
-SPARSE_FLAG = 0.001
+__all__ = [
+    "EVERYTHING",
+    "FAILED",
+    "NOTHING",
+    "ModelRank",
+    "Ranking",
+    "Score",
+    "cells",
+    "median_interval",
+    "rank",
+]
+
 CELLS_PER_AXIS = 4
 RESAMPLES = 1000
 
@@ -119,10 +127,13 @@ class Ranking:
         The score that ranks, ``metric@perturbation``.
     models
         The models.
+    similarity
+        How alike they predict; None unless a metric of the whole bank was asked for.
     """
 
     primary: str
     models: tuple[ModelRank, ...]
+    similarity: Similarity | None = None
 
 
 def rank(dataset: xr.Dataset, *, seed: int | None = None) -> Ranking:
@@ -144,12 +155,19 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None) -> Ranking:
     seed = int(data.attrs.get("seed", 0)) if seed is None else seed
     primary = str(data.attrs["primary"])
     cell = cells(np.stack([data[axis].to_numpy() for axis in "zyx"], axis=1))
+    alike = similarity_in(data)
     ranked = [_model(data.sel(model=name), primary, cell, seed) for name in data.model.to_numpy()]
+    if alike is not None:
+        ranked = [replace(m, note=_noted(m.note, alike.told(m.name))) for m in ranked]
     ranked.sort(key=lambda m: (m.degenerate, -_or(m.scores[primary].cte, -math.inf)))
     placed = [_placed(m, ranked, primary) for m in ranked]
     excluded = dict(data.attrs.get("excluded", {}))
     out = [ModelRank(name, None, excluded=why) for name, why in excluded.items()]
-    return Ranking(primary, (*placed, *out))
+    return Ranking(primary, (*placed, *out), alike)
+
+
+def _noted(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _placed(model: ModelRank, ranked: list[ModelRank], primary: str) -> ModelRank:
@@ -168,25 +186,23 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
         if not scored.any() and bool((part.status == STATUS["unsupported"]).any()):
             continue
         for name in data.attrs["metrics"]:
+            if (name in BANK_METRICS) != (perturbation == "none"):
+                continue
             values = part[name].to_numpy()[scored]
             scores[f"{name}@{perturbation}"] = _score(values, cell[scored], seed)
-    part = data.sel(perturbation=primary.split("@", 1)[1])
+    metric, _, perturbation = primary.partition("@")
+    part = data.sel(perturbation=perturbation)
     scored = part.status.to_numpy() == STATUS["scored"]
     fraction = _median((part.n_reference / part.n_voxels).to_numpy()[scored])
-    flags = _flags(scores[primary], fraction)
+    nothing = scores[primary].nan_fraction
+    if metric in BANK_METRICS and scored.any():  # to differ from others is no NaN
+        nothing = float((part.n_reference.to_numpy()[scored] == 0).mean())
+    flags = flag(scores[primary].n_tiles, nothing, fraction)
     if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):
         flags = (*flags, FAILED)
     name = str(data.model.item())
     note = str(data.attrs.get("notes", {}).get(name, ""))
     return ModelRank(name, None, flags, None, fraction, scores, note)
-
-
-def _flags(score: Score, foreground: float) -> tuple[str, ...]:
-    if score.n_tiles and score.nan_fraction >= NAN_FRACTION_FLAG:
-        return (NOTHING,)
-    if foreground >= FOREGROUND_FLAG:
-        return (EVERYTHING,)
-    return (SPARSE,) if foreground < SPARSE_FLAG else ()
 
 
 def _score(values: NDArray[np.float64], cell: NDArray[np.int64], seed: int) -> Score:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cte_dask.consistency import metric
+from cte_dask.consistency import BANK_METRICS, metric
 from cte_dask.experiment import Experiment
 from cte_dask.models.described import described_bank
 from cte_dask.perturb import Perturbation
@@ -40,7 +40,7 @@ def resolve(
     bank: ModelBank,
     *,
     tile: Shape | None = None,
-    perturbations: Sequence[Perturbation | str] = DEFAULT_PERTURBATIONS,
+    perturbations: Sequence[Perturbation | str] | None = None,
     metrics: Sequence[str] = ("nhd",),
     seed: int = 0,
     repeats: int = 1,
@@ -63,7 +63,8 @@ def resolve(
     tile
         Extent of a tile (z, y, x), voxels; by default as `default_tile`.
     perturbations
-        Names such as ``"dropout:0.2"`` or values.
+        Names such as ``"dropout:0.2"`` or values; by default `DEFAULT_PERTURBATIONS`, or none if
+        all metrics are of the whole bank.
     metrics
         Names of metrics, the first one ranks.
     seed, repeats
@@ -94,9 +95,7 @@ def resolve(
     from cte_dask.device import dtype_of, resolve_device
     from cte_dask.planning import plan_blocks
 
-    asked = tuple(
-        p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in perturbations
-    )
+    asked = _perturbations(perturbations, metrics)
     _check(asked, metrics, repeats=repeats, threads=threads, batch=batch, seed=seed)
     bank = described_bank(bank)
     grid = TileGrid(volume.shape, tile or default_tile(volume.shape, (m.dims for m in bank)))
@@ -144,6 +143,18 @@ def resolve(
     )
     _ = draft.primary
     return draft if block else replace(draft, per_block=plan_blocks(draft, workers=workers))
+
+
+def _perturbations(
+    given: Sequence[Perturbation | str] | None, metrics: Sequence[str]
+) -> tuple[Perturbation, ...]:
+    """Return what is asked for, and the unperturbed prediction where the bank is compared."""
+    whole_bank = set(metrics) & set(BANK_METRICS)
+    if given is None:
+        given = () if set(metrics) == whole_bank and metrics else DEFAULT_PERTURBATIONS
+    parsed = tuple(p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in given)
+    none = Perturbation("none")
+    return (*parsed, none) if whole_bank and none not in parsed else parsed
 
 
 def _percentiles(spec: ModelSpec) -> set[float]:

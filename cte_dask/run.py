@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.bank_overlaps import overlap_rows
 from cte_dask.reason import reason
 from cte_dask.scores import Scores, open_scores, write_block
 from cte_dask.scoring import COLUMNS, STATUS, BlockScores, failed_block, score_block
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from cte_dask.experiment import Experiment
 
-__all__ = ["blocks_array", "run", "run_serially", "run_with_dask"]
+__all__ = ["blocks_array", "overlaps_array", "run", "run_serially", "run_with_dask"]
 
 Progress = Callable[[BlockScores], None]
 RETRIES = 2
@@ -69,6 +70,42 @@ def blocks_array(
         name=f"score-block-{token}",
     )
     return array
+
+
+def overlaps_array(
+    experiment: Experiment, indices: Sequence[int]
+) -> tuple[dask.array.Array, dask.array.Array]:
+    """Return the scores of some blocks and how the bank's models overlap, as lazy arrays.
+
+    Parameters
+    ----------
+    experiment, indices
+        As of `blocks_array`; a metric of the whole bank must be among the experiment's.
+
+    Returns
+    -------
+    tuple of dask.array.Array
+        float64 (model, draw, column, tile), as `blocks_array`, and (row, tile). Both are parts of
+        one task a block: computed together, each block is scored once.
+    """
+    import dask.array as da
+    from dask.base import tokenize
+    from dask.delayed import delayed
+
+    models = len(experiment.candidates)
+    draws = len(experiment.perturbations) * experiment.repeats
+    whole = delayed(experiment, name=f"experiment-{tokenize(experiment)}", traverse=False)
+    values, overlaps = [], []
+    for i in map(int, indices):
+        block = delayed(score_block)(
+            whole, i, dask_key_name=f"score-block-{tokenize(experiment, i)}"
+        )
+        tiles = experiment.blocks.tile_count(i)
+        shape = (models, draws, len(COLUMNS), tiles)
+        values.append(da.from_delayed(block.values, shape, dtype=np.float64))
+        rows = (overlap_rows(models), tiles)
+        overlaps.append(da.from_delayed(block.overlaps, rows, dtype=np.float64))
+    return da.concatenate(values, axis=-1), da.concatenate(overlaps, axis=-1)
 
 
 def _scored_chunk(

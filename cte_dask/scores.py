@@ -11,122 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.scoring import COLUMNS, STATUS, BlockScores
-from cte_dask.tiles import BlockGrid, Shape, TileGrid
+from cte_dask.bank_overlaps import overlap_rows
+from cte_dask.layout import Layout, layout_of
+from cte_dask.scoring import COLUMNS, BlockScores
 
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-    from cte_dask.experiment import Experiment
-
 __all__ = ["DONE", "Layout", "Scores", "create", "layout_of", "open_scores", "write_block"]
 
 DONE = {"missing": 0, "complete": 1, "failures": 2}
 CAUSE_BYTES = 400
-SCHEMA = "cte-scores/1"
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What the numbers of a store mean.
-
-    Parameters
-    ----------
-    blocks
-        The blocks and their tiles.
-    models, perturbations, metrics
-        Names, in the order of the axes; the first metric ranks.
-    repeats
-        Draws of each perturbation, N_pert.
-    primary
-        The score that ranks, ``metric@perturbation``.
-    origin
-        First voxel of the region in the target's array (z, y, x).
-    voxel_size_nm, translation_nm
-        Voxel size, and centre of the array's first voxel, in nanometre (z, y, x); None along an
-        axis where it is not known.
-    experiment
-        Hash of the experiment.
-    """
-
-    blocks: BlockGrid
-    models: tuple[str, ...]
-    perturbations: tuple[str, ...]
-    metrics: tuple[str, ...]
-    repeats: int
-    primary: str
-    origin: Shape
-    voxel_size_nm: tuple[float | None, ...]
-    translation_nm: tuple[float | None, ...]
-    experiment: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for the store's attributes."""
-        grid = self.blocks.grid
-        return {
-            "schema": SCHEMA,
-            "shape": grid.shape,
-            "tile": grid.tile,
-            "keep_cut": grid.keep_cut,
-            "per_block": self.blocks.per_block,
-            "columns": COLUMNS,
-            "status": STATUS,
-            **{name: getattr(self, name) for name in _PLAIN},
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Layout:
-        """Read what `to_dict` wrote.
-
-        Raises
-        ------
-        ValueError
-            If it is not the layout of a score store, or of another version.
-        """
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"not a score store of schema {SCHEMA}: {data.get('schema')!r}")
-        grid = TileGrid(_triple(data["shape"]), _triple(data["tile"]), data["keep_cut"])
-        rest: dict[str, Any] = {
-            n: tuple(v) if isinstance(v := data[n], list) else v for n in _PLAIN
-        }
-        return cls(blocks=BlockGrid(grid, _triple(data["per_block"])), **rest)
-
-
-_PLAIN = (
-    "models",
-    "perturbations",
-    "metrics",
-    "repeats",
-    "primary",
-    "origin",
-    "voxel_size_nm",
-    "translation_nm",
-    "experiment",
-)
-
-
-def _triple(values: list[int]) -> Shape:
-    z, y, x = values
-    return z, y, x
-
-
-def layout_of(experiment: Experiment) -> Layout:
-    """Return the layout of an experiment's scores."""
-    volume = experiment.volume
-    size = volume.voxel_size
-    return Layout(
-        blocks=experiment.blocks,
-        models=tuple(c.name for c in experiment.candidates),
-        perturbations=tuple(p.name for p in experiment.perturbations),
-        metrics=experiment.metrics,
-        repeats=experiment.repeats,
-        primary=experiment.primary,
-        origin=volume.origin,
-        voxel_size_nm=(None, None, None) if size is None else size.lengths,
-        translation_nm=volume.translation or (None, None, None),
-        experiment=experiment.digest(),
-    )
 
 
 def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = False) -> Scores:
@@ -198,6 +94,16 @@ def _make(url: str, layout: Layout) -> zarr.Group:
     group.create_array(
         "causes", shape=(blocks, *causes), chunks=(1, *causes), dtype="uint8", fill_value=0
     )
+    if layout.bank_metrics:
+        overlaps = (overlap_rows(models), layout.blocks.tiles_per_block)
+        group.create_array(
+            "overlaps",
+            shape=(blocks, *overlaps),
+            chunks=(1, *overlaps),
+            dtype="float64",
+            fill_value=np.nan,
+            dimension_names=("block", "row", "tile"),
+        )
     group.attrs.update(layout.to_dict())
     return group
 
@@ -238,6 +144,8 @@ def write_block(url: str, scores: BlockScores, models: tuple[str, ...]) -> None:
     group = zarr.open_group(url, mode="r+")
     index, values = scores.index, scores.values
     _array(group, "values")[index, ..., : values.shape[-1]] = values
+    if scores.overlaps is not None:
+        _array(group, "overlaps")[index, :, : values.shape[-1]] = scores.overlaps
     if scores.failures:
         causes = np.zeros((len(models), CAUSE_BYTES), np.uint8)
         for row, name in enumerate(models):
@@ -280,6 +188,17 @@ class Scores:
         count = self.layout.blocks.tile_count(index)
         values: NDArray[np.float64] = np.asarray(_array(self.group, "values")[index])[..., :count]
         return values
+
+    def overlaps(self, index: int) -> NDArray[np.float64] | None:
+        """Return how the models overlap on one block, (row, tile); None if that was not asked.
+
+        Rows are those of `cte_dask.bank_overlaps.overlap_rows`.
+        """
+        if not self.layout.bank_metrics:
+            return None
+        count = self.layout.blocks.tile_count(index)
+        rows: NDArray[np.float64] = np.asarray(_array(self.group, "overlaps")[index])[:, :count]
+        return rows
 
     def failures(self, index: int) -> dict[str, str]:
         """Return the cause of failure of each model that failed on a block."""

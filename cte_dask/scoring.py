@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.arrays import namespace
-from cte_dask.consistency import STATISTICS
+from cte_dask.bank_overlaps import BankOverlaps, overlap_rows, parts_of, without
 from cte_dask.reason import reason
-from cte_dask.statistics import PAIRS, tile_statistics
-from cte_dask.tiles import Block, Shape, Tile
-from cte_dask.window import Window, read_window, shifted
+from cte_dask.tile_scoring import COLUMNS, STATUS, Keep, Work, groups
+from cte_dask.tiles import Block, Tile
+from cte_dask.window import Window, read_window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.experiment import Candidate, Experiment
-    from cte_dask.outputs import Prediction
     from cte_dask.perturb.draw import Draw
     from cte_dask.predict import Predictor
-    from cte_dask.views import View
 
 __all__ = [
     "COLUMNS",
@@ -36,17 +34,6 @@ __all__ = [
     "predict_tiles",
     "score_block",
 ]
-
-STATUS = {
-    "absent": 0,  # not computed
-    "scored": 1,
-    "masked": 2,  # outside the mask: no inference ran
-    "non_finite_input": 3,  # NaN or infinity among the voxels the model would see
-    "non_finite_output": 4,  # the model gave NaN
-    "unsupported": 5,  # the model has no such perturbation
-    "failed": 6,  # an error; its cause is in the ledger
-}
-COLUMNS = (*STATISTICS, *PAIRS, "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +48,15 @@ class BlockScores:
         float64 (model, draw, column, tile); the columns are `COLUMNS`.
     failures
         Cause of failure per model name; empty when all went well.
+    overlaps
+        float64 (row, tile): how the models' unperturbed predictions overlap, rows as of
+        `cte_dask.bank_overlaps.overlap_rows`; None unless a metric of the whole bank is asked for.
     """
 
     index: int
     values: NDArray[np.float64]
     failures: dict[str, str]
+    overlaps: NDArray[np.float64] | None = None
 
 
 def score_block(experiment: Experiment, index: int) -> BlockScores:
@@ -96,11 +87,43 @@ def score_block(experiment: Experiment, index: int) -> BlockScores:
         causes = {c.name: reason(error) for c in experiment.candidates}
         return failed_block(experiment, index, causes)
     for number, candidate in enumerate(experiment.candidates):
+        scores.values[number] = _unscored(experiment, candidate, len(block.tiles))
+    for part in parts_of(experiment, np.flatnonzero(chosen)):
+        _score_part(experiment, block, window, part, scores)
+    return scores
+
+
+def _score_part(
+    experiment: Experiment,
+    block: Block,
+    window: Window,
+    part: NDArray[np.int64],
+    scores: BlockScores,
+) -> None:
+    """Score some tiles of a block under every model, in place."""
+    models, tiles = len(experiment.candidates), [block.tiles[i] for i in part]
+    kept = BankOverlaps(
+        models,
+        len(part),
+        consensus="consensus" in experiment.bank_metrics,
+        instances=experiment.instances,
+    )
+    for number, candidate in enumerate(experiment.candidates):
+        if candidate.name in scores.failures:
+            continue
+        keep = partial(kept.keep, number) if experiment.bank_metrics else None
         try:
-            scores.values[number] = _score_model(experiment, candidate, block, window, chosen)
+            work = Work(experiment, loaded(experiment, candidate), window)
+            scores.values[number][..., part] = _score_model(work, candidate, tiles, keep)
         except Exception as error:  # foreign code: one model's fault must not stop the bank
             scores.failures[candidate.name] = reason(error)
-    return scores
+            scores.values[number] = np.nan
+            scores.values[number, :, -1] = STATUS["failed"]
+            kept.forget(number)
+    if scores.overlaps is not None:
+        scores.overlaps[:, part] = kept.rows()
+        failed = [i for i, c in enumerate(experiment.candidates) if c.name in scores.failures]
+        without(scores.overlaps, failed, models)
 
 
 def failed_block(experiment: Experiment, index: int, causes: dict[str, str]) -> BlockScores:
@@ -109,7 +132,8 @@ def failed_block(experiment: Experiment, index: int, causes: dict[str, str]) -> 
     tiles = experiment.blocks.tile_count(index)
     values = np.full((len(experiment.candidates), draws, len(COLUMNS), tiles), np.nan)
     values[:, :, -1] = STATUS["failed"]
-    return BlockScores(index, values, causes)
+    overlaps = np.full((overlap_rows(len(values)), tiles), np.nan)
+    return BlockScores(index, values, causes, overlaps if experiment.bank_metrics else None)
 
 
 def predict_tiles(
@@ -135,10 +159,10 @@ def predict_tiles(
     block = experiment.blocks.block_at(index)
     window = read_window(experiment, block, [d.perturbation for d in draws])
     for candidate in experiment.candidates:
-        ready = loaded(experiment, candidate)
-        for group in _groups(np.arange(len(block.tiles)), ready):
+        work = Work(experiment, loaded(experiment, candidate), window)
+        for group in groups(np.arange(len(block.tiles)), work.ready):
             tiles = [block.tiles[i] for i in group]
-            passes = _run(experiment, ready, tiles, draws, window)
+            passes = work.predict(tiles, draws)
             for number, tile in enumerate(tiles):
                 core = tuple(slice(0, s) for s in tile.shape)
                 maps = [np.maximum.reduce(p.foreground)[number][core] for p in passes]
@@ -153,27 +177,40 @@ def _unmasked(experiment: Experiment, block: Block) -> NDArray[np.bool_]:
     return np.array([bool(window.frame(t.start, t.shape).any()) for t in block.tiles])
 
 
-def _score_model(
-    experiment: Experiment,
-    candidate: Candidate,
-    block: Block,
-    window: Window,
-    chosen: NDArray[np.bool_],
-) -> NDArray[np.float64]:
+def _unscored(experiment: Experiment, candidate: Candidate, tiles: int) -> NDArray[np.float64]:
+    """Return the numbers (draw, column, tile) of a model before any tile is scored."""
+    supported = [candidate.supports(d.perturbation) for d in _draws(experiment)]
+    values = np.full((len(supported), len(COLUMNS), tiles), np.nan)
+    values[:, -1] = np.where(supported, STATUS["masked"], STATUS["unsupported"])[:, None]
+    return values
+
+
+def _draws(experiment: Experiment) -> tuple[Draw, ...]:
     from cte_dask.perturb.draw import draws_of
 
-    ready = loaded(experiment, candidate)
-    draws = draws_of(experiment.perturbations, experiment.repeats)
-    values = np.full((len(draws), len(COLUMNS), len(block.tiles)), np.nan)
-    supported = [candidate.supports(d.perturbation) for d in draws]
-    values[:, -1] = np.where(supported, STATUS["masked"], STATUS["unsupported"])[:, None]
-    possible = [d for d, yes in zip(draws, supported, strict=True) if yes]
-    rows = np.flatnonzero(supported)
-    for group in _groups(np.flatnonzero(chosen), ready):
-        tiles = [block.tiles[i] for i in group]
-        columns = _score_tiles(experiment, ready, tiles, possible, window)
-        values[np.ix_(rows, np.arange(len(COLUMNS)), group)] = columns
+    return draws_of(experiment.perturbations, experiment.repeats)
+
+
+def _score_model(
+    work: Work,
+    candidate: Candidate,
+    tiles: Sequence[Tile],
+    keep: Keep | None,
+) -> NDArray[np.float64]:
+    """Return (draw, column, tile) of one model for some tiles."""
+    draws = _draws(work.experiment)
+    values = _unscored(work.experiment, candidate, len(tiles))
+    rows = np.array([i for i, d in enumerate(draws) if candidate.supports(d.perturbation)], int)
+    possible = [draws[i] for i in rows]
+    for at in groups(np.arange(len(tiles)), work.ready):
+        columns = work.score([tiles[i] for i in at], possible, keep and _at(keep, at))
+        values[np.ix_(rows, np.arange(len(COLUMNS)), at)] = columns
     return values
+
+
+def _at(keep: Keep, places: NDArray[np.int64]) -> Keep:
+    """Return what keeps the tiles of a group that lies at some places."""
+    return lambda good, reference, **how: keep(places[good], reference, **how)
 
 
 def loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
@@ -188,73 +225,3 @@ def loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
         features=any(p.space == "feature" for p in experiment.perturbations),
         instances=experiment.instances,
     )
-
-
-def _groups(indices: NDArray[np.int64], ready: Predictor) -> Iterator[NDArray[np.int64]]:
-    """Cut tiles into groups that fill about one batch."""
-    planes = 1 if ready.spec.dims == 3 else ready.tile[0]
-    size = max(1, ready.batch // planes)
-    for low in range(0, len(indices), size):
-        yield indices[low : low + size]
-
-
-def _score_tiles(
-    experiment: Experiment,
-    ready: Predictor,
-    tiles: Sequence[Tile],
-    draws: Sequence[Draw],
-    window: Window,
-) -> NDArray[np.float64]:
-    """Return (draw, column, tile) for some tiles of one model."""
-    xp = namespace(window.voxels)
-    views = [ready.view(d.perturbation) for d in draws]
-    boxes = {ready.view(None).box, *(v.box for v in views)}
-    finite = [all(bool(xp.isfinite(_box(window, t, b)).all()) for b in boxes) for t in tiles]
-    values = np.full((len(draws), len(COLUMNS), len(tiles)), np.nan)
-    values[:, -1] = STATUS["non_finite_input"]
-    good = [i for i, fine in enumerate(finite) if fine]
-    if not good or not draws:
-        return values
-    whole = [tiles[i] for i in good]
-    reference, *perturbed = _run(experiment, ready, whole, draws, window)
-    cores = [tuple(slice(0, s) for s in t.shape) for t in whole]
-    for number, prediction in enumerate(perturbed):
-        counts = tile_statistics(
-            reference,
-            prediction,
-            cores=cores,
-            threshold=0.0 if ready.spec.output.classes else ready.spec.output.threshold,
-            border=experiment.border,
-        )
-        values[number][:-1, good] = counts.T
-        broken = counts[:, STATISTICS.index("n_nan")] > 0
-        values[number][-1, good] = np.where(broken, STATUS["non_finite_output"], STATUS["scored"])
-    return values
-
-
-def _run(
-    experiment: Experiment,
-    ready: Predictor,
-    tiles: Sequence[Tile],
-    draws: Sequence[Draw],
-    window: Window,
-) -> list[Prediction]:
-    def around(view: View) -> Any:
-        boxes = [_box(window, tile, view.box) for tile in tiles]
-        return namespace(window.voxels).stack(boxes).astype("float32")
-
-    if experiment.intensity is None:
-        raise ValueError("the target's intensities were not sampled: resolve with sample=True")
-    return ready.run(
-        around(ready.view(None)),
-        tiles,
-        draws,
-        intensity=experiment.intensity,
-        seed=experiment.seed,
-        around=around,
-    )
-
-
-def _box(window: Window, tile: Tile, box: tuple[Shape, Shape]) -> Any:
-    before, shape = box
-    return window.frame(shifted(tile.start, before, -1), shape)

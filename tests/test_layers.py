@@ -22,6 +22,7 @@ TORCH = {
     "perturb/shared", "performance", "predict", "probe", "scoring",
 }  # fmt: skip
 DASK = {
+    "bank_dataset",
     "evaluation_run", "run", "cluster/address", "cluster/certificate", "cluster/connection",
     "cluster/cuda", "cluster/local", "cluster/slurm",
 }  # fmt: skip

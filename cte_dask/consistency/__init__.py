@@ -15,7 +15,7 @@ from typing import Any
 
 from cte_dask.arrays import Array
 
-__all__ = ["METRICS", "STATISTICS", "Metric", "metric"]
+__all__ = ["BANK_METRICS", "METRICS", "STATISTICS", "Metric", "metric"]
 
 STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan")
 """What the fused pass of `binary` counts in one tile, in the order of its output's columns."""
@@ -26,6 +26,12 @@ METRICS: dict[str, str] = {
     "vrand": "cte_dask.consistency.instance:VRAND",
 }
 """Name of each metric and where it is defined, as ``"module:attribute"``."""
+
+BANK_METRICS: dict[str, str] = {
+    "agreement": "cte_dask.consistency.overlap:AGREEMENT",
+    "consensus": "cte_dask.consistency.overlap:CONSENSUS",
+}
+"""Metrics of the unperturbed predictions of a whole bank, not of one model and a perturbation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ def metric(name: str) -> Metric:
     Parameters
     ----------
     name
-        A key of `METRICS`, or the place of a `Metric` of your own.
+        A key of `METRICS` or `BANK_METRICS`, or the place of a `Metric` of your own.
 
     Returns
     -------
@@ -97,13 +103,14 @@ def metric(name: str) -> Metric:
     >>> metric("nhd").statistics
     ('n_union', 'n_disagree')
     """
-    place = METRICS.get(name, name)
+    listed = {**METRICS, **BANK_METRICS}
+    place = listed.get(name, name)
     module, colon, attribute = place.partition(":")
     if not colon:
-        close = get_close_matches(name, METRICS, n=1)
+        close = get_close_matches(name, listed, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown metric {name!r}: accepted are {', '.join(METRICS)} "
+            f"unknown metric {name!r}: accepted are {', '.join(listed)} "
             f"or 'your_package.module:ATTRIBUTE'{hint}"
         )
     try:

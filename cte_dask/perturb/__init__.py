@@ -93,6 +93,7 @@ _RULES: dict[str, _Rule] = {
     "brightness": _Rule("input", lambda s: True, "a finite offset"),
     "contrast": _Rule("input", lambda s: s >= 0, "a factor >= 0"),
     "gamma": _Rule("input", lambda s: s > 0, "an exponent > 0"),
+    "none": _Rule("none", lambda s: s == 0, "left out", strengthless=True),
     "rotate": _Rule("input", lambda s: s == 0, "left out", strengthless=True),
     "mirror": _Rule("input", lambda s: s == 0, "left out", strengthless=True),
     "zoom": _Rule("input", lambda s: 0.5 <= s <= 2, "a factor from 0.5 to 2"),
@@ -106,7 +107,8 @@ class Perturbation:
     Parameters
     ----------
     kind
-        A key of `PERTURBATIONS` or `GEOMETRIC`, or ``"your_package.module:thing"``.
+        A key of `PERTURBATIONS` or `GEOMETRIC`, ``"your_package.module:thing"``, or ``"none"``:
+        the unperturbed prediction, which metrics of a whole bank are about.
     strength
         Dropout rate p_d in [0, 1); standard deviation or offset on the canonical scale for
         gaussian (>= 0) and brightness; factor (>= 0) for contrast; exponent (> 0) for gamma;
@@ -182,7 +184,7 @@ class Perturbation:
 
     @property
     def space(self) -> str:
-        """``"input"`` or ``"feature"``: what is perturbed."""
+        """What is perturbed: ``"input"``, ``"feature"``, or ``"none"`` for the reference itself."""
         return _rule(self.kind).space
 
     @property

@@ -13,8 +13,9 @@ import fsspec
 import numpy as np
 import yaml
 
-from cte_dask.consistency import METRICS
-from cte_dask.dataset import tile_scores
+from cte_dask.bank_dataset import similarity_in
+from cte_dask.consistency import BANK_METRICS, METRICS
+from cte_dask.dataset import read_scores, tile_scores
 from cte_dask.scores import DONE, Scores
 from cte_dask.scoring import STATUS
 
@@ -55,6 +56,7 @@ def ranking_dict(experiment: Experiment, ranking: Ranking, scores: Scores) -> di
         "seed": experiment.seed,
         "experiment": experiment.digest(),
         "models": [m.to_dict() for m in ranking.models],
+        **({"similarity": ranking.similarity.to_dict()} if ranking.similarity else {}),
         "versions": versions(),
     }
 
@@ -106,9 +108,14 @@ def _tables(scores: Scores) -> Iterator[pa.Table]:
     """Yield a table a block, with every metric that the statistics give."""
     names = dict.fromkeys((*METRICS, *scores.layout.metrics))
     layout = replace(scores.layout, metrics=tuple(names))
+    alike = similarity_in(read_scores(scores))
+    votes = None if alike is None else alike.votes
     for index in np.flatnonzero(scores.done() != DONE["missing"]):
         block = int(index)
-        yield _table(tile_scores(layout, scores.block(block), [block]))
+        overlaps = scores.overlaps(block)
+        yield _table(
+            tile_scores(layout, scores.block(block), [block], overlaps=overlaps, votes=votes)
+        )
 
 
 def _table(data: xr.Dataset) -> pa.Table:
@@ -129,6 +136,7 @@ def _table(data: xr.Dataset) -> pa.Table:
     for name in ("nhd", "ei", "vrand"):
         known = data[name].to_numpy().ravel() if name in data else np.full(rows * tiles, np.nan)
         columns[name] = known
+    columns |= {name: data[name].to_numpy().ravel() for name in BANK_METRICS if name in data}
     columns["foreground_fraction"] = (data.n_reference / data.n_voxels).to_numpy().ravel()
     names = {code: name for name, code in STATUS.items()}
     columns["status"] = pa.array([names[int(s)] for s in data.status.to_numpy().ravel()])

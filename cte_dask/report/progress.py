@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from cte_dask.consistency import metric
+from cte_dask.consistency import BANK_METRICS, metric
 from cte_dask.report.terminal import shown_number
 from cte_dask.scoring import COLUMNS, STATUS
 
@@ -81,6 +81,8 @@ class RunProgress:
         self.tiles += scores.values.shape[-1]
         self.failed += bool(scores.failures)
         table = dict(zip(COLUMNS, scores.values[:, self.draw].swapaxes(0, 1), strict=True))
+        if self.metric.name in BANK_METRICS:  # whose word counts is known when all tiles are
+            table |= dict.fromkeys(BANK_METRICS, np.full(table["status"].shape, np.nan))
         tile_scores = np.where(table["status"] == STATUS["scored"], self.metric(table), np.nan)
         for seen, row in zip(self.consistencies, tile_scores, strict=True):
             seen.append(row[~np.isnan(row)])

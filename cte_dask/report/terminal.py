@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cte_dask.report.similarity import print_similarity
 from cte_dask.scores import DONE
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
         print(json.dumps(outcome.result, indent=1, allow_nan=False))
     else:
         output().print(ranking_table(outcome.ranking))
+        print_similarity(outcome.ranking, output())
     blocks = outcome.result["blocks"]
     if not outcome.result["complete"]:
         left = blocks["total"] - blocks["done"]

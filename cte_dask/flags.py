@@ -1,0 +1,50 @@
+"""Flags: what makes a model's score untrustworthy, told from its unperturbed predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EVERYTHING", "FAILED", "NOTHING", "SPARSE", "degenerate", "flag"]
+
+NOTHING = "predicts nothing"
+EVERYTHING = "predicts everything"
+SPARSE = "predicts very little"
+FAILED = "failed on some tiles"
+NAN_FRACTION_FLAG = 0.95
+FOREGROUND_FLAG = 0.95
+SPARSE_FLAG = 0.001
+
+
+def flag(n_tiles: int, nan_fraction: float, foreground: float) -> tuple[str, ...]:
+    """Return what a model's predictions are flagged for.
+
+    Parameters
+    ----------
+    n_tiles
+        Tiles scored.
+    nan_fraction
+        Fraction of them without foreground.
+    foreground
+        Median over tiles of the fraction of foreground voxels.
+    """
+    if n_tiles and nan_fraction >= NAN_FRACTION_FLAG:
+        return (NOTHING,)
+    if foreground >= FOREGROUND_FLAG:
+        return (EVERYTHING,)
+    return (SPARSE,) if foreground < SPARSE_FLAG else ()
+
+
+def degenerate(n_reference: NDArray[np.float64], n_voxels: NDArray[np.float64]) -> bool:
+    """Whether unperturbed predictions are nothing or everything.
+
+    Parameters
+    ----------
+    n_reference, n_voxels
+        Foreground voxels, and all voxels, of each tile scored.
+    """
+    if not len(n_voxels):
+        return True
+    fraction = float(np.median(n_reference / n_voxels))
+    empty = float((n_reference == 0).mean())
+    return not {NOTHING, EVERYTHING}.isdisjoint(flag(len(n_voxels), empty, fraction))
