@@ -189,6 +189,8 @@ def _halo(
 
 
 def _activation(spec: ModelSpec) -> Forward | None:
+    if spec.output.activation == "labels":
+        return lambda y: (y > 0).float()  # numbers of objects change with the extent
     if spec.output.activation == "softmax":
         return lambda y: torch.softmax(y, dim=1)
     return torch.sigmoid if spec.output.activation == "sigmoid" else None

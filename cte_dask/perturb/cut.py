@@ -39,12 +39,21 @@ def insert_masks(graph: Graph, nodes: Sequence[Node]) -> None:
 
 
 def cut(whole: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Cut a graph (x, *masks) -> y into prefix x -> state and suffix (*state, *masks) -> y."""
+    """Cut a graph (x, *masks) -> y into prefix x -> state and suffix (*state, *masks) -> y.
+
+    Raises
+    ------
+    ValueError
+        If no mask reaches the output. What leaves torch on its way (post-processing in NumPy) is
+        traced as a constant: the graph would give the labels of the example for any input.
+    """
     graph = whole.graph
     graph.eliminate_dead_code()
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
     late = _descendants(graph, inputs[1:])
     result = next(n for n in graph.nodes if n.op == "output")
+    if late.isdisjoint(result.all_input_nodes):
+        raise ValueError("no mask reaches the output: part of the network does not run in torch")
     kept = [
         n
         for n in graph.nodes
