@@ -31,6 +31,7 @@ def export_onnx(
     *,
     fixed: bool = False,
     external: bool = False,
+    opset: int | None = None,
     outputs: tuple[str, ...] = ("logits",),
 ) -> Path:
     axes = {0: "batch", 2: "y", 3: "x"}
@@ -41,6 +42,7 @@ def export_onnx(
             (torch.rand(1, 1, 32, 32),),
             path,
             dynamo=False,
+            opset_version=opset,
             input_names=["raw"],
             output_names=list(outputs),
             dynamic_axes=None if fixed else dict.fromkeys(("raw", *outputs), axes),
@@ -77,6 +79,17 @@ def test_an_onnx_model_predicts_as_the_network_it_came_from(
     assert network.fixed_spatial is None
     with pytest.raises(BlackBoxError, match="black box"):
         feature_path(network, x)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 20])
+def test_operator_sets_old_and_new_predict_the_same(
+    opset: int, unet: UNet, tmp_path: Path, spec_of: Make
+) -> None:
+    path = export_onnx(unet, tmp_path / "unet.onnx", opset=opset)
+    assert {o.version for o in onnx.load(path).opset_import if not o.domain} == {opset}
+    x = torch.rand(2, 1, 40, 24)
+    network = load_network(spec_of(path, format="onnx"))
+    torch.testing.assert_close(network.forward(x), unet(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_needs_of_an_onnx_model_are_measured(unet: UNet, tmp_path: Path, spec_of: Make) -> None:
