@@ -53,7 +53,7 @@ def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = 
     import zarr
 
     try:
-        group = zarr.open_group(url, mode="r+")
+        group = zarr.open_group(_place(url), mode="r+")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         return Scores(_make(url, layout), layout)
     if overwrite:
@@ -70,6 +70,12 @@ def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = 
     return Scores(group, layout)
 
 
+def _place(url: str) -> Any:
+    from cte_dask.storage import is_cloud, zarr_store
+
+    return zarr_store(url) if is_cloud(url) else url
+
+
 def _make(url: str, layout: Layout) -> zarr.Group:
     import zarr
 
@@ -80,7 +86,7 @@ def _make(url: str, layout: Layout) -> zarr.Group:
         len(COLUMNS),
         layout.blocks.tiles_per_block,
     )
-    group = zarr.create_group(url, overwrite=True)
+    group = zarr.create_group(_place(url), overwrite=True)
     group.create_array(
         "values",
         shape=(blocks, *inner),
@@ -121,7 +127,7 @@ def open_scores(url: str) -> Scores:
     import zarr
 
     try:
-        group = zarr.open_group(url, mode="r")
+        group = zarr.open_group(_place(url), mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         raise FileNotFoundError(f"no score store at {url}") from None
     return Scores(group, Layout.from_dict(dict(group.attrs)))
@@ -141,7 +147,7 @@ def write_block(url: str, scores: BlockScores, models: tuple[str, ...]) -> None:
     """
     import zarr
 
-    group = zarr.open_group(url, mode="r+")
+    group = zarr.open_group(_place(url), mode="r+")
     index, values = scores.index, scores.values
     _array(group, "values")[index, ..., : values.shape[-1]] = values
     if scores.overlaps is not None:

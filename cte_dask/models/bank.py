@@ -115,13 +115,13 @@ def load_bank(path: str | PathLike[str]) -> ModelBank:
 
 
 def _read(where: str) -> str:
-    import fsspec
+    from cte_dask.storage import open_file
 
     if not is_url(where) and not Path(where).is_file():
         kind = "is a directory, not a bank file" if Path(where).is_dir() else "no such bank file"
         raise ValueError(kind)
     try:
-        with fsspec.open(where, "rb") as file:
+        with open_file(where, "rb") as file:
             data = cast("bytes", file.read(safe_yaml.MAX_BYTES + 1))
     # Whatever the file system of the URL raises, the reader needs its reason in one line.
     except Exception as error:

@@ -118,10 +118,10 @@ def _cached(url: str, digest: str) -> Path:
 
 
 def _download(url: str, target: Path) -> None:
-    import fsspec
+    from cte_dask.storage import open_file
 
     try:
-        with fsspec.open(url, "rb") as remote, target.open("wb") as local:
+        with open_file(url, "rb") as remote, target.open("wb") as local:
             while piece := remote.read(_PIECE):
                 local.write(piece)
     # File systems raise their own types; the reader of the bank needs the URL and the reason.

@@ -12,6 +12,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
+from cte_dask.storage import StorageError, is_cloud, zarr_store
 from cte_dask.volume.errors import VolumeError, cause
 
 __all__ = ["StrictStore", "absolute", "is_url", "open_store"]
@@ -44,6 +45,11 @@ def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = T
     """
     if not is_url(url):
         return LocalStore(url, read_only=read_only)
+    if is_cloud(url):
+        try:
+            return zarr_store(url, storage_options, read_only=read_only)
+        except (StorageError, ImportError) as error:
+            raise VolumeError(cause(error)) from error
     try:
         # only "not found" may mean an omitted chunk: any other failure is an error
         store = FsspecStore.from_url(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
+from cte_dask.storage import StorageError
 from cte_dask.volume.errors import VolumeError, VolumeReadError, cause
 from cte_dask.volume.source import Selection, checked_dtype
 from cte_dask.volume.store import StrictStore, is_url, open_store
@@ -230,6 +231,8 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
         return zarr.open(store, path=path, mode="r")
     except FileNotFoundError as error:
         raise VolumeError(_why_not_found(name)) from error
+    except StorageError as error:  # names the place and the remedy itself
+        raise VolumeError(cause(error)) from error
     except PermissionError as error:
         raise VolumeError(f"{name}: no permission to read it: {cause(error)}") from error
     except MemoryError:

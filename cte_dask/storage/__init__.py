@@ -1,0 +1,17 @@
+"""Bytes in object stores (s3://, gs://, az://): one way for targets, scores, banks and results.
+
+Importing this package makes ``fsspec.open`` use it for those URLs in this process; arrays go the
+shorter way, `zarr_store`. Both share `buckets`: the same credentials (from the environment alone),
+retries and timeouts, and both say what is wrong in one line without showing a secret.
+"""
+
+from __future__ import annotations
+
+from cte_dask.storage.buckets import is_cloud
+from cte_dask.storage.faults import StorageError
+from cte_dask.storage.files import open_file, register
+from cte_dask.storage.objects import zarr_store
+
+__all__ = ["StorageError", "is_cloud", "open_file", "zarr_store"]
+
+register()

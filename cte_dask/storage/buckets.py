@@ -1,0 +1,142 @@
+"""Object stores by URL, opened once a process, with patience, timeouts and no secret of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from obstore.store import BackoffConfig, ObjectStore, RetryConfig
+
+__all__ = ["PATIENCE", "PROTOCOLS", "bucket_url", "is_cloud", "open_bucket", "options_of"]
+
+PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss")
+"""URL schemes of object stores: Amazon's (and all that speak its language), Google's, Azure's."""
+
+OPTIONS = {"anonymous": "skip_signature", "endpoint": "endpoint", "region": "region"}
+"""What may be given beside the environment; never a credential."""
+
+CLIENT = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "300s"}
+"""Seconds to connect, without a byte, and in all, of one request."""
+
+_ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_ENDPOINT",
+    "GOOGLE_BASE_URL",
+)
+
+
+def _retries(number: int, seconds: float) -> RetryConfig:
+    backoff: BackoffConfig = {
+        "init_backoff": timedelta(milliseconds=500),
+        "max_backoff": timedelta(seconds=15),
+        "base": 2,
+    }
+    limit = timedelta(seconds=seconds)
+    return {"max_retries": number, "retry_timeout": limit, "backoff": backoff}
+
+
+PATIENCE = {"first": (3, 10.0), "later": (30, 120.0)}
+"""Retries and seconds: a first look says soon that an address is wrong; later a server may be busy
+for two minutes before a block fails."""
+
+
+def is_cloud(url: str) -> bool:
+    """Tell the URL of an object store from other URLs and paths."""
+    return "://" in url and url.partition("://")[0] in PROTOCOLS
+
+
+def bucket_url(url: str) -> str:
+    """Return scheme and bucket of a URL.
+
+    Examples
+    --------
+    >>> bucket_url("s3://bucket/some/image.zarr")
+    's3://bucket'
+    """
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an object store in its own words.
+
+    Raises
+    ------
+    ValueError
+        If one is not known; credentials are not, they come from the environment.
+    """
+    for name in given:
+        if name not in OPTIONS:
+            raise ValueError(
+                f"storage option {name!r} is not one of {', '.join(OPTIONS)}: credentials are "
+                "taken from the environment only"
+            )
+    return {OPTIONS[name]: value for name, value in given.items()}
+
+
+def open_bucket(
+    url: str, given: Mapping[str, Any] | None = None, *, patience: str = "later"
+) -> ObjectStore:
+    """Return the object store below a URL; kept, so that connections are used again.
+
+    Parameters
+    ----------
+    url
+        Of a bucket, or a prefix in it.
+    given
+        ``anonymous``, ``endpoint`` and ``region``; the rest is in the environment, by the names
+        that the providers' own tools use.
+    patience
+        ``"first"`` or ``"later"``, see `PATIENCE`.
+
+    Raises
+    ------
+    ValueError
+        If an option or a value in the environment is wrong.
+    """
+    scheme, _, rest = url.partition("://")
+    known = {"s3a": "s3", "gcs": "gs", "azure": "az"}.get(scheme, scheme)
+    options = options_of(given or {})
+    if scheme.startswith("g") and "endpoint" in options:
+        options["base_url"] = options.pop("endpoint")
+    told = tuple(sorted(options.items()))
+    return _opened(f"{known}://{rest}", told, _environment(), patience, os.getpid())
+
+
+@lru_cache(maxsize=256)
+def _opened(
+    url: str,
+    options: tuple[tuple[str, Any], ...],
+    environment: tuple[str | None, ...],
+    patience: str,
+    _process: int,
+) -> ObjectStore:
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    from cte_dask.storage.faults import explained
+
+    settings: dict[str, Any] = dict(options)
+    endpoints = [settings.get("endpoint"), settings.get("base_url"), *environment]
+    plain = any(e is not None and e.startswith("http://") for e in endpoints)
+    opener: Callable[..., ObjectStore] = from_url
+    try:
+        return opener(
+            url,
+            client_options={**CLIENT, "allow_http": plain},
+            retry_config=_retries(*PATIENCE[patience]),
+            **settings,
+        )
+    except BaseError as error:
+        raise explained(error, url) from None
+
+
+def _environment() -> tuple[str | None, ...]:
+    return tuple(os.environ.get(name) for name in _ENDPOINTS)

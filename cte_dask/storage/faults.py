@@ -1,0 +1,122 @@
+"""What an object store refuses, in one line that names the remedy and shows no secret."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["StorageError", "explained", "explaining"]
+
+
+class StorageError(OSError):
+    """An object store cannot be used as asked: credentials, bucket, region or the network."""
+
+
+_KEYS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+_TOKENS = {
+    "s3": "AWS_SESSION_TOKEN",
+    "gs": "GOOGLE_BEARER_TOKEN",
+    "az": "AZURE_STORAGE_SAS_TOKEN",
+}
+_WRONG_KEY = "the key is wrong: check {keys} in the environment"
+_EXPIRED = "the token has expired or is not valid: get a new one ({token} in the environment)"
+_NO_BUCKET = "there is no such bucket or container"
+_REGION = "the bucket is in another region{region}: set AWS_REGION"
+_DENIED = "access denied: these credentials may not do this (a public bucket: --anonymous)"
+_NO_CREDENTIALS = "no credentials: set {keys} in the environment (a public bucket: --anonymous)"
+
+REMEDIES = {
+    "InvalidAccessKeyId": _WRONG_KEY,
+    "SignatureDoesNotMatch": _WRONG_KEY,
+    "AuthenticationFailed": _WRONG_KEY,
+    "InvalidAuthenticationInfo": _WRONG_KEY,
+    "AuthorizationFailure": _WRONG_KEY,
+    "ExpiredToken": _EXPIRED,
+    "InvalidToken": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "NoSuchBucket": _NO_BUCKET,
+    "ContainerNotFound": _NO_BUCKET,
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "AccessDenied": _DENIED,
+}
+"""What the error codes of S3, Google and Azure mean for a user.
+
+The codes: docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
+learn.microsoft.com/rest/api/storageservices/blob-service-error-codes,
+cloud.google.com/storage/docs/xml-api/reference-status.
+"""
+
+_PHRASES = (
+    # Azure has one code for a wrong key and a signature out of date
+    (re.compile(r"specified time frame|Signature not valid|expired", re.IGNORECASE), _EXPIRED),
+    (re.compile(r"redirect without LOCATION", re.IGNORECASE), _REGION),
+    (re.compile(r"401 Unauthorized"), _EXPIRED),
+    (
+        re.compile(r"instance metadata|169\.254\.169\.254|metadata\.google", re.IGNORECASE),
+        _NO_CREDENTIALS,
+    ),
+)
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_REGION_TOLD = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
+_QUERY = re.compile(r"\?[^\s,)]*")
+_TAGS = re.compile(r"<\?xml[^>]*>|</?\w+>")
+
+
+def explained(error: BaseException, url: str) -> OSError:
+    """Return an error of the object store library as one of ours, in one line.
+
+    Parameters
+    ----------
+    error
+        What it raised. Its own text holds signed URLs and debugging output.
+    url
+        Of the bucket or object, as the user knows it.
+
+    Returns
+    -------
+    OSError
+        FileNotFoundError where just the object is missing, else `StorageError`.
+    """
+    # what follows repeats requests, with their signatures
+    text = str(error).partition("\n\nDebug source")[0]
+    code = match[1] if (match := _CODE.search(text)) else ""
+    remedy = REMEDIES.get(code, "")
+    if isinstance(error, FileNotFoundError) and remedy != _NO_BUCKET:
+        return FileNotFoundError(f"{url} does not exist")
+    for pattern, told in _PHRASES:
+        if pattern.search(text) and code != "SignatureDoesNotMatch":
+            remedy = told
+    if remedy == _WRONG_KEY and url.startswith("a") and "AZURE_STORAGE_SAS_TOKEN" in os.environ:
+        remedy = _EXPIRED  # there is no key: the signature stands for it
+    return StorageError(f"{url}: {_filled(remedy, text, url) or _plain(text)}")
+
+
+def _filled(remedy: str, text: str, url: str) -> str:
+    kind = {"s": "s3", "g": "gs"}.get(url[:1], "az")
+    told = match[1] or match[2] if (match := _REGION_TOLD.search(text)) else ""
+    region = f" ({told})" if told else ""
+    return remedy.format(keys=_KEYS[kind], token=_TOKENS[kind], region=region)
+
+
+def _plain(text: str) -> str:
+    return " ".join(_TAGS.sub(" ", _QUERY.sub("", text)).split())[:300]
+
+
+@contextmanager
+def explaining(url: str) -> Iterator[None]:
+    """Turn what the object store library raises inside into `explained` errors."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except StorageError:
+        raise
+    except (BaseError, OSError) as error:
+        raise explained(error, url) from None

@@ -1,0 +1,138 @@
+"""Object stores as fsspec sees them: banks, weights, rankings and reports by URL."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from cte_dask.storage.buckets import PROTOCOLS, bucket_url, open_bucket
+from cte_dask.storage.faults import explaining
+
+__all__ = ["CloudFiles", "open_file", "register"]
+
+open_file = fsspec.open
+"""fsspec's ``open``, once `register` has run."""
+
+
+def register() -> None:
+    """Make ``fsspec.open`` and its like use `CloudFiles` for object stores in this process."""
+    for protocol in PROTOCOLS:
+        fsspec.register_implementation(protocol, _KINDS[protocol], clobber=True)
+
+
+class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
+    """Whole objects by URL, read into memory and written in parts.
+
+    Credentials, retries and timeouts are those of `cte_dask.storage.buckets`.
+    """
+
+    cachable = False
+    root_marker = ""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        scheme, found, rest = path.partition("://")
+        return (rest if found else scheme).strip("/")
+
+    def _located(self, path: str) -> tuple[Any, str, str]:
+        """Return the bucket, the key in it, and the URL."""
+        scheme = self.protocol if isinstance(self.protocol, str) else self.protocol[0]
+        url = f"{scheme}://{self._strip_protocol(path)}"
+        bucket = bucket_url(url)
+        return open_bucket(bucket), url.removeprefix(bucket).strip("/"), url
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        import obstore
+
+        bucket, key, url = self._located(path)
+        with explaining(url):
+            if mode == "rb":
+                return io.BytesIO(bytes(obstore.get(bucket, key).bytes()))
+            if mode == "wb":
+                return io.BufferedWriter(_Upload(obstore.open_writer(bucket, key), url))
+        raise ValueError(f"{url}: mode {mode!r} is not one of rb, wb")
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Return name, size in bytes and type of what is at a path.
+
+        Raises
+        ------
+        FileNotFoundError
+            If nothing is there.
+        """
+        import obstore
+
+        bucket, key, url = self._located(path)
+        name = self._strip_protocol(path)
+        with explaining(url):
+            try:
+                size = obstore.head(bucket, key)["size"] if key else None
+            except FileNotFoundError:
+                size = None
+            if size is not None:
+                return {"name": name, "size": size, "type": "file"}
+            found = obstore.list_with_delimiter(bucket, prefix=key or None)
+        if not found["objects"] and not found["common_prefixes"]:
+            raise FileNotFoundError(f"{url} does not exist")
+        return {"name": name, "size": 0, "type": "directory"}
+
+    def exists(self, path: str, **_: Any) -> bool:
+        """Tell whether something is at a path; a refusal is an error, not a no."""
+        try:
+            self.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        """Return what is right below a path."""
+        import obstore
+
+        bucket, key, url = self._located(path)
+        with explaining(url):
+            found = obstore.list_with_delimiter(bucket, prefix=key or None)
+        place = self._strip_protocol(path).partition("/")[0]
+        files = [(o["path"], o["size"], "file") for o in found["objects"]]
+        folders = [(p, 0, "directory") for p in found["common_prefixes"]]
+        names = ("name", "size", "type")
+        entries = [
+            dict(zip(names, (f"{place}/{p}", *rest), strict=True)) for p, *rest in files + folders
+        ]
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Do nothing: an object store has no folders."""
+
+    def rm_file(self, path: str) -> None:
+        """Delete an object."""
+        import obstore
+
+        bucket, key, url = self._located(path)
+        with explaining(url):
+            obstore.delete(bucket, key)
+
+
+class _Upload(io.RawIOBase):
+    """The writer of an object, whose errors are one line each."""
+
+    def __init__(self, writer: Any, url: str) -> None:
+        self._writer, self._url = writer, url
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        with explaining(self._url):
+            return int(self._writer.write(bytes(data)))
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            with explaining(self._url):
+                self._writer.close()
+
+
+_KINDS = {p: type(f"CloudFiles_{p}", (CloudFiles,), {"protocol": p}) for p in PROTOCOLS}

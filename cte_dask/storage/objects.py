@@ -1,0 +1,151 @@
+"""An object store as zarr sees it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Self
+
+import zarr
+from zarr.storage import ObjectStore
+
+from cte_dask.storage.buckets import bucket_url, open_bucket
+from cte_dask.storage.faults import REMEDIES, explained, explaining
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+__all__ = ["CloudStore", "zarr_store"]
+
+CONCURRENCY = 64
+"""Requests in flight; zarr's own 10 leaves half of a fast store's throughput unused."""
+_ZARRS_OWN = 10
+
+
+def zarr_store(
+    url: str, options: Mapping[str, Any] | None = None, *, read_only: bool = False
+) -> CloudStore:
+    """Return the zarr store at the URL of an object store.
+
+    Parameters
+    ----------
+    url
+        Of a zarr array or group.
+    options
+        As of `cte_dask.storage.buckets.open_bucket`.
+    read_only
+        Whether nothing may be written.
+
+    Raises
+    ------
+    StorageError
+        If a first look says that key, bucket or region are wrong, or nobody answers.
+    ValueError
+        If an option is wrong.
+    """
+    if zarr.config.get("async.concurrency") == _ZARRS_OWN:
+        zarr.config.set({"async.concurrency": CONCURRENCY})
+    given = dict(options or {})
+    _look(bucket_url(url), tuple(sorted(given.items())))
+    return CloudStore(open_bucket(url.rstrip("/"), given), url=url, read_only=read_only)
+
+
+@lru_cache(maxsize=256)
+def _look(bucket: str, options: tuple[tuple[str, Any], ...]) -> None:
+    """List one object. A bucket that does not let itself be listed may still be read."""
+    import obstore
+    from obstore.exceptions import BaseError
+
+    try:
+        next(iter(obstore.list(open_bucket(bucket, dict(options), patience="first"), chunk_size=1)))
+    except StopIteration:
+        return
+    except (BaseError, OSError) as error:
+        if "403" in (text := str(error)) and not any(f">{code}<" in text for code in _FATAL):
+            return
+        raise explained(error, bucket) from None
+
+
+_FATAL = [code for code in REMEDIES if code != "AccessDenied"]
+
+
+class CloudStore(ObjectStore[Any]):
+    """zarr's object store, whose errors are one line each.
+
+    Parameters
+    ----------
+    store
+        The obstore store.
+    url
+        Its URL, for messages.
+    read_only
+        Whether nothing may be written.
+    """
+
+    def __init__(self, store: Any, *, url: str = "", read_only: bool = False) -> None:
+        super().__init__(store, read_only=read_only)
+        self.url = url
+
+    def __str__(self) -> str:
+        return self.url
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """Return the same store, writable or not."""
+        return type(self)(self.store, url=self.url, read_only=read_only)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return an object or a part of it, None if there is none."""
+        with explaining(f"{self.url}/{key}"):
+            return await super().get(key, prototype, byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return parts of objects."""
+        with explaining(self.url):
+            return await super().get_partial_values(prototype, key_ranges)
+
+    async def exists(self, key: str) -> bool:
+        """Tell whether there is an object."""
+        with explaining(f"{self.url}/{key}"):
+            return await super().exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write an object, whole or not at all."""
+        with explaining(f"{self.url}/{key}"):
+            await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write an object unless there is one; of two that try at once, one does."""
+        with explaining(f"{self.url}/{key}"):
+            await super().set_if_not_exists(key, value)
+
+    async def delete(self, key: str) -> None:
+        """Delete an object."""
+        with explaining(f"{self.url}/{key}"):
+            await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Delete all objects below."""
+        with explaining(f"{self.url}/{prefix}"):
+            await super().delete_dir(prefix)
+
+    def list(self) -> AsyncGenerator[str, None]:
+        """Yield all keys."""
+        return self._explaining(super().list())
+
+    def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Yield the keys below a prefix."""
+        return self._explaining(super().list_prefix(prefix))
+
+    def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Yield the names right below a prefix."""
+        return self._explaining(super().list_dir(prefix))
+
+    async def _explaining(self, names: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+        with explaining(self.url):
+            async for name in names:
+                yield name

@@ -1,0 +1,73 @@
+"""What an object store refuses is told in one line, and its signed requests are not repeated."""
+
+from __future__ import annotations
+
+import pytest
+from obstore.exceptions import GenericError
+
+from cte_dask.storage.buckets import bucket_url, is_cloud, open_bucket
+from cte_dask.storage.faults import StorageError, explained, explaining
+
+SIGNED = "https://a.blob.core.windows.net/c/x?sv=2021&sig=PRIVATESIGNATURE%3D"
+
+
+def xml(code: str, message: str = "Told.", more: str = "") -> str:
+    return f"403 Forbidden: <Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>"
+
+
+@pytest.mark.parametrize(
+    ("url", "text", "told"),
+    [
+        ("s3://b", xml("SignatureDoesNotMatch"), "the key is wrong: check AWS_ACCESS_KEY_ID"),
+        ("s3://b", xml("ExpiredToken"), "AWS_SESSION_TOKEN in the environment"),
+        ("s3://b", xml("NoSuchBucket"), "there is no such bucket"),
+        ("s3://b", xml("PermanentRedirect"), "in another region: set AWS_REGION"),
+        ("s3://b", xml("AuthorizationHeaderMalformed", more="<Region>eu-west-1</Region>"),
+         "in another region (eu-west-1): set AWS_REGION"),
+        ("s3://b", "Received redirect without LOCATION, this normally indicates an incorrectly "
+         "configured region", "set AWS_REGION"),
+        ("s3://b", "error connecting to http://169.254.169.254/latest/api/token",
+         "no credentials: set AWS_ACCESS_KEY_ID"),
+        ("az://c", xml("AuthenticationFailed"), "check AZURE_STORAGE_ACCOUNT_NAME"),
+        ("az://c", xml("AuthenticationFailed", "Signature not valid in the specified time frame"),
+         "AZURE_STORAGE_SAS_TOKEN in the environment"),
+        ("gs://b", "401 Unauthorized", "GOOGLE_BEARER_TOKEN in the environment"),
+        ("gs://b", "500 Internal Server Error: <a><b>broken</b></a>", "broken"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_remedy_and_repeats_no_signature(url, text, told):
+    error = explained(
+        GenericError(f"Error performing GET {SIGNED} in 1 ms - {text}\n\nDebug source:\n{SIGNED}"),
+        url,
+    )
+    assert isinstance(error, StorageError)
+    assert str(error).startswith(f"{url}: ")
+    assert told in str(error)
+    assert "PRIVATE" not in str(error)
+    assert "\n" not in str(error)
+
+
+def test_a_missing_object_is_not_a_missing_bucket():
+    missing = explained(FileNotFoundError("404: <Code>NoSuchKey</Code>"), "s3://b/x")
+    assert type(missing) is FileNotFoundError
+    assert str(missing) == "s3://b/x does not exist"
+
+
+def test_the_cause_is_not_chained_since_tracebacks_show_it():
+    with pytest.raises(StorageError) as raised, explaining("s3://b"):
+        raise GenericError(SIGNED)
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+
+
+def test_urls_of_object_stores_are_told_from_others():
+    assert is_cloud("s3://b/x")
+    assert is_cloud("az://c")
+    assert not is_cloud("http://h/x")
+    assert not is_cloud("/s3/x")
+    assert bucket_url("gs://b/a/c") == "gs://b"
+
+
+def test_a_wrong_option_is_refused():
+    with pytest.raises(ValueError, match="'secret' is not one of anonymous, endpoint, region"):
+        open_bucket("s3://b", {"secret": "x"})
