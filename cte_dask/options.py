@@ -47,7 +47,15 @@ MetricOption = Annotated[
     ),
 ]
 Cluster = Annotated[
-    str, typer.Option(help="none (this process), local, tcp://HOST:PORT or tls://HOST:PORT.")
+    str,
+    typer.Option(
+        help="none (this process), local, cuda[:SITE], slurm[:SITE], tcp://HOST:PORT, "
+        "tls://HOST:PORT, or the FILE.json of a scheduler."
+    ),
+]
+Combine = Annotated[
+    bool,
+    typer.Option("--combine", help="Rank by all perturbations and metrics together as well."),
 ]
 Border = Annotated[
     int, typer.Option(help="vrand: band in voxels along reference borders that is left out.")

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from cte_dask.cli import app
-from cte_dask.consistency import METRICS
-from cte_dask.perturb import PERTURBATIONS
+from cte_dask.consistency import BANK_METRICS, METRICS
+from cte_dask.perturb import GEOMETRIC, PERTURBATIONS
 
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
 
@@ -388,7 +388,8 @@ def test_the_command_is_installed(target):
 
 
 COMMANDS = (
-    "", "rank", "plan", "calibrate", "status", "models", "models check", "demo",
+    "", "rank", "plan", "calibrate", "evaluate", "report", "maps", "doctor", "status", "models",
+    "models check", "demo",
 )  # fmt: skip
 
 
@@ -403,8 +404,8 @@ def test_help_fits_a_terminal_of_80_columns(command):
 @pytest.mark.parametrize("command", ["rank", "plan", "calibrate"])
 def test_help_tells_every_metric_and_perturbation(command):
     told = cte(command, "--help").output
-    for metric in METRICS:
+    for metric in METRICS if command == "calibrate" else {**METRICS, **BANK_METRICS}:
         assert f"{metric}:" in told
-    kinds = PERTURBATIONS
+    kinds = PERTURBATIONS if command == "calibrate" else {**PERTURBATIONS, **GEOMETRIC}
     for kind in kinds:
         assert kind in told

@@ -28,7 +28,7 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell versions, extras, devices, threads and memory, and whether a store answers."""
+    """Tell versions, extras, devices, memory, and if a store answers."""
     with clear_errors():
         from cte_dask.doctor import examine
         from cte_dask.report.terminal import output

@@ -35,7 +35,7 @@ def evaluate(
     as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a run's scores with F1 (and mAP) against labels; the run is not changed."""
+    """Compare a run's scores with F1 and mAP against labels."""
     with clear_errors():
         from cte_dask.evaluation_run import evaluate_run
         from cte_dask.report.evaluation import print_evaluation, write_evaluation

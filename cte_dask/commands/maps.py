@@ -31,7 +31,7 @@ def maps(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write each model's tile consistency as OME-Zarr, to open over the target."""
+    """Write each model's consistency as OME-Zarr, over the target."""
     with clear_errors():
         from cte_dask.maps import write_maps
 
