@@ -56,6 +56,8 @@ class Similarity:
         models in the result. Copies are joined first, at distance 0.
     cluster
         Number of each model's cluster.
+    original
+        For each model the first one that it is a copy of, itself if of none.
     votes
         Weight of each model (row) of each other model's word (column); rows sum to 1, or to 0 where
         there is no one to agree with.
@@ -65,6 +67,7 @@ class Similarity:
     matrix: Floats
     linkage: Floats
     cluster: NDArray[np.int64]
+    original: NDArray[np.int64]
     votes: Floats
 
     def told(self, name: str) -> str:
@@ -124,6 +127,7 @@ def similarity_of(
         matrix=matrix,
         linkage=_with_copies(linkage, distinct, copy_of),
         cluster=member,
+        original=copy_of,
         votes=_votes(copy_of, member, voters),
     )
 
@@ -141,26 +145,27 @@ def tile_votes(pairs: Floats, *, voters: NDArray[np.bool_]) -> Floats:
     return similarity_of([""] * len(voters), pairs[:, None], voters=voters).votes
 
 
-def tile_agreement(pairs: Floats, votes: Floats) -> Floats:
+def tile_agreement(pairs: Floats, similarity: Similarity) -> Floats:
     """Return each model's agreement with the others on each tile.
 
     Parameters
     ----------
     pairs
         Overlaps (pair, tile).
-    votes
-        `Similarity.votes`.
+    similarity
+        Whose word counts how much.
 
     Returns
     -------
     ndarray of float64, shape (model, tile)
         NaN where no pair with a vote is defined.
     """
-    values = np.empty((len(votes), pairs.shape[1]))
-    table = pair_table(pairs, len(votes))
-    for model, weights in enumerate(votes):
-        overlaps = table[model]
-        overlaps[model] = np.where(np.isnan(overlaps).all(axis=0), np.nan, 1.0)
+    models = len(similarity.names)
+    values = np.empty((models, pairs.shape[1]))
+    table = pair_table(pairs, models)
+    for model, weights in enumerate(similarity.votes):
+        overlaps, own = table[model], similarity.original == similarity.original[model]
+        overlaps[own] = np.where(np.isnan(overlaps).all(axis=0), np.nan, 1.0)
         known = ~np.isnan(overlaps)
         total = (weights[:, None] * known).sum(axis=0)
         mean = (weights[:, None] * np.where(known, overlaps, 0.0)).sum(axis=0)

@@ -22,7 +22,7 @@ DIMS = ("model", "perturbation", "tile")
 
 
 def bank_variables(
-    layout: Layout, values: Any, overlaps: Any, votes: NDArray[np.float64] | None
+    layout: Layout, values: Any, overlaps: Any, similarity: Similarity | None
 ) -> dict[str, tuple[tuple[str, ...], Any]]:
     """Return the variables that metrics of the whole bank add to the tile scores.
 
@@ -34,7 +34,7 @@ def bank_variables(
         float64 (model, draw, column, tile), NumPy or Dask.
     overlaps
         float64 (row, tile), NumPy or Dask.
-    votes
+    similarity
         As of `cte_dask.dataset.tile_scores`.
 
     Returns
@@ -55,7 +55,7 @@ def bank_variables(
         # votes are of all tiles: one task sees the few numbers of each
         variables["agreement"] = (
             DIMS,
-            _mapped(_agreement, layout, overlaps[:pairs], values[:, first], votes=votes),
+            _mapped(_agreement, layout, overlaps[:pairs], values[:, first], similarity=similarity),
         )
     return variables
 
@@ -95,14 +95,14 @@ def _agreement(
     pairs: NDArray[np.float64],
     reference: NDArray[np.float64],
     *,
-    votes: NDArray[np.float64] | None,
+    similarity: Similarity | None,
     layout: Layout,
 ) -> NDArray[np.float64]:
-    if votes is None:
+    if similarity is None:
         column = {name: reference[:, i] for i, name in enumerate(COLUMNS)}
         voters = _voters(column["status"], column["n_reference"], column["n_voxels"])
-        votes = similarity_of(layout.models, pairs, voters=voters).votes
-    return _placed(tile_agreement(pairs, votes), layout=layout)
+        similarity = similarity_of(layout.models, pairs, voters=voters)
+    return _placed(tile_agreement(pairs, similarity), layout=layout)
 
 
 def _voters(

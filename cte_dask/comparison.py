@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.consistency import applies
 from cte_dask.correlation import rank_correlation
 from cte_dask.evaluation import Agreement, Evaluation, ModelEvaluation
 from cte_dask.measures import COMPARATORS, MEASURES, PERFORMANCES
@@ -216,6 +217,7 @@ def _tile_scores(dataset: xr.Dataset, measured: TileMeasures) -> dict[str, Any]:
         f"{name}@{perturbation}": dataset[name].sel(perturbation=perturbation).to_numpy()
         for perturbation in dataset.perturbation.to_numpy()
         for name in dataset.attrs["metrics"]
+        if applies(name, str(perturbation))
     }
     for name, sign in COMPARATORS.items():
         found[name] = sign * measured.values[:, MEASURES.index(name)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from cte_dask.bank_agreement import Similarity
     from cte_dask.experiment import Experiment
     from cte_dask.models.bank import ModelBank
     from cte_dask.volume import Volume
@@ -74,6 +75,7 @@ def told_attributes(experiment: Experiment) -> dict[str, Any]:
         "excluded": dict(experiment.excluded),
         "notes": {c.name: c.note for c in experiment.candidates if c.note},
         "seed": experiment.seed,
+        "combine": experiment.combine,
     }
 
 
@@ -97,7 +99,7 @@ def tile_scores(
     indices: Sequence[int],
     *,
     overlaps: Any | None = None,
-    votes: NDArray[np.float64] | None = None,
+    similarity: Similarity | None = None,
 ) -> xr.Dataset:
     """Turn statistics into consistencies.
 
@@ -112,9 +114,8 @@ def tile_scores(
     overlaps
         float64 (row, tile), as of `cte_dask.bank_overlaps.overlap_rows`; needed for metrics of the
         whole bank.
-    votes
-        Whose word counts how much (`cte_dask.bank_agreement.Similarity`); by default what these
-        tiles tell.
+    similarity
+        Whose word counts how much in `agreement`; by default what these tiles tell.
 
     Returns
     -------
@@ -131,7 +132,7 @@ def tile_scores(
     derived = _mapped(values, layout, len(names))
     variables: dict[str, Any] = {n: (DIMS, derived[:, :, i]) for i, n in enumerate(names)}
     if overlaps is not None:
-        variables |= bank_variables(layout, values, overlaps, votes)
+        variables |= bank_variables(layout, values, overlaps, similarity)
     return xr.Dataset(
         variables,
         coords={

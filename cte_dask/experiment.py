@@ -105,6 +105,8 @@ class Experiment:
         Where and how inference runs; `threads` is torch's intra-op threads in a worker.
     border
         Width in voxels of the band along reference borders that V^Rand leaves out.
+    combine
+        Whether the ranking combines all scores (`cte_dask.combination`); changes no score.
     """
 
     volume: Volume
@@ -121,6 +123,7 @@ class Experiment:
     precision: str = "float32"
     threads: int = 1
     border: int = 0
+    combine: bool = False
 
     @property
     def blocks(self) -> BlockGrid:
@@ -196,6 +199,7 @@ class Experiment:
             **self.identity(),
             "metrics": list(self.metrics),
             "primary": self.primary,
+            "combine": self.combine,
             "blocks": {"tiles": list(self.per_block), "number": len(self.blocks)},
             "tiles": len(self.grid),
             "models": [_candidate_dict(c) for c in self.candidates],
@@ -212,6 +216,8 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "batch": candidate.batch,
         "scale": list(candidate.scale),
         "greybox": candidate.features,
+        "alike": list(candidate.alike),
+        **({"refused": list(candidate.refused)} if candidate.refused else {}),
         **({"note": candidate.note} if candidate.note else {}),
     }
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cte_dask.bank_dataset import similarity_in
-from cte_dask.consistency import BANK_METRICS
+from cte_dask.bootstrap import cells, median_interval
+from cte_dask.combination import Combined, combine_scores
+from cte_dask.consistency import BANK_METRICS, applies
+from cte_dask.evidence import evidence
 from cte_dask.flags import EVERYTHING, FAILED, NOTHING, flag
 from cte_dask.tile_scoring import STATUS
 
@@ -31,9 +34,6 @@ __all__ = [
     "median_interval",
     "rank",
 ]
-
-CELLS_PER_AXIS = 4
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,17 @@ class Ranking:
         The models.
     similarity
         How alike they predict; None unless a metric of the whole bank was asked for.
+    combined
+        Their combined ranks; None unless asked for.
     """
 
     primary: str
     models: tuple[ModelRank, ...]
     similarity: Similarity | None = None
+    combined: Combined | None = None
 
 
-def rank(dataset: xr.Dataset, *, seed: int | None = None) -> Ranking:
+def rank(dataset: xr.Dataset, *, seed: int | None = None, combine: bool | None = None) -> Ranking:
     """Rank models by their median tile consistency (CTE, arXiv 2503.00450, sec. 2).
 
     Parameters
@@ -145,6 +148,9 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None) -> Ranking:
         Tile scores, from `score` or `read_scores`; computed if lazy.
     seed
         Of the bootstrap; by default the experiment's.
+    combine
+        Whether to combine all scores too (`cte_dask.combination`); by default as the experiment
+        says.
 
     Returns
     -------
@@ -163,7 +169,16 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None) -> Ranking:
     placed = [_placed(m, ranked, primary) for m in ranked]
     excluded = dict(data.attrs.get("excluded", {}))
     out = [ModelRank(name, None, excluded=why) for name, why in excluded.items()]
-    return Ranking(primary, (*placed, *out), alike)
+    combined = None
+    if data.attrs.get("combine", False) if combine is None else combine:
+        values, supported = evidence(data)
+        degenerate = {m.name: m.degenerate for m in ranked}
+        names = [str(n) for n in data.model.to_numpy()]
+        flagged = np.array([degenerate[n] for n in names])
+        combined = combine_scores(
+            names, values, degenerate=flagged, cell=cell, supported=supported, seed=seed
+        )
+    return Ranking(primary, (*placed, *out), alike, combined)
 
 
 def _noted(*notes: str) -> str:
@@ -186,7 +201,7 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
         if not scored.any() and bool((part.status == STATUS["unsupported"]).any()):
             continue
         for name in data.attrs["metrics"]:
-            if (name in BANK_METRICS) != (perturbation == "none"):
+            if not applies(name, str(perturbation)):
                 continue
             values = part[name].to_numpy()[scored]
             scores[f"{name}@{perturbation}"] = _score(values, cell[scored], seed)
@@ -216,78 +231,6 @@ def _score(values: NDArray[np.float64], cell: NDArray[np.int64], seed: int) -> S
 def _median(values: NDArray[np.float64]) -> float:
     valid = values[~np.isnan(values)]
     return float(np.median(valid)) if len(valid) else math.nan
-
-
-def cells(starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Group tiles into spatial cells, the units of the bootstrap: neighbouring tiles are alike.
-
-    Parameters
-    ----------
-    starts
-        First voxel of each tile (n, 3), zyx.
-
-    Returns
-    -------
-    ndarray of int64, shape (n,)
-        A cell number for each tile. Cells depend on where tiles lie, never on how a run was cut
-        into blocks; at most four along each axis.
-    """
-    number = np.zeros(len(starts), np.int64)
-    for axis in range(starts.shape[1]):
-        places, at = np.unique(starts[:, axis], return_inverse=True)
-        parts = min(len(places), CELLS_PER_AXIS)
-        number = number * CELLS_PER_AXIS + (at * parts // max(len(places), 1))
-    return number
-
-
-def median_interval(
-    values: NDArray[np.float64],
-    cell: NDArray[np.int64],
-    *,
-    seed: int,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """Bootstrap interval of a median, drawing whole cells of tiles.
-
-    Parameters
-    ----------
-    values
-        Tile consistencies without NaN, (n,).
-    cell
-        Cell of each tile, (n,).
-    seed
-        Of the resampling; equal seeds draw equal cells for every model.
-    level
-        Coverage.
-    resamples
-        Number of resamples.
-
-    Returns
-    -------
-    tuple of float
-        Percentile interval (Efron & Tibshirani 1993, doi:10.1007/978-1-4899-4541-9); NaN twice
-        if there is no value.
-    """
-    if not len(values):
-        return math.nan, math.nan
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    names, member = np.unique(cell[order], return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    medians = [_weighted_median(ordered, row[member]) for row in drawn]
-    tail = (1 - level) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _weighted_median(ordered: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
-    """Median of ascending values repeated `weights` times; the mean of the middle two if even."""
-    running = np.cumsum(weights)
-    total = int(running[-1])
-    lower, upper = np.searchsorted(running, [(total - 1) // 2, total // 2], side="right")
-    return float((ordered[lower] + ordered[upper]) / 2)
 
 
 def _plain(value: float) -> float | None:

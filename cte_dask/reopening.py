@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["reopen"]
 
 SCHEMA = "cte-experiment/1"
-ADDED = ("batch", "scale", "greybox", "note")
+ADDED = ("batch", "scale", "greybox", "note", "alike", "refused")
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -63,6 +63,7 @@ def reopen(run: str) -> Experiment:
         precision=data["precision"],
         threads=data["threads"],
         border=data["border"],
+        combine=data.get("combine", False),
     )
 
 
@@ -116,6 +117,8 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         features=entry["greybox"],
         scale=_scale(entry["scale"]),
         note=entry.get("note", ""),
+        alike=_triple(entry.get("alike", [0, 1, 1])),
+        refused=tuple(entry.get("refused", ())),
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cte_dask.consistency import BANK_METRICS, metric
+from cte_dask.combination import families_of
+from cte_dask.consistency import BANK_METRICS, applies, metric
 from cte_dask.experiment import Experiment
 from cte_dask.models.described import described_bank
 from cte_dask.perturb import Perturbation
@@ -49,6 +50,7 @@ def resolve(
     threads: int = 1,
     batch: int | None = None,
     border: int = 0,
+    combine: bool = False,
     block: Shape | None = None,
     workers: int = 1,
     sample: bool = True,
@@ -73,6 +75,8 @@ def resolve(
         How inference runs; see `Experiment`.
     border
         Width in voxels of the band along reference borders that V^Rand leaves out.
+    combine
+        Whether the ranking combines all scores (`cte_dask.combination`).
     block
         Tiles of a block (z, y, x); planned from chunks and halo by default.
     workers
@@ -97,6 +101,7 @@ def resolve(
 
     asked = _perturbations(perturbations, metrics)
     _check(asked, metrics, repeats=repeats, threads=threads, batch=batch, seed=seed)
+    _check_combined(asked, metrics, combine=combine)
     bank = described_bank(bank)
     grid = TileGrid(volume.shape, tile or default_tile(volume.shape, (m.dims for m in bank)))
     if not len(grid):
@@ -140,6 +145,7 @@ def resolve(
         precision=precision,
         threads=threads,
         border=border,
+        combine=combine,
     )
     _ = draft.primary
     return draft if block else replace(draft, per_block=plan_blocks(draft, workers=workers))
@@ -169,6 +175,17 @@ def _check_contrast(volume: Volume, intensity: IntensityStatistics) -> None:
         raise ValueError(
             f"target {volume.name} has no contrast: its percentiles {CANONICAL_PERCENTILES} are "
             f"{low:g} and {high:g}; choose a region with structure (--roi) or a --mask"
+        )
+
+
+def _check_combined(
+    perturbations: Sequence[Perturbation], metrics: Sequence[str], *, combine: bool
+) -> None:
+    scores = [f"{m}@{p.name}" for m in metrics for p in perturbations if applies(m, p.name)]
+    if combine and len(families_of(scores)) < 2:
+        raise ValueError(
+            f"combine needs at least two families of evidence, {scores} is one: add --perturb "
+            "rotate, mirror or zoom:1.125, or --metric agreement"
         )
 
 

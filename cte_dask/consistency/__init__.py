@@ -15,7 +15,7 @@ from typing import Any
 
 from cte_dask.arrays import Array
 
-__all__ = ["BANK_METRICS", "METRICS", "STATISTICS", "Metric", "metric"]
+__all__ = ["BANK_METRICS", "METRICS", "STATISTICS", "Metric", "applies", "metric"]
 
 STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan")
 """What the fused pass of `binary` counts in one tile, in the order of its output's columns."""
@@ -76,6 +76,20 @@ class Metric:
             raise ValueError(f"metric {self.name!r} needs {missing}, the table has {list(table)}")
         scores: Array = self.score(*(table[s] for s in self.statistics))
         return scores
+
+
+def applies(metric: str, perturbation: str) -> bool:
+    """Whether a metric and a perturbation make a score.
+
+    Metrics of a whole bank are about the unperturbed predictions (``none``), all others about
+    perturbed ones.
+
+    Examples
+    --------
+    >>> applies("nhd", "rotate"), applies("nhd", "none"), applies("agreement", "none")
+    (True, False, True)
+    """
+    return (metric in BANK_METRICS) == (perturbation == "none")
 
 
 def metric(name: str) -> Metric:

@@ -57,6 +57,7 @@ def ranking_dict(experiment: Experiment, ranking: Ranking, scores: Scores) -> di
         "experiment": experiment.digest(),
         "models": [m.to_dict() for m in ranking.models],
         **({"similarity": ranking.similarity.to_dict()} if ranking.similarity else {}),
+        **({"combined": ranking.combined.to_dict()} if ranking.combined else {}),
         "versions": versions(),
     }
 
@@ -108,13 +109,14 @@ def _tables(scores: Scores) -> Iterator[pa.Table]:
     """Yield a table a block, with every metric that the statistics give."""
     names = dict.fromkeys((*METRICS, *scores.layout.metrics))
     layout = replace(scores.layout, metrics=tuple(names))
-    alike = similarity_in(read_scores(scores))
-    votes = None if alike is None else alike.votes
+    similarity = similarity_in(read_scores(scores)) if layout.bank_metrics else None
     for index in np.flatnonzero(scores.done() != DONE["missing"]):
         block = int(index)
         overlaps = scores.overlaps(block)
         yield _table(
-            tile_scores(layout, scores.block(block), [block], overlaps=overlaps, votes=votes)
+            tile_scores(
+                layout, scores.block(block), [block], overlaps=overlaps, similarity=similarity
+            )
         )
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cte_dask.bootstrap import CELLS_PER_AXIS
 from cte_dask.dataset import tile_scores
-from cte_dask.ranking import CELLS_PER_AXIS
 from cte_dask.scores import DONE
 from cte_dask.scoring import STATUS
 from cte_dask.tiles import Shape

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cte_dask.report.combined import print_combined
 from cte_dask.report.similarity import print_similarity
 from cte_dask.scores import DONE
 
@@ -127,6 +128,7 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     else:
         output().print(ranking_table(outcome.ranking))
         print_similarity(outcome.ranking, output())
+        print_combined(outcome.ranking, output(), console)
     blocks = outcome.result["blocks"]
     if not outcome.result["complete"]:
         left = blocks["total"] - blocks["done"]
