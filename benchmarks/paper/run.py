@@ -1,10 +1,10 @@
 """Repeat the paper's experiment: train the banks, rank them on every target, compare with labels.
 
-    python benchmarks/paper/run.py --cache DIR [--quick] [--out benchmarks/results]
+    python benchmarks/paper/run.py --cache DIR [--quick | --sweep] [--out benchmarks/results]
 
 Every bank is ranked on every target of its task. A model that was trained on the target's own
 domain is scored as the others, but marked and left out of that target's correlations. Each target
-gives one JSON in ``OUT/paper`` (``OUT/paper-quick``); a target whose record is there, made of the
+gives one JSON in ``OUT/paper`` (``-quick``, ``-sweep``); a target whose record is there, made of the
 same bank, recipe and data, is not run again. Tables and figures are written anew after each.
 """
 
@@ -43,8 +43,9 @@ DEFAULT = ("nuclei", "mitochondria")
 def main() -> None:
     options = _options()
     os.nice(options.nice)
-    plan = Plan.quick() if options.quick else Plan.full()
-    out = options.out / ("paper-quick" if options.quick else "paper")
+    part = "-quick" if options.quick else "-sweep" if options.sweep else ""
+    plan = {"-quick": Plan.quick, "-sweep": Plan.sweep, "": Plan.full}[part]()
+    out = options.out / f"paper{part}"
     cache = options.cache.expanduser()
     banks = _banks(options, cache)
     images = make_targets(cache, targets=_targets(options))
@@ -57,7 +58,7 @@ def main() -> None:
                 plan,
                 banks[task.name],
                 image,
-                runs=cache / ("runs-quick" if options.quick else "runs"),
+                runs=cache / f"runs{part}",
                 out=out,
                 workers=options.workers,
                 tell=lambda line: print(line, flush=True),
@@ -73,7 +74,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True, help="of weights, targets and runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--quick", action="store_true", help="short trainings, 12 planes, no sweep")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="short trainings, 12 planes")
+    how.add_argument("--sweep", action="store_true", help="every strength, on 8 planes a target")
     parser.add_argument("--task", action="append", choices=sorted(TASKS))
     parser.add_argument("--target", action="append", choices=[t.name for t in TARGETS])
     parser.add_argument("--bank", type=Path, help="bank.yaml to use instead of training any")

@@ -88,8 +88,12 @@ class Plan:
 
     @classmethod
     def full(cls) -> Plan:
+        return cls((FEATURE, INPUT))
+
+    @classmethod
+    def sweep(cls) -> Plan:
         swept = (f"{kind}:{s:g}" for kind, strengths in SWEEP.items() for s in strengths)
-        return cls(tuple(dict.fromkeys((FEATURE, INPUT, *swept))))
+        return cls(tuple(dict.fromkeys((FEATURE, INPUT, *swept))), planes=8)
 
     @classmethod
     def quick(cls) -> Plan:

@@ -124,8 +124,9 @@ def test_another_bank_or_target_is_another_identity(paper, bank, target, tmp_pat
 
 def test_the_two_perturbations_of_the_tables_come_first(paper):
     study, _, _ = paper
-    assert study.Plan.full().perturbations[:2] == ("dropout:0.2", "gaussian:0.1")
-    assert len(set(study.Plan.full().perturbations)) == 16
+    assert study.Plan.full().perturbations == ("dropout:0.2", "gaussian:0.1")
+    assert study.Plan.sweep().perturbations[:2] == ("dropout:0.2", "gaussian:0.1")
+    assert len(set(study.Plan.sweep().perturbations)) == 16
     assert study.Plan.quick().perturbations == ("dropout:0.2", "gaussian:0.1")
 
 
