@@ -4,8 +4,8 @@
 
 Every bank is ranked on every target of its task. A model that was trained on the target's own
 domain is scored as the others, but marked and left out of that target's correlations. Each target
-gives one JSON in ``OUT/paper`` (``-quick``, ``-sweep``); a target whose record is there, made of the
-same bank, recipe and data, is not run again. Tables and figures are written anew after each.
+gives one JSON in ``OUT/paper`` (``-quick``, ``-sweep``); a target whose record is there, made of
+the same bank, recipe and data, is not run again. Tables and figures are written anew after each.
 """
 
 from __future__ import annotations
