@@ -12,7 +12,6 @@ machine.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
@@ -20,18 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from safetensors.torch import save
-from training.fit import BATCH, CROP, DROPOUT, THRESHOLD, Weights, build, f1, fit
-from training.packs import HIGH, LOW, read_pack, sha256
-from training.recipes import BANKS, Bank, Recipe
+from training.entries import bank_text, entry
+from training.fit import CROP, DROPOUT, Weights, build, f1, fit
+from training.packs import read_pack, sha256
+from training.recipes import BANKS, BATCH, Bank, Recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PREPROCESSING = {
-    "name": "scale_range",
-    "kwargs": {"min_percentile": LOW, "max_percentile": HIGH},
-    "scope": "volume",
-}
 
 
 def main() -> None:
@@ -66,28 +60,15 @@ def _options() -> argparse.Namespace:
 
 
 def _write_bank(out: Path, bank: Bank, recipes: dict[str, tuple[Recipe, Weights]]) -> None:
-    models = {name: _entry(out, name, recipe, bank) for name, (recipe, _) in recipes.items()}
-    document = {"schema": "cte-bank/1", "models": models}
-    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=100)
-    (out / "bank.yaml").write_text(text, encoding="utf-8")
-
-
-def _entry(out: Path, name: str, recipe: Recipe, bank: Bank) -> dict[str, object]:
-    entry: dict[str, object] = {
-        "format": "state_dict",
-        "source": f"{name}.safetensors",
-        "sha256": sha256(out / f"{name}.safetensors"),
-        "architecture": "cte_dask.models.unet:UNet",
-        "arguments": {"dims": 2, **recipe.arguments},
-        "axes": "yx",
-        "halo": {"y": 32, "x": 32},
-        "preprocessing": [copy.deepcopy(PREPROCESSING)],  # a shared one would become an alias
-        "output": {"channel": 0, "activation": "sigmoid", "threshold": THRESHOLD},
+    models = {
+        name: entry(
+            out / f"{name}.safetensors",
+            recipe.arguments,
+            voxel_nm=bank.voxel_nm.get(recipe.pack),
+        )
+        for name, (recipe, _) in recipes.items()
     }
-    if recipe.pack in bank.voxel_nm:
-        size = bank.voxel_nm[recipe.pack]
-        entry["voxel_size"] = {"y": size, "x": size, "unit": "nanometer"}
-    return entry
+    (out / "bank.yaml").write_text(bank_text(models), encoding="utf-8")
 
 
 def _write_record(options: argparse.Namespace, recipes: dict[str, tuple[Recipe, Weights]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -18,32 +18,47 @@ from .recipes import Recipe
 
 Weights = dict[str, Tensor]
 THRESHOLD = 0.5
-CROP, BATCH = 128, 8
-PEAK_RATE, DECAY, DROPOUT = 4e-3, 1e-4, 0.1
+CROP = 128
+DECAY, DROPOUT = 1e-4, 0.1
 
 
-def fit(recipe: Recipe, pack: Pack, *, steps: int, seed: int) -> dict[str, Weights]:
-    """Train on one pack; return the weights of the recipe's model and of its early checkpoint.
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
+def fit(
+    recipe: Recipe,
+    pack: Pack,
+    *,
+    steps: int,
+    seed: int,
+    start: Weights | None = None,
+    tell: Callable[[str], None] = _show,
+) -> dict[str, Weights]:
+    """Train on one pack; return the weights of the recipe's model and of its early checkpoints.
 
     AdamW under a one-cycle schedule, the sum of binary cross-entropy and soft Dice loss, spatial
-    dropout in training. Everything random comes from ``seed``.
+    dropout in training. Everything random comes from ``seed``. With ``start`` those weights are
+    trained further; ``tell`` takes a line on the progress every hundred steps.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = build(recipe, dropout=DROPOUT).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=DECAY)
+    network = build(recipe, dropout=DROPOUT, weights=start).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=DECAY)
     total = max(10, round(steps * recipe.length))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=total)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=total)
     kept: dict[str, Weights] = {}
     begun = time.monotonic()
     for step in range(1, total + 1):
-        loss = _step(network, batch(pack, recipe.augmentation, rng, size=CROP, number=BATCH))
+        drawn = batch(pack, recipe.augmentation, rng, size=CROP, number=recipe.batch)
+        loss = _step(network, drawn, mixed=recipe.mixed)
         optimizer.step()
         schedule.step()
-        if recipe.early is not None and step == round(total * recipe.early[1]):
-            kept[recipe.early[0]] = _weights(network)
+        for name, fraction in recipe.early:
+            if step == round(total * fraction):
+                kept[name] = _weights(network)
         if step % 100 == 0:
-            print(f"  {step}/{total} loss {loss:.3f} {time.monotonic() - begun:.0f} s", flush=True)
+            tell(f"  {step}/{total} loss {loss:.3f} {time.monotonic() - begun:.0f} s")
     kept[recipe.name] = _weights(network)
     return kept
 
@@ -62,18 +77,19 @@ def f1(network: UNet, pack: Pack) -> float:
     """Return the median, over images with foreground, of the F1 of the foreground's pixels."""
     network.eval()
     scores = [
-        _f1(_predict(network, image), mask)
+        _f1(predict(network, image), mask)
         for image, mask in zip(pack.images, pack.masks, strict=True)
         if mask.any()
     ]
     return float(np.median(scores))
 
 
-def _step(network: UNet, drawn: tuple[Tensor, Tensor]) -> float:
+def _step(network: UNet, drawn: tuple[Tensor, Tensor], *, mixed: bool) -> float:
     images, masks = drawn
     network.train()
     network.zero_grad(set_to_none=True)
-    logits = network(images.contiguous(memory_format=torch.channels_last))
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        logits = network(images.contiguous(memory_format=torch.channels_last)).float()
     loss = F.binary_cross_entropy_with_logits(logits, masks) + _dice_loss(logits, masks)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -87,7 +103,8 @@ def _dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return 1 - (2 * overlap + 1) / (foreground.sum() + masks.sum() + 1)
 
 
-def _predict(network: UNet, image: np.ndarray) -> np.ndarray:
+def predict(network: UNet, image: np.ndarray) -> np.ndarray:
+    """Return the foreground (y, x), bool, that a network in evaluation mode finds in one image."""
     height, width = image.shape
     grown = [-extent % network.multiple for extent in image.shape]
     padded = np.pad(image, [(0, extra) for extra in grown], mode="reflect")

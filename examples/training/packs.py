@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 LOW, HIGH = 1, 99.8
 
@@ -41,6 +43,19 @@ def read_pack(path: Path, *, split: str) -> Pack:
         raw, labels = arrays["raw"][chosen], arrays["label"][chosen]
     images = np.stack([scale_range(image) for image in raw])
     return Pack(images, labels > 0)
+
+
+def rescaled(pack: Pack, factor: float) -> Pack:
+    """Return the pack with ``factor`` times the pixels along y and x, smoothed when it shrinks."""
+    if factor == 1:
+        return pack
+
+    def resized(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        stack = torch.from_numpy(planes)[:, None]
+        size = [round(extent * factor) for extent in planes.shape[1:]]
+        return F.interpolate(stack, size=size, mode="bilinear", antialias=True)[:, 0].numpy()
+
+    return Pack(resized(pack.images), resized(pack.masks.astype(np.float32)) > 0.5)
 
 
 def scale_range(image: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from .augment import FULL, PLAIN, Augmentation
 
 FEATURES = (8, 16, 32, 64)
+PEAK_RATE, BATCH = 4e-3, 8
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,15 @@ class Recipe:
     length
         Steps as a fraction of the command line's ``--steps``.
     early
-        Name of a second model kept of the same run, and the fraction of its steps after which.
+        Further models kept of the same run: the name of each, and the fraction of the run's steps
+        after which.
+    rate
+        Highest learning rate of the schedule.
+    batch
+        Crops of a step.
+    mixed
+        Whether convolutions are computed in bfloat16 (weights, sums and the loss stay float32):
+        nearly twice as fast on processors with such instructions, and slower on others.
     """
 
     name: str
@@ -30,7 +39,10 @@ class Recipe:
     arguments: dict[str, object] = field(default_factory=lambda: {"features": list(FEATURES)})
     augmentation: Augmentation = FULL
     length: float = 1.0
-    early: tuple[str, float] | None = None
+    early: tuple[tuple[str, float], ...] = ()
+    rate: float = PEAK_RATE
+    batch: int = BATCH
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,10 +77,10 @@ _GROUP: dict[str, object] = {"features": list(FEATURES), "norm": "group"}
 # Two sources only, so the bank varies what the models of a real zoo vary besides.
 MITOCHONDRIA = Bank(
     (
-        Recipe("epfl", _EPFL, early=("epfl-early", 0.4)),
+        Recipe("epfl", _EPFL, early=(("epfl-early", 0.4),)),
         Recipe("epfl-plain", _EPFL, augmentation=PLAIN, length=0.6),
         Recipe("epfl-wide-short", _EPFL, arguments=_WIDE, length=0.4),
-        Recipe("vnc", _VNC, early=("vnc-early", 0.12)),
+        Recipe("vnc", _VNC, early=(("vnc-early", 0.12),)),
         Recipe("vnc-plain", _VNC, augmentation=PLAIN, length=0.6),
         Recipe("vnc-group", _VNC, arguments=_GROUP, length=0.8),
     ),

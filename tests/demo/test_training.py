@@ -65,7 +65,7 @@ def test_a_missing_pack_is_named(
 def test_the_same_seed_trains_the_same_weights(tmp_path: Path, recipe_module: ModuleType) -> None:
     write_pack(tmp_path / "pack.npz", seed=0)
     pack = recipe_module.read_pack(tmp_path / "pack.npz", split="train")
-    recipe = recipe_module.Recipe("small", "pack", {"features": [4, 8]}, early=("early", 0.5))
+    recipe = recipe_module.Recipe("small", "pack", {"features": [4, 8]}, early=(("early", 0.5),))
     once, again, other = (
         recipe_module.fit(recipe, pack, steps=10, seed=seed) for seed in (0, 0, 1)
     )
