@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from choices import choices, ordered_pairs
 from study import FEATURE, INPUT
 
 __all__ = ["ROWS", "mean_interval", "summary", "write_tables"]
@@ -111,6 +112,7 @@ def write_tables(out: Path, records: Sequence[Record]) -> None:
             parts.append(_means(performance, scores))
             parts.append(_targets(performance, scores, its))
             parts.append(_sweep(performance, scores))
+            parts.append(_picks(performance, its))
         parts.append(_models(task, its))
     (out / "tables.md").write_text("\n".join(parts))
 
@@ -182,6 +184,26 @@ def _sweep(performance: str, scores: dict[str, Any]) -> str:
         for name in names
     ]
     return "Mean τ of every strength:\n\n" + _table(("perturbation", *metrics), rows)
+
+
+def _picks(performance: str, records: Sequence[Record]) -> str:
+    """Return what picking by each score costs, and the share of pairs in order by their gap."""
+    rows = []
+    for title, score in ROWS[performance].items():
+        picked = choices(records, performance, score)
+        pairs = ordered_pairs(records, performance, score)
+        if picked["n_targets"]:
+            cost = (picked["lost"], picked["lost_at_random"], picked["best_found"])
+            shares = (f"{_shown(p['share'])} of {p['pairs']}" for p in pairs)
+            rows.append([title, *map(_shown, cost), *shares])
+    gaps = [f"gap {p['above']:g}–{p['below']:g}" for p in ordered_pairs([], performance, "")]
+    heading = ("score", "lost by its first", "lost at random", "best is first", *gaps)
+    return (
+        "What a pick costs (mean over targets: performance of the best model less that of the "
+        "one ranked first;\nless that of a model at random; share of targets whose best model is "
+        "first), and the share of pairs of models\nin order, by how far the two lie apart:\n\n"
+        + _table(heading, rows)
+    )
 
 
 def _models(task: str, records: Sequence[Record]) -> str:

@@ -159,3 +159,28 @@ def test_tables_and_figures_show_every_target_and_model(paper, done, tmp_path):
     made = {p.name for p in tmp_path.glob("*.svg")}
     assert {"blobs-f1-performance.svg", "blobs-map-performance.svg"} <= made
     assert "blobs-f1-strength.svg" in made
+
+
+def test_a_pick_costs_what_a_hand_computes_and_pairs_are_told_apart_by_their_gap(paper):
+    import choices
+
+    def model(f1, cte, left_out=""):
+        return {"f1": f1, "scores": {"nhd@x": {"own": cte}}, "left_out": left_out}
+
+    first = [model(0.9, 0.7), model(0.89, 0.8), model(0.5, 0.7), model(1.0, 0.9, "at home")]
+    second = [model(0.6, 0.5), model(0.56, 0.4), model(None, 0.9)]
+    records = [{"models": first}, {"models": second}]
+    picked = choices.choices(records, "f1", "nhd@x")
+    assert picked["lost"] == pytest.approx((0.01 + 0) / 2)
+    assert picked["lost_at_random"] == pytest.approx((0.9 - 2.29 / 3 + 0.02) / 2)
+    assert (picked["best_found"], picked["n_targets"]) == (0.5, 2)
+    pairs = choices.ordered_pairs(records, "f1", "nhd@x")
+    assert [(p["above"], p["below"]) for p in pairs] == [
+        (0, 0.02),
+        (0.02, 0.05),
+        (0.05, 0.1),
+        (0.1, 1),
+    ]
+    assert [p["pairs"] for p in pairs] == [1, 1, 0, 2]
+    assert [p["share"] for p in pairs] == [0, 1, None, 0.75]
+    assert choices.choices([], "f1", "nhd@x")["lost"] is None
