@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.dataset import tile_scores
+from cte_dask.consistency import applies
 from cte_dask.placement import Placement, placement_of
 from cte_dask.ranking import EVERYTHING, NOTHING
+from cte_dask.report.blocks import blocks_of
 from cte_dask.report.html_facts import read_run
-from cte_dask.scores import DONE
 from cte_dask.tiles import BlockGrid, Shape
 from cte_dask.viewers import write_guides
 from cte_dask.volume import VolumeError
@@ -96,10 +96,8 @@ def write_maps(
     maps = _Maps(group, layout.blocks, place)
     arrays = [maps.array(images[name], name, "float32", np.nan) for name in names]
     winner = maps.array(WINNER, "most consistent model, by rank", "uint16", 0)
-    metric, perturbation = layout.primary.split("@", 1)
-    for index in map(int, np.flatnonzero(found.scores.done() != DONE["missing"])):
-        data = tile_scores(layout, found.scores.block(index), [index])
-        values = data[metric].sel(perturbation=perturbation, model=names).to_numpy()
+    for index, scored, _ in blocks_of(found.scores, layout.primary):
+        values = scored.sel(model=names).to_numpy()
         box = maps.box(index)
         for array, row in zip(arrays, values, strict=True):
             array[box] = row.reshape([s.stop - s.start for s in box]).astype(np.float32)
@@ -107,14 +105,20 @@ def write_maps(
     _describe(group, [*images.values(), WINNER], layout.primary, layout.experiment)
     told = {"maps": where, "images": images, "notes": notes}
     guides = write_guides(
-        where, found.experiment["target"], images, place, target_url=target_url, maps_url=maps_url
+        where,
+        found.experiment["target"],
+        images,
+        place,
+        intensity=found.experiment["intensity"],
+        target_url=target_url,
+        maps_url=maps_url,
     )
     return {**told, **guides, "notes": [*notes, *guides["notes"]]}
 
 
 def _checked(score: str, run: Run) -> str:
     layout = run.scores.layout
-    known = [f"{m}@{p}" for p in layout.perturbations for m in layout.metrics]
+    known = [f"{m}@{p}" for p in layout.perturbations for m in layout.metrics if applies(m, p)]
     if score not in known:
         raise ValueError(f"the run has no score {score!r}: it has {', '.join(known)}")
     return score

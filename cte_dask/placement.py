@@ -27,12 +27,15 @@ class Placement:
         Extent of a tile.
     translation
         Centre of the first tile.
+    voxel
+        Extent of a voxel of the target.
     units
         Unit of each axis, as NGFF names it; None where lengths are in voxels or have no unit.
     """
 
     scale: Triple
     translation: Triple
+    voxel: Triple
     units: Units
 
     def axes(self) -> list[dict[str, str]]:
@@ -65,7 +68,7 @@ def placement_of(target: Mapping[str, Any], layout: Layout) -> tuple[Placement, 
     tile = layout.blocks.grid.tile
     first = [o + (t - 1) / 2 for o, t in zip(layout.origin, tile, strict=True)]
     z, y, x = ((v * t, s + f * v) for v, t, s, f in zip(voxel, tile, shift, first, strict=True))
-    return Placement((z[0], y[0], x[0]), (z[1], y[1], x[1]), units), notes
+    return Placement((z[0], y[0], x[0]), (z[1], y[1], x[1]), voxel, units), notes
 
 
 def _recorded(layout: Layout) -> tuple[Triple, Triple, Units]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +19,8 @@ from cte_dask.volume.voxel_size import nanometres
 __all__ = ["neuroglancer_state", "write_guides"]
 
 PORT = 9000
+SCREEN = 700
+"""Pixels that the region is fitted into."""
 CLIENT = "https://neuroglancer-demo.appspot.com/#!"
 SHADER = """#uicontrol float low slider(min=0, max=1, default=0.8)
 #uicontrol float high slider(min=0, max=1, default=1)
@@ -36,6 +38,7 @@ def write_guides(
     images: Mapping[str, str],
     place: Placement,
     *,
+    intensity: Mapping[str, Any],
     target_url: str | None,
     maps_url: str | None,
 ) -> dict[str, Any]:
@@ -51,6 +54,8 @@ def write_guides(
         Folder of each model's map, best model first.
     place
         Where tiles lie.
+    intensity
+        Intensities of the target, as ``experiment.yaml`` records them.
     target_url, maps_url
         Where a browser finds them; None for where they are, or would be if served from here.
 
@@ -61,7 +66,9 @@ def write_guides(
     """
     image = _image_url(target)
     served, notes = _served(image, maps, target_url, maps_url)
-    state = neuroglancer_state(*served, images, place)
+    state = neuroglancer_state(
+        *served, images=images, place=place, shape=target["shape"], intensity=intensity
+    )
     link = CLIENT + quote(json.dumps(state, separators=(",", ":")))
     first = next(iter(images.values()), "")
     paths = [shown_url(image), f"{maps}/{first}"]
@@ -103,7 +110,13 @@ def _served(
 
 
 def neuroglancer_state(
-    target: str, maps: str, images: Mapping[str, str], place: Placement
+    target: str,
+    maps: str,
+    *,
+    images: Mapping[str, str],
+    place: Placement,
+    shape: Sequence[int],
+    intensity: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return a Neuroglancer state: the target, and over it each model's map, the first one shown.
 
@@ -115,37 +128,48 @@ def neuroglancer_state(
         Folder of each model's map.
     place
         Where tiles lie.
+    shape
+        Voxels of the region (z, y, x).
+    intensity
+        Its ``low`` and ``high`` are shown black and white.
     """
-    layers: list[dict[str, Any]] = [
-        {"type": "image", "source": f"zarr://{target}", "name": "target"}
-    ]
+    shown = {"normalized": {"range": [intensity["low"], intensity["high"]]}}
+    base = {"type": "image", "source": f"zarr://{target}", "name": "target"}
+    layers: list[dict[str, Any]] = [{**base, "shaderControls": shown}]
     for number, (name, folder) in enumerate(images.items()):
         layers.append(
             {
                 "type": "image",
-                "source": f"zarr://{maps}/{folder}",
+                "source": f"zarr3://{maps}/{folder}",
                 "name": name,
                 "shader": SHADER,
-                "opacity": 0.5,
+                "opacity": 0.4,
                 "visible": number == 0,
             }
         )
-    winner = {"type": "segmentation", "source": f"zarr://{maps}/winner", "name": "winner"}
+    winner = {"type": "segmentation", "source": f"zarr3://{maps}/winner", "name": "winner"}
     return {
         "dimensions": _dimensions(place),
+        "position": _centre(place, shape),
+        "crossSectionScale": max(shape[1:]) / SCREEN,
         "layers": [*layers, {**winner, "visible": False}],
-        "layout": "4panel",
-        "showSlices": False,
+        "layout": "xy",
     }
 
 
 def _dimensions(place: Placement) -> dict[str, list[Any]]:
     """Return the axes in metre, as Neuroglancer has them; without a unit where there is none."""
     found: dict[str, list[Any]] = {}
-    for name, scale, unit in zip("zyx", place.scale, place.units, strict=True):
+    for name, size, unit in list(zip("zyx", place.voxel, place.units, strict=True))[::-1]:
         length = nanometres(unit)
-        found[name] = [1, ""] if length is None else [float(f"{scale * length * 1e-9:.12g}"), "m"]
+        found[name] = [1, ""] if length is None else [float(f"{size * length * 1e-9:.12g}"), "m"]
     return found
+
+
+def _centre(place: Placement, shape: Sequence[int]) -> list[float]:
+    """Return the centre of the region in voxels (x, y, z)."""
+    parts = zip(place.translation, place.scale, place.voxel, shape, strict=True)
+    return [(shift - (tile - v) / 2) / v + n / 2 for shift, tile, v, n in parts][::-1]
 
 
 def _guide(napari: str, link: str, notes: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cte_dask.cluster.connection import SETTINGS, thread_environment
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 __all__ = ["open_local"]
 
@@ -30,16 +30,34 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": thread_environment(threads)}
-    with (
-        dask.config.set(settings),
-        LocalCluster(
+    with dask.config.set(settings):
+        cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+            preload=["cte_dask.cluster.calm"],
+        )
+        try:
+            with Client(cluster) as client:
+                yield client
+        finally:
+            _close(cluster)
+
+
+def _close(cluster: LocalCluster) -> None:
+    """Stop the workers; one that takes too long is no error: what it did is in the score store.
+
+    On a busy machine Dask gives up waiting after some seconds. The worker ends with this process.
+    """
+    loop_errors = logging.getLogger("tornado.application")
+    level = loop_errors.level
+    loop_errors.setLevel(logging.CRITICAL)
+    try:
+        cluster.close()
+    except TimeoutError:
+        pass
+    finally:
+        loop_errors.setLevel(level)

@@ -15,7 +15,7 @@ from cte_dask.ranking import EVERYTHING, NOTHING
 from cte_dask.report.certainty import certainty
 from cte_dask.report.html_charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html_maps import map_data, winners
-from cte_dask.report.provenance import repeat_command, sessions, shown_url
+from cte_dask.report.provenance import UNPERTURBED, repeat_command, sessions, shown_url
 from cte_dask.report.tally import tally
 from cte_dask.scores import open_scores
 from cte_dask.scoring import STATUS
@@ -137,6 +137,7 @@ def facts(run: Run) -> tuple[dict[str, Any], Tally]:
         "axis": _axes(models, found)[0],
         "spread": _axes(models, found)[1],
         "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(primary)),
+        "combined": run.ranking.get("combined"),
         "winners": winners(found),
         "map": map_data(found, run.scores.layout),
         "excluded": [m for m in entries if m["rank"] is None],
@@ -233,7 +234,8 @@ def _axes(models: Sequence[dict[str, Any]], found: Tally) -> tuple[dict[str, Any
 
 def _cost(run: Run, models: int) -> dict[str, Any]:
     experiment = run.experiment
-    passes = 1 + len(experiment["perturbations"]) * experiment["repeats"]
+    perturbed = [p for p in experiment["perturbations"] if p != UNPERTURBED]
+    passes = 1 + len(perturbed) * experiment["repeats"]
     return {
         "tiles": experiment["tiles"],
         "models": models,

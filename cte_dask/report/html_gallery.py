@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.experiment import Candidate, Experiment
+    from cte_dask.perturb import Perturbation
     from cte_dask.report.tally import Tally
     from cte_dask.tiles import Tile
 
@@ -94,10 +95,9 @@ def _tile(
     from cte_dask.perturb.draw import Draw
     from cte_dask.scoring import predict_tiles
 
-    wanted = experiment.primary.split("@", 1)[1]
-    perturbation = next(p for p in experiment.perturbations if p.name == wanted)
+    draw = Draw(_perturbation(experiment, candidate), 0)
     # blocks hold one tile each: their numbers are those of the tiles
-    found = next(iter(predict_tiles(experiment, index, [Draw(perturbation, 0)])))
+    found = next(iter(predict_tiles(experiment, index, [draw])))
     tile, maps = found[1], [to_numpy(m) for m in found[2]]
     output = candidate.spec.output
     threshold = 0.0 if output.classes else output.threshold
@@ -119,6 +119,16 @@ def _tile(
         "perturbed": png_uri(_quantised(_small(maps[1][plane]))),
         "disagreement": png_uri(_overlay(image, *(m[plane] for m in masks))),
     }
+
+
+def _perturbation(experiment: Experiment, candidate: Candidate) -> Perturbation:
+    """Return the perturbation that ranks, or the first one where unperturbed predictions rank."""
+    wanted = experiment.primary.split("@", 1)[1]
+    ranks = [p for p in experiment.perturbations if p.name == wanted and p.space != "none"]
+    others = [p for p in experiment.perturbations if p.space != "none" and candidate.supports(p)]
+    if not ranks + others:
+        raise ValueError("the run has no perturbation that the model supports")
+    return (ranks + others)[0]
 
 
 def _again(experiment: Experiment, candidate: Candidate, kept: int, union: int) -> float | None:

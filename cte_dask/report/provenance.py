@@ -10,9 +10,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 
-__all__ = ["add_session", "repeat_command", "sessions", "shown_url"]
+__all__ = ["UNPERTURBED", "add_session", "repeat_command", "sessions", "shown_url"]
 
 LOG_SCHEMA = "cte-log/1"
+UNPERTURBED = "none"
+"""What metrics of the whole bank are listed under; it comes with them."""
 
 
 def sessions(run: str) -> list[dict[str, Any]]:
@@ -71,14 +73,15 @@ def repeat_command(experiment: Mapping[str, Any], bank: str) -> str:
         ("--roi", target["roi"]),
         ("--mask", target["mask"]),
         *((name, ",".join(map(str, value))) for name, value in triples.items()),
-        *(("--perturb", p) for p in experiment["perturbations"]),
+        *(("--perturb", p) for p in experiment["perturbations"] if p != UNPERTURBED),
         *(("--metric", m) for m in experiment["metrics"]),
         *((f"--{name}", experiment[name]) for name in ("seed", "repeats", "border")),
         ("--batch", batches.pop() if len(batches) == 1 else None),
         *((f"--{name}", experiment[name]) for name in ("threads", "device", "precision")),
     ]
+    flags = ["--combine"] if experiment.get("combine") else []
     given = [part for name, value in options if value is not None for part in (name, str(value))]
-    return shlex.join(["cte", "rank", shown_url(target["url"]), *given])
+    return shlex.join(["cte", "rank", shown_url(target["url"]), *given, *flags])
 
 
 def shown_url(url: str) -> str:

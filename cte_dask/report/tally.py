@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cte_dask.bootstrap import CELLS_PER_AXIS
-from cte_dask.dataset import tile_scores
-from cte_dask.scores import DONE
+from cte_dask.report.blocks import blocks_of
 from cte_dask.scoring import STATUS
 from cte_dask.tiles import Shape
 
 if TYPE_CHECKING:
-    import xarray as xr
     from numpy.typing import NDArray
 
     from cte_dask.scores import Scores
@@ -210,13 +208,8 @@ def tally(scores: Scores, order: Sequence[str], medians: Sequence[float], out: s
         np.array([name not in out for name in order], bool),
         np.array(medians, np.float64),
     )
-    metric, perturbation = scores.layout.primary.split("@", 1)
-    for index in np.flatnonzero(scores.done() != DONE["missing"]):
-        data = _block(scores, int(index), order, perturbation)
-        found.add(data.tile.to_numpy(), data[metric].to_numpy(), data.status.to_numpy())
+    for _, values, status in blocks_of(scores, scores.layout.primary):
+        chosen = {"model": list(order)}
+        index = values.tile.to_numpy()
+        found.add(index, values.sel(chosen).to_numpy(), status.sel(chosen).to_numpy())
     return found
-
-
-def _block(scores: Scores, index: int, order: Sequence[str], perturbation: str) -> xr.Dataset:
-    data = tile_scores(scores.layout, scores.block(index), [index])
-    return data.sel(perturbation=perturbation, model=list(order))

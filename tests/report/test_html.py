@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+import zarr
 from troubled import EVIL, cte
 
 from cte_dask.report.html_charts import ticks
@@ -89,7 +90,7 @@ def test_the_answer_is_the_best_model_that_is_not_degenerate(page, ranking):
     said = page.text.index(f"{score['cte']:.3f}")
     assert page.text.index(first["name"]) < said
     assert f"{score['low']:.3f} – {score['high']:.3f}" in page.text
-    assert "flood is as consistent (1.000) but predicts everything" in page.text
+    assert "flood reaches 1.000, but predicts everything" in page.text
 
 
 def test_every_model_is_told_with_rank_interval_flag_or_reason(page, ranking):
@@ -241,6 +242,44 @@ def test_the_strength_curve_is_shown_where_there_is_one(run, moved):
     named = cte("report", run, "--calibration", moved, "--out", elsewhere, "--gallery", "0")
     assert named.exit_code == 0
     assert f"Chosen: {chosen}" in Page(elsewhere.read_text()).text
+
+
+@pytest.fixture(scope="module")
+def combined(run, tmp_path_factory) -> Path:
+    """A run that ranks by what the models of the bank say of each other, and combines scores."""
+    out = tmp_path_factory.mktemp("combined") / "RUN"
+    bank = run.parent / "bank" / "bank.yaml"
+    options = ["--tile", "1,32,32", "--cluster", "none", "--quiet", "--roi", "0:2,0:64,0:128"]
+    metrics = ["--metric", "agreement", "--metric", "nhd", "--combine"]
+    done = cte("rank", run.parent / "target.zarr", "--bank", bank, "--out", out, *metrics, *options)
+    assert done.exit_code == 3, done.output
+    return out
+
+
+def test_evidence_of_the_whole_bank_and_its_combination_are_told(combined):
+    assert cte("report", combined, "--quiet").exit_code == 0
+    page = Page((combined / "report.html").read_text())
+    ranking = json.loads((combined / "ranking.json").read_text())
+    assert page.data["metric"] == ranking["primary"] == "agreement@none"
+    assert "All evidence combined" in page.text
+    for name, model in ranking["combined"]["models"].items():
+        assert name in page.text
+        assert f"{model['low']:.3f} – {model['high']:.3f}" in page.text
+    command = next(t for t in page.texts if t.startswith("cte rank"))
+    assert "--combine" in command
+    assert "--perturb none" not in command
+    assert [tag for tag, _ in page.elements if tag == "img"], "of a perturbed prediction"
+
+
+def test_agreement_of_the_bank_is_mapped_as_the_ranking_has_it(combined):
+    result = cte("maps", combined, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    ranking = json.loads((combined / "ranking.json").read_text())
+    for model in ranking["models"][:2]:
+        values = zarr.open_group(f"{found['maps']}/{found['images'][model['name']]}")["0"][:]
+        expected = model["scores"]["agreement@none"]["cte"]
+        assert np.nanmedian(values) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_run_of_degenerate_models_recommends_none(moved, ranking):

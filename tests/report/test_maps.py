@@ -173,10 +173,11 @@ def test_a_ready_neuroglancer_state_and_napari_command_name_target_and_maps(maps
     root = "http://127.0.0.1:9000"
     served = os.path.commonpath([run.parent, maps["maps"]])
     for layer in state["layers"]:
-        url = layer["source"].removeprefix("zarr://")
+        url = layer["source"].partition("://")[2]
         assert url.startswith(root)
         assert zarr.open_group(served + unquote(url.removeprefix(root)), mode="r")
-    assert state["dimensions"] == {"z": [4e-8, "m"], "y": [3.2e-7, "m"], "x": [3.2e-7, "m"]}
+    assert state["dimensions"] == {"x": [1e-8, "m"], "y": [1e-8, "m"], "z": [4e-8, "m"]}
+    assert state["position"] == [n / 2 for n in SHAPE[::-1]]
     assert maps["napari"].startswith("napari --plugin napari-ome-zarr ")
     assert all(Path(p).is_dir() for p in maps["napari"].split()[3:])
     guide = (Path(maps["maps"]) / "how-to-open.md").read_text()
@@ -194,7 +195,7 @@ def test_urls_given_for_a_browser_are_used(run, tmp_path):
         layer["source"] for layer in json.loads(Path(found["neuroglancer"]).read_text())["layers"]
     ]
     assert sources[0] == "zarr://https://host/t.zarr"
-    assert sources[1].startswith("zarr://https://host/m.zarr/")
+    assert sources[1].startswith("zarr3://https://host/m.zarr/")
     assert found["notes"] == []
 
 
