@@ -264,5 +264,5 @@ def test_a_target_of_damaged_chunks_is_an_error(voxels: NDArray[Any], write_arra
     path = Path(write_array(voxels))
     for chunk in path.glob("c/*/*/*"):
         chunk.write_bytes(b"nonsense")
-    with pytest.raises(OSError, match="cannot read|cannot be read"):
+    with pytest.raises(OSError, match=r"cannot read|cannot be read"):
         intensity_statistics(open_volume(path))
