@@ -47,7 +47,7 @@ services: $(AZURITE)
 
 $(AZURITE):
 	command -v npm > /dev/null || (apt-get update -qq && $(APT) npm)
-	npm install --silent --no-audit --no-fund --prefix .services azurite@3
+	npm install --silent --no-audit --no-fund --prefix .services azurite@3.37.0
 
 clean:
 	rm -rf .venv .services build dist demo-run

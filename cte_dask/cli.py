@@ -14,6 +14,7 @@ from cte_dask.commands.maps import maps
 from cte_dask.commands.report import report
 from cte_dask.console import clear_errors, console_of, teller
 from cte_dask.options import (
+    Anonymous,
     Axes,
     Bank,
     Batch,
@@ -33,6 +34,7 @@ from cte_dask.options import (
     Repeats,
     Roi,
     Seed,
+    ShardOption,
     Target,
     Threads,
     TileOption,
@@ -66,6 +68,7 @@ def rank(
     time: Time = None,
     roi: Roi = None,
     mask: Mask = None,
+    anonymous: Anonymous = False,
     tile: TileOption = None,
     perturb: Perturb = None,
     metric: MetricOption = None,
@@ -80,6 +83,7 @@ def rank(
     block: BlockOption = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    shard: ShardOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what OUT holds.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop what OUT holds.")] = False,
     as_json: JsonOption = False,
@@ -89,16 +93,25 @@ def rank(
     with clear_errors():
         from cte_dask.pipeline import rank_target
         from cte_dask.report.terminal import print_outcome
+        from cte_dask.sharding import Shard
 
         console = console_of(quiet)
         outcome = rank_target(
             target_options(
-                target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
+                target,
+                level=level,
+                axes=axes,
+                channel=channel,
+                time=time,
+                roi=roi,
+                mask=mask,
+                anonymous=anonymous,
             ),
             bank,
             out,
             cluster=cluster,
             workers=workers,
+            shard=None if shard is None else Shard.parse(shard),
             resume=resume,
             overwrite=overwrite,
             console=console,
@@ -118,7 +131,11 @@ def rank(
                 precision=precision,
             ),
         )
-        print_outcome(outcome, out, as_json=as_json, console=console)
+        blocks = outcome.result["blocks"]
+        if shard is not None and blocks["done"] + blocks["failed"] < blocks["total"]:
+            typer.echo(f"shard {shard}: {blocks['done']} of the run's {blocks['total']} are done")
+        else:
+            print_outcome(outcome, out, as_json=as_json, console=console)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -132,6 +149,7 @@ def plan(
     time: Time = None,
     roi: Roi = None,
     mask: Mask = None,
+    anonymous: Anonymous = False,
     tile: TileOption = None,
     perturb: Perturb = None,
     metric: MetricOption = None,
@@ -153,7 +171,14 @@ def plan(
 
         experiment, costs = plan_target(
             target_options(
-                target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
+                target,
+                level=level,
+                axes=axes,
+                channel=channel,
+                time=time,
+                roi=roi,
+                mask=mask,
+                anonymous=anonymous,
             ),
             bank,
             tell=teller(console_of(quiet)),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cte_dask.stopping import stoppable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,9 +21,10 @@ BAD_INPUT = 2
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn bad input into one line and exit code 2; Ctrl-C into 130."""
+    """Turn bad input into one line and exit code 2; Ctrl-C, SIGTERM and SIGUSR1 into 130."""
     try:
-        yield
+        with stoppable():
+            yield
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("CTE_TRACEBACK"):
             raise

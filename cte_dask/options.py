@@ -68,6 +68,12 @@ Batch = Annotated[int | None, typer.Option(help="Samples in one forward pass.")]
 BlockOption = Annotated[str | None, typer.Option("--block", help="Tiles of a block: z,y,x.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Anonymous = Annotated[
+    bool, typer.Option("--anonymous", help="Read TARGET unsigned: a public bucket.")
+]
+ShardOption = Annotated[
+    str | None, typer.Option("--shard", help="Part of the blocks, i/n; all parts share OUT.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -101,6 +107,7 @@ def target_options(
     time: int | None,
     roi: str | None,
     mask: str | None,
+    anonymous: bool = False,
 ) -> TargetOptions:
     """Return how a target is to be opened.
 
@@ -111,7 +118,7 @@ def target_options(
     """
     from cte_dask.pipeline import TargetOptions
 
-    return TargetOptions(target, _level(level), axes, channel, time, roi, mask)
+    return TargetOptions(target, _level(level), axes, channel, time, roi, mask, anonymous)
 
 
 def settings(

@@ -25,7 +25,9 @@ from cte_dask.report.progress import RunProgress
 from cte_dask.report.provenance import add_session
 from cte_dask.resolution import resolve
 from cte_dask.run import run
-from cte_dask.scores import Scores, create, layout_of
+from cte_dask.scores import DONE, Scores, create, layout_of, open_scores
+from cte_dask.sharding import Shard
+from cte_dask.storage import is_cloud
 from cte_dask.volume import Volume, open_volume
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class TargetOptions:
     time: int | None = None
     roi: str | None = None
     mask: str | None = None
+    anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,10 @@ class Outcome:
 
 def open_target(options: TargetOptions, bank: ModelBank) -> Volume:
     """Open a target at the pyramid level that suits the bank."""
+    anonymous = {"anonymous": True} if options.anonymous and is_cloud(options.target) else {}
     return open_volume(
         options.target,
+        storage_options=anonymous,
         level=options.level,
         axes=options.axes,
         channel=options.channel,
@@ -109,6 +114,7 @@ def rank_target(
     threads: int = 1,
     resume: bool = False,
     overwrite: bool = False,
+    shard: Shard | None = None,
     console: Console | None = None,
     tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
@@ -127,6 +133,8 @@ def rank_target(
         Where it runs; see `cte_dask.cluster.open_cluster`.
     resume, overwrite
         Whether to go on with results that exist, or to drop them.
+    shard
+        The part of the blocks to score; the shard that finds all done ranks them.
     console
         Where progress is shown; None shows none.
     tell
@@ -144,8 +152,14 @@ def rank_target(
         For any bad value, naming it and the remedy.
     """
     url, began = f"{out}/scores.zarr", datetime.now(UTC)
+    if shard is not None and overwrite:
+        raise ValueError("--shard and --overwrite exclude each other: shards share what OUT holds")
+    resume = resume or shard is not None
     _check_out(out, url, resume=resume, overwrite=overwrite)
     parallel = planned_workers(cluster, workers=workers, threads=threads)
+    parallel *= shard.of if shard else 1
+    if resume:
+        settings = {**_stored_cut(url), **settings}
     bank = load_bank(bank_path)
     tell("opening the target")
     volume = open_target(options, bank)
@@ -153,16 +167,19 @@ def rank_target(
     _check_space(out, experiment)
     scores = create(url, layout_of(experiment), resume=resume, overwrite=overwrite)
     write_experiment(out, experiment)
-    missing = len(scores.missing())
+    todo = scores.missing()
+    missing = len(todo if shard is None else shard.part(todo))
     progress = RunProgress(experiment, missing, console or Console(quiet=True))
     tell("starting")
     interrupted = False
     try:
         with open_cluster(cluster, workers=workers, threads=threads) as client, progress.shown():
-            run(experiment, url, scores, client=client, progress=progress)
+            run(experiment, url, scores, client=client, shard=shard, progress=progress)
     except KeyboardInterrupt:
         interrupted = True
-    outcome = _concluded(out, experiment, scores, interrupted=interrupted)
+    outcome = _concluded(out, experiment, scores, interrupted=interrupted, shard=shard)
+    if shard and not _all_tried(scores):
+        return outcome  # the files are for the shard that sees the whole
     session = {
         "bank": bank_path if "://" in bank_path else os.path.abspath(bank_path),
         "cluster": cluster,
@@ -170,22 +187,39 @@ def rank_target(
         "threads": threads,
         "started": began.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - began).total_seconds(), 3),
-        "blocks": missing - len(scores.missing()),
+        "blocks": missing - len(scores.missing() if shard is None else []),
         "state": next(name for name, code in EXIT.items() if code == outcome.exit_code),
     }
     add_session(out, session, anew=overwrite)
     return outcome
 
 
-def _concluded(out: str, experiment: Experiment, scores: Scores, *, interrupted: bool) -> Outcome:
+def _concluded(
+    out: str, experiment: Experiment, scores: Scores, *, interrupted: bool, shard: Shard | None
+) -> Outcome:
     dataset = read_scores(scores)
     dataset.attrs |= told_attributes(experiment)
     ranking = rank(dataset)
     result = ranking_dict(experiment, ranking, scores)
-    write_tiles(out, scores)
-    write_ranking(out, result)
-    state = "interrupted" if interrupted else "complete" if result["complete"] else "incomplete"
+    whole = shard is None or _all_tried(scores)
+    done = result["complete"] if whole or shard is None else not shard.part(scores.missing())
+    state = "interrupted" if interrupted else "complete" if done else "incomplete"
+    if whole:
+        write_tiles(out, scores)
+        write_ranking(out, result)
     return Outcome(experiment, ranking, result, EXIT[state])
+
+
+def _all_tried(scores: Scores) -> bool:
+    return bool((scores.done() != DONE["missing"]).all())
+
+
+def _stored_cut(url: str) -> dict[str, Any]:
+    """Return how a run that exists was cut into blocks: its rest must be cut alike."""
+    try:
+        return {"block": open_scores(url).layout.blocks.per_block}
+    except FileNotFoundError:
+        return {}
 
 
 def _check_out(out: str, url: str, *, resume: bool, overwrite: bool) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from cte_dask.experiment import Experiment
+    from cte_dask.sharding import Shard
 
 __all__ = ["blocks_array", "overlaps_array", "run", "run_serially", "run_with_dask"]
 
@@ -126,6 +127,7 @@ def run(
     scores: Scores,
     *,
     client: Client | None = None,
+    shard: Shard | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
     """Score every block that the store lacks, and write it there.
@@ -140,10 +142,13 @@ def run(
         The store, opened.
     client
         A Dask client; None runs in this process.
+    shard
+        The part of the blocks that is ours; None for all.
     progress
         Called in this process with each finished block.
     """
     todo = [int(i) for i in scores.missing()]
+    todo = todo if shard is None else shard.part(todo)
     if client is None:
         run_serially(experiment, url, todo, progress)
     else:

@@ -18,6 +18,7 @@ from cte_dask.scoring import COLUMNS, BlockScores
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
+    from zarr.abc.store import Store
 
 __all__ = ["DONE", "Layout", "Scores", "create", "layout_of", "open_scores", "write_block"]
 
@@ -51,13 +52,14 @@ def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = 
         If the store to resume belongs to another experiment.
     """
     import zarr
+    from zarr.core.sync import sync
 
-    try:
-        group = zarr.open_group(_place(url), mode="r+")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-        return Scores(_make(url, layout), layout)
     if overwrite:
-        return Scores(_make(url, layout), layout)
+        sync(_store(url).delete_dir(""))
+    try:
+        group = zarr.open_group(_store(url), mode="r+")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        group, resume = _make(url, layout), True
     if not resume:
         raise FileExistsError(f"{url} exists: give --resume to go on or --overwrite to start anew")
     found = str(group.attrs.get("experiment"))
@@ -70,15 +72,39 @@ def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = 
     return Scores(group, layout)
 
 
-def _place(url: str) -> Any:
-    from cte_dask.storage import is_cloud, zarr_store
+def _store(url: str, *, read_only: bool = False) -> Store:
+    from cte_dask.volume.store import absolute, open_store
 
-    return zarr_store(url) if is_cloud(url) else url
+    return open_store(absolute(url), {}, read_only=read_only)
 
 
 def _make(url: str, layout: Layout) -> zarr.Group:
-    import zarr
+    """Make the store; several processes may, at once, for the same run.
 
+    The documents are put together in memory and laid down one by one, each only where there is
+    none yet, the group's own last: whoever sees that sees a whole store.
+    """
+    import zarr
+    from zarr.core.sync import sync
+    from zarr.storage import MemoryStore
+
+    draft, store = MemoryStore(), _store(url)
+    _describe(zarr.create_group(draft), layout)
+    sync(_lay_down(draft, store))
+    return zarr.open_group(store, mode="r+")
+
+
+async def _lay_down(draft: Store, store: Store) -> None:
+    from zarr.core.buffer import default_buffer_prototype
+
+    keys = [key async for key in draft.list()]
+    for key in sorted(keys, key=lambda key: (key == "zarr.json", key)):
+        document = await draft.get(key, default_buffer_prototype())
+        if document is not None:
+            await store.set_if_not_exists(key, document)
+
+
+def _describe(group: zarr.Group, layout: Layout) -> None:
     blocks, models = len(layout.blocks), len(layout.models)
     inner = (
         models,
@@ -86,7 +112,6 @@ def _make(url: str, layout: Layout) -> zarr.Group:
         len(COLUMNS),
         layout.blocks.tiles_per_block,
     )
-    group = zarr.create_group(_place(url), overwrite=True)
     group.create_array(
         "values",
         shape=(blocks, *inner),
@@ -111,7 +136,6 @@ def _make(url: str, layout: Layout) -> zarr.Group:
             dimension_names=("block", "row", "tile"),
         )
     group.attrs.update(layout.to_dict())
-    return group
 
 
 def open_scores(url: str) -> Scores:
@@ -127,7 +151,7 @@ def open_scores(url: str) -> Scores:
     import zarr
 
     try:
-        group = zarr.open_group(_place(url), mode="r")
+        group = zarr.open_group(_store(url, read_only=True), mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         raise FileNotFoundError(f"no score store at {url}") from None
     return Scores(group, Layout.from_dict(dict(group.attrs)))
@@ -147,7 +171,7 @@ def write_block(url: str, scores: BlockScores, models: tuple[str, ...]) -> None:
     """
     import zarr
 
-    group = zarr.open_group(_place(url), mode="r+")
+    group = zarr.open_group(_store(url), mode="r+")
     index, values = scores.index, scores.values
     _array(group, "values")[index, ..., : values.shape[-1]] = values
     if scores.overlaps is not None:

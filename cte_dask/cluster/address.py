@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["open_address"]
 
 TIMEOUT = "10s"
+PATIENCE = 60
+"""Seconds to wait for the first worker."""
 
 
 @contextmanager
@@ -44,8 +46,10 @@ def open_address(name: str, *, workers: int, threads: int) -> Iterator[Client]:
     except (OSError, TimeoutError, TypeError, ValueError, KeyError) as error:
         raise ValueError(f"no scheduler answers at {name}: {_why(name, error)}") from error
     with client:
-        if not client.nthreads():
-            raise ValueError(f"the scheduler at {name} has no workers: start some first")
+        try:  # workers that are being started beside it are a moment late
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            raise ValueError(f"the scheduler at {name} has no workers: start some first") from None
         check_workers(client, name)
         yield client
 

@@ -147,7 +147,8 @@ def test_workers_without_this_package_are_refused(tmp_path):
             worker.wait()
 
 
-def test_a_scheduler_without_workers_is_told():
+def test_a_scheduler_without_workers_is_told(monkeypatch):
+    monkeypatch.setattr("cte_dask.cluster.address.PATIENCE", 1)
     with (
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(ValueError, match="has no workers"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import dask
@@ -25,6 +28,7 @@ from cte_dask.volume import open_volume
 pytestmark = pytest.mark.service
 
 OPTIONS = {"tile": (1, 32, 32), "block": (1, 2, 2), "metrics": ("nhd",)}
+REPOSITORY = Path(__file__).resolve().parents[2]
 ARGUMENTS = ["--tile", "1,32,32", "--block", "1,2,2", "--quiet"]
 
 
@@ -137,3 +141,111 @@ def test_jobs_that_cannot_work_are_told_in_one_line(slurm, tmp_path, settings, t
         pass
     assert "\n" not in str(error.value)
     until(lambda: not jobs())
+
+
+RECIPES = REPOSITORY / "deploy" / "slurm"
+
+
+def submitted(script: str, small, bank, out, *options: str, arguments=()) -> str:
+    """Submit a recipe with smaller wants than its own, and return the job's number."""
+    command = ["sbatch", "--parsable", f"--output={out}/job-%j.log", "--cpus-per-task=1", *options]
+    rank = [small, "--bank", bank, "--out", out / "RUN", *ARGUMENTS, *arguments]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [*command, RECIPES / script, *rank],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def shown(job: str) -> str:
+    command = ["scontrol", "show", "job", job, "--oneliner"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def until_state(job: str, state: str, out: Path) -> None:
+    until(lambda: f"JobState={state} " in shown(job), lambda: shown(job) + logs(out))
+
+
+def result_of(out: Path) -> dict:
+    return json.loads((out / "RUN" / "ranking.json").read_text())
+
+
+def logs(out: Path) -> str:
+    return "".join(path.read_text() for path in sorted(out.glob("job-*.log")))
+
+
+def test_the_array_recipe_merges_to_the_ranking_of_the_in_process_run(
+    slurm, small, bank, in_process, tmp_path
+):
+    submitted("array.sbatch", small, bank, tmp_path, "--array=3-4", "--mem=2G")
+    until(lambda: not jobs(), lambda: logs(tmp_path))
+    assert (tmp_path / "RUN" / "ranking.json").exists(), logs(tmp_path)
+    assert result_of(tmp_path)["models"] == in_process
+    assert result_of(tmp_path)["complete"]
+
+
+def process_of(out: Path) -> int:
+    """The process of a job's `cte rank`, which is on this host."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"rank" in words and os.fsencode(out / "RUN") in words and b"bash" not in words[0]:
+                return int(folder.name)
+    raise ProcessLookupError(str(out))
+
+
+def is_told(pid: int) -> bool:
+    """Whether a USR1 waits for a process that is stopped."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = int(status.partition("ShdPnd:")[2].split()[0], 16)
+    return bool(pending >> (signal.SIGUSR1 - 1) & 1)
+
+
+def test_a_job_at_its_walltime_queues_itself_again_and_ends_with_the_same_ranking(
+    slurm, small, bank, tmp_path
+):
+    longer = ["--block", "1,1,1", "--repeats", "10"]
+    (tmp_path / "alone").mkdir()
+    expected = ranked(small, bank, tmp_path / "alone", "none", *longer)
+    options = ["--mem=2G", "--time=1", "--signal=B:USR1@45"]
+    job = submitted("rank.sbatch", small, bank, tmp_path, *options, arguments=longer)
+    done = tmp_path / "RUN" / "scores.zarr" / "done" / "c"
+    # SLURM may be early: then the job was told before it had done a block, which is as good
+    until(lambda: "Restarts=0 " not in shown(job) or done.exists(), lambda: logs(tmp_path))
+    if "Restarts=0 " in shown(job):
+        pid = process_of(tmp_path)
+        os.kill(pid, signal.SIGSTOP)  # so that it is at its work when the minute ends
+        until(lambda: is_told(pid), lambda: shown(job))
+        os.kill(pid, signal.SIGCONT)
+    until_state(job, "PENDING", tmp_path)
+    # SLURM lets a requeued job wait two minutes; and now it may take the time that it needs
+    change = ["scontrol", "update", f"JobId={job}", "StartTime=now+5", "TimeLimit=20"]
+    subprocess.run(change, check=True)
+    until_state(job, "COMPLETED", tmp_path)
+    assert "Restarts=1 " in shown(job)
+    assert result_of(tmp_path)["models"] == expected
+
+
+def test_a_cancelled_job_stays_cancelled(slurm, small, bank, tmp_path):
+    job = submitted("rank.sbatch", small, bank, tmp_path, "--mem=2G")
+    until((tmp_path / "RUN" / "scores.zarr" / "done").exists, lambda: logs(tmp_path))
+    subprocess.run(["scancel", job], check=True)
+    until_state(job, "CANCELLED", tmp_path)
+    assert "Restarts=0 " in shown(job)
+
+
+def test_a_scheduler_and_its_workers_in_one_allocation_give_the_same_ranking(
+    slurm, small, bank, in_process, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CTE_SHARED", str(tmp_path / "shared"))
+    monkeypatch.setenv("CTE_INTERFACE", "lo")
+    options = ["--ntasks=2", "--mem-per-cpu=2G"]
+    job = submitted("allocation.sbatch", small, bank, tmp_path, *options)
+    until_state(job, "COMPLETED", tmp_path)
+    assert result_of(tmp_path)["models"] == in_process
+    assert not list((tmp_path / "shared").rglob("*.pem"))
