@@ -138,6 +138,7 @@ def facts(run: Run) -> tuple[dict[str, Any], Tally]:
         "spread": _axes(models, found)[1],
         "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(primary)),
         "combined": run.ranking.get("combined"),
+        "common_note": _common_note(models),
         "winners": winners(found),
         "map": map_data(found, run.scores.layout),
         "excluded": [m for m in entries if m["rank"] is None],
@@ -216,6 +217,16 @@ def _answer(models: Sequence[Mapping[str, Any]], usable: Sequence[int]) -> dict[
         "verdict": "alone" if not others else "open" if open_ else "clear",
         "misleading": [m for m in models if m["degenerate"] and _number(m["cte"]) >= top["cte"]],
     }
+
+
+def _common_note(models: Sequence[dict[str, Any]]) -> str:
+    """Take a note that all models have out of each, to be told once."""
+    notes = {str(m["note"]) for m in models}
+    if len(models) < 2 or len(notes) > 1:
+        return ""
+    for model in models:
+        model["note"] = ""
+    return notes.pop()
 
 
 def _axes(models: Sequence[dict[str, Any]], found: Tally) -> tuple[dict[str, Any], dict[str, Any]]:

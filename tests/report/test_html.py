@@ -282,6 +282,14 @@ def test_agreement_of_the_bank_is_mapped_as_the_ranking_has_it(combined):
         assert np.nanmedian(values) == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_note_that_all_models_have_is_told_once(moved, ranking):
+    for model in ranking["models"]:
+        model["note"] = "voxels are twice as large"
+    (moved / "ranking.json").write_text(json.dumps(ranking))
+    assert cte("report", moved, "--quiet", "--gallery", "0").exit_code == 0
+    assert Page((moved / "report.html").read_text()).text.count("twice as large") == 1
+
+
 def test_a_run_of_degenerate_models_recommends_none(moved, ranking):
     for model in ranking["models"]:
         model["flags"] = ["predicts nothing"]
