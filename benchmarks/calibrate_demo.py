@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from cte_dask.calibration import Calibration, calibrate
+from cte_dask.calibration import PILOT_REPEATS, Calibration, calibrate
 from cte_dask.correlation import rank_correlation
 from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.demo.run import median_f1
@@ -99,7 +99,11 @@ def worth(kind: str, rows: list[dict[str, Any]], index: int) -> dict[str, Any]:
 
 
 def evaluated(volume: Any, truth: np.ndarray, kinds: Sequence[str]) -> dict[str, Any]:
-    record: dict[str, Any] = {"shape": list(volume.shape)}
+    record: dict[str, Any] = {
+        "shape": list(volume.shape),
+        "pilot_tiles": TILES,
+        "repeats": PILOT_REPEATS,
+    }
     for kind in kinds:
         began = time.monotonic()
         found = calibrate(
