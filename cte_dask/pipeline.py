@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import fsspec
 from rich.console import Console
 
-from cte_dask.cluster import open_cluster, planned_workers
+from cte_dask.cluster import has_gpus, open_cluster, planned_workers
 from cte_dask.dataset import read_scores, told_attributes
 from cte_dask.experiment import Experiment
 from cte_dask.models import ModelBank, load_bank
@@ -158,6 +158,7 @@ def rank_target(
     _check_out(out, url, resume=resume, overwrite=overwrite)
     parallel = planned_workers(cluster, workers=workers, threads=threads)
     parallel *= shard.of if shard else 1
+    _check_device(cluster, settings.get("device", "auto"))
     if resume:
         settings = {**_stored_cut(url), **settings}
     bank = load_bank(bank_path)
@@ -212,6 +213,17 @@ def _concluded(
 
 def _all_tried(scores: Scores) -> bool:
     return bool((scores.done() != DONE["missing"]).all())
+
+
+def _check_device(cluster: str, device: str) -> None:
+    """Refuse to waste GPUs: models are settled here for the device that they will run on."""
+    from cte_dask.device import resolve_device
+
+    if has_gpus(cluster) and device == "auto" and resolve_device("auto") == "cpu":
+        raise ValueError(
+            f"the workers of --cluster {cluster} have GPUs and this host has none, but models are "
+            "tried out here first: run the command in a job with a GPU, or say --device cpu"
+        )
 
 
 def _stored_cut(url: str) -> dict[str, Any]:

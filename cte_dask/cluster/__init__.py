@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["CLUSTERS", "default_workers", "open_cluster", "planned_workers"]
+__all__ = ["CLUSTERS", "default_workers", "has_gpus", "open_cluster", "planned_workers"]
 
 _HERE = "cte_dask.cluster:_machine_workers"
 CLUSTERS = {
@@ -64,6 +64,20 @@ def planned_workers(name: str, *, workers: int | None, threads: int) -> int:
         return 1
     _, told = CLUSTERS[_kind(name)]
     return int(_named(told)(name, threads)) if workers is None else workers
+
+
+def has_gpus(name: str) -> bool:
+    """Tell whether the workers that a cluster would start have GPUs.
+
+    Raises
+    ------
+    ValueError
+        If its site file is wrong.
+    """
+    from cte_dask.cluster.site import read_site
+
+    kind = name.partition(":")[0]
+    return kind == "cuda" or (kind == "slurm" and read_site(name).slurm.gpus > 0)
 
 
 @contextmanager

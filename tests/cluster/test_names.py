@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from cte_dask.cluster import default_workers, open_cluster, planned_workers
+from cte_dask.cluster import default_workers, has_gpus, open_cluster, planned_workers
+from cte_dask.pipeline import TargetOptions, rank_target
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,15 @@ def test_slurm_without_its_commands_is_told(monkeypatch, tmp_path):
         open_cluster("slurm"),
     ):
         pass
+
+
+def test_gpus_are_not_wasted_by_a_host_without_one(target, bank_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = tmp_path / "site.yaml"
+    path.write_text("schema: cte-site/1\nslurm: {gpus: 1}\n")
+    options = TargetOptions(str(target))
+    with pytest.raises(ValueError, match=r"have GPUs and this host has none.*--device cpu"):
+        rank_target(options, str(bank_path), str(tmp_path / "RUN"), cluster=f"slurm:{path}")
+    assert has_gpus("cuda")
+    assert not has_gpus("local")
+    assert not has_gpus("tcp://127.0.0.1:1")
