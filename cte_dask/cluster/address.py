@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import ssl
 from collections.abc import Iterator
@@ -36,22 +37,29 @@ def open_address(name: str, *, workers: int, threads: int) -> Iterator[Client]:
         If nothing answers there, it and we do not trust each other's certificates, it has no
         workers, or they have other versions than this process.
     """
-    from distributed import Client
-
     where = {"address": name} if "://" in name else {"scheduler_file": name}
     if "scheduler_file" in where and not os.path.isfile(name):
         raise ValueError(f"no scheduler file {name}: is its scheduler running?")
-    try:
-        client = Client(**where, timeout=TIMEOUT)
-    except (OSError, TimeoutError, TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"no scheduler answers at {name}: {_why(name, error)}") from error
-    with client:
+    with _connected(name, where) as client:
         try:  # workers that are being started beside it are a moment late
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
             raise ValueError(f"the scheduler at {name} has no workers: start some first") from None
         check_workers(client, name)
         yield client
+
+
+def _connected(name: str, where: dict[str, str]) -> Client:
+    from distributed import Client
+
+    try:
+        return Client(**where, timeout=TIMEOUT)
+    except (OSError, TimeoutError, TypeError, ValueError, KeyError) as error:
+        why = _why(name, error)
+    # A half-made client closes itself when it is collected. Were that while another one starts,
+    # both would wait for the same lock of Dask's, for ever.
+    gc.collect()
+    raise ValueError(f"no scheduler answers at {name}: {why}")
 
 
 def _why(name: str, error: BaseException) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import dask
@@ -137,6 +138,7 @@ def test_workers_without_this_package_are_refused(tmp_path):
         try:
             while not cluster.scheduler_info["workers"]:
                 assert worker.poll() is None
+                time.sleep(0.05)
             with (
                 pytest.raises(ValueError, match=r"cannot run cte_dask \(.*install the same"),
                 open_cluster(cluster.scheduler_address),
