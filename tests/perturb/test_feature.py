@@ -284,3 +284,21 @@ def test_fixed_dropout_rounds_where_the_authors_code_rounds_up():
     """0.05 of 128 maps: round(6.4) = 6, not 7."""
     mask = channel_mask(128, 0.05, mode="fixed", key=philox.key(1))
     assert (mask == 0).sum() == 6
+
+
+@pytest.mark.parametrize("name", ["nuclei-fibro256", "nuclei-rpe1"])
+def test_a_trained_network_shares_its_encoder_and_is_fused(name):
+    from cte_dask.demo import bank_path
+    from cte_dask.models import load_bank
+    from cte_dask.models.loading import load_network
+
+    spec = next(m for m in load_bank(str(bank_path())) if m.name == name)
+    loaded, x = load_network(spec), tile(extent=64)
+    path = feature_path(loaded, x)
+    assert path.note == ""
+    assert not any("batch_norm" in str(n.target) for n in path.prefix.graph.nodes)
+    masks = masks_for(path, x)
+    with torch.inference_mode():
+        with hooked(loaded.forward, path.layers, lambda i, y: y * masks[i]):
+            want = loaded.forward(x)
+        torch.testing.assert_close(path.decode(path.encode(x), masks), want, rtol=1e-4, atol=1e-3)
