@@ -22,6 +22,8 @@ OPTIONS = {"anonymous": "skip_signature", "endpoint": "endpoint", "region": "reg
 CLIENT = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "300s"}
 """Seconds to connect, without a byte, and in all, of one request."""
 
+_EXTRAS = {"s": "s3", "g": "gcs", "a": "azure"}
+
 _ENDPOINTS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -99,7 +101,7 @@ def open_bucket(
     Raises
     ------
     ValueError
-        If an option or a value in the environment is wrong.
+        If an option or a value in the environment is wrong, or the extra is not installed.
     """
     scheme, _, rest = url.partition("://")
     known = {"s3a": "s3", "gcs": "gs", "azure": "az"}.get(scheme, scheme)
@@ -118,8 +120,12 @@ def _opened(
     patience: str,
     _process: int,
 ) -> ObjectStore:
-    from obstore.exceptions import BaseError
-    from obstore.store import from_url
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+    except ImportError as error:
+        extra = _EXTRAS[url.partition("://")[0][0]]
+        raise ValueError(f"{url} needs pip install 'cte-dask[{extra}]': {error}") from error
 
     from cte_dask.storage.faults import explained
 

@@ -45,9 +45,9 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
         return open_bucket(bucket), url.removeprefix(bucket).strip("/"), url
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        bucket, key, url = self._located(path)
         import obstore
 
-        bucket, key, url = self._located(path)
         with explaining(url):
             if mode == "rb":
                 return io.BytesIO(bytes(obstore.get(bucket, key).bytes()))
@@ -63,9 +63,9 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
         FileNotFoundError
             If nothing is there.
         """
+        bucket, key, url = self._located(path)
         import obstore
 
-        bucket, key, url = self._located(path)
         name = self._strip_protocol(path)
         with explaining(url):
             try:
@@ -89,9 +89,9 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """Return what is right below a path."""
+        bucket, key, url = self._located(path)
         import obstore
 
-        bucket, key, url = self._located(path)
         with explaining(url):
             found = obstore.list_with_delimiter(bucket, prefix=key or None)
         place = self._strip_protocol(path).partition("/")[0]
@@ -108,9 +108,9 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def rm_file(self, path: str) -> None:
         """Delete an object."""
+        bucket, key, url = self._located(path)
         import obstore
 
-        bucket, key, url = self._located(path)
         with explaining(url):
             obstore.delete(bucket, key)
 

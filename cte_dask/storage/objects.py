@@ -54,11 +54,12 @@ def zarr_store(
 @lru_cache(maxsize=256)
 def _look(bucket: str, options: tuple[tuple[str, Any], ...]) -> None:
     """List one object. A bucket that does not let itself be listed may still be read."""
+    store = open_bucket(bucket, dict(options), patience="first")
     import obstore
     from obstore.exceptions import BaseError
 
     try:
-        next(iter(obstore.list(open_bucket(bucket, dict(options), patience="first"), chunk_size=1)))
+        next(iter(obstore.list(store, chunk_size=1)))
     except StopIteration:
         return
     except (BaseError, OSError) as error:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
+import fsspec
 import pytest
 from obstore.exceptions import GenericError
 
 from cte_dask.storage.buckets import bucket_url, is_cloud, open_bucket
 from cte_dask.storage.faults import StorageError, explained, explaining
+from cte_dask.storage.files import register
+from cte_dask.storage.objects import zarr_store
 
 SIGNED = "https://a.blob.core.windows.net/c/x?sv=2021&sig=PRIVATESIGNATURE%3D"
 
@@ -71,3 +76,15 @@ def test_urls_of_object_stores_are_told_from_others():
 def test_a_wrong_option_is_refused():
     with pytest.raises(ValueError, match="'secret' is not one of anonymous, endpoint, region"):
         open_bucket("s3://b", {"secret": "x"})
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"), [("s3://none/x", "s3"), ("gs://none/x", "gcs"), ("abfss://none/x", "azure")]
+)
+def test_a_store_whose_extra_is_missing_says_which_to_install(monkeypatch, url, extra):
+    register()
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(ValueError, match=rf"pip install 'cte-dask\[{extra}\]'"):
+        fsspec.open(url).open()
+    with pytest.raises(ValueError, match=rf"pip install 'cte-dask\[{extra}\]'"):
+        zarr_store(url)
