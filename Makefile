@@ -12,7 +12,7 @@ SERVICES := slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins chromium
 APT := apt-get install -y -qq --no-install-recommends
 AZURITE := .services/node_modules/.bin/azurite-blob
 
-.PHONY: demo test lint types unit services clean
+.PHONY: demo test lint types docs unit services clean
 
 $(BASE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -36,10 +36,13 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
 unit: $(STAMP)
 	$(BIN)/python -m pytest
 
-test: lint types unit
+test: lint types docs unit
 
 # SeaweedFS and fake-gcs-server come with the extra `test`.
 services: $(AZURITE)

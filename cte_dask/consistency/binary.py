@@ -46,7 +46,7 @@ class BinaryAgreement(NamedTuple):
     Attributes
     ----------
     n_union
-        Voxels in the foreground of either map, |U|.
+        Voxels in the foreground of either map, ``|U|``.
     n_disagree
         Voxels in the foreground of exactly one map.
     sum_ei
@@ -79,7 +79,7 @@ class BinaryAgreement(NamedTuple):
 
 
 def nhd(n_union: npt.ArrayLike, n_disagree: npt.ArrayLike) -> Array:
-    """Return 1 - |A xor B| / |A or B| (arXiv 2503.00450, eq. 5), elementwise.
+    """Return ``1 - |A xor B| / |A or B|`` (arXiv 2503.00450, eq. 5), elementwise.
 
     Parameters
     ----------

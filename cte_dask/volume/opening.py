@@ -45,7 +45,7 @@ def open_volume(
         dask or xarray array.
     level
         Pyramid level; ``"auto"`` is the one whose voxels are nearest to ``training_voxel_size``
-        (mean |log ratio| in the plane, then z), level 0 without it.
+        (mean absolute log ratio in the plane, then z), level 0 without it.
     axes
         One letter of ``tczyx`` per axis, in stored order; needed where neither the metadata nor
         the number of axes (2: yx, 3: zyx) tells.
