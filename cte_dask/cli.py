@@ -23,7 +23,11 @@ from cte_dask.options import (
     Channel,
     Cluster,
     Combine,
+    Delta,
     Device,
+    Epsilon,
+    Exhaustive,
+    FullOrder,
     JsonOption,
     Level,
     Mask,
@@ -39,6 +43,8 @@ from cte_dask.options import (
     Threads,
     TileOption,
     Time,
+    Top,
+    Until,
     Workers,
     settings,
     target_options,
@@ -76,6 +82,12 @@ def rank(
     repeats: Repeats = 1,
     border: Border = 0,
     combine: Combine = False,
+    until: Until = None,
+    top: Top = None,
+    full_order: FullOrder = False,
+    delta: Delta = None,
+    epsilon: Epsilon = None,
+    exhaustive: Exhaustive = False,
     cluster: Cluster = "local",
     workers: Workers = None,
     threads: Threads = 1,
@@ -92,6 +104,7 @@ def rank(
     """Rank the models of a bank on an unlabelled target."""
     with clear_errors():
         from cte_dask.pipeline import rank_target
+        from cte_dask.racing.goal import Asked
         from cte_dask.report.terminal import print_outcome
         from cte_dask.sharding import Shard
 
@@ -114,6 +127,7 @@ def rank(
             shard=None if shard is None else Shard.parse(shard),
             resume=resume,
             overwrite=overwrite,
+            asked=Asked(until, exhaustive, top, full_order, delta, epsilon),
             console=console,
             tell=teller(console),
             **settings(

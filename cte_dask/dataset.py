@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cte_dask.models.bank import ModelBank
     from cte_dask.volume import Volume
 
-__all__ = ["read_scores", "score", "tile_scores", "told_attributes"]
+__all__ = ["mean_of_draws", "read_scores", "score", "tile_scores", "told_attributes"]
 
 DIMS = ("model", "perturbation", "tile")
 COUNTED = ("n_union", "n_reference", "n_voxels", "status")
@@ -90,7 +90,9 @@ def read_scores(scores: Scores) -> xr.Dataset:
         none = np.empty((overlap_rows(len(layout.models)), 0))
         rows = (scores.overlaps(i) for i in indices)
         overlaps = np.concatenate([none, *(r for r in rows if r is not None)], axis=-1)
-    return tile_scores(layout, np.concatenate(values, axis=-1), indices, overlaps=overlaps)
+    dataset = tile_scores(layout, np.concatenate(values, axis=-1), indices, overlaps=overlaps)
+    dataset.attrs |= {"first": list(scores.first)} if scores.first else {}
+    return dataset
 
 
 def tile_scores(
@@ -165,7 +167,7 @@ def _derived(values: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]
     table = {name: draws[:, :, :, i] for i, name in enumerate(COLUMNS)}
     scored = table["status"] == STATUS["scored"]
     consistencies = [
-        _mean(np.where(scored, metric(name)(table), np.nan))
+        mean_of_draws(np.where(scored, metric(name)(table), np.nan))
         for name in layout.metrics
         if name not in BANK_METRICS
     ]
@@ -175,7 +177,7 @@ def _derived(values: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]
     return np.stack([*consistencies, *counted], axis=2)
 
 
-def _mean(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean_of_draws(draws: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the repeats (axis 2), NaN left out, NaN where all are."""
     valid = ~np.isnan(draws)
     count = valid.sum(axis=2)

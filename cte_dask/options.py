@@ -74,6 +74,26 @@ Anonymous = Annotated[
 ShardOption = Annotated[
     str | None, typer.Option("--shard", help="Part of the blocks, i/n; all parts share OUT.")
 ]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        help="When to stop: decided, a number of blocks, or a time such as 90s, 10m, 2h. Above "
+        "256 blocks decided is the default."
+    ),
+]
+Top = Annotated[int | None, typer.Option(help="How many of the best models to find; default 1.")]
+FullOrder = Annotated[
+    bool, typer.Option("--full-order", help="Find the order of all models, not the best alone.")
+]
+Delta = Annotated[
+    float | None, typer.Option(help="Probability of a wrong decision, at most; default 0.05.")
+]
+Epsilon = Annotated[
+    float | None, typer.Option(help="Difference of CTE that does not matter; default 0.005.")
+]
+Exhaustive = Annotated[
+    bool, typer.Option("--exhaustive", help="Score every block, however large the target.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 

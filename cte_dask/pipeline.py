@@ -5,22 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import fsspec
+import numpy as np
 from rich.console import Console
 
+from cte_dask.anytime import Anytime, goal_for
 from cte_dask.cluster import has_gpus, open_cluster, planned_workers
-from cte_dask.dataset import read_scores, told_attributes
+from cte_dask.conclusion import EXIT, Outcome, all_tried, concluded
 from cte_dask.experiment import Experiment
 from cte_dask.models import ModelBank, load_bank
 from cte_dask.models.described import described_bank
 from cte_dask.planning import plan
-from cte_dask.ranking import Ranking, rank
-from cte_dask.report.files import ranking_dict, write_experiment, write_ranking, write_tiles
+from cte_dask.racing.goal import Asked
+from cte_dask.report.files import write_experiment
 from cte_dask.report.progress import RunProgress
 from cte_dask.report.provenance import add_session
 from cte_dask.resolution import resolve
@@ -29,14 +32,12 @@ from cte_dask.scores import DONE, Scores, create, layout_of, open_scores
 from cte_dask.sharding import Shard
 from cte_dask.storage import is_cloud
 from cte_dask.volume import Volume, open_volume
-
-if TYPE_CHECKING:
-    pass
+from cte_dask.work import Listed, missing_jobs
 
 __all__ = ["EXIT", "Outcome", "TargetOptions", "open_target", "rank_target"]
 
-EXIT = {"complete": 0, "bad input": 2, "incomplete": 3, "interrupted": 130}
 SPARE_BYTES = 2**20
+ASKED = Asked()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +52,6 @@ class TargetOptions:
     roi: str | None = None
     mask: str | None = None
     anonymous: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run came to.
-
-    Parameters
-    ----------
-    experiment, ranking
-        The run and its ranking.
-    result
-        Content of ``ranking.json``.
-    exit_code
-        0 complete, 3 incomplete, 130 interrupted.
-    """
-
-    experiment: Experiment
-    ranking: Ranking
-    result: dict[str, Any]
-    exit_code: int
 
 
 def open_target(options: TargetOptions, bank: ModelBank) -> Volume:
@@ -115,6 +96,7 @@ def rank_target(
     resume: bool = False,
     overwrite: bool = False,
     shard: Shard | None = None,
+    asked: Asked = ASKED,
     console: Console | None = None,
     tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
@@ -135,6 +117,9 @@ def rank_target(
         Whether to go on with results that exist, or to drop them.
     shard
         The part of the blocks to score; the shard that finds all done ranks them.
+    asked
+        What is to be found out; by default the best model, without scoring every block of a large
+        target.
     console
         Where progress is shown; None shows none.
     tell
@@ -151,7 +136,8 @@ def rank_target(
     ValueError, OSError
         For any bad value, naming it and the remedy.
     """
-    url, began = f"{out}/scores.zarr", datetime.now(UTC)
+    url, began, clock = f"{out}/scores.zarr", datetime.now(UTC), time.monotonic()
+    asked.goal(1)
     if shard is not None and overwrite:
         raise ValueError("--shard and --overwrite exclude each other: shards share what OUT holds")
     resume = resume or shard is not None
@@ -168,18 +154,20 @@ def rank_target(
     _check_space(out, experiment)
     scores = create(url, layout_of(experiment), resume=resume, overwrite=overwrite)
     write_experiment(out, experiment)
-    todo = scores.missing()
-    missing = len(todo if shard is None else shard.part(todo))
-    progress = RunProgress(experiment, missing, console or Console(quiet=True))
+    goal = goal_for(experiment, asked, shard=shard is not None)
+    before = _scored(scores)
+    todo = missing_jobs(scores, shard)
+    race = None if goal is None else Anytime(experiment, scores, goal, began=clock)
+    progress = RunProgress(experiment, len(todo), console or Console(quiet=True), race)
     tell("starting")
-    interrupted = False
+    interrupted, work = False, Listed(todo) if race is None else race
     try:
         with open_cluster(cluster, workers=workers, threads=threads) as client, progress.shown():
-            run(experiment, url, scores, client=client, shard=shard, progress=progress)
+            run(experiment, url, scores, client=client, work=work, progress=progress)
     except KeyboardInterrupt:
         interrupted = True
-    outcome = _concluded(out, experiment, scores, interrupted=interrupted, shard=shard)
-    if shard and not _all_tried(scores):
+    outcome = concluded(out, experiment, scores, race, interrupted=interrupted, shard=shard)
+    if shard and not all_tried(scores):
         return outcome  # the files are for the shard that sees the whole
     session = {
         "bank": bank_path if "://" in bank_path else os.path.abspath(bank_path),
@@ -188,31 +176,15 @@ def rank_target(
         "threads": threads,
         "started": began.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - began).total_seconds(), 3),
-        "blocks": missing - len(scores.missing() if shard is None else []),
+        "blocks": len(todo) if shard else _scored(scores) - before,
         "state": next(name for name, code in EXIT.items() if code == outcome.exit_code),
     }
     add_session(out, session, anew=overwrite)
     return outcome
 
 
-def _concluded(
-    out: str, experiment: Experiment, scores: Scores, *, interrupted: bool, shard: Shard | None
-) -> Outcome:
-    dataset = read_scores(scores)
-    dataset.attrs |= told_attributes(experiment)
-    ranking = rank(dataset)
-    result = ranking_dict(experiment, ranking, scores)
-    whole = shard is None or _all_tried(scores)
-    done = result["complete"] if whole or shard is None else not shard.part(scores.missing())
-    state = "interrupted" if interrupted else "complete" if done else "incomplete"
-    if whole:
-        write_tiles(out, scores)
-        write_ranking(out, result)
-    return Outcome(experiment, ranking, result, EXIT[state])
-
-
-def _all_tried(scores: Scores) -> bool:
-    return bool((scores.done() != DONE["missing"]).all())
+def _scored(scores: Scores) -> int:
+    return int(np.isin(scores.done(), [DONE["complete"], DONE["partial"]]).sum())
 
 
 def _check_device(cluster: str, device: str) -> None:

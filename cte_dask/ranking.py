@@ -15,6 +15,7 @@ from cte_dask.combination import Combined, combine_scores
 from cte_dask.consistency import BANK_METRICS, applies
 from cte_dask.evidence import evidence
 from cte_dask.flags import EVERYTHING, FAILED, NOTHING, flag
+from cte_dask.placing import placed
 from cte_dask.tile_scoring import STATUS
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "cells",
     "median_interval",
     "rank",
+    "with_intervals",
 ]
 
 
@@ -155,7 +157,9 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, combine: bool | None =
     Returns
     -------
     Ranking
-        Degenerate models (see `ModelRank`) below all others.
+        Degenerate models (see `ModelRank`) below all others. Models that were not scored on the
+        same tiles are compared on those that they share; models listed in the attribute ``first``
+        come first, in that order.
     """
     data = dataset.compute()
     seed = int(data.attrs.get("seed", 0)) if seed is None else seed
@@ -165,8 +169,8 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, combine: bool | None =
     ranked = [_model(data.sel(model=name), primary, cell, seed) for name in data.model.to_numpy()]
     if alike is not None:
         ranked = [replace(m, note=_noted(m.note, alike.told(m.name))) for m in ranked]
-    ranked.sort(key=lambda m: (m.degenerate, -_or(m.scores[primary].cte, -math.inf)))
-    placed = [_placed(m, ranked, primary) for m in ranked]
+    ranked = [replace(m, note=_noted(m.note, _partly(m.name, data))) for m in ranked]
+    ranked = _ordered(ranked, data, primary)
     excluded = dict(data.attrs.get("excluded", {}))
     out = [ModelRank(name, None, excluded=why) for name, why in excluded.items()]
     combined = None
@@ -178,19 +182,52 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, combine: bool | None =
         combined = combine_scores(
             names, values, degenerate=flagged, cell=cell, supported=supported, seed=seed
         )
-    return Ranking(primary, (*placed, *out), alike, combined)
+    return Ranking(primary, (*ranked, *out), alike, combined)
+
+
+def with_intervals(ranking: Ranking, intervals: Mapping[str, tuple[float, float]]) -> Ranking:
+    """Return a ranking with other intervals of the score that ranks, by name of the model."""
+
+    def changed(model: ModelRank) -> ModelRank:
+        if model.name not in intervals or ranking.primary not in model.scores:
+            return model
+        low, high = intervals[model.name]
+        score = replace(model.scores[ranking.primary], low=low, high=high)
+        return replace(model, scores={**model.scores, ranking.primary: score})
+
+    return replace(ranking, models=tuple(changed(m) for m in ranking.models))
 
 
 def _noted(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-def _placed(model: ModelRank, ranked: list[ModelRank], primary: str) -> ModelRank:
-    def place(m: ModelRank) -> tuple[bool, float]:
-        return m.degenerate, _or(m.scores[primary].cte, -1.0)
+def _ordered(ranked: list[ModelRank], data: xr.Dataset, primary: str) -> list[ModelRank]:
+    """Return the models in order and with their ranks; equal scores of equal tiles share one."""
+    name, _, perturbation = primary.partition("@")
+    part = data.sel(perturbation=perturbation)
+    asked = part.status.to_numpy() != STATUS["absent"]
+    order = [ranked[m] for m in placed(part[name].to_numpy(), asked)]
+    first = list(data.attrs.get("first", ()))
+    order.sort(key=lambda m: first.index(m.name) if m.name in first else len(first))
+    order.sort(key=lambda m: m.degenerate)
+    number = dict(zip(data.model.to_numpy(), asked.sum(axis=1), strict=True))
 
-    first = next(i for i, other in enumerate(ranked) if place(other) == place(model))
-    return replace(model, rank=first + 1)
+    def place(m: ModelRank) -> tuple[bool, float, int]:
+        return m.degenerate, _or(m.scores[primary].cte, -1.0), int(number[m.name])
+
+    places = [place(m) for m in order]
+    return [replace(m, rank=places.index(place(m)) + 1) for m in order]
+
+
+def _partly(name: str, data: xr.Dataset) -> str:
+    """Tell of a model that was not scored on every block that others were."""
+    asked = (data.sel(model=name).status != STATUS["absent"]).any("perturbation").to_numpy()
+    if asked.all():
+        return ""
+    blocks = data.block.to_numpy()
+    seen, whole = len(np.unique(blocks[asked])), len(np.unique(blocks))
+    return f"beaten: scored on {seen} of {whole} blocks, its CTE is of those"
 
 
 def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -> ModelRank:

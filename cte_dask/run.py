@@ -1,15 +1,16 @@
 """Running an experiment: the one place that talks to a scheduler.
 
 `blocks_array` is the work as a Dask collection that carries coordinates, not voxels: one task a
-block, which reads its own part of the target. The runner asks for it a window of blocks at a time,
+block, which reads its own part of the target. The runner asks for it a window of jobs at a time,
 so that a scheduler never holds more than a few thousand tasks, and results are released as they
-arrive. `run_serially` is the specification; every other way is tested against it.
+arrive. `run_serially` is the specification; every other way is tested against it. Which blocks are
+wanted, and when that is enough, is not decided here: see `cte_dask.work`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +18,14 @@ import numpy as np
 from cte_dask.bank_overlaps import overlap_rows
 from cte_dask.reason import reason
 from cte_dask.scores import Scores, open_scores, write_block
-from cte_dask.scoring import COLUMNS, STATUS, BlockScores, failed_block, score_block
+from cte_dask.scoring import COLUMNS, STATUS, BlockScores, score_block
+from cte_dask.work import Job, Listed, Work, failed_job, missing_jobs, score_job
 
 if TYPE_CHECKING:
     import dask.array
     from distributed import Client
 
     from cte_dask.experiment import Experiment
-    from cte_dask.sharding import Shard
 
 __all__ = ["blocks_array", "overlaps_array", "run", "run_serially", "run_with_dask"]
 
@@ -33,7 +34,11 @@ RETRIES = 2
 
 
 def blocks_array(
-    experiment: Experiment, indices: Sequence[int], *, url: str | None = None
+    experiment: Experiment,
+    indices: Sequence[int],
+    *,
+    models: Sequence[tuple[int, ...] | None] | None = None,
+    url: str | None = None,
 ) -> dask.array.Array:
     """Return the scores of some blocks as a lazy array, one task a block.
 
@@ -43,6 +48,8 @@ def blocks_array(
         The run.
     indices
         Numbers of the blocks.
+    models
+        Which models to score each block for, None for all of them; by default all everywhere.
     url
         Score store that each task writes its block to; None writes nothing.
 
@@ -55,17 +62,17 @@ def blocks_array(
     from dask.base import tokenize
     from dask.delayed import delayed
 
-    blocks = experiment.blocks
-    models = len(experiment.candidates)
+    parts = [None] * len(indices) if models is None else models
+    jobs = tuple(Job(int(i), part) for i, part in zip(indices, parts, strict=True))
     draws = len(experiment.perturbations) * experiment.repeats
-    tiles = tuple(blocks.tile_count(i) for i in indices)
-    token = tokenize(experiment, tuple(indices), url)
+    tiles = tuple(experiment.blocks.tile_count(job.block) for job in jobs)
+    token = tokenize(experiment, jobs, url)
     array: dask.array.Array = da.map_blocks(
         _scored_chunk,
         delayed(experiment, name=f"experiment-{token}", traverse=False),
-        tuple(int(i) for i in indices),
+        jobs,
         url,
-        chunks=((models,), (draws,), (len(COLUMNS),), tiles),
+        chunks=((len(experiment.candidates),), (draws,), (len(COLUMNS),), tiles),
         dtype=np.float64,
         meta=np.empty((0, 0, 0, 0)),
         name=f"score-block-{token}",
@@ -80,8 +87,10 @@ def overlaps_array(
 
     Parameters
     ----------
-    experiment, indices
-        As of `blocks_array`; a metric of the whole bank must be among the experiment's.
+    experiment
+        The run; a metric of the whole bank must be among its own.
+    indices
+        Numbers of the blocks.
 
     Returns
     -------
@@ -111,11 +120,11 @@ def overlaps_array(
 
 def _scored_chunk(
     experiment: Experiment,
-    indices: tuple[int, ...],
+    jobs: tuple[Job, ...],
     url: str | None,
     block_id: tuple[int, ...] = (),
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    scores = score_block(experiment, indices[block_id[-1]])
+    scores = score_job(experiment, jobs[block_id[-1]])
     if url is not None:
         write_block(url, scores, tuple(c.name for c in experiment.candidates))
     return scores.values
@@ -127,10 +136,10 @@ def run(
     scores: Scores,
     *,
     client: Client | None = None,
-    shard: Shard | None = None,
+    work: Work | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
-    """Score every block that the store lacks, and write it there.
+    """Score what is wanted, and write it to the store.
 
     Parameters
     ----------
@@ -142,51 +151,70 @@ def run(
         The store, opened.
     client
         A Dask client; None runs in this process.
-    shard
-        The part of the blocks that is ours; None for all.
+    work
+        What is wanted; by default every block that the store lacks.
     progress
         Called in this process with each finished block.
     """
-    todo = [int(i) for i in scores.missing()]
-    todo = todo if shard is None else shard.part(todo)
+    work = Listed(missing_jobs(scores)) if work is None else work
     if client is None:
-        run_serially(experiment, url, todo, progress)
+        _run_here(experiment, url, work, progress)
     else:
-        run_with_dask(experiment, url, todo, progress, client)
+        run_with_dask(experiment, url, work, progress, client)
 
 
 def run_serially(experiment: Experiment, url: str, todo: Sequence[int], progress: Progress) -> None:
     """Score blocks one after another in this process: what every other way must equal."""
+    _run_here(experiment, url, Listed(map(Job, todo)), progress)
+
+
+def _run_here(experiment: Experiment, url: str, work: Work, progress: Progress) -> None:
     names = tuple(c.name for c in experiment.candidates)
-    for index in todo:
-        scores = score_block(experiment, index)
-        write_block(url, scores, names)
-        progress(scores)
+    while not work.finished and (jobs := work.jobs(1)):
+        for job in jobs:
+            scores = score_job(experiment, job)
+            write_block(url, scores, names)
+            work.take(scores)
+            progress(scores)
 
 
 def run_with_dask(
-    experiment: Experiment, url: str, todo: Sequence[int], progress: Progress, client: Client
+    experiment: Experiment, url: str, work: Work, progress: Progress, client: Client
 ) -> None:
     """Score blocks on a cluster, a window at a time; each task writes what it made."""
-    from distributed import as_completed
-
-    waiting = iter(todo)
-    running = as_completed(loop=client.loop)
-    index_of: dict[Any, int] = {}
+    flying: dict[Any, tuple[Any, Job]] = {}
+    running = _finishing([], client, work.deadline)
 
     def submit() -> None:
-        indices = list(islice(waiting, max(0, _window(client) - len(index_of))))
-        if indices:
-            futures = _submitted(blocks_array(experiment, indices, url=url), client)
-            index_of.update((f.key, i) for f, i in zip(futures, indices, strict=True))
+        jobs = work.jobs(max(0, _window(client) - len(flying)))
+        if jobs:
+            indices, models = [j.block for j in jobs], [j.models for j in jobs]
+            blocks = blocks_array(experiment, indices, models=models, url=url)
+            futures = _submitted(blocks, client)
+            flying.update((f.key, (f, j)) for f, j in zip(futures, jobs, strict=True))
             running.update(futures)
 
     submit()
-    for batch in running.batches():
+    while flying and not work.finished:
+        try:
+            batch = running.next_batch()
+        except TimeoutError:  # time is up, but there is nothing to tell yet
+            batch, running = [], _finishing([f for f, _ in flying.values()], client, None)
         for future in batch:
-            progress(_result(future, experiment, index_of.pop(future.key), url))
+            scores = _result(future, experiment, flying.pop(future.key)[1], url)
             future.release()
+            work.take(scores)
+            progress(scores)
         submit()
+    client.cancel([future for future, _ in flying.values()])
+
+
+def _finishing(futures: Sequence[Any], client: Client, deadline: float | None) -> Any:
+    """Return what gives futures as they finish, and raises TimeoutError from a deadline on."""
+    from distributed import as_completed
+
+    timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+    return as_completed(futures, loop=client.loop, timeout=timeout)
 
 
 def _submitted(blocks: dask.array.Array, client: Client) -> list[Any]:
@@ -201,15 +229,15 @@ def _window(client: Client) -> int:
     return max(4, 3 * sum(threads.values()))
 
 
-def _result(future: Any, experiment: Experiment, index: int, url: str) -> BlockScores:
+def _result(future: Any, experiment: Experiment, job: Job, url: str) -> BlockScores:
     """Return a finished block; a block whose task died is written as failed, with the cause."""
+    index = job.block
     if future.status == "finished":
         values = future.result()
         failed = bool((values[:, :, -1] == STATUS["failed"]).any())
         failures = open_scores(url).failures(index) if failed else {}
         return BlockScores(index, values, failures)
     error = future.exception()
-    names = tuple(c.name for c in experiment.candidates)
-    scores = failed_block(experiment, index, dict.fromkeys(names, reason(error)))
-    write_block(url, scores, names)
+    scores = failed_job(experiment, job, reason(error))
+    write_block(url, scores, tuple(c.name for c in experiment.candidates))
     return scores

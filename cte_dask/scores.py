@@ -2,10 +2,14 @@
 
 One chunk holds the numbers of one block, written by the task that made it; a second, tiny one marks
 the block done, and is written after it. Resuming a run is planning the blocks without a mark.
+
+An anytime run scores some blocks for a part of the models only: the others are ``absent`` there.
+What its ranking counts is a part of the store; see `cte_dask.counted`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +17,7 @@ import numpy as np
 
 from cte_dask.bank_overlaps import overlap_rows
 from cte_dask.layout import Layout, layout_of
-from cte_dask.scoring import COLUMNS, BlockScores
+from cte_dask.scoring import COLUMNS, STATUS, BlockScores
 
 if TYPE_CHECKING:
     import zarr
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DONE", "Layout", "Scores", "create", "layout_of", "open_scores", "write_block"]
 
-DONE = {"missing": 0, "complete": 1, "failures": 2}
+DONE = {"missing": 0, "complete": 1, "failures": 2, "partial": 3}
+"""Marks of a block; ``partial``: without failures, but not of every model."""
 CAUSE_BYTES = 400
 
 
@@ -160,6 +165,8 @@ def open_scores(url: str) -> Scores:
 def write_block(url: str, scores: BlockScores, models: tuple[str, ...]) -> None:
     """Write one block: first its numbers, then its mark.
 
+    Models that are absent from it keep the numbers that the store may hold of them.
+
     Parameters
     ----------
     url
@@ -172,17 +179,39 @@ def write_block(url: str, scores: BlockScores, models: tuple[str, ...]) -> None:
     import zarr
 
     group = zarr.open_group(_store(url), mode="r+")
-    index, values = scores.index, scores.values
+    index, values, causes = scores.index, scores.values, _causes(scores.failures, models)
+    absent = _absent(values)
+    if absent.any():
+        stored = _array(group, "done")[index] != DONE["missing"]
+        if stored:
+            kept = np.asarray(_array(group, "values")[index])[..., : values.shape[-1]]
+            values = np.where(absent[:, None, None, None], kept, values)
+            causes = np.where(absent[:, None], np.asarray(_array(group, "causes")[index]), causes)
     _array(group, "values")[index, ..., : values.shape[-1]] = values
     if scores.overlaps is not None:
         _array(group, "overlaps")[index, :, : values.shape[-1]] = scores.overlaps
-    if scores.failures:
-        causes = np.zeros((len(models), CAUSE_BYTES), np.uint8)
-        for row, name in enumerate(models):
-            text = scores.failures.get(name, "").encode()[:CAUSE_BYTES]
-            causes[row, : len(text)] = np.frombuffer(text, np.uint8)
+    failed = bool(causes.any())
+    if failed or absent.any():
         _array(group, "causes")[index] = causes
-    _array(group, "done")[index] = DONE["failures" if scores.failures else "complete"]
+    partial = bool(_absent(values).any())
+    mark = "failures" if failed else "partial" if partial else "complete"
+    _array(group, "done")[index] = DONE[mark]
+
+
+def _causes(failures: Mapping[str, str], models: tuple[str, ...]) -> NDArray[np.uint8]:
+    """Return causes as the ledger holds them, (model, byte)."""
+    causes = np.zeros((len(models), CAUSE_BYTES), np.uint8)
+    for row, name in enumerate(models):
+        text = failures.get(name, "").encode()[:CAUSE_BYTES]
+        causes[row, : len(text)] = np.frombuffer(text, np.uint8)
+    return causes
+
+
+def _absent(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which models were not asked for on a block, (model,)."""
+    status = values[:, :, -1]
+    absent: NDArray[np.bool_] = (np.isnan(status) | (status == STATUS["absent"])).all(axis=(1, 2))
+    return absent
 
 
 def _array(group: zarr.Group, name: str) -> Any:
@@ -199,24 +228,45 @@ class Scores:
         The zarr group.
     layout
         What it holds.
+    only
+        Number of each block that is shown, and which models of it, bool (model,); None for all.
+    first
+        Models that are proven to be the best, best first.
     """
 
     group: zarr.Group
     layout: Layout
+    only: Mapping[int, NDArray[np.bool_]] | None = None
+    first: tuple[str, ...] = ()
 
     def done(self) -> NDArray[np.uint8]:
-        """Return each block's mark (`DONE`), uint8 (block,)."""
+        """Return each block's mark (`DONE`), uint8 (block,); of what is shown alone."""
         marks: NDArray[np.uint8] = np.asarray(_array(self.group, "done")[:])
-        return marks
+        if self.only is None:
+            return marks
+        shown = np.zeros_like(marks)
+        for index in (i for i in self.only if marks[i] != DONE["missing"]):
+            failed = marks[index] == DONE["failures"] and self.failures(index)
+            shown[index] = DONE["failures" if failed else "complete"]
+        return shown
 
     def missing(self) -> NDArray[np.int64]:
         """Return the numbers of the blocks still to be done; failed ones are among them."""
         return np.flatnonzero(self.done() != DONE["complete"])
 
+    def lacking(self, index: int) -> tuple[int, ...]:
+        """Return the numbers of the models that a done block was not, or in vain, scored for."""
+        status = self.block(index)[:, :, -1]
+        lacking = np.isnan(status) | np.isin(status, [STATUS["absent"], STATUS["failed"]])
+        return tuple(np.flatnonzero(lacking.any(axis=(1, 2))).tolist())
+
     def block(self, index: int) -> NDArray[np.float64]:
         """Return the numbers of one block, (model, draw, column, tile)."""
         count = self.layout.blocks.tile_count(index)
         values: NDArray[np.float64] = np.asarray(_array(self.group, "values")[index])[..., :count]
+        if self.only is not None:
+            hidden = ~self.only[index]
+            values[hidden], values[hidden, :, -1] = np.nan, STATUS["absent"]
         return values
 
     def overlaps(self, index: int) -> NDArray[np.float64] | None:
@@ -234,4 +284,6 @@ class Scores:
         """Return the cause of failure of each model that failed on a block."""
         rows = np.asarray(_array(self.group, "causes")[index])
         texts = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
-        return {n: t for n, t in zip(self.layout.models, texts, strict=True) if t}
+        shown = [True] * len(texts) if self.only is None else self.only[index]
+        named = zip(self.layout.models, texts, shown, strict=True)
+        return {name: text for name, text, wanted in named if text and wanted}

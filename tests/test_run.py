@@ -199,6 +199,7 @@ def test_ctrl_c_leaves_a_valid_ranking_of_what_was_done(target, bank_path, tmp_p
 def test_a_task_that_dies_is_a_failed_block_with_its_cause(experiment, tmp_path):
     from cte_dask.run import _result
     from cte_dask.scores import DONE
+    from cte_dask.work import Job
 
     class Dead:
         status = "error"
@@ -208,7 +209,7 @@ def test_a_task_that_dies_is_a_failed_block_with_its_cause(experiment, tmp_path)
 
     url = str(tmp_path / "scores.zarr")
     scores = create(url, layout_of(experiment))
-    result = _result(Dead(), experiment, 3, url)
+    result = _result(Dead(), experiment, Job(3), url)
     assert set(result.failures.values()) == {"RuntimeError: the worker died"}
     assert scores.done()[3] == DONE["failures"]
     assert scores.failures(3)["model-0"] == "RuntimeError: the worker died"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from cte_dask.racing.race import DELTA, EPSILON
 
-__all__ = ["ANYTIME_ABOVE", "Goal", "goal_of"]
+__all__ = ["ANYTIME_ABOVE", "Asked", "Goal", "goal_of"]
 
 ANYTIME_ABOVE = 256
 """Blocks of a target above which a run is anytime unless it is told otherwise."""
@@ -54,6 +54,27 @@ class Goal:
             raise ValueError(f"--until {self.blocks}: at least one block must be read")
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options of ``cte rank`` that say what is to be found out; see `goal_of`."""
+
+    until: str | None = None
+    exhaustive: bool = False
+    top: int | None = None
+    full_order: bool = False
+    delta: float | None = None
+    epsilon: float | None = None
+
+    @property
+    def anytime(self) -> bool:
+        """Whether an anytime run was asked for."""
+        return self.until is not None or self.top is not None or self.full_order
+
+    def goal(self, blocks: int) -> Goal | None:
+        """Return what is to be found out on a target of so many blocks; see `goal_of`."""
+        return goal_of(blocks, **asdict(self))
+
+
 def goal_of(
     blocks: int,
     *,
@@ -61,8 +82,8 @@ def goal_of(
     exhaustive: bool = False,
     top: int | None = None,
     full_order: bool = False,
-    delta: float = DELTA,
-    epsilon: float = EPSILON,
+    delta: float | None = None,
+    epsilon: float | None = None,
 ) -> Goal | None:
     """Return what a run is to find out; None if it is to score every block.
 
@@ -78,7 +99,7 @@ def goal_of(
     top, full_order
         How many of the best models to find, or the order of all; by default the best one.
     delta, epsilon
-        See `Goal`.
+        See `Goal`; None for its own.
 
     Raises
     ------
@@ -92,7 +113,8 @@ def goal_of(
         raise ValueError("--top and --full-order exclude each other")
     number, seconds = _parsed(until)
     answer = None if full_order else 1 if top is None else top
-    goal = Goal(answer, delta, epsilon, number, seconds)
+    error, margin = DELTA if delta is None else delta, EPSILON if epsilon is None else epsilon
+    goal = Goal(answer, error, margin, number, seconds)
     return goal if asked or (blocks > ANYTIME_ABOVE and not exhaustive) else None
 
 

@@ -42,7 +42,12 @@ class Round:
 
 
 def rounds(
-    counts: tuple[int, int, int], *, seed: int, first: int = FIRST_ROUND, size: int = ROUND
+    counts: tuple[int, int, int],
+    *,
+    seed: int,
+    first: int = FIRST_ROUND,
+    size: int = ROUND,
+    most: int | None = None,
 ) -> Iterator[Round]:
     """Yield all blocks of a grid in a seeded, spatially stratified random order.
 
@@ -54,11 +59,13 @@ def rounds(
         Of the draws.
     first, size
         Blocks in the first round and in every other one; the last may be smaller.
+    most
+        Stop after so many blocks; None for all of them.
 
     Yields
     ------
     Round
-        Each block is in one round.
+        Each block is in one round at most.
 
     Raises
     ------
@@ -69,13 +76,15 @@ def rounds(
         raise ValueError(f"a round needs at least one block, not {min(first, size)}")
     rng = np.random.default_rng(seed)
     row, wanted = _along_the_curve(counts), first
-    while len(row):
-        edges = np.linspace(0, len(row), min(wanted, len(row)) + 1).astype(np.int64)
+    left = len(row) if most is None else min(most, len(row))
+    while left:
+        wanted = min(wanted, left)
+        edges = np.linspace(0, len(row), wanted + 1).astype(np.int64)
         lengths = np.diff(edges)
         places = edges[:-1] + rng.integers(lengths)
         weights = lengths * len(lengths) / len(row)
         yield Round(tuple(row[places].tolist()), tuple(weights.tolist()), len(row))
-        row, wanted = np.delete(row, places), size
+        row, wanted, left = np.delete(row, places), size, left - wanted
 
 
 def _along_the_curve(counts: tuple[int, int, int]) -> NDArray[np.int64]:

@@ -152,6 +152,10 @@ class Race:
         """Whether it is proven that one model's median is larger than another's."""
         return bool(self._won[BEATS, above, below])
 
+    def within(self, above: int, below: int) -> bool:
+        """Whether it is proven that one model's median exceeds another's less epsilon."""
+        return bool(self._won[:, above, below].any())
+
     def _check_settings(self) -> None:
         if self.models < 1 or self.whole < 1:
             raise ValueError(f"nothing to race: {self.models} models, {self.whole} tiles a block")

@@ -16,6 +16,7 @@ import yaml
 from cte_dask.bank_dataset import similarity_in
 from cte_dask.consistency import BANK_METRICS, METRICS
 from cte_dask.dataset import read_scores, tile_scores
+from cte_dask.report.verdict import verdict
 from cte_dask.scores import DONE, Scores
 from cte_dask.scoring import STATUS
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from cte_dask.experiment import Experiment
+    from cte_dask.racing.decision import Decision
     from cte_dask.ranking import Ranking
 
 __all__ = ["ranking_dict", "write_experiment", "write_ranking", "write_tiles"]
@@ -37,12 +39,19 @@ def write_experiment(out: str, experiment: Experiment) -> None:
         yaml.safe_dump(experiment.to_dict(), file, sort_keys=False, allow_unicode=True)
 
 
-def ranking_dict(experiment: Experiment, ranking: Ranking, scores: Scores) -> dict[str, Any]:
-    """Return the content of ``ranking.json``."""
+def ranking_dict(
+    experiment: Experiment, ranking: Ranking, scores: Scores, decision: Decision | None = None
+) -> dict[str, Any]:
+    """Return the content of ``ranking.json``; `decision` is what an anytime run came to."""
     from cte_dask.experiment import versions
 
     done = scores.done()
-    complete = bool((done == DONE["complete"]).all()) and not experiment.excluded
+    if decision is None:
+        reached = bool((done == DONE["complete"]).all())
+    else:
+        reached = decision.stopped != "interrupted" and not (done == DONE["failures"]).any()
+    complete = bool(reached) and not experiment.excluded
+    told = {} if decision is None else {**decision.to_dict(), "verdict": verdict(decision)}
     return {
         "schema": RANKING_SCHEMA,
         "primary": ranking.primary,
@@ -51,7 +60,9 @@ def ranking_dict(experiment: Experiment, ranking: Ranking, scores: Scores) -> di
             "total": len(done),
             "done": int((done == DONE["complete"]).sum()),
             "failed": int((done == DONE["failures"]).sum()),
+            **({} if decision is None else {"sampled": decision.blocks}),
         },
+        **told,
         "target": experiment.volume.describe(),
         "seed": experiment.seed,
         "experiment": experiment.digest(),

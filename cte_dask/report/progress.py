@@ -22,6 +22,7 @@ from cte_dask.scoring import COLUMNS, STATUS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cte_dask.anytime import Anytime
     from cte_dask.experiment import Experiment
     from cte_dask.scoring import BlockScores
 
@@ -42,11 +43,19 @@ class RunProgress:
         Blocks to do.
     console
         Where to show it.
+    race
+        The work of an anytime run, which may end long before all blocks are done.
     """
 
-    def __init__(self, experiment: Experiment, blocks: int, console: Console) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        blocks: int,
+        console: Console,
+        race: Anytime | None = None,
+    ) -> None:
         self.experiment = experiment
-        self.console = console
+        self.console, self.race = console, race
         self.total, self.blocks, self.tiles, self.failed = blocks, 0, 0, 0
         self.began = self.told = time.monotonic()
         self.consistencies: list[list[NDArray[Any]]] = [[] for _ in experiment.candidates]
@@ -60,7 +69,7 @@ class RunProgress:
             TextColumn("{task.completed}/{task.total} blocks"),
             TextColumn("{task.fields[rate]} tiles/s"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *([] if race else [TimeRemainingColumn()]),
             console=console,
         )
         self.task = self.bar.add_task("scoring", total=blocks, rate="–")
@@ -101,17 +110,27 @@ class RunProgress:
             self.live.update(self._view())
         elif time.monotonic() - self.told > PLAIN_EVERY_S or self.blocks == self.total:
             self.told = time.monotonic()
-            left = (self.told - self.began) / self.blocks * (self.total - self.blocks)
             self.console.print(
-                f"{self.blocks}/{self.total} blocks, {self.rate:.1f} tiles/s, "
-                f"about {left:.0f} s left; {self._leaders(3)}"
+                f"{self.blocks}/{self.total} blocks, {self.rate:.1f} tiles/s, {self._left()}; "
+                f"{self._leaders(3)}"
             )
+
+    def _left(self) -> str:
+        if self.race is not None:
+            return self.race.told()
+        seconds = (self.told - self.began) / self.blocks * (self.total - self.blocks)
+        return f"about {seconds:.0f} s left"
 
     def _medians(self) -> Sequence[tuple[str, float]]:
         names = [c.name for c in self.experiment.candidates]
         joined = [np.concatenate([np.empty(0), *seen]) for seen in self.consistencies]
         medians = [float(np.median(j)) if len(j) else math.nan for j in joined]
-        pairs = [(n, m) for n, m in zip(names, medians, strict=True) if not math.isnan(m)]
+        shown = [True] * len(names) if self.race is None else self.race.race.active
+        pairs = [
+            (n, m)
+            for n, m, wanted in zip(names, medians, shown, strict=True)
+            if wanted and not math.isnan(m)  # beaten models have seen fewer blocks
+        ]
         return sorted(pairs, key=lambda pair: -pair[1])
 
     def _leaders(self, most: int) -> str:
@@ -123,4 +142,5 @@ class RunProgress:
         table.add_column("CTE", justify="right")
         for name, cte in self._medians()[:LEADERS]:
             table.add_row(Text(name), shown_number(cte))
-        return Group(self.bar.get_renderable(), table)
+        told = [] if self.race is None else [Text(self.race.told())]
+        return Group(self.bar.get_renderable(), *told, table)
