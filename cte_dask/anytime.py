@@ -160,7 +160,8 @@ class Anytime:
 
         Before the first round is whole, that is what there is of it.
         """
-        first = [self.layout.models[m] for m in self.race.proven or ()]
+        known = self.race.blocks == len(self.layout.blocks)  # then medians are no estimates
+        first = [] if known else [self.layout.models[m] for m in self.race.proven or ()]
         if not self._blocks:
             known = [b for r in list(self._drawn)[:1] for b in r.blocks if b in self._found]
             return count(self._scores, known, [len(known)] * len(self.layout.models))

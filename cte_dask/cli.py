@@ -223,10 +223,11 @@ app.command()(doctor)
 def status(run: Annotated[str, typer.Argument(help="Folder or URL of a run.")]) -> None:
     """Tell how far a run has come and what failed."""
     with clear_errors():
+        from cte_dask.report.files import read_ranking
         from cte_dask.report.terminal import print_status
         from cte_dask.scores import open_scores
 
-        print_status(open_scores(f"{run}/scores.zarr"))
+        print_status(open_scores(f"{run}/scores.zarr"), read_ranking(run))
 
 
 @models.command()

@@ -95,10 +95,10 @@ class Decision:
         close = {m for b, m in pairs if not race.beats(b, m)} - open_
         known = race.proven is not None or race.blocks == total
         stopped = "budget"
-        if race.proven is not None:
-            stopped = "decided"
-        elif race.blocks == total:
+        if race.blocks == total:
             stopped = "all blocks"
+        elif race.proven is not None:
+            stopped = "decided"
         elif interrupted:
             stopped = "interrupted"
         return cls(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cte_dask.racing.decision import Decision
     from cte_dask.ranking import Ranking
 
-__all__ = ["ranking_dict", "write_experiment", "write_ranking", "write_tiles"]
+__all__ = ["ranking_dict", "read_ranking", "write_experiment", "write_ranking", "write_tiles"]
 
 RANKING_SCHEMA = "cte-ranking/1"
 
@@ -77,6 +77,15 @@ def write_ranking(out: str, result: dict[str, Any]) -> None:
     """Write ``ranking.json`` and ``ranking.csv``; both whole, or the old ones stay."""
     _write(f"{out}/ranking.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     _write(f"{out}/ranking.csv", _csv(result))
+
+
+def read_ranking(out: str) -> Any:
+    """Return the content of ``ranking.json``; None if there is none."""
+    try:
+        with fsspec.open(f"{out}/ranking.json", "r") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
 
 
 def _write(path: str, text: str) -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import yaml
 
+from cte_dask.counted import counted
 from cte_dask.ranking import EVERYTHING, NOTHING
 from cte_dask.report.certainty import certainty
+from cte_dask.report.html_answer import answer
 from cte_dask.report.html_charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html_maps import map_data, winners
 from cte_dask.report.provenance import UNPERTURBED, repeat_command, sessions, shown_url
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "facts", "read_run"]
 
-CLEAR = 0.95
+RACE = ("verdict", "decided", "goal", "proven", "close", "rivals", "dropped")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXPLAINED = {
     NOTHING: "finds foreground on hardly any tile; what finds nothing never changes",
@@ -84,7 +86,7 @@ def read_run(folder: str, *, calibration: str | None = None) -> Run:
         folder,
         ranking,
         experiment,
-        open_scores(f"{folder}/scores.zarr"),
+        counted(open_scores(f"{folder}/scores.zarr")),
         _calibration(folder, calibration),
     )
 
@@ -123,7 +125,10 @@ def facts(run: Run) -> tuple[dict[str, Any], Tally]:
     bad = {m["name"] for m in ranked if _degenerate(m)}
     found = tally(run.scores, names, [_number(m["scores"][primary]["cte"]) for m in ranked], bad)
     usable = [n for n, m in enumerate(ranked) if m["name"] not in bad]
-    sure = certainty(found.histogram[usable], seed=int(run.ranking["seed"])) if usable else None
+    race = {k: run.ranking[k] for k in RACE} if "verdict" in run.ranking else None
+    sure = None
+    if usable and race is None:  # beaten models have seen other regions
+        sure = certainty(found.histogram[usable], seed=int(run.ranking["seed"]))
     models = _models(ranked, found, primary)
     _add_certainty(models, usable, sure)
     page = {
@@ -133,7 +138,8 @@ def facts(run: Run) -> tuple[dict[str, Any], Tally]:
         "complete": run.ranking["complete"],
         "blocks": run.ranking["blocks"],
         "models": models,
-        "answer": _answer(models, usable),
+        "answer": answer(models, usable, race),
+        "race": race,
         "axis": _axes(models, found)[0],
         "spread": _axes(models, found)[1],
         "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(primary)),
@@ -201,22 +207,6 @@ def _add_certainty(
         if sure is not None:
             models[number]["first"] = float(sure.first[place])
             models[number]["beaten"] = float(sure.beats[0, place]) if place else None
-
-
-def _answer(models: Sequence[Mapping[str, Any]], usable: Sequence[int]) -> dict[str, Any] | None:
-    """Return which model to take and how sure that is; None if no model can be recommended."""
-    known = [models[n] for n in usable if models[n]["cte"] is not None]
-    if not known:
-        return None
-    top, others = known[0], known[1:]
-    open_ = [m for m in others if m["beaten"] < CLEAR]
-    return {
-        "model": top,
-        "beats": [m for m in others if m["beaten"] >= CLEAR],
-        "open": open_,
-        "verdict": "alone" if not others else "open" if open_ else "clear",
-        "misleading": [m for m in models if m["degenerate"] and _number(m["cte"]) >= top["cte"]],
-    }
 
 
 def _common_note(models: Sequence[dict[str, Any]]) -> str:

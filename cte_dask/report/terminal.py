@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -130,7 +130,11 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
         print_similarity(outcome.ranking, output())
         print_combined(outcome.ranking, output(), console)
     blocks = outcome.result["blocks"]
-    if not outcome.result["complete"]:
+    if outcome.decision is not None:
+        told = outcome.result["verdict"]
+        console.print(Text(told), style="green" if outcome.decision.decided else "yellow")
+        _print_incomplete_race(outcome, console)
+    elif not outcome.result["complete"]:
         left = blocks["total"] - blocks["done"]
         console.print(
             f"incomplete: {left} of {blocks['total']} blocks are missing ({blocks['failed']} "
@@ -140,6 +144,20 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
             highlight=False,
         )
     console.print(Text(f"results in {out}"), style="dim")
+
+
+def _print_incomplete_race(outcome: Outcome, console: Console) -> None:
+    result, excluded = outcome.result, len(outcome.experiment.excluded)
+    if result["blocks"]["failed"] or excluded:
+        console.print(
+            f"incomplete: {result['blocks']['failed']} of {result['blocks']['sampled']} blocks "
+            f"failed for some model, {excluded} models are excluded; --resume tries them again",
+            style="yellow",
+            highlight=False,
+        )
+    if not result["decided"]:
+        more = "more blocks or time with --until, " if result["stopped"] == "budget" else ""
+        console.print(f"--resume goes on: {more}or --exhaustive for all blocks", style="dim")
 
 
 def output() -> Console:
@@ -157,14 +175,25 @@ def print_plan(experiment: Experiment, plan: Plan, *, as_json: bool) -> None:
         output().print(plan_table(experiment, plan))
 
 
-def print_status(scores: Scores) -> None:
-    """Print how far a run has come and the causes of what failed."""
+def print_status(scores: Scores, ranking: Mapping[str, Any] | None = None) -> None:
+    """Print how far a run has come, what it decided, and the causes of what failed.
+
+    Parameters
+    ----------
+    scores
+        Its store.
+    ranking
+        Content of its ``ranking.json``, if there is one.
+    """
     done = scores.done()
     counts = {name: int((done == code).sum()) for name, code in DONE.items()}
+    partial = f"{counts['partial']} without models that had been beaten, "
     print(
         f"{counts['complete']} of {len(done)} blocks complete, {counts['failures']} with failures, "
-        f"{counts['missing']} missing"
+        f"{partial if counts['partial'] else ''}{counts['missing']} missing"
     )
+    if ranking is not None and "verdict" in ranking:
+        print(f"anytime: {ranking['verdict']}")
     for index in (done == DONE["failures"]).nonzero()[0]:
         for name, cause in scores.failures(int(index)).items():
             print(f"block {index}, model {name}: {cause}")

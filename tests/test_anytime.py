@@ -1,0 +1,227 @@
+"""Anytime runs: few blocks, the same answer wherever it runs, and never an unfair comparison."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import blobs, write_bank
+
+from cte_dask import pipeline
+from cte_dask.counted import counted
+from cte_dask.dataset import read_scores
+from cte_dask.pipeline import TargetOptions, rank_target
+from cte_dask.racing import rounds
+from cte_dask.racing.goal import Asked
+from cte_dask.scores import DONE, open_scores
+from cte_dask.sharding import Shard
+from cte_dask.tile_scoring import STATUS
+from cte_dask.volume import write_ome_zarr
+
+SETTINGS = {
+    "tile": (1, 16, 16), "block": (1, 2, 2), "perturbations": ("gaussian:0.1",), "batch": 4,
+}  # fmt: skip
+PRIMARY = "nhd@gaussian:0.1"
+COUNTS = (16, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A target of 64 blocks of 4 small tiles."""
+    path = tmp_path_factory.mktemp("wide") / "target.zarr"
+    image = blobs((16, 64, 64), seed=3)
+    size = (40.0, 10.0, 10.0)
+    write_ome_zarr(path, image, axes="zyx", voxel_size_nm=size, chunks=(1, 32, 32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    return write_bank(tmp_path_factory.mktemp("bank"), 4)
+
+
+@pytest.fixture(scope="module")
+def rank_wide(wide, bank):
+    def ranked(out, *, cluster="none", asked=None, bank=bank, **how):
+        how = {"cluster": cluster, "asked": Asked(**(asked or {})), **SETTINGS, **how}
+        return rank_target(TargetOptions(str(wide)), str(bank), str(out), **how)
+
+    return ranked
+
+
+@pytest.fixture(scope="module")
+def whole(rank_wide, tmp_path_factory):
+    """Folder and outcome of a run that scored every block."""
+    out = tmp_path_factory.mktemp("whole") / "RUN"
+    return out, rank_wide(out, asked={"exhaustive": True})
+
+
+TWO = {"top": 2, "epsilon": 0.02}
+
+
+@pytest.fixture(scope="module")
+def two(rank_wide, tmp_path_factory):
+    """Folder and outcome of a run that found the two best models; one dropped out on the way."""
+    out = tmp_path_factory.mktemp("two") / "RUN"
+    return out, rank_wide(out, asked=TWO)
+
+
+def order(most: int) -> list[int]:
+    return [b for drawn in rounds(COUNTS, seed=0, most=most) for b in drawn.blocks]
+
+
+def told(outcome) -> dict:
+    """What must not depend on where and when a run ran."""
+    result = dict(outcome.result)
+    return {k: v for k, v in result.items() if k != "versions"}
+
+
+def test_the_best_model_of_all_blocks_is_found_in_few(rank_wide, whole, tmp_path):
+    outcome = rank_wide(tmp_path / "RUN", asked={"until": "decided"})
+    result, best = outcome.result, whole[1].ranking.models[0].name
+    assert outcome.exit_code == 0
+    assert result["decided"]
+    assert result["complete"]
+    assert result["proven"] == [best] == [outcome.ranking.models[0].name]
+    sampled = result["blocks"]["sampled"]
+    assert sampled == result["blocks"]["done"] < 64 / 2
+    told = f"decided: {best} is the best (error at most 5 %) after {sampled} of 64 blocks"
+    assert result["verdict"].startswith(told)
+    truth = {m.name: m.scores[PRIMARY].cte for m in whole[1].ranking.models}
+    for model in outcome.ranking.models:
+        score = model.scores[PRIMARY]
+        assert score.low <= truth[model.name] <= score.high
+    done = open_scores(f"{tmp_path}/RUN/scores.zarr").done()
+    assert set(np.flatnonzero(done)) == set(order(sampled)), "one worker reads nothing ahead"
+
+
+def test_beaten_models_are_not_scored_on_later_blocks(two, whole):
+    out, outcome = two
+    names = [m.name for m in whole[1].ranking.models]
+    dropped, sampled = outcome.result["dropped"], outcome.result["blocks"]["sampled"]
+    assert outcome.result["proven"] == names[:2]
+    early = {name: at for name, at in dropped.items() if at < sampled}
+    assert early, "else this shows nothing"
+    scores = open_scores(f"{out}/scores.zarr")
+    for place, block in enumerate(order(sampled)):
+        status = scores.block(block)[:, :, -1]
+        for row, name in enumerate(scores.layout.models):
+            expected = "scored" if place < early.get(name, sampled) else "absent"
+            assert (status[row] == STATUS[expected]).all()
+    found = {m.name: m for m in outcome.ranking.models}
+    for name, at in early.items():
+        assert found[name].scores[PRIMARY].n_tiles == 4 * at
+        assert f"scored on {at} of {sampled} blocks" in found[name].note
+    assert outcome.result["complete"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_finds_the_same(rank_wide, two, tmp_path, workers):
+    outcome = rank_wide(tmp_path / "RUN", cluster="local", workers=workers, asked=TWO)
+    assert told(outcome) == told(two[1])
+    ours, theirs = (
+        read_scores(counted(open_scores(f"{out}/scores.zarr")))
+        for out in (tmp_path / "RUN", two[0])
+    )
+    assert ours.identical(theirs)
+    tiles = [(out / "tiles.parquet").read_bytes() for out in (tmp_path / "RUN", two[0])]
+    assert tiles[0] == tiles[1]
+
+
+class Impatient:
+    """Progress that presses Ctrl-C after some blocks."""
+
+    after = 6
+
+    def __init__(self, *_args) -> None:
+        self.blocks = 0
+
+    def shown(self):
+        import contextlib
+
+        return contextlib.nullcontext()
+
+    def __call__(self, _scores) -> None:
+        self.blocks += 1
+        if self.blocks == self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [2, 6])
+def test_ctrl_c_leaves_a_ranking_and_a_resumed_run_decides_what_an_undisturbed_one_does(
+    rank_wide, two, tmp_path, monkeypatch, after
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(Impatient, "after", after)
+        patched.setattr(pipeline, "RunProgress", Impatient)
+        outcome = rank_wide(tmp_path / "RUN", asked=TWO)
+    assert outcome.exit_code == 130
+    result = json.loads((tmp_path / "RUN" / "ranking.json").read_text())
+    assert result["complete"] is result["decided"] is False
+    assert result["stopped"] == "interrupted"
+    assert result["verdict"].startswith("not decided after")
+    assert result["blocks"]["sampled"] == after // 4 * 4
+    for model in result["models"]:
+        score = model["scores"][PRIMARY]
+        assert score["low"] < score["cte"] < score["high"]
+    marks = tmp_path / "RUN" / "scores.zarr" / "done" / "c"
+    before = {p.name: p.stat().st_mtime_ns for p in marks.iterdir()}
+    assert len(before) == after
+    resumed = rank_wide(tmp_path / "RUN", asked=TWO, resume=True)
+    assert told(resumed) == told(two[1])
+    assert all((marks / name).stat().st_mtime_ns == at for name, at in before.items())
+
+
+def test_going_on_exhaustively_scores_what_is_missing_and_nothing_else(
+    rank_wide, whole, two, tmp_path
+):
+    import shutil
+
+    shutil.copytree(two[0], tmp_path / "RUN")
+    before = open_scores(f"{tmp_path}/RUN/scores.zarr").done()
+    assert (before == DONE["partial"]).any()
+    marks = tmp_path / "RUN" / "scores.zarr" / "done" / "c"
+    kept = {i: (marks / str(i)).stat().st_mtime_ns for i in np.flatnonzero(before == 1)}
+    outcome = rank_wide(tmp_path / "RUN", asked={"exhaustive": True}, resume=True)
+    assert all((marks / str(i)).stat().st_mtime_ns == at for i, at in kept.items())
+    assert told(outcome) == told(whole[1])
+    ours, theirs = (
+        read_scores(open_scores(f"{out}/scores.zarr")) for out in (tmp_path / "RUN", whole[0])
+    )
+    assert ours.identical(theirs)
+
+
+@pytest.mark.parametrize(("until", "sampled"), [("3", 3), ("10", 10), ("0.01s", 4)])
+def test_a_spent_budget_ends_a_run_well(rank_wide, tmp_path, until, sampled):
+    outcome = rank_wide(tmp_path / "RUN", asked={"until": until, "epsilon": 0.0})
+    assert outcome.exit_code == 0
+    assert outcome.result["complete"]
+    assert not outcome.result["decided"]
+    assert outcome.result["blocks"]["sampled"] == sampled
+    assert "may be better" in outcome.result["verdict"]
+    assert {m.scores[PRIMARY].n_tiles for m in outcome.ranking.models} == {4 * sampled}
+
+
+def test_a_budget_as_large_as_the_target_gives_what_all_blocks_give(rank_wide, whole, tmp_path):
+    asked = {"until": "64", "full_order": True, "epsilon": 0.0, "delta": 1e-9}
+    outcome = rank_wide(tmp_path / "RUN", asked=asked)
+    assert outcome.result["decided"]
+    assert outcome.result["verdict"] == "decided: the order of all 4 models: every block was read"
+    assert [m.name for m in outcome.ranking.models] == [m.name for m in whole[1].ranking.models]
+
+
+def test_large_targets_are_ranked_anytime_and_small_ones_whole(rank_wide, tmp_path, monkeypatch):
+    assert "decided" not in rank_wide(tmp_path / "small", asked={}).result
+    monkeypatch.setattr("cte_dask.racing.goal.ANYTIME_ABOVE", 63)
+    assert rank_wide(tmp_path / "large", asked={}).result["decided"]
+
+
+def test_what_excludes_each_other_is_refused_in_one_line(rank_wide, tmp_path):
+    with pytest.raises(ValueError, match=r"--shard scores a fixed part .* leave out --until"):
+        rank_wide(tmp_path / "a", asked={"until": "decided"}, shard=Shard(1, 2))
+    with pytest.raises(ValueError, match="agreement weighs models by what they predict on all"):
+        rank_wide(tmp_path / "b", asked={"top": 1}, metrics=("agreement",))
+    with pytest.raises(ValueError, match="--exhaustive scores every block: leave out --until"):
+        rank_wide(tmp_path / "c", asked={"until": "9", "exhaustive": True})
+    assert not (tmp_path / "c").exists()
