@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cte_dask.arrays import Array
+from cte_dask.segment.agglomerated import Agglomerated
 from cte_dask.segment.bioimage import library
-from cte_dask.segment.boundary_watershed import BoundaryWatershed
-from cte_dask.segment.region_graph import Borders, joined
+from cte_dask.segment.region_graph import Borders
 
 __all__ = ["Multicut"]
 
@@ -18,7 +18,7 @@ _NEVER = -1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Multicut(BoundaryWatershed):
+class Multicut(Agglomerated):
     """Multicut of the region graph of a `BoundaryWatershed`, as in PlantSeg.
 
     To cut a border of mean boundary probability p costs log((1 - p) / p) + log((1 - beta) / beta),
@@ -27,25 +27,18 @@ class Multicut(BoundaryWatershed):
 
     Parameters
     ----------
+    threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha
+        As of `BoundaryWatershed`.
+    min_size, max_size
+        The same, of the joined objects.
+    spacing
+        As of `BoundaryWatershed`.
     beta
         In (0, 1); higher values split more.
-    sigma_height, threshold, sigma, min_size, ...
-        The others are those of `BoundaryWatershed`; the sizes are of the joined objects.
     """
 
-    beta: float = 0.5
-    sigma_height: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.beta < 1:
-            raise ValueError(f"beta {self.beta} must be above 0 and below 1")
-
-    def merged(self, regions: Array, boundary: Array) -> Array:
-        """Join regions along the borders that are cheaper to keep than to cut."""
-        return joined(regions, boundary, self._partition)
-
-    def _partition(self, borders: Borders) -> Array:
+    def partition(self, borders: Borders) -> Array:
+        """Return the number of its cluster for each node of the region graph."""
         multicut = library().graph.multicut
         p = np.clip(borders.strength, 1e-3, 1 - 1e-3)
         odds = np.log((1 - p) / p) + np.log((1 - self.beta) / self.beta)
