@@ -97,6 +97,7 @@ def calibrate(
     Returns
     -------
     Calibration
+        The curve over the grid and the strength chosen.
 
     Raises
     ------

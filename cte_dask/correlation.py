@@ -82,7 +82,7 @@ def _merged_sizes(descending: Floats, limit: float) -> list[int]:
 class RankCorrelation:
     """Agreement between CTE and performance over the models of a bank.
 
-    Attributes
+    Parameters
     ----------
     kendall
         Kendall's τ-b; scores within `TIE` are tied.

@@ -80,7 +80,18 @@ def told_attributes(experiment: Experiment) -> dict[str, Any]:
 
 
 def read_scores(scores: Scores) -> xr.Dataset:
-    """Return the tile scores that a store holds so far, as `score` would give them."""
+    """Return the tile scores that a store holds so far, as `score` would give them.
+
+    Parameters
+    ----------
+    scores
+        The store of a run, from `open_scores`.
+
+    Returns
+    -------
+    xarray.Dataset
+        In memory; tiles of blocks that are done.
+    """
     indices = [int(i) for i in np.flatnonzero(scores.done() != DONE["missing"])]
     layout = scores.layout
     shape = (len(layout.models), len(layout.perturbations) * layout.repeats, len(COLUMNS), 0)

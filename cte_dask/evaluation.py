@@ -113,7 +113,14 @@ class Evaluation:
     tiles: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def agreement(self, score: str, performance: str | None = None) -> Agreement:
-        """Return one agreement, by default with the performance that the score is about.
+        """Return one agreement.
+
+        Parameters
+        ----------
+        score
+            ``metric@perturbation``, ``entropy``, ``confidence`` or ``ccfv``.
+        performance
+            ``f1`` or ``map``; by default the one that the score is about.
 
         Raises
         ------

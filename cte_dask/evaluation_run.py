@@ -85,6 +85,7 @@ def evaluate_run(
     Returns
     -------
     Evaluation
+        Performance of each model, and how well each score ranks as it does.
 
     Raises
     ------

@@ -97,10 +97,12 @@ class Experiment:
         The usable models, in bank order.
     excluded
         Name and reason of every model left out.
-    perturbations, metrics, repeats, seed
-        What is computed; `repeats` is N_pert.
+    perturbations, metrics
+        What is computed.
     intensity
         Intensity statistics of the whole target, raw units; None if only a plan is wanted.
+    seed, repeats
+        Seed of every random draw; N_pert, the perturbed runs of each perturbation.
     device, precision, threads
         Where and how inference runs; `threads` is torch's intra-op threads in a worker.
     border

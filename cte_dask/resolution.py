@@ -89,6 +89,7 @@ def resolve(
     Returns
     -------
     Experiment
+        The whole run as a value; models that cannot be used are in `excluded`, with reasons.
 
     Raises
     ------

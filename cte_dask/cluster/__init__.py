@@ -34,6 +34,16 @@ CHOICES = "none, local, cuda[:SITE], slurm[:SITE], tcp://HOST:PORT, tls://HOST:P
 def default_workers(threads: int) -> int:
     """Return the number of worker processes that fill this machine's cores.
 
+    Parameters
+    ----------
+    threads
+        Threads of inference in each.
+
+    Returns
+    -------
+    int
+        At least 1.
+
     Raises
     ------
     ValueError
@@ -52,6 +62,11 @@ def planned_workers(name: str, *, workers: int | None, threads: int) -> int:
     name, workers, threads
         As of `open_cluster`.
 
+    Returns
+    -------
+    int
+        `workers` if given, else what the cluster has or would start.
+
     Raises
     ------
     ValueError
@@ -68,6 +83,16 @@ def planned_workers(name: str, *, workers: int | None, threads: int) -> int:
 
 def has_gpus(name: str) -> bool:
     """Tell whether the workers that a cluster would start have GPUs.
+
+    Parameters
+    ----------
+    name
+        As of `open_cluster`.
+
+    Returns
+    -------
+    bool
+        By its kind or its site file; no GPU is looked for.
 
     Raises
     ------

@@ -84,6 +84,16 @@ def applies(metric: str, perturbation: str) -> bool:
     Metrics of a whole bank are about the unperturbed predictions (``none``), all others about
     perturbed ones.
 
+    Parameters
+    ----------
+    metric, perturbation
+        Their names.
+
+    Returns
+    -------
+    bool
+        Whether ``metric@perturbation`` is a score.
+
     Examples
     --------
     >>> applies("nhd", "rotate"), applies("nhd", "none"), applies("agreement", "none")

@@ -43,7 +43,7 @@ __all__ = [
 class BinaryAgreement(NamedTuple):
     """What one tile says about the agreement of its two predictions.
 
-    Attributes
+    Parameters
     ----------
     n_union
         Voxels in the foreground of either map, ``|U|``.

@@ -76,7 +76,12 @@ class ModelBank:
         raise BankError(f"{self._where}{unknown('model', name, self.names)}")
 
     def select(self, names: Iterable[str]) -> ModelBank:
-        """Return the bank of these models only, in the order of `names`.
+        """Return the bank of some models only.
+
+        Parameters
+        ----------
+        names
+            The models, in the order wanted.
 
         Raises
         ------
@@ -98,6 +103,11 @@ def load_bank(path: str | PathLike[str]) -> ModelBank:
     ----------
     path
         File of schema ``cte-bank/1``. Relative sources inside are relative to it.
+
+    Returns
+    -------
+    ModelBank
+        What the file says, checked; no weights are read and torch is not imported.
 
     Raises
     ------

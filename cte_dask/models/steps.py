@@ -28,7 +28,15 @@ Eps = Field(default=1e-6, gt=0, le=0.1)
 
 
 class ScaleRange(Strict):
-    """``(x − low) / (high − low + eps)`` between two percentiles."""
+    """``(x − low) / (high − low + eps)`` between two percentiles.
+
+    Parameters
+    ----------
+    min_percentile, max_percentile
+        Which percentiles, 0 to 100, become 0 and 1.
+    eps
+        Keeps the divisor away from zero.
+    """
 
     min_percentile: float = Field(default=0.0, ge=0, le=100)
     max_percentile: float = Field(default=100.0, ge=0, le=100)
@@ -45,27 +53,51 @@ class ScaleRange(Strict):
 
 
 class ZeroMeanUnitVariance(Strict):
-    """``(x − mean) / (std + eps)``."""
+    """``(x − mean) / (std + eps)``.
+
+    Parameters
+    ----------
+    eps
+        Keeps the divisor away from zero.
+    """
 
     eps: float = Eps
 
 
 class FixedZeroMeanUnitVariance(Strict):
-    """``(x − mean) / std`` with numbers known beforehand."""
+    """``(x − mean) / std`` with numbers known beforehand.
+
+    Parameters
+    ----------
+    mean, std
+        In the units of the step before, raw intensities for the first one.
+    """
 
     mean: float
     std: float = Field(gt=0)
 
 
 class ScaleLinear(Strict):
-    """``gain · x + offset``."""
+    """``gain · x + offset``.
+
+    Parameters
+    ----------
+    gain, offset
+        The same for every voxel.
+    """
 
     gain: float = 1.0
     offset: float = 0.0
 
 
 class Clip(Strict):
-    """``min(max(x, min), max)``; one bound may be left out."""
+    """``min(max(x, min), max)``; one bound may be left out.
+
+    Parameters
+    ----------
+    min, max
+        The bounds.
+    """
 
     min: float | None = None
     max: float | None = None
@@ -80,7 +112,13 @@ class Clip(Strict):
 
 
 class EnsureDtype(Strict):
-    """Values as this type can hold them; integers are rounded and saturate."""
+    """Values as a type can hold them; integers are rounded and saturate.
+
+    Parameters
+    ----------
+    dtype
+        Name of the type.
+    """
 
     dtype: Literal["float32", "float64", "uint8", "uint16", "uint32", "int8", "int16", "int32"]
 

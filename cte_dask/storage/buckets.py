@@ -50,7 +50,18 @@ for two minutes before a block fails."""
 
 
 def is_cloud(url: str) -> bool:
-    """Tell the URL of an object store from other URLs and paths."""
+    """Tell the URL of an object store from other URLs and paths.
+
+    Parameters
+    ----------
+    url
+        A path or URL.
+
+    Returns
+    -------
+    bool
+        Whether it begins as those of S3, Google or Azure do.
+    """
     return "://" in url and url.partition("://")[0] in PROTOCOLS
 
 

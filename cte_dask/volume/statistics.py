@@ -60,6 +60,11 @@ class IntensityStatistics:
     def percentile(self, q: float) -> float:
         """Return the intensity at a percentile that was computed.
 
+        Parameters
+        ----------
+        q
+            The percentile, 0 to 100.
+
         Raises
         ------
         ValueError
@@ -76,7 +81,13 @@ class IntensityStatistics:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> IntensityStatistics:
-        """Return the statistics that :meth:`to_dict` wrote, exactly."""
+        """Return the statistics that :meth:`to_dict` wrote, exactly.
+
+        Parameters
+        ----------
+        values
+            What it wrote.
+        """
         percentiles = {float(q): float(v) for q, v in values["percentiles"].items()}
         return cls(**{**values, "percentiles": percentiles})
 
@@ -106,6 +117,11 @@ def intensity_statistics(
         Seed of the sample; not negative.
     max_voxels
         Size of the sample, in voxels.
+
+    Returns
+    -------
+    IntensityStatistics
+        In raw units.
 
     Raises
     ------

@@ -206,7 +206,18 @@ class Volume:
         return self.view.missing(self._inside(start, stop))
 
     def storage_objects(self, start: Shape, stop: Shape) -> int:
-        """Return in how many chunks (or shards) a box within the array lies, by arithmetic."""
+        """Return in how many chunks (or shards) a box within the array lies, by arithmetic.
+
+        Parameters
+        ----------
+        start, stop
+            Corners of the box in voxels of the region (z, y, x); `stop` is exclusive.
+
+        Raises
+        ------
+        ValueError
+            If the box reaches out of the array.
+        """
         box = self._inside(start, stop)
         spans = zip(box.start, box.stop, self.read_unit, strict=True)
         return math.prod(-(-high // unit) - low // unit for low, high, unit in spans)

@@ -73,7 +73,13 @@ class VoxelSize:
         return ",".join("?" if v is None else f"{v:.6g}" for v in self.lengths) + " nm"
 
     def scaled(self, factors: Sequence[float]) -> VoxelSize:
-        """Return the size of voxels that are larger by ``factors`` (z, y, x)."""
+        """Return the size of voxels that are larger.
+
+        Parameters
+        ----------
+        factors
+            How much larger along z, y and x.
+        """
         pairs = zip(self.lengths, factors, strict=True)
         return VoxelSize(*(None if v is None else v * f for v, f in pairs))
 
@@ -121,7 +127,12 @@ class VoxelSize:
 
     @classmethod
     def of(cls, value: VoxelSizeLike) -> VoxelSize:
-        """Return a voxel size given as one, as text with a unit, or as nanometres (z, y, x).
+        """Return a voxel size given in any of the forms that are taken.
+
+        Parameters
+        ----------
+        value
+            A voxel size, text with a unit, or nanometres ((z,) y, x).
 
         Raises
         ------
