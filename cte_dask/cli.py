@@ -37,6 +37,7 @@ from cte_dask.options import (
     Quiet,
     Repeats,
     Roi,
+    Run,
     Seed,
     ShardOption,
     Target,
@@ -67,7 +68,7 @@ app.add_typer(models, name="models")
 def rank(
     target: Target,
     bank: Bank,
-    out: Annotated[str, typer.Option(help="Folder or URL of the results.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the results, RUN for other commands.")],
     level: Level = "auto",
     axes: Axes = None,
     channel: Channel = None,
@@ -96,12 +97,18 @@ def rank(
     device: Device = "auto",
     precision: Precision = "auto",
     shard: ShardOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what OUT holds.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop what OUT holds.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that is there.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop what is there.")] = False,
     as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rank the models of a bank on an unlabelled target."""
+    """Rank the models of a bank on an unlabelled target.
+
+    Exit codes: 0 complete, 2 bad input, 3 finished but incomplete (blocks failed, models excluded),
+    130 interrupted. Whatever ended it, the same command with --resume goes on.
+    """
     with clear_errors():
         from cte_dask.pipeline import rank_target
         from cte_dask.racing.goal import Asked
@@ -220,19 +227,19 @@ app.command()(doctor)
 
 
 @app.command()
-def status(run: Annotated[str, typer.Argument(help="Folder or URL of a run.")]) -> None:
+def status(run: Run, as_json: JsonOption = False) -> None:
     """Tell how far a run has come and what failed."""
     with clear_errors():
         from cte_dask.report.files import read_ranking
         from cte_dask.report.terminal import print_status
         from cte_dask.scores import open_scores
 
-        print_status(open_scores(f"{run}/scores.zarr"), read_ranking(run))
+        print_status(open_scores(f"{run}/scores.zarr"), read_ranking(run), as_json=as_json)
 
 
 @models.command()
 def check(
-    bank: Annotated[str, typer.Argument(help="Path or URL of bank.yaml.")],
+    bank: Annotated[str, typer.Argument(metavar="BANK", help="Path or URL of bank.yaml.")],
     timeout: Annotated[float, typer.Option(help="Seconds each model may take.")] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -253,12 +260,14 @@ def demo(
         "demo-run"
     ),
     workers: Workers = None,
+    as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Rank the example bank on a simulated volume of known truth."""
     with clear_errors():
         from cte_dask.demo.run import run_demo
 
-        run_demo(out, workers=workers)
+        run_demo(out, workers=workers, as_json=as_json, console=console_of(quiet))
 
 
 def _version(value: bool) -> None:

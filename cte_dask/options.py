@@ -9,15 +9,40 @@ import typer
 if TYPE_CHECKING:
     from cte_dask.pipeline import TargetOptions
 
-Target = Annotated[str, typer.Argument(help="Path or URL of a zarr array or group, or OME-Zarr.")]
-Bank = Annotated[str, typer.Option("--bank", help="Path or URL of bank.yaml.")]
-Level = Annotated[str, typer.Option(help="Pyramid level: a number, or auto by voxel size.")]
-Axes = Annotated[str | None, typer.Option(help="Axes of a plain array, such as zyx or tczyx.")]
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="The volume: path or URL of a zarr array or group, or OME-Zarr image.",
+    ),
+]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder or URL that cte rank wrote (its --out).")
+]
+Bank = Annotated[
+    str, typer.Option("--bank", help="Path or URL of bank.yaml, which lists the models.")
+]
+Level = Annotated[
+    str, typer.Option(help="Resolution to score: 0 the finest, or auto: by the models' voxel size.")
+]
+Axes = Annotated[
+    str | None, typer.Option(help="Axes of an array that does not name them, such as zyx or tczyx.")
+]
 Channel = Annotated[int | None, typer.Option(help="Channel to score, from 0.")]
 Time = Annotated[int | None, typer.Option(help="Time point to score, from 0.")]
-Roi = Annotated[str | None, typer.Option(help="Region in voxels: z0:z1,y0:y1,x0:x1.")]
-Mask = Annotated[str | None, typer.Option(help="Array; tiles without a mask voxel are skipped.")]
-TileOption = Annotated[str | None, typer.Option("--tile", help="Tile extent in voxels: z,y,x.")]
+Roi = Annotated[
+    str | None, typer.Option(help="Score this region only, in voxels: z0:z1,y0:y1,x0:x1.")
+]
+Mask = Annotated[
+    str | None,
+    typer.Option(help="Path or URL of an array; tiles where it is 0 throughout are skipped."),
+]
+TileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tile", help="Extent of a scored tile in voxels: z,y,x. Default: 1,256,256 (2D)."
+    ),
+]
 METRICS_HELP = (
     "nhd: overlap of the foregrounds (IoU); ei: the same, weighed by the probabilities; vrand: "
     "agreement of the instances (pairs of voxels)."
@@ -35,8 +60,9 @@ STRENGTHS_HELP = (
 Perturb = Annotated[
     list[str] | None,
     typer.Option(
-        help=f"kind:strength, repeatable. {STRENGTHS_HELP}; zoom (factor, 0.8-1.25); rotate and "
-        "mirror (no strength). Default: dropout:0.2 for grey boxes and gaussian:0.1."
+        help=f"What is disturbed: kind:strength, repeatable. {STRENGTHS_HELP}; zoom (factor, "
+        "0.8-1.25); rotate and mirror (no strength). Default: dropout:0.2 for grey boxes and "
+        "gaussian:0.1."
     ),
 ]
 MetricOption = Annotated[
@@ -64,15 +90,21 @@ Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 Repeats = Annotated[int, typer.Option(help="Perturbed runs of each perturbation.")]
 Workers = Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")]
 Threads = Annotated[int, typer.Option(help="Threads of inference in each worker.")]
-Batch = Annotated[int | None, typer.Option(help="Samples in one forward pass.")]
-BlockOption = Annotated[str | None, typer.Option("--block", help="Tiles of a block: z,y,x.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Batch = Annotated[
+    int | None,
+    typer.Option(help="Images in one pass of a network; by default what suits the device."),
+]
+BlockOption = Annotated[
+    str | None,
+    typer.Option("--block", help="Tiles read and scored together: z,y,x. Planned by default."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda (an NVIDIA GPU).")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Anonymous = Annotated[
-    bool, typer.Option("--anonymous", help="Read TARGET unsigned: a public bucket.")
+    bool, typer.Option("--anonymous", help="TARGET is in a public bucket: send no credentials.")
 ]
 ShardOption = Annotated[
-    str | None, typer.Option("--shard", help="Part of the blocks, i/n; all parts share OUT.")
+    str | None, typer.Option("--shard", help="Score part i of n of the blocks; all n share --out.")
 ]
 Until = Annotated[
     str | None,
@@ -95,7 +127,7 @@ Exhaustive = Annotated[
     bool, typer.Option("--exhaustive", help="Score every block, however large the target.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the result.")]
 
 
 def _triple(text: str | None, what: str) -> tuple[int, int, int] | None:

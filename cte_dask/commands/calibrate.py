@@ -10,6 +10,7 @@ from cte_dask.console import clear_errors, console_of, teller
 from cte_dask.options import (
     METRICS_HELP,
     STRENGTHS_HELP,
+    Anonymous,
     Axes,
     Bank,
     Batch,
@@ -39,23 +40,30 @@ __all__ = ["calibrate"]
 def calibrate(
     target: Target,
     bank: Bank,
-    out: Annotated[str, typer.Option(help="Folder or URL of the curve.")],
+    out: Annotated[str, typer.Option(help="Folder or URL that the curve is written to.")],
     level: Level = "auto",
     axes: Axes = None,
     channel: Channel = None,
     time: Time = None,
     roi: Roi = None,
     mask: Mask = None,
+    anonymous: Anonymous = False,
     tile: TileOption = None,
     perturb: Annotated[
-        str, typer.Option(help=f"kind, or kind:low:high:number. {STRENGTHS_HELP}.")
+        str,
+        typer.Option(
+            help=f"What is disturbed: kind, or kind:low:high:number of strengths. {STRENGTHS_HELP}."
+        ),
     ] = "dropout",
-    strengths: Annotated[str | None, typer.Option(help="To try, such as 0.05,0.1,0.2.")] = None,
+    strengths: Annotated[
+        str | None, typer.Option(help="Strengths to try, such as 0.05,0.1,0.2.")
+    ] = None,
     metric: Annotated[str, typer.Option(help=METRICS_HELP)] = "nhd",
-    pilot_tiles: Annotated[int, typer.Option(help="Tiles to try them on.")] = 64,
+    pilot_tiles: Annotated[int, typer.Option(help="Tiles to try the strengths on.")] = 64,
     seed: Seed = 0,
     repeats: Annotated[
-        int | None, typer.Option(help="Perturbed runs a strength; 4 of random kinds, else 1.")
+        int | None,
+        typer.Option(help="Perturbed runs of each strength; by default 4 of random kinds, else 1."),
     ] = None,
     border: Border = 0,
     cluster: Cluster = "local",
@@ -64,7 +72,9 @@ def calibrate(
     batch: Batch = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop what OUT holds.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop the curve that is there.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,7 +85,14 @@ def calibrate(
 
         found = calibrate_target(
             target_options(
-                target, level=level, axes=axes, channel=channel, time=time, roi=roi, mask=mask
+                target,
+                level=level,
+                axes=axes,
+                channel=channel,
+                time=time,
+                roi=roi,
+                mask=mask,
+                anonymous=anonymous,
             ),
             bank,
             out,

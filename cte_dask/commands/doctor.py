@@ -24,11 +24,14 @@ BAD = 2
 
 def doctor(
     url: Annotated[
-        str | None, typer.Argument(help="Path or URL of a target, to see whether it answers.")
+        str | None,
+        typer.Argument(
+            metavar="[TARGET]", help="Path or URL of a target, to see whether it opens."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell versions, extras, devices, memory, and if a store answers."""
+    """Tell what this machine has, and whether a target opens."""
     with clear_errors():
         from cte_dask.doctor import examine
         from cte_dask.report.terminal import output

@@ -7,30 +7,39 @@ from typing import Annotated
 import typer
 
 from cte_dask.console import clear_errors, console_of, teller
-from cte_dask.options import JsonOption, Quiet, Workers
+from cte_dask.options import Cluster, JsonOption, Quiet, Run, Workers
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a finished run.")],
+    run: Run,
     labels: Annotated[
         str, typer.Option(help="Path or URL of labels: zarr or OME-Zarr, integers, 0 background.")
     ],
-    cluster: Annotated[
-        str, typer.Option(help="none, local, tcp://HOST:PORT or tls://HOST:PORT.")
-    ] = "local",
+    cluster: Cluster = "local",
     workers: Workers = None,
     bootstrap: Annotated[
-        str, typer.Option(help="cell: draw regions of the volume; tile: single tiles.")
+        str,
+        typer.Option(
+            help="What intervals draw: cell, regions of the volume; tile, single tiles, for a "
+            "stack of unrelated images."
+        ),
     ] = "cell",
     leave_out: Annotated[
         list[str] | None,
-        typer.Option(help="Model that knows the target's domain: not compared. Repeatable."),
+        typer.Option(
+            help="Name of a model that has seen this kind of target in training: evaluated, "
+            "but not compared. Repeatable."
+        ),
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap of Kendall's tau.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of bootstrap, p-values and sampled voxels.")] = 0,
-    ccfv: Annotated[bool, typer.Option(help="Compute the supervised comparator CCFV.")] = True,
+    resamples: Annotated[
+        int, typer.Option(help="Resamples of the bootstrap of Kendall's tau.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of bootstrap, p-values and sampled voxels.")] = 0,
+    ccfv: Annotated[
+        bool, typer.Option(help="Compute CCFV too, an estimator that uses the labels.")
+    ] = True,
     figures: Annotated[bool, typer.Option(help="Draw the figures.")] = True,
     as_json: JsonOption = False,
     quiet: Quiet = False,

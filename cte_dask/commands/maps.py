@@ -8,25 +8,25 @@ from typing import Annotated
 import typer
 
 from cte_dask.console import clear_errors
-from cte_dask.options import JsonOption
+from cte_dask.options import JsonOption, Run
 
 __all__ = ["maps"]
 
 
 def maps(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
+    run: Run,
     out: Annotated[
-        str | None, typer.Option(help="Folder or URL of the maps; by default maps.zarr in the run.")
+        str | None, typer.Option(help="Folder or URL of the maps; by default maps.zarr in RUN.")
     ] = None,
     score: Annotated[
         str | None,
         typer.Option(help="metric@perturbation, such as ei@gaussian:0.1; by default what ranks."),
     ] = None,
     target_url: Annotated[
-        str | None, typer.Option(help="Where a browser finds the target, for Neuroglancer.")
+        str | None, typer.Option(help="URL at which a browser finds the target, for Neuroglancer.")
     ] = None,
     maps_url: Annotated[
-        str | None, typer.Option(help="Where a browser finds the maps, for Neuroglancer.")
+        str | None, typer.Option(help="URL at which a browser finds the maps, for Neuroglancer.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps there.")] = False,
     as_json: JsonOption = False,

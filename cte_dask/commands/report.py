@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
 from cte_dask.console import clear_errors, console_of, teller
-from cte_dask.options import Quiet
+from cte_dask.options import JsonOption, Quiet, Run
 
 __all__ = ["report"]
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
+    run: Run,
     out: Annotated[
-        str | None, typer.Option(help="The file; by default report.html in the run.")
+        str | None, typer.Option(help="File to write; by default report.html in RUN.")
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="A calibration.json or its folder; by default the run's, if it has one."),
     ] = None,
     gallery: Annotated[
-        int, typer.Option(help="Best models whose tiles are predicted again to be looked at.")
+        int,
+        typer.Option(
+            help="For how many of the best models tiles are predicted again, to be looked at."
+        ),
     ] = 3,
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a run's report: one HTML file that needs no network."""
@@ -37,4 +42,4 @@ def report(
             gallery_models=gallery,
             tell=teller(console_of(quiet)),
         )
-        typer.echo(path)
+        typer.echo(json.dumps({"report": path}) if as_json else path)

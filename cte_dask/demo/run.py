@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cte_dask.console import teller
 from cte_dask.correlation import rank_correlation
 from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.evaluate import f1_of_counts, foreground_counts
@@ -28,7 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["median_f1", "run_demo"]
 
 
-def run_demo(out: Path, *, workers: int | None = None) -> Outcome:
+def run_demo(
+    out: Path,
+    *,
+    workers: int | None = None,
+    as_json: bool = False,
+    console: Console | None = None,
+) -> Outcome:
     """Write the target, rank the bank on it, and print CTE beside the true F1 of each model.
 
     Parameters
@@ -37,16 +45,21 @@ def run_demo(out: Path, *, workers: int | None = None) -> Outcome:
         Folder for the target and the results; results of an earlier demo are dropped.
     workers
         Worker processes; by default one a core.
+    as_json
+        Print ``{"ranking": …, "f1": {model: …}}`` in place of the table.
+    console
+        Where progress is shown; None shows none.
 
     Returns
     -------
     Outcome
         The ranking, made without the truth.
     """
-    console = output()
+    console = console or Console(quiet=True)
     out.mkdir(parents=True, exist_ok=True)
     target = out / "target.zarr"
-    console.print(f"simulating a volume of fluorescent nuclei: {target}", highlight=False)
+    tell = teller(console)
+    tell(f"simulating a volume of fluorescent nuclei: {target}")
     shutil.rmtree(target, ignore_errors=True)
     write_demo_target(target)
     outcome = rank_target(
@@ -56,12 +69,16 @@ def run_demo(out: Path, *, workers: int | None = None) -> Outcome:
         workers=workers,
         overwrite=True,
         console=console,
-        tell=lambda line: console.print(line, style="dim", highlight=False),
+        tell=tell,
     )
-    console.print("predicting once more, to compare with the truth that a user would not have")
+    tell("predicting once more, to compare with the truth that a user would not have")
     truth = open_volume(str(target / "labels" / LABELS))
     performance = median_f1(outcome.experiment, truth.read((0, 0, 0), truth.shape))
-    _print(console, outcome, performance)
+    if as_json:
+        print(json.dumps({"ranking": outcome.result, "f1": performance}, indent=1))
+    else:
+        _print(output(), outcome, performance)
+        output().print(f"look at it: cte report {out / 'run'}", highlight=False, markup=False)
     return outcome
 
 

@@ -175,7 +175,9 @@ def print_plan(experiment: Experiment, plan: Plan, *, as_json: bool) -> None:
         output().print(plan_table(experiment, plan))
 
 
-def print_status(scores: Scores, ranking: Mapping[str, Any] | None = None) -> None:
+def print_status(
+    scores: Scores, ranking: Mapping[str, Any] | None = None, *, as_json: bool = False
+) -> None:
     """Print how far a run has come, what it decided, and the causes of what failed.
 
     Parameters
@@ -184,19 +186,30 @@ def print_status(scores: Scores, ranking: Mapping[str, Any] | None = None) -> No
         Its store.
     ranking
         Content of its ``ranking.json``, if there is one.
+    as_json
+        Print one JSON document in place of lines.
     """
     done = scores.done()
     counts = {name: int((done == code).sum()) for name, code in DONE.items()}
+    failed = [
+        {"block": int(index), "model": name, "cause": cause}
+        for index in (done == DONE["failures"]).nonzero()[0]
+        for name, cause in scores.failures(int(index)).items()
+    ]
+    verdict = (ranking or {}).get("verdict")
+    if as_json:
+        told = {"blocks": {"total": len(done), **counts}, "verdict": verdict, "failed": failed}
+        print(json.dumps(told, indent=1))
+        return
     partial = f"{counts['partial']} without models that had been beaten, "
     print(
         f"{counts['complete']} of {len(done)} blocks complete, {counts['failures']} with failures, "
         f"{partial if counts['partial'] else ''}{counts['missing']} missing"
     )
-    if ranking is not None and "verdict" in ranking:
-        print(f"anytime: {ranking['verdict']}")
-    for index in (done == DONE["failures"]).nonzero()[0]:
-        for name, cause in scores.failures(int(index)).items():
-            print(f"block {index}, model {name}: {cause}")
+    if verdict is not None:
+        print(f"anytime: {verdict}")
+    for one in failed:
+        print(f"block {one['block']}, model {one['model']}: {one['cause']}")
 
 
 def print_checks(reports: Sequence[ModelReport], *, as_json: bool) -> None:
