@@ -160,7 +160,7 @@ class Perturbation:
             If the text has another form, or the perturbation is not accepted.
         """
         kind, *rest = text.strip().split(":")
-        if "." in kind and rest:
+        if kind not in _RULES and rest and rest[0].isidentifier():  # a place, module:thing
             kind = f"{kind}:{rest.pop(0)}"
         if _rule(kind).strengthless:
             if rest:

@@ -32,6 +32,8 @@ from threading import Thread
 from services.slurm import free_ports, until
 
 BUCKET = "cte-bucket"
+PUBLIC = "cte-public"
+"""A bucket that, once made, anyone may read (S3 alone)."""
 REGION = "eu-central-1"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -196,6 +198,10 @@ def _answers(port: int) -> bool:
     return True
 
 
+ANYONE = {"name": "anonymous", "actions": [f"Read:{PUBLIC}", f"List:{PUBLIC}"]}
+"""Who does not sign, as SeaweedFS names them."""
+
+
 @contextlib.contextmanager
 def _seaweed(folder: Path) -> Iterator[Place]:
     key, secret = "key" + secrets.token_hex(8), secrets.token_hex(16)
@@ -207,7 +213,7 @@ def _seaweed(folder: Path) -> Iterator[Place]:
         "credentials": [{"accessKey": key, "secretKey": secret}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, ANYONE]}))
     (folder / "data").mkdir()
     command = [
         _program("s3"), "-logtostderr", "server", f"-dir={folder}/data", "-ip=127.0.0.1",
@@ -223,16 +229,17 @@ def _seaweed(folder: Path) -> Iterator[Place]:
             "AWS_REGION": REGION,
             "AWS_ENDPOINT_URL": front.endpoint,
         }
-        _make_s3_bucket(front, key, secret)
+        make_s3_bucket(front, key, secret)
         yield Place("s3", environment, [key, secret], front)
 
 
-def _make_s3_bucket(front: Front, key: str, secret: str) -> None:
+def make_s3_bucket(front: Front, key: str, secret: str, *, bucket: str = BUCKET) -> None:
+    """Make a bucket by a signed request."""
     import obstore
     from obstore.store import S3Store
 
     store = S3Store(
-        BUCKET,
+        bucket,
         access_key_id=key,
         secret_access_key=secret,
         region=REGION,

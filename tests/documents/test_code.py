@@ -1,0 +1,125 @@
+"""The Python and YAML in the documentation is run and read, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import yaml
+from documents.pages import FENCE, REPOSITORY, Block, blocks, pages
+from documents.world import copied, write_template
+
+from cte_dask.models import ModelSpec, load_bank
+
+PAGES_WITH_CODE = sorted({b.page for b in blocks("python")})
+BASE = {
+    "name": "model",
+    "format": "state_dict",
+    "source": "a.safetensors",
+    "architecture": "cte_dask.models.unet:UNet",
+}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    return write_template(tmp_path_factory.mktemp("code") / "template")
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, template, tmp_path, monkeypatch):
+    folder = copied(template, tmp_path / "world")
+    monkeypatch.chdir(folder)
+    if page.name == "tutorial.md":  # the demonstration's bank is of the names that the page takes
+        from cte_dask.models.bank import ModelBank
+
+        monkeypatch.setattr("cte_dask.demo.bank_path", lambda: folder / "bank.yaml")
+        monkeypatch.setattr(ModelBank, "select", lambda bank, names: bank)
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up
+    names = vars(module)
+    for block in blocks("python"):
+        if block.page == page:
+            exec(compile(block.text, block.name, "exec"), names)
+    check_of.get(page.name, lambda _: None)(names)
+
+
+def check_of_readme(names):
+    assert [m.rank for m in names["ranking"].models] == [1, 2, 3]
+
+
+def check_of_extend(names):
+    stripes = names["stripes"]
+    whole = {"start": (0, -2, 0), "core": (slice(None),) * 3}
+    added = stripes(np.zeros((1, 16, 4), np.float32), 0.2, key=(1, 2), **whole)
+    assert added.shape == (1, 16, 4)
+    assert added.dtype == np.float32
+    assert 0 < abs(added).max() <= np.float32(0.2)
+    inner = stripes(np.zeros((1, 8, 4), np.float32), 0.2, key=(1, 2), start=(0, 0, 0), core=None)
+    np.testing.assert_array_equal(added[:, 2:10], inner)  # no matter how wide the frame is
+    factors = names["scaled"](7, 0.5, mode=None, key=(1, 2))
+    assert factors.shape == (7,)
+    assert (abs(factors - 1) <= 0.5).all()
+    table = {"n_union": np.array([4, 0]), "n_disagree": np.array([1, 0])}
+    np.testing.assert_allclose(names["DICE"](table), [6 / 7, np.nan])
+    maps = np.zeros((1, 12, 12), np.float32)
+    maps[0, 2:8, 2:8] = 0.9
+    maps[0, 10, 10] = 0.9  # the opening takes it away
+    assert names["Opened"]()(maps).max() == 1
+
+
+check_of = {"README.md": check_of_readme, "extend.md": check_of_extend}
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=lambda b: b.name)
+def test_the_banks_in_the_documentation_are_valid(block: Block, tmp_path):
+    text = textwrap.dedent(block.text)
+    if text.startswith("schema:"):
+        path = tmp_path / "bank.yaml"
+        path.write_text(text)
+        assert len(load_bank(path)) == 1
+    else:
+        assert ModelSpec.model_validate({**BASE, **yaml.safe_load(text)}).segmenter
+
+
+def test_the_page_on_banks_shows_every_key_of_a_model():
+    (block,) = [b for b in blocks("yaml") if b.page.name == "bank.md" and "schema:" in b.text]
+    (shown,) = yaml.safe_load(block.text)["models"].values()
+    assert set(shown) | {"name", "segmenter"} == set(ModelSpec.model_fields)
+
+
+LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_every_link_of_a_page_leads_to_a_file_or_a_heading(page):
+    for match in LINK.finditer(FENCE.sub("", page.read_text())):
+        path, _, anchor = match["target"].partition("#")
+        if "://" in path:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {match['target']}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name}: {match['target']}"
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_the_architecture_page_names_every_module():
+    text = (REPOSITORY / "README.md").read_text()
+    table = text[text.index("## Architecture") : text.index("## Status")]
+    named = {n.rstrip("/") for n in re.findall(r"`([a-z0-9_]+/?)`", table)}
+    package = REPOSITORY / "cte_dask"
+    files = {p.stem for p in package.glob("*.py")} - {"__init__"}
+    folders = {p.parent.name for p in package.glob("*/__init__.py")}
+    assert files | folders <= named, f"not in the table: {(files | folders) - named}"
+    rows = [line.partition("|")[2].partition("|")[0] for line in table.splitlines() if "|" in line]
+    rooms = {n.rstrip("/") for row in rows for n in re.findall(r"`([a-z0-9_]+/?)`", row)}
+    assert rooms <= files | folders, f"no such module: {rooms - files - folders}"
