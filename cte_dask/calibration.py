@@ -144,7 +144,7 @@ def _perturbations(kind: str, grid: Sequence[float] | None) -> tuple[Perturbatio
     if grid is not None and len(grid) < 2:
         raise ValueError(f"a grid needs at least two strengths, not {list(grid)}")
     if grid is None:
-        _ = Perturbation(kind, 1.0)  # an unknown kind is told as everywhere
+        _ = Perturbation.parse(f"{kind}:1")  # an unknown kind, or one without strength, is told
         raise ValueError(f"no strengths are known for {kind!r}: give a grid (--strengths)")
     return tuple(Perturbation(kind, strength) for strength in grid)
 

@@ -167,7 +167,7 @@ def open_scores(url: str) -> Scores:
     try:
         group = zarr.open_group(_store(url, read_only=True), mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-        raise FileNotFoundError(f"no score store at {url}") from None
+        raise FileNotFoundError(f"no score store at {url}: is that the --out of a run?") from None
     return Scores(group, Layout.from_dict(dict(group.attrs)))
 
 

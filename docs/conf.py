@@ -54,6 +54,8 @@ def help_of_all_commands() -> str:
     """Return the reference of the command line as Markdown, its top heading left out."""
     program = [sys.executable, "-m", "typer", "cte_dask.cli", "utils", "docs", "--name", "cte"]
     told = subprocess.run(program, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    for name, summary in re.findall(r"^## `cte ([a-z]+)`\n\n(.+)$", told, re.MULTILINE):
+        told = re.sub(rf"(?m)^\* `{name}`: .*$", f"* `{name}`: {summary}", told)  # it cuts them
     return told.partition("\n")[2]
 
 

@@ -320,6 +320,7 @@ def test_an_excluded_model_makes_the_calibration_incomplete(target, tmp_path):
         (("--strengths", "0.1"), ("0.1", "two strengths")),
         (("--strengths", "0.1,0.1"), ("twice",)),
         (("--metric", "nhdd"), ("nhdd", "nhd")),
+        (("--perturb", "rotate"), ("'rotate'", "no strength")),
         (("--pilot-tiles", "1"), ("pilot_tiles", "1")),
         (("--seed", "-1"), ("-1",)),
         (("--border", "-1"), ("border", "-1")),

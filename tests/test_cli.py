@@ -327,7 +327,7 @@ def test_a_missing_bank_is_refused(target, tmp_path):
 
 
 def test_status_of_no_run_is_refused(tmp_path):
-    refused(cte("status", tmp_path), "no score store")
+    refused(cte("status", tmp_path), "no score store", "--out")
 
 
 @pytest.fixture

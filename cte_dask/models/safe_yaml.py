@@ -39,7 +39,9 @@ def parse(text: str) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
+        told = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        tab = "; indent with spaces" if r"character '\t'" in told else ""
+        raise ValueError(f"not valid YAML: {told}{tab}") from error
     finally:
         loader.dispose()
 

@@ -209,7 +209,7 @@ def _check_contrast(
     if minimum == maximum:
         raise VolumeError(
             f"target {volume.name} is constant: every voxel looked at is {minimum:g}"
-            f"{_omitted(volume)}"
+            f"{_omitted(volume)}; is it the right channel, level and region?"
         )
     (low_q, low), (high_q, high) = next(iter(found.items())), next(reversed(found.items()))
     if len(found) > 1 and high <= low:

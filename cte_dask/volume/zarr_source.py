@@ -246,7 +246,10 @@ def _why_not_found(name: str) -> str:
     if not is_url(name) and not os.path.exists(name):
         return f"{name} does not exist"
     if os.path.isfile(name):
-        return f"{name} is a file, not a zarr: want a directory or URL of a zarr array or OME-Zarr"
+        return (
+            f"{name} is a file, not a zarr: want a directory or URL of a zarr array or OME-Zarr; "
+            "convert TIFF, HDF5 and the like first"
+        )
     return f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
 
 

@@ -89,6 +89,7 @@ def test_a_source_outside_and_a_url_stay_what_they_are(tmp_path: Path) -> None:
         ("script:\n    format", "vnc-unet:\n    format", "'vnc-unet' appears twice"),
         ("axes: yx", "axes: yx\n    axes: zyx", "'axes' appears twice"),
         ("axes: yx", "axes: [yx", "not valid YAML"),
+        ("axes: yx", "axes: yx\n\thalo: 1", "indent with spaces"),
         ("axes: yx", "name: x", "unknown key 'name'"),
         ("axes: yx", "axes: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("bottleneck: null", "? [a, b]\n    : 1", "a key must be a plain word"),
