@@ -95,7 +95,8 @@ class Anytime:
         self.watch = Watch(models, whole=whole, delta=goal.delta, places=self.race.places)
         # what compares the whole bank, or all scores, needs every model on every block
         self.drops = not (experiment.bank_metrics or experiment.combine)
-        self._scores, self._done = scores, scores.done()
+        self._scores, self.taken = scores, 0
+        self.most = min(len(blocks), goal.blocks or len(blocks))
         self._rounds = rounds(blocks.counts, seed=experiment.seed, most=goal.blocks)
         self._drawn: deque[Round] = deque()
         self._waiting: deque[Job] = deque()
@@ -110,7 +111,13 @@ class Anytime:
         """Whether the answer is proven, the budget is spent, or nothing is left to read."""
         late = self.deadline is not None and time.monotonic() >= self.deadline
         idle = self._exhausted and not self._drawn
-        return self.race.proven is not None or idle or (late and self.race.rounds > 0)
+        begun = self.race.rounds > 0
+        return self.race.proven is not None or idle or (begun and (late or self.nobody))
+
+    @property
+    def nobody(self) -> bool:
+        """Whether no model is left that could win."""
+        return not (self.race.active & ~self.aside).any()
 
     @property
     def active(self) -> NDArray[np.bool_]:
@@ -132,6 +139,7 @@ class Anytime:
 
     def take(self, scores: BlockScores) -> None:
         """Take in a finished block; those of a round count together, and in the rounds' order."""
+        self.taken += not scores.failures
         self._found.add(scores.index)
         self._advance()
 
@@ -160,8 +168,8 @@ class Anytime:
 
         Before the first round is whole, that is what there is of it.
         """
-        known = self.race.blocks == len(self.layout.blocks)  # then medians are no estimates
-        first = [] if known else [self.layout.models[m] for m in self.race.proven or ()]
+        exact = self.race.blocks == len(self.layout.blocks)  # then medians are no estimates
+        first = [] if exact else [self.layout.models[m] for m in self.race.proven or ()]
         if not self._blocks:
             known = [b for r in list(self._drawn)[:1] for b in r.blocks if b in self._found]
             return count(self._scores, known, [len(known)] * len(self.layout.models))
@@ -173,7 +181,7 @@ class Anytime:
     def _want(self, block: int) -> None:
         """Ask for what a block lacks of the models in the race; what is stored is taken."""
         wanted = np.flatnonzero(self.active).tolist()
-        if self._done[block] != DONE["missing"]:
+        if self._scores.mark(block) != DONE["missing"]:
             lacking = set(self._scores.lacking(block))
             if not (lacking & set(wanted)):
                 self._found.add(block)
@@ -183,7 +191,7 @@ class Anytime:
         self._waiting.append(Job(block, None if whole else tuple(wanted)))
 
     def _advance(self) -> None:
-        while self._drawn and self.race.proven is None:
+        while self._drawn and self.race.proven is None and not self.nobody:
             drawn = self._drawn[0]
             if any(block not in self._found for block in drawn.blocks):
                 return

@@ -175,6 +175,10 @@ def plan(
     perturb: Perturb = None,
     metric: MetricOption = None,
     repeats: Repeats = 1,
+    until: Until = None,
+    top: Top = None,
+    full_order: FullOrder = False,
+    exhaustive: Exhaustive = False,
     workers: Workers = None,
     threads: Threads = 1,
     batch: Batch = None,
@@ -186,10 +190,14 @@ def plan(
 ) -> None:
     """Print what ranking would read, compute and store."""
     with clear_errors():
+        from cte_dask.anytime import goal_for
         from cte_dask.cluster import default_workers
         from cte_dask.pipeline import plan_target
+        from cte_dask.racing.goal import Asked
         from cte_dask.report.terminal import print_plan
 
+        asked = Asked(until, exhaustive, top, full_order)
+        asked.goal(1)  # refuse what cannot be before anything is opened
         experiment, costs = plan_target(
             target_options(
                 target,
@@ -216,7 +224,7 @@ def plan(
                 precision=precision,
             ),
         )
-        print_plan(experiment, costs, as_json=as_json)
+        print_plan(experiment, costs, goal_for(experiment, asked), as_json=as_json)
 
 
 app.command()(calibrate)

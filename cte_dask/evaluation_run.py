@@ -13,6 +13,7 @@ import numpy as np
 from cte_dask.ccfv import ccfv
 from cte_dask.cluster import default_workers, open_cluster
 from cte_dask.comparison import TileMeasures, evaluation_of
+from cte_dask.counted import counted
 from cte_dask.dataset import read_scores, told_attributes
 from cte_dask.experiment import versions
 from cte_dask.labels import open_labels, read_labels
@@ -100,7 +101,7 @@ def evaluate_run(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     experiment = reopen(run)
-    scores = open_scores(f"{run}/scores.zarr")
+    scores = counted(open_scores(f"{run}/scores.zarr"))
     _check_names(leave_out or {}, experiment)
     truth = open_labels(labels, experiment.volume)
     dataset = read_scores(scores)
@@ -121,7 +122,7 @@ def evaluate_run(
         number=resamples,
         causes={n: c for b in found for n, c in b.causes.items()},
         left_out=leave_out,
-        notes=notes,
+        notes=(*notes, *_early(dataset)),
         about={
             "run": run,
             "experiment": scores.layout.experiment,
@@ -287,3 +288,9 @@ def _notes(
     if missing:
         notes.append(f"{missing} of {total} blocks of the run are not complete")
     return tuple(notes)
+
+
+def _early(dataset: xr.Dataset) -> tuple[str, ...]:
+    absent = (dataset.status == STATUS["absent"]).any(["perturbation", "tile"]).to_numpy()
+    names = ", ".join(map(str, dataset.model.to_numpy()[absent]))
+    return (f"beaten early, evaluated on fewer tiles than others: {names}",) if names else ()

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import fsspec
-import numpy as np
 from rich.console import Console
 
 from cte_dask.anytime import Anytime, goal_for
@@ -28,7 +27,7 @@ from cte_dask.report.progress import RunProgress
 from cte_dask.report.provenance import add_session
 from cte_dask.resolution import resolve
 from cte_dask.run import run
-from cte_dask.scores import DONE, Scores, create, layout_of, open_scores
+from cte_dask.scores import create, layout_of, open_scores
 from cte_dask.sharding import Shard
 from cte_dask.storage import is_cloud
 from cte_dask.volume import Volume, open_volume
@@ -155,12 +154,11 @@ def rank_target(
     scores = create(url, layout_of(experiment), resume=resume, overwrite=overwrite)
     write_experiment(out, experiment)
     goal = goal_for(experiment, asked, shard=shard is not None)
-    before = _scored(scores)
-    todo = missing_jobs(scores, shard)
     race = None if goal is None else Anytime(experiment, scores, goal, began=clock)
-    progress = RunProgress(experiment, len(todo), console or Console(quiet=True), race)
+    work = Listed(missing_jobs(scores, shard)) if race is None else race
+    progress = RunProgress(experiment, work.most, console or Console(quiet=True), race)
     tell("starting")
-    interrupted, work = False, Listed(todo) if race is None else race
+    interrupted = False
     try:
         with open_cluster(cluster, workers=workers, threads=threads) as client, progress.shown():
             run(experiment, url, scores, client=client, work=work, progress=progress)
@@ -176,15 +174,11 @@ def rank_target(
         "threads": threads,
         "started": began.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - began).total_seconds(), 3),
-        "blocks": len(todo) if shard else _scored(scores) - before,
+        "blocks": work.taken,
         "state": next(name for name, code in EXIT.items() if code == outcome.exit_code),
     }
     add_session(out, session, anew=overwrite)
     return outcome
-
-
-def _scored(scores: Scores) -> int:
-    return int(np.isin(scores.done(), [DONE["complete"], DONE["partial"]]).sum())
 
 
 def _check_device(cluster: str, device: str) -> None:

@@ -250,14 +250,19 @@ class Scores:
 
     def done(self) -> NDArray[np.uint8]:
         """Return each block's mark (`DONE`), uint8 (block,); of what is shown alone."""
-        marks: NDArray[np.uint8] = np.asarray(_array(self.group, "done")[:])
         if self.only is None:
-            return marks
-        shown = np.zeros_like(marks)
-        for index in (i for i in self.only if marks[i] != DONE["missing"]):
-            failed = marks[index] == DONE["failures"] and self.failures(index)
-            shown[index] = DONE["failures" if failed else "complete"]
+            return np.asarray(_array(self.group, "done")[:])
+        shown = np.zeros(len(self.layout.blocks), np.uint8)
+        shown[list(self.only)] = [self.mark(index) for index in self.only]
         return shown
+
+    def mark(self, index: int) -> int:
+        """Return the mark (`DONE`) of one block; of what is shown alone."""
+        mark = int(np.asarray(_array(self.group, "done")[index]))
+        if self.only is None or mark == DONE["missing"]:
+            return mark
+        failed = mark == DONE["failures"] and self.failures(index)
+        return DONE["failures" if failed else "complete"]
 
     def missing(self) -> NDArray[np.int64]:
         """Return the numbers of the blocks still to be done; failed ones are among them."""

@@ -38,6 +38,14 @@ class Work(Protocol):
     """The jobs of a run, which may depend on what came of earlier ones."""
 
     @property
+    def most(self) -> int:
+        """Blocks that may be handed out at most."""
+
+    @property
+    def taken(self) -> int:
+        """Blocks that were scored without any failure and taken in."""
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more is wanted: what is still running may be dropped."""
 
@@ -65,14 +73,17 @@ class Listed:
     deadline = None
 
     def __init__(self, jobs: Iterable[Job]) -> None:
-        self._waiting: Iterator[Job] = iter(jobs)
+        listed = list(jobs)
+        self.most, self.taken = len(listed), 0
+        self._waiting: Iterator[Job] = iter(listed)
 
     def jobs(self, most: int) -> list[Job]:
         """Return the next jobs."""
         return list(islice(self._waiting, most))
 
     def take(self, scores: BlockScores) -> None:
-        """Take in what came of a job: it changes nothing."""
+        """Take in what came of a job: nothing depends on it."""
+        self.taken += not scores.failures
 
 
 def missing_jobs(scores: Scores, shard: Shard | None = None) -> list[Job]:

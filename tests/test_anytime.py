@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+from html import escape
+from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from conftest import blobs, write_bank
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
 from cte_dask import pipeline
+from cte_dask.anytime import Anytime
+from cte_dask.cli import app
 from cte_dask.counted import counted
 from cte_dask.dataset import read_scores
+from cte_dask.models import load_bank
 from cte_dask.pipeline import TargetOptions, rank_target
 from cte_dask.racing import rounds
-from cte_dask.racing.goal import Asked
-from cte_dask.scores import DONE, open_scores
+from cte_dask.racing.goal import Asked, Goal
+from cte_dask.report.html import write_report
+from cte_dask.resolution import resolve
+from cte_dask.run import run
+from cte_dask.scores import DONE, create, layout_of, open_scores
 from cte_dask.sharding import Shard
 from cte_dask.tile_scoring import STATUS
-from cte_dask.volume import write_ome_zarr
+from cte_dask.volume import open_volume, write_ome_zarr
+from cte_dask.window import margins
 
 SETTINGS = {
     "tile": (1, 16, 16), "block": (1, 2, 2), "perturbations": ("gaussian:0.1",), "batch": 4,
@@ -225,3 +237,124 @@ def test_what_excludes_each_other_is_refused_in_one_line(rank_wide, tmp_path):
     with pytest.raises(ValueError, match="--exhaustive scores every block: leave out --until"):
         rank_wide(tmp_path / "c", asked={"until": "9", "exhaustive": True})
     assert not (tmp_path / "c").exists()
+
+
+def bank_with(folder, entries: dict[str, str]):
+    """Write a bank of four good models and some of another source."""
+    path = write_bank(folder, 4)
+    text = path.read_text()
+    first = text[text.index("\n  model-0:") : text.index("\n  model-1:")]
+    path.write_text(text + "".join(first.replace("model-0", name) for name in entries))
+    for name, kind in entries.items():
+        weights = load_file(folder / "model-0.safetensors")
+        weights["head.bias"] = weights["head.bias"] + {"flood": 1000, "empty": -1000}[kind]
+        save_file(weights, folder / f"{name}.safetensors")
+    return path
+
+
+def test_models_that_predict_nothing_or_everything_never_win_nor_hold_up_the_answer(
+    rank_wide, whole, tmp_path
+):
+    bank = bank_with(tmp_path / "bank", {"all": "flood", "none": "empty"})
+    outcome = rank_wide(tmp_path / "RUN", bank=bank, asked={"until": "decided"})
+    result = outcome.result
+    assert result["proven"] == [whole[1].ranking.models[0].name]
+    assert result["aside"] == ["all", "none"]
+    assert result["blocks"]["sampled"] <= 40
+    assert [m.name for m in outcome.ranking.models[-2:]] == ["all", "none"]
+
+
+def test_a_bank_of_nothing_else_is_given_up(rank_wide, tmp_path):
+    bank = bank_with(tmp_path / "bank", {"all": "flood"})
+    text = bank.read_text()
+    bank.write_text(text[: text.index("\n  model-0:")] + text[text.index("\n  all:") :])
+    outcome = rank_wide(tmp_path / "RUN", bank=bank, asked={"until": "decided"})
+    assert outcome.exit_code == 0
+    assert not outcome.result["decided"]
+    assert "no model can be recommended after" in outcome.result["verdict"]
+    assert outcome.result["blocks"]["sampled"] < 32
+
+
+def test_a_model_that_fails_everywhere_costs_the_exit_code_but_not_the_answer(
+    rank_wide, whole, tmp_path, monkeypatch
+):
+    from cte_dask import scoring
+
+    real = scoring._score_model
+
+    def failing(work, candidate, *rest):
+        if candidate.name == "model-2":
+            raise RuntimeError("out of luck")
+        return real(work, candidate, *rest)
+
+    monkeypatch.setattr(scoring, "_score_model", failing)
+    outcome = rank_wide(tmp_path / "RUN", asked={"until": "decided"})
+    result = outcome.result
+    assert outcome.exit_code == 3
+    assert not result["complete"]
+    assert result["decided"]
+    assert result["proven"] == [whole[1].ranking.models[0].name]
+    assert result["blocks"]["failed"] == result["blocks"]["sampled"]
+    assert result["aside"] == ["model-2"]
+
+
+def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
+    rank_wide, whole, tmp_path, monkeypatch
+):
+    from cte_dask import scoring
+
+    real, bad = scoring.read_window, order(8)[2]
+
+    def unreadable(experiment, block, *rest):
+        if block.index == bad:
+            raise OSError("no such chunk")
+        return real(experiment, block, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "read_window", unreadable)
+        outcome = rank_wide(tmp_path / "RUN", asked={"until": "decided"})
+    assert outcome.exit_code == 3
+    assert outcome.result["blocks"]["failed"] == 1
+    assert outcome.result["proven"] == [whole[1].ranking.models[0].name]
+    resumed = rank_wide(tmp_path / "RUN", asked={"until": "decided"}, resume=True)
+    assert resumed.exit_code == 0
+    assert resumed.result["blocks"]["failed"] == 0
+
+
+def test_status_report_and_evaluation_tell_what_was_decided(two, wide):
+    out, outcome = two
+    said = CliRunner().invoke(app, ["status", str(out)]).output
+    assert "without models that had been beaten" in said
+    assert f"anytime: {outcome.result['verdict']}" in said
+    page = Path(write_report(str(out), out=str(out / "page.html"), gallery_models=0)).read_text()
+    assert escape(outcome.result["verdict"]) in page
+    assert f"{outcome.result['blocks']['sampled']} of 64" in page
+
+
+def test_each_chunk_of_the_sampled_blocks_is_read_once_for_twenty_models(tmp_path, monkeypatch):
+    bank = write_bank(tmp_path / "bank", 20, halo=0)
+    path = tmp_path / "target.zarr"
+    size = (40.0, 10.0, 10.0)
+    write_ome_zarr(path, blobs((32, 64, 64)), axes="zyx", voxel_size_nm=size, chunks=(1, 32, 32))
+    volume = open_volume(str(path))
+    settings = {**SETTINGS, "workers": 1}
+    experiment = resolve(volume, load_bank(str(bank)), **settings)
+    assert len(experiment.candidates) == 20
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    reads = []
+    original = zarr.storage.LocalStore.get
+
+    async def counted_get(self, key, *args, **kwargs):
+        value = await original(self, key, *args, **kwargs)
+        if str(self.root).startswith(str(path)) and "/c/" in f"/{key}" and value is not None:
+            reads.append(key)
+        return value
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", counted_get)
+    work = Anytime(experiment, scores, Goal(blocks=8, epsilon=0.0))
+    run(experiment, url, scores, work=work)
+    before, after = margins(experiment)
+    assert work.race.blocks == 8
+    assert before == after == (0, 0, 0)
+    assert len(reads) == len(set(reads)) == 8, "a block is a chunk: 1.00 of what was sampled"

@@ -26,8 +26,9 @@ class Decision:
     blocks, total
         Blocks that were taken in, and those of the target.
     stopped
-        ``decided``, ``budget`` (the blocks or the time asked for are spent), ``interrupted``, or
-        ``all blocks`` (every one was read: nothing is uncertain).
+        ``decided``, ``budget`` (the blocks or the time asked for are spent), ``interrupted``,
+        ``all blocks`` (every one was read: nothing is uncertain), or ``nobody`` (every model is
+        set aside).
     best
         The best models, best first: proven if `decided`, else those that stand first now. In a
         full order all that are in question.
@@ -99,6 +100,8 @@ class Decision:
             stopped = "all blocks"
         elif race.proven is not None:
             stopped = "decided"
+        elif {names[int(m)] for m in np.flatnonzero(race.active)} <= set(aside):
+            stopped = "nobody"
         elif interrupted:
             stopped = "interrupted"
         return cls(

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 
 from cte_dask.racing.race import DELTA, EPSILON
 
-__all__ = ["ANYTIME_ABOVE", "Asked", "Goal", "goal_of"]
+__all__ = ["ANYTIME_ABOVE", "TYPICAL_BLOCKS", "Asked", "Goal", "goal_of"]
 
 ANYTIME_ABOVE = 256
 """Blocks of a target above which a run is anytime unless it is told otherwise."""
+TYPICAL_BLOCKS = 28, 88
+"""Blocks that the best model took in half, and in nine of ten, of simulated banks on a terabyte
+(`cte_dask.racing.simulation.terabyte_bank`; ``tests/test_race.py``)."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FEW_BLOCKS", "TERABYTE", "Bank", "awkward_bank", "terabyte_bank"]
+__all__ = ["FEW_BLOCKS", "TERABYTE", "Bank", "awkward_bank", "close_bank", "terabyte_bank"]
 
 Grid = tuple[int, int, int]
 TERABYTE: Grid = (20, 10, 10)
@@ -100,10 +100,37 @@ def awkward_bank(rng: np.random.Generator) -> Bank:
     if rng.random() < 0.5:
         steps = float(rng.choice([20, 100]))
         scores = np.round(scores * steps) / steps
-    scores = _holed(rng, scores)
-    rows = np.swapaxes(scores, 0, 1).reshape(count, -1)
+    return _of_array(FEW_BLOCKS, _holed(rng, scores))
+
+
+def _of_array(grid: Grid, scores: NDArray[np.float64]) -> Bank:
+    """Return the bank of some scores (block, model, tile)."""
+    rows = np.swapaxes(scores, 0, 1).reshape(scores.shape[1], -1)
     medians = np.array([np.median(row[~np.isnan(row)]) for row in rows])
-    return Bank(FEW_BLOCKS, tiles, medians, lambda number: scores[number])
+    return Bank(grid, scores.shape[2], medians, lambda number: scores[number])
+
+
+def close_bank(rng: np.random.Generator) -> Bank:
+    """Draw a bank on 512 blocks of few tiles whose models are nearly as good as the best one.
+
+    Parameters
+    ----------
+    rng
+        Source of everything.
+
+    Returns
+    -------
+    Bank
+        Of 3 to 10 models, 0.005 to 0.03 apart, between which blocks differ: whoever looks again
+        and again until one seems better is often wrong.
+    """
+    count, tiles = int(rng.integers(3, 11)), int(rng.integers(4, 17))
+    best = rng.uniform(0.6, 0.95)
+    scores = np.clip(best - np.append(0.0, rng.uniform(0.005, 0.03, count - 1)), 0.05, 0.99)
+    levels = np.log(scores / (1 - scores))[rng.permutation(count)]
+    logits = _places(rng, FEW_BLOCKS, levels, outside=2.0)[:, :, None]
+    logits = logits + rng.uniform(0.1, 0.3) * rng.standard_normal((len(logits), count, tiles))
+    return _of_array(FEW_BLOCKS, _squashed(logits))
 
 
 def _levels(rng: np.random.Generator, count: int) -> NDArray[np.float64]:

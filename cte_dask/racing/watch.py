@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from cte_dask.racing.order import Round
 
-__all__ = ["BlockTiles", "Watch"]
+__all__ = ["SURELY_EMPTY", "BlockTiles", "Watch"]
+
+SURELY_EMPTY = 0.8
+"""A model that is flagged for predicting nothing is set aside once this part surely is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,10 @@ class BlockTiles:
 class Watch:
     """Degenerate models: `flagged` on what was read, `aside` if it surely holds of the target.
 
-    Proof takes its blocks: at an error of 0.4 %, one that predicts everything some ten, one that
-    predicts nothing some hundred, since until then one tile in twenty might still say something.
+    A model that predicts everything is set aside when it surely does so on half of all tiles, which
+    is what its flag means. One that predicts nothing on 95 % of the tiles read is set aside when it
+    surely predicts nothing on `SURELY_EMPTY` of all: to tell 95 % from 94 % takes hundreds of
+    blocks. At an error of 0.4 % the first takes some ten blocks, the second some thirty.
 
     Parameters
     ----------
@@ -58,14 +63,17 @@ class Watch:
     def __init__(self, models: int, *, whole: int, delta: float, places: int) -> None:
         self.whole = whole
         error = delta * ASIDE_SHARE / 2 / places
-        self._nothing = Surplus(models, least=NAN_FRACTION_FLAG, error=error)
+        self._nothing = Surplus(models, least=SURELY_EMPTY, error=error)
         self._everything = Surplus(models, least=0.5, error=error)
         self._sums = np.zeros((2, models))
 
     @property
     def aside(self) -> NDArray[np.bool_]:
-        """Models that are surely degenerate, (model,)."""
-        return self._nothing.proven | self._everything.proven
+        """Models that are flagged, and surely no good, (model,)."""
+        nothing = (self._sums[0] >= 0) & self._nothing.proven
+        everything = (self._sums[1] >= 0) & self._everything.proven
+        aside: NDArray[np.bool_] = nothing | everything
+        return aside
 
     @property
     def flagged(self) -> NDArray[np.bool_]:
@@ -80,7 +88,7 @@ class Watch:
         scored = np.array([self._part(b.scored) for b in blocks])
         nothing = empty - NAN_FRACTION_FLAG * scored
         everything = full - 0.5 * scored
-        self._nothing.observe(drawn, nothing)
+        self._nothing.observe(drawn, empty - SURELY_EMPTY * scored)
         self._everything.observe(drawn, everything)
         self._sums = self._sums + np.stack([nothing.sum(axis=0), everything.sum(axis=0)])
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cte_dask.racing.goal import TYPICAL_BLOCKS
 from cte_dask.report.combined import print_combined
 from cte_dask.report.similarity import print_similarity
 from cte_dask.scores import DONE
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cte_dask.models.report import ModelReport
     from cte_dask.pipeline import Outcome
     from cte_dask.planning import Plan
+    from cte_dask.racing.goal import Goal
     from cte_dask.ranking import ModelRank, Ranking
     from cte_dask.scores import Scores
 
@@ -93,7 +95,7 @@ def _flops(count: float) -> str:
     return f"{count:.3g} ZFLOP"
 
 
-def plan_table(experiment: Experiment, plan: Plan) -> Table:
+def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> Table:
     """Return what a run will read, compute and store, as a table."""
     table = Table(title="Plan", show_header=False, title_justify="left")
     rows = [
@@ -101,6 +103,7 @@ def plan_table(experiment: Experiment, plan: Plan) -> Table:
         ("tiles", f"{plan.tiles:,} of {'×'.join(map(str, experiment.grid.tile))} voxels"),
         ("blocks", f"{plan.blocks:,} of {'×'.join(map(str, plan.block_shape))} voxels"),
         ("reads", f"{_bytes(plan.bytes_read)} ({_ratio(plan)} of the target, halos included)"),
+        *_anytime_rows(plan, goal),
         ("memory of one block", _bytes(plan.bytes_window)),
         ("computes", f"{_flops(plan.flops)} on {experiment.device} in {experiment.precision}"),
         ("stores", f"{_bytes(plan.bytes_stored)} before compression"),
@@ -115,6 +118,26 @@ def plan_table(experiment: Experiment, plan: Plan) -> Table:
     for name, why in experiment.excluded.items():
         table.add_row(Text(f"model {name}"), Text(f"excluded: {why}"))
     return table
+
+
+def _anytime_rows(plan: Plan, goal: Goal | None) -> list[tuple[str, str]]:
+    """Return what an anytime run will read at most, and what it read in simulations."""
+    if goal is None:
+        return [("anytime", "no: every block is scored; --until decided may need fewer")]
+    most = min(plan.blocks, goal.blocks or plan.blocks)
+    rows = [("anytime", f"stops when it is decided, {_part(plan, most)} at most")]
+    if goal.seconds is not None:
+        rows[0] = ("anytime", f"stops when it is decided, or after {goal.seconds:g} s")
+    if goal.top == 1:
+        usual, long = (min(most, n) for n in TYPICAL_BLOCKS)
+        told = f"{_part(plan, usual)} in half of our simulations, {long} in nine of ten"
+        rows.append(("typically", told))
+    return rows
+
+
+def _part(plan: Plan, blocks: int) -> str:
+    part = blocks / max(plan.blocks, 1)
+    return f"{blocks:,} blocks ({_bytes(part * plan.bytes_read)}, {_flops(part * plan.flops)})"
 
 
 def _ratio(plan: Plan) -> str:
@@ -166,13 +189,27 @@ def output() -> Console:
     return console if console.is_terminal else Console(width=max(console.width, PIPE_WIDTH))
 
 
-def print_plan(experiment: Experiment, plan: Plan, *, as_json: bool) -> None:
-    """Print what a run will read, compute and store."""
+def print_plan(
+    experiment: Experiment, plan: Plan, goal: Goal | None = None, *, as_json: bool
+) -> None:
+    """Print what a run will read, compute and store.
+
+    Parameters
+    ----------
+    experiment, plan
+        The run, and all of its blocks.
+    goal
+        What it is to find out, maybe of fewer; None if it is to score every block.
+    as_json
+        Whether for programs.
+    """
     if as_json:
         data = {**asdict(plan), "flops": plan.flops, "excluded": dict(experiment.excluded)}
-        print(json.dumps(data, indent=1))
+        most = plan.blocks if goal is None else min(plan.blocks, goal.blocks or plan.blocks)
+        anytime = {"goal": goal and asdict(goal), "most_blocks": most}
+        print(json.dumps({**data, "anytime": anytime}, indent=1))
     else:
-        output().print(plan_table(experiment, plan))
+        output().print(plan_table(experiment, plan, goal))
 
 
 def print_status(

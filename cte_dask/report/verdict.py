@@ -26,6 +26,8 @@ def verdict(decision: Decision) -> str:
 Y: Y is better by 0.005 at most, if at all'
     """
     after = f"after {decision.blocks} of {decision.total} blocks"
+    if decision.stopped == "nobody":
+        return f"no model can be recommended {after}: all predict nothing or everything, or fail"
     if not decision.best:
         return f"not decided {after}: no model has predicted anything that can be compared"
     if decision.stopped == "all blocks":
