@@ -126,7 +126,7 @@ def close_bank(rng: np.random.Generator) -> Bank:
     """
     count, tiles = int(rng.integers(3, 11)), int(rng.integers(4, 17))
     best = rng.uniform(0.6, 0.95)
-    scores = np.clip(best - np.append(0.0, rng.uniform(0.005, 0.03, count - 1)), 0.05, 0.99)
+    scores = np.clip(best - np.append(0.0, rng.uniform(0.006, 0.06, count - 1)), 0.05, 0.99)
     levels = np.log(scores / (1 - scores))[rng.permutation(count)]
     logits = _places(rng, FEW_BLOCKS, levels, outside=2.0)[:, :, None]
     logits = logits + rng.uniform(0.1, 0.3) * rng.standard_normal((len(logits), count, tiles))

@@ -1,0 +1,120 @@
+"""Compare anytime ranking with the exhaustive one on a real target: same answer, how many blocks.
+
+    python examples/make_em_target.py epfl.zarr
+    python examples/train_bank.py mitochondria --out mito_bank
+    python benchmarks/anytime_real.py epfl.zarr --bank mito_bank/bank.yaml --name anytime-epfl
+
+Every block is scored once. The race is then run on these scores for many seeds, each an order of
+the blocks of its own, under every score; and a few whole anytime runs, from reading the target to
+``ranking.json``, are made with seeds of their own, whose noise differs too. Writes
+``benchmarks/results/<name>.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from cte_dask.anytime import Anytime
+from cte_dask.pipeline import Outcome, TargetOptions, rank_target
+from cte_dask.racing.goal import Asked, Goal
+from cte_dask.scores import open_scores
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def leader(outcome: Outcome, score: str) -> str:
+    able = [m for m in outcome.ranking.models if m.rank is not None and not m.degenerate]
+    return max(able, key=lambda m: m.scores[score].cte).name
+
+
+def replayed(outcome: Outcome, run: str, score: str, seeds: Iterable[int]) -> dict[str, Any]:
+    """Run the race on stored scores, once a seed."""
+    scores, best = open_scores(f"{run}/scores.zarr"), leader(outcome, score)
+    answers, blocks, decided = [], [], []
+    for seed in seeds:
+        race = Anytime(replace(outcome.experiment, seed=seed), scores, Goal())
+        race.layout = replace(race.layout, primary=score)
+        assert not race.jobs(1), "every block is stored"
+        decision = race.decision()
+        answers.append(decision.best[0])
+        blocks.append(decision.blocks)
+        decided.append(decision.stopped == "decided")
+    return {
+        "exhaustive": best,
+        "agree": sum(a == best for a in answers),
+        "of": len(answers),
+        "decided": sum(decided),
+        "others": sorted({a for a in answers if a != best}),
+        "blocks": blocks,
+        "median_blocks": float(np.median(blocks)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target")
+    parser.add_argument("--bank", required=True)
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--run", help="folder of the exhaustive run, to keep; resumed if there")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--whole-runs", type=int, default=3, help="anytime runs from end to end")
+    options = parser.parse_args()
+    settings: dict[str, Any] = {"metrics": ("nhd", "ei"), "block": (1, 1, 1)}
+    target = TargetOptions(options.target)
+    with tempfile.TemporaryDirectory() as folder:
+        run = options.run or f"{folder}/run"
+        outcome = rank_target(
+            target,
+            options.bank,
+            run,
+            asked=Asked(exhaustive=True),
+            resume=Path(run).exists(),
+            console=Console(),
+            **settings,
+        )
+        names = list(outcome.ranking.models[0].scores)
+        races = {n: replayed(outcome, run, n, range(1, options.seeds + 1)) for n in names}
+        whole = []
+        for seed in range(1, options.whole_runs + 1):
+            found = rank_target(
+                target,
+                options.bank,
+                f"{folder}/{seed}",
+                asked=Asked(until="decided"),
+                seed=seed,
+                console=Console(),
+                **settings,
+            )
+            keys = ("verdict", "decided", "proven", "leading", "blocks", "dropped")
+            whole.append({"seed": seed, **{k: found.result[k] for k in keys}})
+    record = {
+        "date": date.today().isoformat(),
+        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine()},
+        "versions": outcome.result["versions"],
+        "target": {**outcome.result["target"], "url": Path(options.target).name},
+        "tile": list(outcome.experiment.grid.tile),
+        "blocks": len(outcome.experiment.blocks),
+        "primary": outcome.ranking.primary,
+        "models": outcome.result["models"],
+        "races": races,
+        "whole_runs": whole,
+    }
+    path = RESULTS / f"{options.name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps({"races": races, "whole_runs": whole}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
