@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.storage import is_cloud
 from cte_dask.tiles import Shape
 from cte_dask.volume import open_volume
 from cte_dask.volume.formats import find_image
@@ -26,7 +27,8 @@ def open_labels(labels: object, target: Volume) -> Volume:
     labels
         Anything that can be a target, of integer elements, 0 the background. Of the shape of the
         target's array at the level that was ranked (the region of interest is cut out of it), or
-        of the shape of the region. Of an OME-Zarr pyramid the level that fits is taken.
+        of the shape of the region. Of an OME-Zarr pyramid the level that fits is taken. Beside a
+        target that is read unsigned, a URL of an object store is too.
     target
         The target.
 
@@ -40,15 +42,18 @@ def open_labels(labels: object, target: Volume) -> Volume:
     ValueError
         If the shapes differ, naming both, or the elements are no integers.
     """
-    number = len(find_image(labels, {}).levels)
+    public = target.anonymous and isinstance(labels, str) and is_cloud(labels)
+    options = {"anonymous": True} if public else {}
+    number = len(find_image(labels, options).levels)
     levels = sorted(range(number), key=lambda level: level != target.level)
-    opened = [open_volume(labels, level=level) for level in levels]
+    opened = [open_volume(labels, level=level, storage_options=options) for level in levels]
     for found in opened:
         if found.dtype.kind not in "iu":
             raise ValueError(f"labels {found.name} have {found.dtype} elements: want integers")
     for found, level in zip(opened, levels, strict=True):
         if found.shape == target.array_shape:
-            return open_volume(labels, level=level, roi=str(target.roi))
+            roi = str(target.roi)
+            return open_volume(labels, level=level, roi=roi, storage_options=options)
     for found in opened:
         if found.shape == target.shape:
             return found

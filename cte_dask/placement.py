@@ -108,10 +108,11 @@ def _image(target: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
     """
     import zarr
 
+    from cte_dask.reopening import read_options
     from cte_dask.volume.ngff import parse_multiscale
     from cte_dask.volume.zarr_source import open_node, strict_store
 
-    store = strict_store(target["url"], {}, None)
+    store = strict_store(target["url"], read_options(target), None)
     parts = [part for part in str(target["path"]).split("/") if part]
     open_node(target["url"], store, "/".join(parts))  # it is there
     for cut in range(len(parts) - 1, -1, -1):

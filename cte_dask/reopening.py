@@ -19,7 +19,7 @@ from cte_dask.volume.statistics import IntensityStatistics
 if TYPE_CHECKING:
     from cte_dask.volume import Volume
 
-__all__ = ["reopen"]
+__all__ = ["read_options", "reopen"]
 
 SCHEMA = "cte-experiment/1"
 ADDED = ("batch", "scale", "greybox", "note", "alike", "refused")
@@ -82,6 +82,17 @@ def _read(run: str) -> dict[str, Any]:
     return dict(data)
 
 
+def read_options(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the storage options that a run's target is read with: unsigned or as usual.
+
+    Parameters
+    ----------
+    target
+        The target as ``experiment.yaml`` describes it.
+    """
+    return {"anonymous": True} if target.get("anonymous") else {}
+
+
 def _volume(target: Mapping[str, Any]) -> Volume:
     if "/" not in target["url"] and "\\" not in target["url"]:
         raise ValueError(
@@ -90,6 +101,7 @@ def _volume(target: Mapping[str, Any]) -> Volume:
         )
     volume = open_volume(
         target["url"],
+        storage_options=read_options(target),
         level=target["level"],
         axes=target["axes"],
         channel=target["channel"],

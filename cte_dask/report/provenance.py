@@ -80,6 +80,7 @@ def repeat_command(experiment: Mapping[str, Any], bank: str) -> str:
         *((f"--{name}", experiment[name]) for name in ("threads", "device", "precision")),
     ]
     flags = ["--combine"] if experiment.get("combine") else []
+    flags += ["--anonymous"] if target.get("anonymous") else []
     given = [part for name, value in options if value is not None for part in (name, str(value))]
     return shlex.join(["cte", "rank", shown_url(target["url"]), *given, *flags])
 

@@ -30,6 +30,7 @@ _NO_BUCKET = "there is no such bucket or container"
 _REGION = "the bucket is in another region{region}: set AWS_REGION"
 _DENIED = "access denied: these credentials may not do this (a public bucket: --anonymous)"
 _NO_CREDENTIALS = "no credentials: set {keys} in the environment (a public bucket: --anonymous)"
+_PRIVATE = "it is not public: leave out --anonymous and set {keys} in the environment"
 
 REMEDIES = {
     "InvalidAccessKeyId": _WRONG_KEY,
@@ -45,6 +46,7 @@ REMEDIES = {
     "PermanentRedirect": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "AccessDenied": _DENIED,
+    "PublicAccessNotPermitted": _DENIED,
 }
 """What the error codes of S3, Google and Azure mean for a user.
 
@@ -58,6 +60,15 @@ _PHRASES = (
     (re.compile(r"specified time frame|Signature not valid|expired", re.IGNORECASE), _EXPIRED),
     (re.compile(r"redirect without LOCATION", re.IGNORECASE), _REGION),
     (re.compile(r"401 Unauthorized"), _EXPIRED),
+    # a key file that is not there, is no key, or was revoked (the token service's own words)
+    (
+        re.compile(
+            r"service account file|decoding .*credentials|pem file|private key|invalid_grant|"
+            r"Invalid JWT",
+            re.IGNORECASE,
+        ),
+        _WRONG_KEY,
+    ),
     (
         re.compile(r"instance metadata|169\.254\.169\.254|metadata\.google", re.IGNORECASE),
         _NO_CREDENTIALS,
@@ -66,10 +77,12 @@ _PHRASES = (
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REGION_TOLD = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
 _QUERY = re.compile(r"\?[^\s,)]*")
-_TAGS = re.compile(r"<\?xml[^>]*>|</?\w+>")
+_TAGS = re.compile(r"</?\w+>")
+_BODY = re.compile(r"<\?xml|<\w+>")
+_MESSAGE = re.compile(r"<Message>([^<]*)")
 
 
-def explained(error: BaseException, url: str) -> OSError:
+def explained(error: BaseException, url: str, *, signed: bool = True) -> OSError:
     """Return an error of the object store library as one of ours, in one line.
 
     Parameters
@@ -78,6 +91,8 @@ def explained(error: BaseException, url: str) -> OSError:
         What it raised. Its own text holds signed URLs and debugging output.
     url
         Of the bucket or object, as the user knows it.
+    signed
+        Whether the request was; not of a bucket that is public.
 
     Returns
     -------
@@ -95,6 +110,8 @@ def explained(error: BaseException, url: str) -> OSError:
             remedy = told
     if remedy == _WRONG_KEY and url.startswith("a") and "AZURE_STORAGE_SAS_TOKEN" in os.environ:
         remedy = _EXPIRED  # there is no key: the signature stands for it
+    if not signed and remedy in _REFUSALS:
+        remedy = _PRIVATE
     return StorageError(f"{url}: {_filled(remedy, text, url) or _plain(text)}")
 
 
@@ -105,12 +122,24 @@ def _filled(remedy: str, text: str, url: str) -> str:
     return remedy.format(keys=_KEYS[kind], token=_TOKENS[kind], region=region)
 
 
+_REFUSALS = (_WRONG_KEY, _EXPIRED, _DENIED, _NO_CREDENTIALS)
+
+
 def _plain(text: str) -> str:
-    return " ".join(_TAGS.sub(" ", _QUERY.sub("", text)).split())[:300]
+    """Return an error of no known code; of its body only code and message.
+
+    The rest of a body may repeat the request that was signed.
+    """
+    head = _BODY.split(text, maxsplit=1)[0]
+    body = text[len(head) :]
+    told = [m[1] for pattern in (_CODE, _MESSAGE) if (m := pattern.search(body))]
+    if body and not told:
+        told = [_TAGS.sub(" ", body)]
+    return " ".join(f"{_QUERY.sub('', head)} {': '.join(told)}".split())[:300]
 
 
 @contextmanager
-def explaining(url: str) -> Iterator[None]:
+def explaining(url: str, *, signed: bool = True) -> Iterator[None]:
     """Turn what the object store library raises inside into `explained` errors."""
     from obstore.exceptions import BaseError
 
@@ -119,4 +148,4 @@ def explaining(url: str) -> Iterator[None]:
     except StorageError:
         raise
     except (BaseError, OSError) as error:
-        raise explained(error, url) from None
+        raise explained(error, url, signed=signed) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
@@ -48,7 +49,9 @@ def zarr_store(
         zarr.config.set({"async.concurrency": CONCURRENCY})
     given = dict(options or {})
     _look(bucket_url(url), tuple(sorted(given.items())))
-    return CloudStore(open_bucket(url.rstrip("/"), given), url=url, read_only=read_only)
+    signed = not given.get("anonymous", False)
+    store = open_bucket(url.rstrip("/"), given)
+    return CloudStore(store, url=url, read_only=read_only, signed=signed)
 
 
 @lru_cache(maxsize=256)
@@ -65,7 +68,7 @@ def _look(bucket: str, options: tuple[tuple[str, Any], ...]) -> None:
     except (BaseError, OSError) as error:
         if "403" in (text := str(error)) and not any(f">{code}<" in text for code in _FATAL):
             return
-        raise explained(error, bucket) from None
+        raise explained(error, bucket, signed=("anonymous", True) not in options) from None
 
 
 _FATAL = [code for code in REMEDIES if code != "AccessDenied"]
@@ -82,71 +85,78 @@ class CloudStore(ObjectStore[Any]):
         Its URL, for messages.
     read_only
         Whether nothing may be written.
+    signed
+        Whether requests are signed.
     """
 
-    def __init__(self, store: Any, *, url: str = "", read_only: bool = False) -> None:
+    def __init__(
+        self, store: Any, *, url: str = "", read_only: bool = False, signed: bool = True
+    ) -> None:
         super().__init__(store, read_only=read_only)
-        self.url = url
+        self.url, self.signed = url, signed
+
+    def _explaining(self, key: str = "") -> AbstractContextManager[None]:
+        return explaining(f"{self.url}/{key}" if key else self.url, signed=self.signed)
 
     def __str__(self) -> str:
         return self.url
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return the same store, writable or not."""
-        return type(self)(self.store, url=self.url, read_only=read_only)
+        return type(self)(self.store, url=self.url, read_only=read_only, signed=self.signed)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object or a part of it, None if there is none."""
-        with explaining(f"{self.url}/{key}"):
+        with self._explaining(key):
             return await super().get(key, prototype, byte_range)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         """Return parts of objects."""
-        with explaining(self.url):
+        with self._explaining():
             return await super().get_partial_values(prototype, key_ranges)
 
     async def exists(self, key: str) -> bool:
         """Tell whether there is an object."""
-        with explaining(f"{self.url}/{key}"):
+        with self._explaining(key):
             return await super().exists(key)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object, whole or not at all."""
-        with explaining(f"{self.url}/{key}"):
+        with self._explaining(key):
             await super().set(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write an object unless there is one; of two that try at once, one does."""
-        with explaining(f"{self.url}/{key}"):
+        with self._explaining(key):
             await super().set_if_not_exists(key, value)
 
     async def delete(self, key: str) -> None:
         """Delete an object."""
-        with explaining(f"{self.url}/{key}"):
+        with self._explaining(key):
             await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete all objects below."""
-        with explaining(f"{self.url}/{prefix}"):
+        with self._explaining(prefix):
             await super().delete_dir(prefix)
 
     def list(self) -> AsyncGenerator[str, None]:
         """Yield all keys."""
-        return self._explaining(super().list())
+        return self._listed(super().list())
 
     def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
         """Yield the keys below a prefix."""
-        return self._explaining(super().list_prefix(prefix))
+        return self._listed(super().list_prefix(prefix))
 
     def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         """Yield the names right below a prefix."""
-        return self._explaining(super().list_dir(prefix))
+        return self._listed(super().list_dir(prefix))
 
-    async def _explaining(self, names: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-        with explaining(self.url):
+    async def _listed(self, names: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+        with self._explaining():
             async for name in names:
                 yield name

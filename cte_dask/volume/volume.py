@@ -69,6 +69,12 @@ class Volume:
         return f"{self.url}/{self.path}" if self.path else self.url
 
     @property
+    def anonymous(self) -> bool:
+        """Whether it is read unsigned, as a public bucket is."""
+        options = getattr(self.view.source, "storage_options", {})
+        return bool(options.get("anonymous", False))
+
+    @property
     def axes(self) -> str:
         """Axes of the stored array."""
         return self.view.axes
@@ -229,7 +235,7 @@ class Volume:
         return box
 
     def describe(self) -> dict[str, Any]:
-        """Return what was opened, as JSON takes it; storage options are left out."""
+        """Return what was opened, as JSON takes it; no other storage option is told."""
         return {
             "url": self.url,
             "path": self.path,
@@ -247,4 +253,5 @@ class Volume:
             "translation_nm": self.translation and list(self.translation),
             "mask": None if self.mask is None else self.mask.name,
             "notes": list(self.notes),
+            **({"anonymous": True} if self.anonymous else {}),
         }

@@ -20,6 +20,7 @@ import secrets
 import shutil
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from services.slurm import free_ports, until
 
 BUCKET = "cte-bucket"
 PUBLIC = "cte-public"
-"""A bucket that, once made, anyone may read (S3 alone)."""
+"""A bucket that anybody may read."""
 REGION = "eu-central-1"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -51,16 +52,24 @@ class Place:
     def url(self) -> str:
         return f"{self.scheme}://{BUCKET}"
 
+    @property
+    def public(self) -> str:
+        return f"{self.scheme}://{PUBLIC}"
+
 
 class Front(ThreadingHTTPServer):
-    """Forwards to a server; `failing` requests in a row are answered with 503 first."""
+    """Forwards to a server; `failing` requests in a row are answered with 503 first.
+
+    Who asks for a key that ends with `refused` gets an error of no known code which, as some
+    providers' do, repeats the request with its signature.
+    """
 
     daemon_threads = True
 
     def __init__(self, port: int, kind: str, *, token: str = "") -> None:
         super().__init__(("127.0.0.1", 0), _Forward)
         self.upstream, self.kind, self.token = port, kind, token
-        self.failing = 0
+        self.failing, self.refused = 0, "\0"
         Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @property
@@ -96,8 +105,14 @@ class _Forward(BaseHTTPRequestHandler):
         if server.failing:
             server.failing -= 1
             return 503, _error("SlowDown", "Please reduce your request rate.")
-        if server.kind == "gs" and signed != f"Bearer {server.token}":
-            return 401, _error("AuthenticationRequired", "Authentication required.")
+        place = urllib.parse.unquote(self.path.partition("?")[0])
+        if "target.zarr" in place and place.endswith(server.refused):
+            repeated = f"<StringToSign>{self.path} {dict(self.headers)}</StringToSign>"
+            return 403, _error("OddFault", "It was refused.", repeated)
+        if server.kind == "gs" and (signed or PUBLIC not in place):
+            if signed != f"Bearer {server.token}":
+                return 401, _error("AuthenticationRequired", "Authentication required.")
+            return None
         if server.kind != "s3" or not signed:
             return None
         if self.headers.get("x-amz-security-token"):
@@ -179,12 +194,8 @@ def _process(command: list[str], folder: Path, port: int, **environment: str) ->
                 raise RuntimeError(f"{command[0]} ended: {log.read_text()[-2000:]}")
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # asked politely, some take half a minute to put scratch data in order
+            process.wait()
 
 
 def _answers(port: int) -> bool:
@@ -198,10 +209,6 @@ def _answers(port: int) -> bool:
     return True
 
 
-ANYONE = {"name": "anonymous", "actions": [f"Read:{PUBLIC}", f"List:{PUBLIC}"]}
-"""Who does not sign, as SeaweedFS names them."""
-
-
 @contextlib.contextmanager
 def _seaweed(folder: Path) -> Iterator[Place]:
     key, secret = "key" + secrets.token_hex(8), secrets.token_hex(16)
@@ -213,7 +220,8 @@ def _seaweed(folder: Path) -> Iterator[Place]:
         "credentials": [{"accessKey": key, "secretKey": secret}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity, ANYONE]}))
+    anybody = {"name": "anonymous", "actions": [f"Read:{PUBLIC}", f"List:{PUBLIC}"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, anybody]}))
     (folder / "data").mkdir()
     command = [
         _program("s3"), "-logtostderr", "server", f"-dir={folder}/data", "-ip=127.0.0.1",
@@ -229,12 +237,12 @@ def _seaweed(folder: Path) -> Iterator[Place]:
             "AWS_REGION": REGION,
             "AWS_ENDPOINT_URL": front.endpoint,
         }
-        make_s3_bucket(front, key, secret)
+        for bucket in (BUCKET, PUBLIC):
+            _make_s3_bucket(bucket, front, key, secret)
         yield Place("s3", environment, [key, secret], front)
 
 
-def make_s3_bucket(front: Front, key: str, secret: str, *, bucket: str = BUCKET) -> None:
-    """Make a bucket by a signed request."""
+def _make_s3_bucket(bucket: str, front: Front, key: str, secret: str) -> None:
     import obstore
     from obstore.store import S3Store
 
@@ -270,12 +278,13 @@ def _fake_gcs(folder: Path) -> Iterator[Place]:
         "memory", "-public-host", host, "-external-url", front.endpoint, "-log-level", "error",
     ]  # fmt: skip
     with _process(command, folder, port):
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/storage/v1/b?project=test",
-            data=json.dumps({"name": BUCKET}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        urllib.request.urlopen(request).close()
+        for bucket in (BUCKET, PUBLIC):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/storage/v1/b?project=test",
+                data=json.dumps({"name": bucket}).encode(),
+                headers={"Content-Type": "application/json"},
+            )
+            urllib.request.urlopen(request).close()
         environment = {"GOOGLE_BASE_URL": front.endpoint, "GOOGLE_BEARER_TOKEN": token}
         yield Place("gs", environment, [token], front)
 
@@ -290,7 +299,8 @@ def _azurite(folder: Path) -> Iterator[Place]:
     ]  # fmt: skip
     with _process(command, folder, port, AZURITE_ACCOUNTS=f"{account}:{key}"):
         front = Front(port, "az")
-        _make_container(port, account, key)
+        _make_container(BUCKET, port, account, key)
+        _make_container(PUBLIC, port, account, key, **{"x-ms-blob-public-access": "container"})
         environment = {
             "AZURE_STORAGE_ACCOUNT_NAME": account,
             "AZURE_STORAGE_ACCOUNT_KEY": key,
@@ -299,26 +309,27 @@ def _azurite(folder: Path) -> Iterator[Place]:
         yield Place("az", environment, [key], front)
 
 
-def _make_container(port: int, account: str, key: str) -> None:
+def _make_container(name: str, port: int, account: str, key: str, **wanted: str) -> None:
     """Make a container by a request under a shared key, as Azure's documentation signs it."""
     date = format_datetime(datetime.now(UTC), usegmt=True)
-    headers = {"x-ms-date": date, "x-ms-version": "2021-08-06"}
+    headers = {**wanted, "x-ms-date": date, "x-ms-version": "2021-08-06"}
     signed = "".join(f"{k}:{v}\n" for k, v in headers.items())
-    resource = f"/{account}/{account}/{BUCKET}\nrestype:container"
+    resource = f"/{account}/{account}/{name}\nrestype:container"
     text = "PUT" + "\n" * 12 + signed + resource
     headers["Authorization"] = f"SharedKey {account}:{_hmac(key, text)}"
-    url = f"http://127.0.0.1:{port}/{account}/{BUCKET}?restype=container"
+    url = f"http://127.0.0.1:{port}/{account}/{name}?restype=container"
     request = urllib.request.Request(url, method="PUT", headers=headers)
     urllib.request.urlopen(request).close()
 
 
-def expired_sas(place: Place) -> str:
-    """Return a shared access signature of the account that ended a day ago."""
+def account_sas(place: Place, *, days: int) -> str:
+    """Return a shared access signature of an Azure account that ends in some days."""
     account, key = "testaccount", place.environment["AZURE_STORAGE_ACCOUNT_KEY"]
-    end = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    text = "\n".join([account, "rl", "b", "sco", "", end, "", "https,http", "2021-08-06", "", ""])
+    end = (datetime.now(UTC) + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    may, version = "rwdlac", "2021-08-06"
+    text = "\n".join([account, may, "b", "sco", "", end, "", "https,http", version, "", ""])
     values = {
-        "sv": "2021-08-06", "ss": "b", "srt": "sco", "sp": "rl", "se": end, "spr": "https,http",
+        "sv": version, "ss": "b", "srt": "sco", "sp": may, "se": end, "spr": "https,http",
         "sig": _hmac(key, text),
     }  # fmt: skip
     return urllib.parse.urlencode(values)

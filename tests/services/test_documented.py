@@ -13,7 +13,7 @@ from documents.pages import blocks, commands
 from documents.test_commands import kind
 from documents.world import copied, run_script, smaller, write_template
 from services import objects
-from services.objects import PUBLIC, make_s3_bucket
+from services.objects import PUBLIC
 from services.slurm import until
 from services.test_objects import entered, upload
 from services.test_slurm import jobs, write_site
@@ -81,7 +81,6 @@ def place(template, tmp_path_factory):
     if missing := objects.missing("s3"):
         pytest.skip(missing)
     with objects.running("s3", tmp_path_factory.mktemp("s3")) as place:
-        make_s3_bucket(place.front, *place.secrets, bucket=PUBLIC)
         with pytest.MonkeyPatch.context() as patch:
             entered(patch, place)
             for bucket in (place.url, f"s3://{PUBLIC}"):

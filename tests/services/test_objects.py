@@ -6,19 +6,23 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, quote
 
 import cloudpickle
 import fsspec
 import pytest
 from services import objects
-from services.objects import BUCKET, REGION, Place
+from services.objects import REGION, Place
 from typer.testing import CliRunner, Result
 
 from cte_dask.cli import app
+from cte_dask.demo import bank_path
+from cte_dask.labels import open_labels
 from cte_dask.models import load_bank
+from cte_dask.reopening import reopen
 from cte_dask.resolution import resolve
 from cte_dask.run import blocks_array
-from cte_dask.storage import StorageError, buckets, zarr_store
+from cte_dask.storage import buckets, zarr_store
 from cte_dask.storage.objects import _look
 from cte_dask.volume import VolumeReadError, open_volume
 
@@ -36,7 +40,9 @@ def store(request, tmp_path_factory) -> Iterator[Place]:
     with objects.running(request.param, tmp_path_factory.mktemp(request.param)) as place:
         with pytest.MonkeyPatch.context() as patch:
             entered(patch, place)
-            upload(request.getfixturevalue("sharded"), f"{place.url}/target.zarr")
+            for url in (place.url, place.public):
+                upload(request.getfixturevalue("sharded"), f"{url}/target.zarr")
+            upload(request.getfixturevalue("sharded"), f"{place.public}/labels.zarr")
         yield place
 
 
@@ -69,11 +75,24 @@ def ranked(target, bank, out, *more: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def in_process(sharded, bank, tmp_path_factory) -> list[dict]:
-    """The ranking of the run on local files: what every store must give."""
+def in_process(sharded, tmp_path_factory) -> list[dict]:
+    """The demo bank's ranking of local files: what every store must give."""
+    out = tmp_path_factory.mktemp("local") / "RUN"
+    assert ranked(sharded, bank_path(), out, "--cluster", "none").exit_code == 0
+    return result_of(str(out))["models"]
+
+
+def result_of(out: str) -> dict:
+    with fsspec.open(f"{out}/ranking.json", "r") as file:
+        return json.load(file)
+
+
+@pytest.fixture(scope="module")
+def two_in_process(sharded, bank, tmp_path_factory) -> list[dict]:
+    """The same of two small models."""
     out = tmp_path_factory.mktemp("local") / "RUN"
     assert ranked(sharded, bank, out, "--cluster", "none").exit_code == 0
-    return json.loads((out / "ranking.json").read_text())["models"]
+    return result_of(str(out))["models"]
 
 
 def everything(url: str) -> bytes:
@@ -82,8 +101,8 @@ def everything(url: str) -> bytes:
     return b"".join(filesystem.cat_file(name) for name in sorted(filesystem.find(path)))
 
 
-def test_a_target_and_a_score_store_there_give_the_local_ranking_and_no_secret_is_left(
-    store, bank, in_process, monkeypatch, caplog
+def test_the_demo_bank_there_gives_the_local_ranking_and_no_secret_is_left(
+    store, in_process, monkeypatch, caplog, capfd
 ):
     caplog.set_level("DEBUG")
     entered(monkeypatch, store)
@@ -92,20 +111,67 @@ def test_a_target_and_a_score_store_there_give_the_local_ranking_and_no_secret_i
     cluster = (
         ["--cluster", "local", "--workers", "1"] if store.scheme == "s3" else ["--cluster", "none"]
     )
-    done = ranked(target, bank, out, *cluster)
+    done = ranked(target, bank_path(), out, *cluster)
     assert done.exit_code == 0, done.output
-    with fsspec.open(f"{out}/ranking.json", "r") as file:
-        result = json.load(file)
+    result = result_of(out)
+    assert len(result["models"]) == 9
     assert result["models"] == in_process
-    again = ranked(target, bank, out, "--cluster", "none", "--resume")
-    assert again.exit_code == 0, again.output
+    reported = CliRunner().invoke(app, ["report", out, "--gallery", "1"])
+    assert reported.exit_code == 0, reported.output
 
     written = everything(out)
-    assert b"tiles" in written
-    assert len(written) > 10_000
-    told = (done.output + again.output + caplog.text).encode()
+    assert b"<html" in written
+    assert b"cte-log/1" in written
+    # what worker processes say goes past this process's own streams
+    streams = "".join(capfd.readouterr())
+    told = (done.output + reported.output + caplog.text + streams).encode()
     for secret in store.secrets:
         assert secret.encode() not in written + told
+
+
+def test_a_run_there_goes_on_where_it_ended(store, bank, two_in_process, monkeypatch):
+    entered(monkeypatch, store)
+    target, out = f"{store.url}/target.zarr", f"{store.url}/parts"
+    for number in (1, 2):
+        done = ranked(target, bank, out, "--cluster", "none", "--shard", f"{number}/2")
+        assert done.exit_code == 0, done.output
+    assert result_of(out)["models"] == two_in_process
+
+
+def test_what_a_store_refuses_amid_a_run_is_kept_without_a_secret(
+    store, bank, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("DEBUG")
+    entered(monkeypatch, store)
+    monkeypatch.setattr(store.front, "refused", "/c/2/0/0")
+    out = tmp_path / "RUN"
+    done = ranked(f"{store.url}/target.zarr", bank, out, "--cluster", "none")
+    assert done.exit_code == 3, done.output
+    assert result_of(str(out))["blocks"] == {"total": 5, "done": 4, "failed": 1}
+    status = CliRunner().invoke(app, ["status", str(out)])
+    assert "OddFault: It was refused." in status.output
+    told = everything(str(out)) + (done.output + status.output + caplog.text).encode()
+    for secret in [*store.secrets, "Authorization"]:
+        assert secret.encode() not in told
+
+
+def test_an_azure_signature_is_enough_and_appears_nowhere(
+    store, bank, tmp_path, monkeypatch, caplog
+):
+    if store.scheme != "az":
+        return  # the others' tokens are those of every test here
+    caplog.set_level("DEBUG")
+    signature = objects.account_sas(store, days=1)
+    changes = {"AZURE_STORAGE_ACCOUNT_KEY": None, "AZURE_STORAGE_SAS_TOKEN": signature}
+    entered(monkeypatch, store, **changes)
+    monkeypatch.setattr(store.front, "refused", "/c/2/0/0")
+    out = f"{store.url}/signed"
+    done = ranked(f"{store.url}/target.zarr", bank, out, "--cluster", "none")
+    assert done.exit_code == 3, done.output
+    private = parse_qs(signature)["sig"][0]
+    told = everything(out) + (done.output + caplog.text).encode()
+    for form in (private, quote(private, safe="")):
+        assert form.encode() not in told
 
 
 def test_no_secret_is_in_the_task_graph(store, bank, monkeypatch):
@@ -137,7 +203,13 @@ WRONG = {
         ({"AWS_REGION": "us-east-1"}, f"in another region ({REGION}): set AWS_REGION"),
         ({"AWS_SESSION_TOKEN": "old"}, "the token has expired or is not valid"),
     ],
-    "gs": [({"GOOGLE_BEARER_TOKEN": "old"}, "the token has expired or is not valid")],
+    "gs": [
+        ({"GOOGLE_BEARER_TOKEN": "old"}, "the token has expired or is not valid"),
+        ({"GOOGLE_BEARER_TOKEN": None, "GOOGLE_APPLICATION_CREDENTIALS": "/nowhere/key.json"},
+         "the key is wrong: check GOOGLE_APPLICATION_CREDENTIALS"),
+        ({"GOOGLE_BEARER_TOKEN": None, "GOOGLE_APPLICATION_CREDENTIALS": "MALFORMED"},
+         "the key is wrong: check GOOGLE_APPLICATION_CREDENTIALS"),
+    ],
     "az": [
         ({"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmc="}, "the key is wrong: check AZURE_STORAGE"),
         ({"AZURE_STORAGE_ACCOUNT_KEY": None, "AZURE_STORAGE_SAS_TOKEN": "expired"},
@@ -146,16 +218,29 @@ WRONG = {
 }  # fmt: skip
 
 
+def given(changes: dict, store: Place, folder: Path) -> dict:
+    """The changes of `WRONG`, with what is made when the test runs."""
+    made = dict(changes)
+    if made.get("AZURE_STORAGE_SAS_TOKEN"):
+        made["AZURE_STORAGE_SAS_TOKEN"] = objects.account_sas(store, days=-1)
+    if made.get("GOOGLE_APPLICATION_CREDENTIALS") == "MALFORMED":
+        path = folder / "key.json"
+        key = {"private_key": "PRIVATE", "private_key_id": "1", "client_email": "a@b"}
+        path.write_text(json.dumps({"type": "service_account", **key}))
+        made["GOOGLE_APPLICATION_CREDENTIALS"] = str(path)
+    return made
+
+
 def test_wrong_keys_regions_and_tokens_are_told_in_one_line_each(
     store, bank, tmp_path, monkeypatch
 ):
     for number, (changes, told) in enumerate(WRONG[store.scheme]):
-        if changes.get("AZURE_STORAGE_SAS_TOKEN"):
-            changes["AZURE_STORAGE_SAS_TOKEN"] = objects.expired_sas(store)
-        entered(monkeypatch, store, **changes)
+        set_to = given(changes, store, tmp_path)
+        entered(monkeypatch, store, **set_to)
         line = refused(store, bank, tmp_path / str(number), f"{store.url}/target.zarr")
         assert told in line
-        for value in filter(None, changes.values()):
+        assert "PRIVATE" not in line
+        for value in filter(None, set_to.values()):
             assert value == "wrong" or value not in line
 
 
@@ -207,21 +292,33 @@ def test_credentials_are_never_taken_as_options():
         zarr_store("s3://bucket/a.zarr", {"key": "x"})
 
 
-def test_anonymous_requests_are_not_signed(tmp_path, monkeypatch):
-    if missing := objects.missing("s3"):
-        pytest.skip(missing)
-    with objects.running("s3", tmp_path) as place:
-        entered(monkeypatch, place)
-        with fsspec.open(f"{place.url}/a", "wb") as file:
-            file.write(b"x")
-        signed = zarr_store(place.url)
-        assert signed.url.endswith(BUCKET)
-        # the test's bucket is private: who does not sign is told so
-        with pytest.raises(StorageError, match=r"access denied.*--anonymous"):
-            fsspec_free_read(place)
+def test_a_public_bucket_is_ranked_and_reported_without_credentials(
+    store, bank, two_in_process, tmp_path, monkeypatch
+):
+    where = {n: v for n, v in store.environment.items() if n.endswith(("URL", "ENDPOINT"))}
+    account = {n: v for n, v in store.environment.items() if n.endswith("ACCOUNT_NAME")}
+    without = {**dict.fromkeys(store.environment), **where, **account}
+    entered(monkeypatch, store, **without)
+    out = tmp_path / "RUN"
+    options = ["--cluster", "none", "--anonymous"]
+    done = ranked(f"{store.public}/target.zarr", bank, out, *options)
+    assert done.exit_code == 0, done.output
+    assert result_of(str(out))["models"] == two_in_process
+    # what reads the target again does so as the run did
+    for command in (["report", str(out), "--gallery", "1"], ["maps", str(out)]):
+        again = CliRunner().invoke(app, command)
+        assert again.exit_code == 0, again.output
+        assert "cannot" not in again.output
+    page = (out / "report.html").read_text()
+    assert 'id="gallery-title"' in page
+    assert "There are no pictures" not in page
+    labels = open_labels(f"{store.public}/labels.zarr", reopen(str(out)).volume)
+    assert labels.read((0, 0, 0), labels.shape).any()
 
 
-def fsspec_free_read(place: Place) -> None:
-    import zarr
-
-    zarr.open(zarr_store(f"{place.url}/t.zarr", {"anonymous": True}), mode="r")
+def test_a_private_bucket_does_not_open_to_who_does_not_sign(store, bank, tmp_path, monkeypatch):
+    entered(monkeypatch, store)
+    done = ranked(f"{store.url}/target.zarr", bank, tmp_path / "RUN", "--anonymous", "--quiet")
+    assert done.exit_code == 2
+    [line] = done.stderr.splitlines()
+    assert "it is not public: leave out --anonymous" in line

@@ -37,7 +37,15 @@ def xml(code: str, message: str = "Told.", more: str = "") -> str:
         ("az://c", xml("AuthenticationFailed", "Signature not valid in the specified time frame"),
          "AZURE_STORAGE_SAS_TOKEN in the environment"),
         ("gs://b", "401 Unauthorized", "GOOGLE_BEARER_TOKEN in the environment"),
+        ("gs://b", "Unable to open service account file from /k.json: No such file",
+         "the key is wrong: check GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs://b", "Generic AwsLcCryptoProvider error: Error reading pem file: no items found",
+         "the key is wrong: check GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs://b", 'token: 400 Bad Request: {"error":"invalid_grant"}',
+         "the key is wrong: check GOOGLE_APPLICATION_CREDENTIALS"),
         ("gs://b", "500 Internal Server Error: <a><b>broken</b></a>", "broken"),
+        ("s3://b", xml("OddFault", "No.", "<StringToSign>AWS4 PRIVATE</StringToSign>"),
+         "403 Forbidden: OddFault: No."),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_remedy_and_repeats_no_signature(url, text, told):
@@ -50,6 +58,17 @@ def test_a_refusal_names_the_remedy_and_repeats_no_signature(url, text, told):
     assert told in str(error)
     assert "PRIVATE" not in str(error)
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text", [xml("AccessDenied"), xml("PublicAccessNotPermitted"), "401 Unauthorized"]
+)
+def test_who_reads_a_private_bucket_unsigned_is_not_told_to_do_just_that(text):
+    told = str(explained(GenericError(text), "s3://b", signed=False))
+    assert told == (
+        "s3://b: it is not public: leave out --anonymous and set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY in the environment"
+    )
 
 
 def test_a_missing_object_is_not_a_missing_bucket():
