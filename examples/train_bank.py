@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from training.entries import bank_text, entry
-from training.fit import CROP, DROPOUT, Weights, build, f1, fit
+from training.fit import CROP, Weights, build, f1, fit
 from training.packs import read_pack, sha256
 from training.recipes import BANKS, BATCH, Bank, Recipe
 
@@ -80,7 +80,7 @@ def _write_record(options: argparse.Namespace, recipes: dict[str, tuple[Recipe, 
         "steps": options.steps,
         "batch": BATCH,
         "crop": CROP,
-        "dropout": DROPOUT,
+        "dropout": Recipe.dropout,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

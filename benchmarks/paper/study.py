@@ -21,6 +21,8 @@ from rich.console import Console
 from cte_dask.evaluation_run import evaluate_run
 from cte_dask.pipeline import TargetOptions, rank_target
 from cte_dask.report.evaluation import evaluation_dict, write_evaluation
+from cte_dask.tiles import TileGrid
+from cte_dask.volume import open_volume
 
 __all__ = ["FEATURE", "INPUT", "SWEEP", "Plan", "Task", "at_home", "identity", "study"]
 
@@ -74,30 +76,30 @@ class Plan:
         The two of the tables first.
     tile
         Extent of a tile (z, y, x).
-    planes
-        Only so many of the target's first planes; None for all.
+    tiles
+        Only about so many tiles: those of the target's first planes; None for all.
     seed, resamples
         Of everything random; of the bootstrap.
     """
 
     perturbations: tuple[str, ...]
     tile: tuple[int, int, int] = (1, 256, 256)
-    planes: int | None = None
+    tiles: int | None = None
     seed: int = 0
     resamples: int = 1000
 
     @classmethod
     def full(cls) -> Plan:
-        return cls((FEATURE, INPUT))
+        return cls((FEATURE, INPUT), tiles=32)
 
     @classmethod
     def sweep(cls) -> Plan:
         swept = (f"{kind}:{s:g}" for kind, strengths in SWEEP.items() for s in strengths)
-        return cls(tuple(dict.fromkeys((FEATURE, INPUT, *swept))), planes=8)
+        return cls(tuple(dict.fromkeys((FEATURE, INPUT, *swept))), tiles=16)
 
     @classmethod
     def quick(cls) -> Plan:
-        return cls((FEATURE, INPUT), planes=12)
+        return cls((FEATURE, INPUT), tiles=12)
 
 
 def study(
@@ -222,7 +224,7 @@ def _rank(
     started = same and (folder / "run" / "scores.zarr").exists()
     began = time.monotonic()
     rank_target(
-        TargetOptions(str(image), roi=f"0:{planes_of(plan, image)},:,:" if plan.planes else None),
+        TargetOptions(str(image), roi=f"0:{planes_of(plan, image)},:,:"),
         str(own),
         str(folder / "run"),
         cluster="none" if workers == 1 else "local",
@@ -251,11 +253,12 @@ def _with_segmenter(bank: Path, task: Task) -> str:
 
 
 def planes_of(plan: Plan, image: Path) -> int:
-    """Return how many planes of a target are scored."""
-    from cte_dask.volume import open_volume
-
-    there = open_volume(str(image)).shape[0]
-    return min(there, plan.planes or there)
+    """Return how many planes of a target are scored: two at least, for an interval."""
+    planes, *extent = open_volume(str(image)).shape
+    if plan.tiles is None:
+        return planes
+    a_plane = len(TileGrid((1, *extent), plan.tile))
+    return min(planes, max(2, round(plan.tiles / a_plane)))
 
 
 def _evaluated(

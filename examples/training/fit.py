@@ -19,7 +19,7 @@ from .recipes import Recipe
 Weights = dict[str, Tensor]
 THRESHOLD = 0.5
 CROP = 128
-DECAY, DROPOUT = 1e-4, 0.1
+DECAY = 1e-4
 
 
 def _show(line: str) -> None:
@@ -43,7 +43,9 @@ def fit(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = build(recipe, dropout=DROPOUT, weights=start).to(memory_format=torch.channels_last)
+    network = build(recipe, dropout=recipe.dropout, weights=start).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=DECAY)
     total = max(10, round(steps * recipe.length))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=total)

@@ -32,6 +32,8 @@ class Recipe:
     mixed
         Whether convolutions are computed in bfloat16 (weights, sums and the loss stay float32):
         nearly twice as fast on processors with such instructions, and slower on others.
+    dropout
+        Rate of spatial dropout in training.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Recipe:
     rate: float = PEAK_RATE
     batch: int = BATCH
     mixed: bool = False
+    dropout: float = 0.1
 
 
 @dataclass(frozen=True)

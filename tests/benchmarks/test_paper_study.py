@@ -67,7 +67,7 @@ def done(paper, bank, target, tmp_path_factory):
 
     def again(**changes):
         perturbations = ("dropout:0.2", "gaussian:0.1", "gaussian:0.05")
-        plan = study.Plan(perturbations, tile=(1, 32, 32), planes=4, resamples=50, **changes)
+        plan = study.Plan(perturbations, tile=(1, 32, 32), tiles=36, resamples=50, **changes)
         task = study.Task("blobs", "pack", "blobs", ("nhd", "ei", "vrand"), {"name": "components"})
         where = {"runs": folder / "runs", "out": folder / "results"}
         return study.study(task, plan, bank, target, **where, workers=1, tell=lines.append)
