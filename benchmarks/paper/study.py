@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from reliability import reliability
 from rich.console import Console
 
 from cte_dask.evaluation_run import evaluate_run
@@ -292,6 +293,9 @@ def _evaluated(
     seen = seen_by(bank)
     for model in record["models"]:
         model["seen"] = seen[model["name"]]
+    names = groups[:planes] if groups else [str(z) for z in range(planes)]
+    performances = found.performances
+    record["reliability"] = reliability(record["models"], found.tiles, names, performances)
     return record
 
 

@@ -113,6 +113,7 @@ def write_tables(out: Path, records: Sequence[Record]) -> None:
             parts.append(_targets(performance, scores, its))
             parts.append(_sweep(performance, scores))
             parts.append(_picks(performance, its))
+            parts.append(_reliable(performance, its))
         parts.append(_models(task, its))
     (out / "tables.md").write_text("\n".join(parts))
 
@@ -203,6 +204,26 @@ def _picks(performance: str, records: Sequence[Record]) -> str:
         "one ranked first;\nless that of a model at random; share of targets whose best model is "
         "first), and the share of pairs of models\nin order, by how far the two lie apart:\n\n"
         + _table(heading, rows)
+    )
+
+
+def _reliable(performance: str, records: Sequence[Record]) -> str:
+    """Return what the labels tell of the order, and τ over the pairs that they tell apart."""
+    known = [r["reliability"][performance] for r in records if "reliability" in r]
+    if not known:
+        return ""
+    halves = mean_interval(k["half_tau"] for k in known)
+    apart, pairs = (sum(k[name] for k in known) for name in ("told_apart", "pairs"))
+    rows = [
+        [title, _mean(mean_interval(k["taus"].get(score) for k in known))]
+        for title, score in ROWS[performance].items()
+        if any(score in k["taus"] for k in known)
+    ]
+    return (
+        "The labels themselves: two halves of the tiles order the models with a mean τ of "
+        f"{_mean(halves)};\n{apart} of {pairs} pairs of models keep their order in 97.5 % of the "
+        "resamples of a bootstrap over groups of tiles.\nMean τ over these pairs alone:\n\n"
+        + _table(("score", "τ, pairs told apart"), rows)
     )
 
 

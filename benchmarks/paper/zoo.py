@@ -26,7 +26,7 @@ from zoo_tables import write_zoo_tables
 
 from cte_dask.evaluation_run import evaluate_run
 from cte_dask.pipeline import TargetOptions, rank_target
-from cte_dask.report.evaluation import evaluation_dict
+from cte_dask.report.evaluation import evaluation_dict, write_evaluation
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "paper-zoo"
 SCHEMA = "cte-zoo-target/1"
@@ -94,6 +94,7 @@ def _record(
         features=False,
         tell=lambda line: print(line, flush=True),
     )
+    write_evaluation(str(folder / "run"), found)
     record = {
         "schema": SCHEMA,
         "task": task.name,
