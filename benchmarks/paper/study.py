@@ -91,7 +91,7 @@ class Plan:
 
     @classmethod
     def full(cls) -> Plan:
-        return cls((FEATURE, INPUT), tiles=32)
+        return cls((FEATURE, INPUT), tiles=16)
 
     @classmethod
     def sweep(cls) -> Plan:

@@ -32,7 +32,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "paper-zoo"
 SCHEMA = "cte-zoo-target/1"
 PERTURBATIONS = (FEATURE, INPUT, "rotate", "mirror", "zoom:1.125")
 METRICS = ("nhd", "agreement")
-TILES = 12
+TILES = {"nuclei-zoo": 8, "mitochondria-zoo": 16}
 TASKS = {
     "nuclei-zoo": Task("nuclei-zoo", "n_", "nuclei", METRICS),
     "mitochondria-zoo": Task("mitochondria-zoo", "m_", "mitochondria", METRICS),
@@ -69,7 +69,7 @@ def _record(
     task: Task, bank: Path, image: Path, cache: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Rank, evaluate and record one target."""
-    plan = Plan(PERTURBATIONS, tiles=TILES)
+    plan = Plan(PERTURBATIONS, tiles=TILES[task.name])
     planes = planes_of(plan, image)
     path = options.out / f"{task.name}-{image.stem}.json"
     wanted = identity(task, plan, bank, image)
