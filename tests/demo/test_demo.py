@@ -6,18 +6,24 @@ import hashlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 import zarr
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from cte_dask.cli import app
 from cte_dask.demo import LABELS, SHAPE, VOXEL_SIZE_NM, bank_path, write_demo_target
+from cte_dask.demo import run as demo
 from cte_dask.demo.simulate import simulate_nuclei
 from cte_dask.models import load_bank
 from cte_dask.models.unet import UNet
+from cte_dask.volume import write_ome_zarr
 
 HEAVY = ("torch", "dask", "distributed", "zarr", "scipy", "numpy")
 
@@ -106,3 +112,44 @@ def test_the_models_of_the_bank_are_not_equally_good(networks: dict[str, UNet]) 
             predicted = (network(planes[:, None])[:, 0] > 0).numpy()
         f1[name] = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
     assert max(f1.values()) - min(f1.values()) > 0.3
+
+
+@pytest.fixture
+def small_demo(monkeypatch, bank_path_of_two):
+    """The demonstration with less to do: two models, two small planes, this process."""
+    image, labels = simulate_nuclei((2, 96, 96), seed=0)
+
+    def write_small(path):
+        sizes = {"voxel_size_nm": VOXEL_SIZE_NM, "chunks": (1, 96, 96)}
+        write_ome_zarr(path, image, axes="zyx", labels={LABELS: labels}, **sizes)
+
+    monkeypatch.setattr(demo, "write_demo_target", write_small)
+    monkeypatch.setattr(demo, "bank_path", lambda: bank_path_of_two)
+    monkeypatch.setattr(demo, "rank_target", partial(demo.rank_target, cluster="none"))
+
+
+@pytest.fixture(scope="module")
+def bank_path_of_two(tmp_path_factory) -> Path:
+    bank = tmp_path_factory.mktemp("bank")
+    entries = yaml.safe_load(bank_path().read_text())
+    chosen = {n: entries["models"][n] for n in ("nuclei-blurry", "nuclei-highmag")}
+    for entry in chosen.values():
+        entry["source"] = str(bank_path().parent / entry["source"])
+    (bank / "bank.yaml").write_text(yaml.safe_dump({**entries, "models": chosen}))
+    return bank / "bank.yaml"
+
+
+def test_the_demonstration_prints_the_ranking_beside_the_truth(small_demo, tmp_path) -> None:
+    told = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo-run")])
+    assert told.exit_code == 0, told.output
+    assert "true F1" in told.stdout
+    assert "nuclei-blurry" in told.stdout
+    assert "Kendall's tau of the ranking" in told.stdout
+    assert f"cte report {tmp_path / 'demo-run' / 'run'}" in told.stdout.replace("\n", "")
+    again = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo-run"), "--json", "-q"])
+    assert again.exit_code == 0, again.output
+    assert again.stderr == ""
+    result = json.loads(again.stdout)
+    assert set(result["f1"]) == {"nuclei-blurry", "nuclei-highmag"}
+    assert all(0 <= f1 <= 1 for f1 in result["f1"].values())
+    assert result["ranking"]["complete"] is True
