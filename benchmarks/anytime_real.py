@@ -71,7 +71,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--whole-runs", type=int, default=3, help="anytime runs from end to end")
     options = parser.parse_args()
-    settings: dict[str, Any] = {"metrics": ("nhd", "ei"), "block": (1, 1, 1)}
+    settings: dict[str, Any] = {
+        "perturbations": ("dropout:0.2",),
+        "metrics": ("nhd", "ei"),
+        "block": (1, 1, 1),
+        "batch": 1,
+    }
     target = TargetOptions(options.target)
     with tempfile.TemporaryDirectory() as folder:
         run = options.run or f"{folder}/run"

@@ -7,10 +7,12 @@ import pytest
 
 from cte_dask.racing import Race, Round, rounds
 from cte_dask.racing.claims import ABOVE, BEATS, BOTH, WITHIN, Claims
+from cte_dask.racing.goal import TYPICAL_BLOCKS, Goal, goal_of
 from cte_dask.racing.race import DELTA, EPSILON
-from cte_dask.racing.simulation import Bank, awkward_bank, terabyte_bank
+from cte_dask.racing.simulation import Bank, awkward_bank, close_bank, terabyte_bank
 from cte_dask.racing.surplus import Surplus
 from cte_dask.racing.survival import Tally
+from cte_dask.racing.watch import BlockTiles, Watch
 
 
 def raced(bank: Bank, *, seed: int, budget: int | None = None, **settings) -> Race:
@@ -42,6 +44,14 @@ def test_every_block_comes_once_and_the_seed_decides_when(counts):
         assert order != [b for r in rounds(counts, seed=2) for b in r.blocks]
 
 
+def test_a_budget_ends_the_order_with_a_smaller_round_and_changes_nothing_before():
+    whole, part = (list(rounds((4, 5, 6), seed=3, most=most)) for most in (None, 11))
+    assert [len(r.blocks) for r in part] == [4, 4, 3]
+    assert part[:2] == whole[:2]
+    assert sum(part[2].weights) == pytest.approx(3)
+    assert [len(r.blocks) for r in rounds((4, 5, 6), seed=3, most=500)][-1] == 4
+
+
 def test_every_round_looks_at_the_whole_target_and_any_block_may_be_first():
     firsts = [next(rounds((4, 4, 4), seed=seed)) for seed in range(2000)]
     counts = np.bincount([b for r in firsts for b in r.blocks], minlength=64)
@@ -70,7 +80,36 @@ def test_on_a_terabyte_the_best_model_is_found_in_few_blocks_and_rarely_missed()
         models += len(bank.medians)
     assert wrong <= DELTA * banks
     assert np.median(used) <= 0.02 * 2000
+    assert np.median(used) <= TYPICAL_BLOCKS[0], "what cte plan tells"
+    assert np.quantile(used, 0.9) <= TYPICAL_BLOCKS[1]
     assert uncovered <= 0.05 * models
+
+
+def hasty(bank: Bank, *, seed: int, budget: int) -> int:
+    """Take tiles for independent: stop once a paired t-test over them says the leader is ahead."""
+    seen = np.empty((len(bank.medians), 0))
+    for drawn in rounds(bank.grid, seed=seed, most=budget):
+        seen = np.concatenate([seen, *(bank.block(b) for b in drawn.blocks)], axis=1)
+        best = int(np.median(seen, axis=1).argmax())
+        ahead = seen[best] - np.delete(seen, best, axis=0)
+        if (ahead.mean(axis=1) > 1.96 * ahead.std(axis=1) / seen.shape[1] ** 0.5).all():
+            break
+    return best
+
+
+def test_where_models_are_close_the_answer_is_right_and_that_of_a_hasty_rule_is_not():
+    rng, banks = np.random.default_rng(0), 60
+    wrong = rash = decided = 0
+    for seed in range(banks):
+        bank = close_bank(rng)
+        least = bank.medians.max() - EPSILON
+        race = raced(bank, seed=seed, budget=400)
+        decided += race.proven is not None
+        wrong += race.proven is not None and bank.medians[race.proven[0]] < least
+        rash += bank.medians[hasty(bank, seed=seed, budget=400)] < least
+    assert wrong <= DELTA * banks
+    assert decided >= banks / 4
+    assert rash > 2 * DELTA * banks, "else these banks could not show anything"
 
 
 @pytest.mark.parametrize("top", [1, 3, None])
@@ -195,6 +234,58 @@ def test_a_model_that_says_nothing_is_set_aside_rarely_by_mistake():
         mistakes += proof.proven[0]
         assert proof.proven[1], "one that is always empty is found out"
     assert mistakes <= error * runs
+
+
+def watched(empty: float, foreground: float, *, blocks: int) -> Watch:
+    """Watch a model that is empty on a part of every block's tiles, and what it predicts."""
+    watch = Watch(1, whole=20, delta=DELTA, places=1)
+    values = np.where(np.arange(20) < round(20 * empty), np.nan, 0.9)[None]
+    tiles = BlockTiles(values, np.ones((1, 20), bool), np.full((1, 20), foreground))
+    for drawn in rounds((500, 1, 1), seed=0, most=blocks):
+        watch.observe(drawn, [tiles] * len(drawn.blocks))
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("empty", "foreground", "flagged", "aside"),
+    [(1.0, 0.0, True, 32), (0.9, 0.1, False, None), (0.0, 0.99, True, 12), (0, 0.9, False, None)],
+)
+def test_degenerate_models_are_flagged_at_once_and_set_aside_when_it_is_sure(
+    empty, foreground, flagged, aside
+):
+    first = watched(empty, foreground, blocks=4)
+    assert first.flagged[0] == flagged
+    assert not first.aside[0]
+    assert watched(empty, foreground, blocks=aside or 400).aside[0] == bool(aside)
+
+
+def test_options_become_a_goal():
+    assert goal_of(256) is None
+    assert goal_of(257) == Goal()
+    assert goal_of(9999, exhaustive=True) is None
+    assert goal_of(9, until="decided") == Goal()
+    assert goal_of(9, until="40") == Goal(blocks=40)
+    assert goal_of(9, until="90s") == Goal(seconds=90)
+    assert goal_of(9, until="1.5h", top=3) == Goal(top=3, seconds=5400)
+    assert goal_of(9, full_order=True, delta=0.01, epsilon=0.0) == Goal(None, 0.01, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"until": "soon"}, "--until 'soon' must be decided, a number of blocks, or a time"),
+        ({"until": "0"}, "--until 0: at least one block"),
+        ({"until": "0s"}, "--until '0s'"),
+        ({"top": 0}, "--top must be at least 1"),
+        ({"top": 2, "full_order": True}, "--top and --full-order exclude each other"),
+        ({"exhaustive": True, "top": 1}, "--exhaustive scores every block"),
+        ({"delta": 1.0}, "--delta 1 must lie between 0 and 1"),
+        ({"epsilon": -0.1}, "--epsilon -0.1"),
+    ],
+)
+def test_options_that_cannot_be_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        goal_of(1, **options)
 
 
 def test_rounds_in_which_no_tile_says_anything_change_nothing():
