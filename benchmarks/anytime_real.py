@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from cte_dask.anytime import Anytime
+from cte_dask.anytime import Anytime, block_tiles
 from cte_dask.pipeline import Outcome, TargetOptions, rank_target
 from cte_dask.racing.goal import Asked, Goal
 from cte_dask.scores import open_scores
@@ -62,6 +62,16 @@ def replayed(outcome: Outcome, run: str, score: str, seeds: Iterable[int]) -> di
     }
 
 
+def tiles(run: str, score: str) -> dict[str, str]:
+    """Return the consistencies of each model's tiles, in the tiles' order, as text."""
+    scores = open_scores(f"{run}/scores.zarr")
+    layout = replace(scores.layout, primary=score)
+    everybody = np.ones(len(layout.models), bool)
+    blocks = [block_tiles(layout, scores.block(i), everybody) for i in range(len(layout.blocks))]
+    rows = np.concatenate([b.values for b in blocks], axis=1)
+    return {n: " ".join(f"{v:.4f}" for v in r) for n, r in zip(layout.models, rows, strict=True)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target")
@@ -91,6 +101,7 @@ def main() -> None:
         )
         names = list(outcome.ranking.models[0].scores)
         races = {n: replayed(outcome, run, n, range(1, options.seeds + 1)) for n in names}
+        stored = {name: tiles(run, name) for name in names}
         whole = []
         for seed in range(1, options.whole_runs + 1):
             found = rank_target(
@@ -115,6 +126,8 @@ def main() -> None:
         "models": outcome.result["models"],
         "races": races,
         "whole_runs": whole,
+        "tile_counts": list(outcome.experiment.grid.counts),
+        "tiles": stored,
     }
     path = RESULTS / f"{options.name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -159,9 +159,7 @@ class Anytime:
     def told(self) -> str:
         """Return how the race stands, in a few words."""
         left, models = int((self.race.active & ~self.aside).sum()), self.race.models
-        return (
-            f"{left} of {models} models may still be the best, {self.race.blocks} blocks compared"
-        )
+        return f"{left} of {models} models are not beaten after {self.race.blocks} blocks"
 
     def count(self) -> Scores:
         """Note in the store what the ranking counts, and return that part of it.

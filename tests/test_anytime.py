@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 from conftest import blobs, write_bank
+from distributed import Client, LocalCluster
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -321,7 +322,7 @@ def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
     assert resumed.result["blocks"]["failed"] == 0
 
 
-def test_status_report_and_evaluation_tell_what_was_decided(two, wide):
+def test_status_and_report_tell_what_was_decided(two, wide):
     out, outcome = two
     said = CliRunner().invoke(app, ["status", str(out)]).output
     assert "without models that had been beaten" in said
@@ -329,6 +330,38 @@ def test_status_report_and_evaluation_tell_what_was_decided(two, wide):
     page = Path(write_report(str(out), out=str(out / "page.html"), gallery_models=0)).read_text()
     assert escape(outcome.result["verdict"]) in page
     assert f"{outcome.result['blocks']['sampled']} of 64" in page
+    assert "--until decided --top 2 --delta 0.05 --epsilon 0.02" in page
+
+
+def test_the_commands_take_the_options_and_speak_plainly(wide, bank, tmp_path):
+    options = [str(wide), "--bank", str(bank), "--tile", "1,16,16", "--block", "1,2,2"]
+    options += ["--perturb", "gaussian:0.1", "--batch", "4"]
+    plan = CliRunner().invoke(app, ["plan", *options, "--until", "8"]).stdout
+    assert "stops when it is decided, 8 blocks (" in plan
+    assert "8 blocks" in plan.partition("typically")[2]
+    whole = CliRunner().invoke(app, ["plan", *options]).stdout
+    assert "every block is scored; --until decided may need fewer" in whole
+    out = ["--out", str(tmp_path / "RUN"), "--cluster", "none"]
+    done = CliRunner().invoke(app, ["rank", *options, *out, "--until", "8", "--epsilon", "0"])
+    assert done.exit_code == 0
+    assert "not decided after 8 of 64 blocks: model-0 leads, but" in done.stderr
+    assert "--resume goes on" in done.stderr
+
+
+def test_time_ends_a_run_on_a_cluster_once_there_is_something_to_tell(wide, bank, tmp_path):
+    volume, url = open_volume(str(wide)), str(tmp_path / "scores.zarr")
+    experiment = resolve(volume, load_bank(str(bank)), **SETTINGS)
+    scores = create(url, layout_of(experiment))
+    work = Anytime(experiment, scores, Goal(epsilon=0.0, seconds=0.01))
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        run(experiment, url, scores, client=client, work=work)
+    assert work.race.blocks == 4
+    assert work.decision().stopped == "budget"
 
 
 def test_each_chunk_of_the_sampled_blocks_is_read_once_for_twenty_models(tmp_path, monkeypatch):

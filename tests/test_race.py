@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,10 +12,12 @@ from cte_dask.racing import Race, Round, rounds
 from cte_dask.racing.claims import ABOVE, BEATS, BOTH, WITHIN, Claims
 from cte_dask.racing.goal import TYPICAL_BLOCKS, Goal, goal_of
 from cte_dask.racing.race import DELTA, EPSILON
-from cte_dask.racing.simulation import Bank, awkward_bank, close_bank, terabyte_bank
+from cte_dask.racing.simulation import Bank, awkward_bank, close_bank, resampled_bank, terabyte_bank
 from cte_dask.racing.surplus import Surplus
 from cte_dask.racing.survival import Tally
 from cte_dask.racing.watch import BlockTiles, Watch
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
 def raced(bank: Bank, *, seed: int, budget: int | None = None, **settings) -> Race:
@@ -83,6 +88,30 @@ def test_on_a_terabyte_the_best_model_is_found_in_few_blocks_and_rarely_missed()
     assert np.median(used) <= TYPICAL_BLOCKS[0], "what cte plan tells"
     assert np.quantile(used, 0.9) <= TYPICAL_BLOCKS[1]
     assert uncovered <= 0.05 * models
+
+
+def real_tiles() -> list[np.ndarray]:
+    """Consistencies of real models on a real target, (model, plane, place), for each score."""
+    record = json.loads((RESULTS / "anytime-epfl.json").read_text())
+    planes = record["tile_counts"][0]
+    return [
+        np.array([np.array(row.split(), float) for row in models.values()]).reshape(
+            len(models), planes, -1
+        )
+        for models in record["tiles"].values()
+    ]
+
+
+def test_with_the_correlations_of_a_real_target_the_best_model_is_found_in_few_blocks_too():
+    rng, banks, scores = np.random.default_rng(8), 100, real_tiles()
+    wrong, used = 0, []
+    for seed in range(banks):
+        bank = resampled_bank(rng, scores[seed % len(scores)])
+        race = raced(bank, seed=seed, budget=120)
+        wrong += bank.medians[race.standing[0]] < bank.medians.max() - EPSILON
+        used.append(race.blocks)
+    assert wrong <= DELTA * banks
+    assert np.median(used) <= 0.02 * 2000
 
 
 def hasty(bank: Bank, *, seed: int, budget: int) -> int:

@@ -19,7 +19,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FEW_BLOCKS", "TERABYTE", "Bank", "awkward_bank", "close_bank", "terabyte_bank"]
+__all__ = [
+    "FEW_BLOCKS",
+    "TERABYTE",
+    "Bank",
+    "awkward_bank",
+    "close_bank",
+    "resampled_bank",
+    "terabyte_bank",
+]
 
 Grid = tuple[int, int, int]
 TERABYTE: Grid = (20, 10, 10)
@@ -101,6 +109,40 @@ def awkward_bank(rng: np.random.Generator) -> Bank:
         steps = float(rng.choice([20, 100]))
         scores = np.round(scores * steps) / steps
     return _of_array(FEW_BLOCKS, _holed(rng, scores))
+
+
+def resampled_bank(rng: np.random.Generator, tiles: NDArray[np.float64]) -> Bank:
+    """Draw a bank whose tiles are alike as those of a real target are.
+
+    Parameters
+    ----------
+    rng
+        Source of everything.
+    tiles
+        Consistencies of real models on the tiles of a real target, (model, plane, place).
+
+    Returns
+    -------
+    Bank
+        Of 3 to 50 models on 2,000 blocks. A block is a run of up to eight neighbouring planes, the
+        same ones for all models; a model is a real one whose logits are moved, all alike, so that
+        the medians of a bank lie as close or as far as those of other banks do.
+    """
+    count, depth = int(rng.integers(3, 51)), min(8, tiles.shape[1])
+    origin = rng.integers(0, len(tiles), count)
+    move = rng.normal(0, rng.uniform(0.3, 1.0), count)
+    starts = rng.integers(0, tiles.shape[1] - depth + 1, prod(TERABYTE))
+    inside = np.clip(tiles[origin], 0.001, 0.999)
+    moved = _squashed(np.log(inside / (1 - inside)) + move[:, None, None])
+    planes_read = (starts[:, None] + np.arange(depth)).ravel()
+    times = np.bincount(planes_read, minlength=tiles.shape[1])
+    rows = np.repeat(moved, times, axis=1).reshape(count, -1)
+
+    def block(number: int) -> NDArray[np.float64]:
+        planes: NDArray[np.float64] = moved[:, starts[number] : starts[number] + depth]
+        return planes.reshape(count, -1)
+
+    return Bank(TERABYTE, depth * tiles.shape[2], np.nanmedian(rows, axis=1), block)
 
 
 def _of_array(grid: Grid, scores: NDArray[np.float64]) -> Bank:

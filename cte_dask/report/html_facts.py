@@ -254,7 +254,11 @@ def _provenance(run: Run) -> dict[str, Any]:
     banks = [s["bank"] for s in sessions(run.folder) if s.get("bank")]
     target = {**experiment["target"], "url": shown_url(experiment["target"]["url"])}
     return {
-        "command": repeat_command(experiment, shown_url(banks[-1]) if banks else "bank.yaml"),
+        "command": repeat_command(
+            experiment,
+            shown_url(banks[-1]) if banks else "bank.yaml",
+            run.ranking.get("goal"),
+        ),
         "bank_known": bool(banks),
         "target": {k: v for k, v in target.items() if v not in (None, [])},
         "hash": experiment["hash"],

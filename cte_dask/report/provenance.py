@@ -45,7 +45,9 @@ def add_session(run: str, session: Mapping[str, Any], *, anew: bool = False) -> 
         json.dump({"schema": LOG_SCHEMA, "sessions": known}, file, indent=1)
 
 
-def repeat_command(experiment: Mapping[str, Any], bank: str) -> str:
+def repeat_command(
+    experiment: Mapping[str, Any], bank: str, goal: Mapping[str, Any] | None = None
+) -> str:
     """Return the command that computes the same scores again.
 
     Parameters
@@ -54,6 +56,8 @@ def repeat_command(experiment: Mapping[str, Any], bank: str) -> str:
         Content of ``experiment.yaml``.
     bank
         Path or URL of the bank.
+    goal
+        What an anytime run was to find out, of ``ranking.json``; None of an exhaustive one.
 
     Returns
     -------
@@ -82,7 +86,15 @@ def repeat_command(experiment: Mapping[str, Any], bank: str) -> str:
     flags = ["--combine"] if experiment.get("combine") else []
     flags += ["--anonymous"] if target.get("anonymous") else []
     given = [part for name, value in options if value is not None for part in (name, str(value))]
+    flags += ["--exhaustive"] if goal is None else _goal_options(goal)
     return shlex.join(["cte", "rank", shown_url(target["url"]), *given, *flags])
+
+
+def _goal_options(goal: Mapping[str, Any]) -> list[str]:
+    seconds = None if goal["seconds"] is None else f"{goal['seconds']:g}s"
+    top = ["--full-order"] if goal["top"] is None else ["--top", str(goal["top"])]
+    margins = [part for n in ("delta", "epsilon") for part in (f"--{n}", f"{goal[n]:g}")]
+    return ["--until", str(goal["blocks"] or seconds or "decided"), *top, *margins]
 
 
 def shown_url(url: str) -> str:
