@@ -144,16 +144,12 @@ def _describe(group: zarr.Group, layout: Layout) -> None:
 
 
 def open_scores(url: str) -> Scores:
-    """Open a score store to read it.
+    """Return the score store of a run, opened to read it.
 
     Parameters
     ----------
     url
         Path or fsspec URL of the zarr group, ``RUN/scores.zarr``.
-
-    Returns
-    -------
-    Scores
 
     Raises
     ------
