@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from choices import choices, ordered_pairs
+from regimes import model_share, regime_tau
 from study import FEATURE, INPUT
 
 __all__ = ["ROWS", "mean_interval", "summary", "write_tables"]
@@ -114,6 +115,7 @@ def write_tables(out: Path, records: Sequence[Record]) -> None:
             parts.append(_sweep(performance, scores))
             parts.append(_picks(performance, its))
             parts.append(_reliable(performance, its))
+            parts.append(_regimes(performance, its) if task == "nuclei" else "")
         parts.append(_models(task, its))
     (out / "tables.md").write_text("\n".join(parts))
 
@@ -224,6 +226,21 @@ def _reliable(performance: str, records: Sequence[Record]) -> str:
         f"{_mean(halves)};\n{apart} of {pairs} pairs of models keep their order in 97.5 % of the "
         "resamples of a bootstrap over groups of tiles.\nMean τ over these pairs alone:\n\n"
         + _table(("score", "τ, pairs told apart"), rows)
+    )
+
+
+def _regimes(performance: str, records: Sequence[Record]) -> str:
+    """Return what of each score is the network's own, and τ within each regime of training."""
+    rows = []
+    for title, score in {**ROWS[performance], performance: performance}.items():
+        share, taus = model_share(records, score), regime_tau(records, performance, score)
+        within = taus if score != performance else {}
+        shown = [_shown(within.get(regime)) for regime in ("full", "plain")]
+        rows.append([title, _shown(share), *shown])
+    return (
+        "Share of a score's variance between models that is the same on every target, and mean τ "
+        "among models trained\nwith full augmentation, and among plain ones:\n\n"
+        + _table(("score", "model's share", "τ, full", "τ, plain"), rows)
     )
 
 

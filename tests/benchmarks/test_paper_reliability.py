@@ -69,3 +69,31 @@ def test_only_compared_models_and_labelled_tiles_count(noise):
     }
     found = noise.reliability(models, tiles, [f"image {z}" for z in range(8)], ["f1"])
     assert found == {"f1": {"half_tau": 1.0, "pairs": 1, "told_apart": 1, "taus": {"cte": 1.0}}}
+
+
+@pytest.fixture(scope="module")
+def regimes(noise):
+    import regimes
+
+    return regimes
+
+
+def target(scores, f1):
+    models = [
+        {"name": name, "left_out": None, "f1": f, "scores": {"cte": {"own": s}}}
+        for name, s, f in zip(("a", "b", "c", "a-plain"), scores, f1, strict=True)
+    ]
+    return {"models": models}
+
+
+def test_a_score_that_is_the_same_on_every_target_is_the_models_own(regimes):
+    same = [target([-3.0, 2.0, 0.0, 1.0], [0.5, 0.6, 0.7, 0.8])] * 3
+    assert regimes.model_share(same, "cte") == pytest.approx(1)
+    turned = [target(s, [0.5] * 4) for s in ([-3.0, 3.0, -1.0, 1.0], [3.0, -3.0, 1.0, -1.0])]
+    assert regimes.model_share(turned, "cte") == pytest.approx(0)
+    assert regimes.model_share(same[:1], "cte") is None
+
+
+def test_tau_within_a_regime_leaves_the_others_out(regimes):
+    found = regimes.regime_tau([target([1.0, 2.0, 3.0, 9.0], [0.1, 0.2, 0.3, 0.0])], "f1", "cte")
+    assert found == {"full": pytest.approx(1)}

@@ -1,0 +1,84 @@
+"""What of a score is the target's doing and what the network's: two looks at the records of a task.
+
+- The *model's share*: of the variance of a score between the models of a target, how much is the
+  same on every target. A score that told how well a network fits a target would have no larger
+  share than the performance itself.
+- τ among models of one training regime, where the way of training cannot order them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+__all__ = ["model_share", "regime_of", "regime_tau"]
+
+Record = dict[str, Any]
+PLAIN = "-plain"
+
+
+def regime_of(name: str) -> str:
+    """Return how a model of the nuclei bank was trained.
+
+    Examples
+    --------
+    >>> regime_of("nuclei-rpe1-plain"), regime_of("nuclei-rpe1")
+    ('plain', 'full')
+    """
+    return "plain" if name.endswith(PLAIN) else "full"
+
+
+def model_share(records: Sequence[Record], score: str) -> float | None:
+    """Return the share of a score's variance between models that is the same on every target.
+
+    Parameters
+    ----------
+    records
+        Of the targets of one task, all of the same bank; models at home count too.
+    score
+        ``metric@perturbation``, a comparator, or a performance.
+
+    Returns
+    -------
+    float or None
+        Of the log odds of consistencies and performances, of other scores as they are; the mean of
+        each target is taken off. None if a model has no value on a target.
+    """
+    names = [m["name"] for m in records[0]["models"]]
+    rows = []
+    for record in records:
+        by_name = {m["name"]: m for m in record["models"]}
+        values = [_value(by_name[n], score) if n in by_name else math.nan for n in names]
+        rows.append(values)
+    table = np.array(rows, np.float64)
+    if np.isnan(table).any() or len(table) < 2:
+        return None
+    if table.min() >= 0 and table.max() <= 1:
+        table = np.clip(table, 1e-6, 1 - 1e-6)
+        table = np.log(table / (1 - table))
+    table -= table.mean(axis=1, keepdims=True)
+    whole = float((table**2).sum())
+    return float(len(table) * (table.mean(axis=0) ** 2).sum() / whole) if whole else None
+
+
+def regime_tau(records: Sequence[Record], performance: str, score: str) -> dict[str, float]:
+    """Return the mean τ over targets among the compared models of each training regime."""
+    taus: dict[str, list[float]] = {}
+    for record in records:
+        compared = [m for m in record["models"] if not m["left_out"]]
+        for regime in dict.fromkeys(regime_of(m["name"]) for m in compared):
+            its = [m for m in compared if regime_of(m["name"]) == regime]
+            pairs = [(_value(m, score), _value(m, performance)) for m in its]
+            known = [p for p in pairs if not math.isnan(sum(p))]
+            if len(known) > 2:
+                taus.setdefault(regime, []).append(kendalltau(*zip(*known, strict=True)).statistic)
+    return {regime: float(np.nanmean(found)) for regime, found in taus.items()}
+
+
+def _value(model: dict[str, Any], score: str) -> float:
+    value = model[score] if score in ("f1", "map") else model["scores"].get(score, {}).get("own")
+    return math.nan if value is None else float(value)
