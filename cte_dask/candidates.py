@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,7 @@ from cte_dask.models.trial import with_needs
 from cte_dask.perturb.bottleneck import BlackBoxError
 from cte_dask.predict import Predictor
 from cte_dask.reason import reason
+from cte_dask.shortage import out_of_memory
 from cte_dask.tiles import Shape
 from cte_dask.voxels import alike_axes, mismatch, scale_of
 
@@ -89,7 +90,7 @@ def settle(
     for number, spec in enumerate(bank, start=1):
         tell(f"loading model {number} of {len(bank)}: {spec.name}")
         try:
-            candidate = _ready(
+            candidate = _fitting(
                 _settle(pinned(spec), voxel_size, tile=tile, device=device, batch=batch),
                 tile=tile,
                 device=device,
@@ -142,6 +143,17 @@ def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
     if loaded.path is None:
         return spec
     return spec.model_copy(update={"bottleneck": None, "layers": loaded.path.layers})
+
+
+def _fitting(candidate: Candidate, **how: Any) -> Candidate:
+    """Settle a model with the largest batch, halved from the candidate's, that memory takes."""
+    while True:
+        try:
+            return _ready(candidate, **how)
+        except Exception as error:
+            if candidate.batch == 1 or not out_of_memory(error):
+                raise
+        candidate = replace(candidate, batch=candidate.batch // 2)
 
 
 def _ready(

@@ -14,6 +14,8 @@ import numpy as np
 
 from cte_dask.bank_overlaps import BankOverlaps, overlap_rows, parts_of, without
 from cte_dask.reason import reason
+from cte_dask.shortage import with_smaller_batches
+from cte_dask.slabs import windows
 from cte_dask.tile_scoring import COLUMNS, STATUS, Keep, Work, groups
 from cte_dask.tiles import Block, Tile
 from cte_dask.window import Window, read_window
@@ -80,16 +82,16 @@ def score_block(experiment: Experiment, index: int) -> BlockScores:
     torch.set_num_threads(experiment.threads)
     block = experiment.blocks.block_at(index)
     scores = failed_block(experiment, index, {})
+    for number, candidate in enumerate(experiment.candidates):
+        scores.values[number] = _unscored(experiment, candidate, len(block.tiles))
     try:
-        window = read_window(experiment, block)
-        chosen = _unmasked(experiment, block)
+        for places, window in windows(experiment, block):
+            chosen = _unmasked(experiment, block.tiles[places])
+            for part in parts_of(experiment, places.start + np.flatnonzero(chosen)):
+                _score_part(experiment, block, window, part, scores)
     except (OSError, ValueError) as error:
         causes = {c.name: reason(error) for c in experiment.candidates}
         return failed_block(experiment, index, causes)
-    for number, candidate in enumerate(experiment.candidates):
-        scores.values[number] = _unscored(experiment, candidate, len(block.tiles))
-    for part in parts_of(experiment, np.flatnonzero(chosen)):
-        _score_part(experiment, block, window, part, scores)
     return scores
 
 
@@ -114,7 +116,8 @@ def _score_part(
         keep = partial(kept.keep, number) if experiment.bank_metrics else None
         try:
             work = Work(experiment, loaded(experiment, candidate), window)
-            scores.values[number][..., part] = _score_model(work, candidate, tiles, keep)
+            score = partial(_score_model, work, candidate, tiles, keep)
+            scores.values[number][..., part] = with_smaller_batches(work.ready, score)
         except Exception as error:  # foreign code: one model's fault must not stop the bank
             scores.failures[candidate.name] = reason(error)
             scores.values[number] = np.nan
@@ -169,12 +172,13 @@ def predict_tiles(
                 yield candidate.name, tile, maps
 
 
-def _unmasked(experiment: Experiment, block: Block) -> NDArray[np.bool_]:
-    mask = experiment.volume.read_mask(block.start, block.stop)
+def _unmasked(experiment: Experiment, tiles: Sequence[Tile]) -> NDArray[np.bool_]:
+    """Return which of some tiles, a box of them, hold a voxel that the mask lets through."""
+    mask = experiment.volume.read_mask(tiles[0].start, tiles[-1].stop)
     if mask is None:
-        return np.ones(len(block.tiles), bool)
-    window = Window(mask, block.start)
-    return np.array([bool(window.frame(t.start, t.shape).any()) for t in block.tiles])
+        return np.ones(len(tiles), bool)
+    window = Window(mask, tiles[0].start)
+    return np.array([bool(window.frame(t.start, t.shape).any()) for t in tiles])
 
 
 def _unscored(experiment: Experiment, candidate: Candidate, tiles: int) -> NDArray[np.float64]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from cte_dask.tiles import Block, Shape
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cte_dask.experiment import Experiment
     from cte_dask.perturb import Perturbation
 
-__all__ = ["Window", "margins", "read_window", "shifted"]
+__all__ = ["Window", "margins", "read_box", "read_window", "shifted"]
 
 READ_ATTEMPTS = 3
 
@@ -24,6 +26,15 @@ class Window:
 
     voxels: Any
     start: Shape
+
+    @classmethod
+    def on(cls, device: str, voxels: NDArray[Any], start: Shape) -> Window:
+        """Return a window of some voxels on ``"cpu"`` or ``"cuda"``."""
+        if device == "cuda":
+            import cupy
+
+            return cls(cupy.asarray(voxels), start)
+        return cls(voxels, start)
 
     def frame(self, start: Shape, shape: Shape) -> Any:
         """Return a view of the box at `start`."""
@@ -72,19 +83,23 @@ def read_window(
     last = block.tiles[-1].start
     start = shifted(block.start, before, -1)
     stop = shifted(shifted(last, experiment.grid.tile, 1), after, 1)
-    for attempt in range(READ_ATTEMPTS):
-        try:
-            voxels = experiment.volume.read(start, stop)
-            break
-        except OSError:
-            if attempt == READ_ATTEMPTS - 1:
-                raise
-            time.sleep(0.1 * 4**attempt)
-    if experiment.device == "cuda":
-        import cupy
+    return Window.on(experiment.device, read_box(experiment, start, stop), start)
 
-        voxels = cupy.asarray(voxels)
-    return Window(voxels, start)
+
+def read_box(experiment: Experiment, start: Shape, stop: Shape) -> NDArray[Any]:
+    """Read a box of the target; a failing read is tried again.
+
+    Raises
+    ------
+    OSError
+        If the store fails every time.
+    """
+    for attempt in range(READ_ATTEMPTS - 1):
+        try:
+            return experiment.volume.read(start, stop)
+        except OSError:
+            time.sleep(0.1 * 4**attempt)
+    return experiment.volume.read(start, stop)
 
 
 def shifted(a: Shape, b: Shape, sign: int) -> Shape:

@@ -19,12 +19,13 @@ TORCH = {
     "models/pytorch3dunet_network", "models/state_dict", "models/torch_export",
     "models/torchscript", "models/trial", "models/unet", "outputs", "perturb/bottleneck",
     "perturb/cut", "perturb/feature", "perturb/fuse", "perturb/geometric", "perturb/masks",
-    "perturb/shared", "performance", "predict", "probe", "scoring",
+    "perturb/shared", "performance", "predict", "probe", "scoring", "shortage",
+    "trial_run",
 }  # fmt: skip
 DASK = {
     "bank_dataset",
     "evaluation_run", "run", "cluster/address", "cluster/certificate", "cluster/connection",
-    "cluster/cuda", "cluster/local", "cluster/slurm",
+    "cluster/cuda", "cluster/local", "cluster/slurm", "losses",
 }  # fmt: skip
 LOWER = ("arrays", "tiles", "volume", "models", "perturb", "segment", "consistency")
 UPPER = {
