@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cte_dask.bank_overlaps import overlap_rows
 from cte_dask.scoring import COLUMNS, loaded
+from cte_dask.slabs import largest_slab
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
+from cte_dask.trial_run import peak_memory, reset_peak, seconds_per_tile
 from cte_dask.window import margins
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ BLOCKS_PER_VOXEL = 2000 / 2**40
 BLOCKS_PER_WORKER = 8  # for balance, progress and resuming
 LEAST_PLENTY = 64
 LEAST_BLOCKS_PER_WORKER = 2  # worth cutting chunks for
+TRIAL_S = 3.0
+"""Seconds of a plan that are spent on trials; models that come later are inferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,15 @@ class ModelCost:
         Whole-network runs a tile, where encoders are shared counted as FLOPs tell.
     flops
         Floating-point operations of one tile, all draws (2 a multiply-add); 0 if not countable.
+    seconds
+        Wall time of one tile's passes on this machine, measured or, after `TRIAL_S`, inferred from
+        the operations.
     """
 
     name: str
     passes: int
     flops: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,9 @@ class Plan:
     bytes_target
         Decoded bytes of the target's region.
     bytes_window
-        Host memory of one block with its halo.
+        Host memory of the largest slab of a block (`cte_dask.slabs`).
+    bytes_worker, bytes_device
+        Most host memory of a worker process (0 where it cannot be measured), and of its GPU.
     bytes_stored
         Score store, before compression.
     models
@@ -72,6 +83,8 @@ class Plan:
     bytes_read: int
     bytes_target: int
     bytes_window: int
+    bytes_worker: int
+    bytes_device: int
     bytes_stored: int
     models: tuple[ModelCost, ...]
 
@@ -79,6 +92,10 @@ class Plan:
     def flops(self) -> int:
         """Floating-point operations of the whole run."""
         return self.tiles * sum(m.flops for m in self.models)
+
+    def hours(self, workers: int) -> float:
+        """Return how long the whole target would take so many workers like this process."""
+        return self.tiles * sum(m.seconds for m in self.models) / workers / 3600
 
 
 def plan_blocks(experiment: Experiment, *, workers: int) -> Shape:
@@ -152,19 +169,26 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     volume, blocks = experiment.volume, experiment.blocks
     size = volume.dtype.itemsize
     before, after = margins(experiment)
-    window = [s + b + a for s, b, a in zip(blocks.block_shape, before, after, strict=True)]
     columns = len(experiment.perturbations) * experiment.repeats * len(COLUMNS)
     models = len(experiment.candidates)
     overlaps = overlap_rows(models) if experiment.bank_metrics else 0
+    numbers = 8 * (columns * models + overlaps)
+    window = largest_slab(experiment, blocks.block_at(len(blocks) // 2))
+    reset_peak(experiment.device)
+    costs = _costs(experiment, tell)
+    host, device = peak_memory(experiment.device)
     return Plan(
         blocks=len(blocks),
         tiles=len(experiment.grid),
         block_shape=blocks.block_shape,
         bytes_read=size * _voxels_read(experiment, blocks, before, after),
         bytes_target=size * math.prod(volume.shape),
-        bytes_window=size * math.prod(window),
-        bytes_stored=8 * len(experiment.grid) * (columns * models + overlaps),
-        models=tuple(_costs(experiment, tell)),
+        bytes_window=window,
+        # the slab that is scored, the next one, and the numbers twice: as made and as written
+        bytes_worker=host and host + 2 * window + 2 * numbers * blocks.tiles_per_block,
+        bytes_device=device and device + (window if experiment.device == "cuda" else 0),
+        bytes_stored=numbers * len(experiment.grid),
+        models=tuple(costs),
     )
 
 
@@ -191,11 +215,17 @@ def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCos
     from cte_dask.perturb.draw import draws_of
 
     draws = draws_of(experiment.perturbations, experiment.repeats)
-    costs = []
+    costs: list[ModelCost] = []
+    began = time.monotonic()
     for candidate in experiment.candidates:
         tell(f"counting operations: {candidate.name}")
         ready = loaded(experiment, candidate)
         possible = [d for d in draws if candidate.supports(d.perturbation)]
         possible = [d for d in possible if d.perturbation.space != "none"]
-        costs.append(ModelCost(candidate.name, 1 + len(possible), ready.flops_per_tile(possible)))
+        flops = ready.flops_per_tile(possible)
+        if not costs or time.monotonic() - began < TRIAL_S:
+            seconds = seconds_per_tile(ready, possible)
+        else:
+            seconds = flops * sum(c.seconds for c in costs) / max(1, sum(c.flops for c in costs))
+        costs.append(ModelCost(candidate.name, 1 + len(possible), flops, seconds))
     return costs

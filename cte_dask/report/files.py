@@ -16,6 +16,7 @@ import yaml
 from cte_dask.bank_dataset import similarity_in
 from cte_dask.consistency import BANK_METRICS, METRICS
 from cte_dask.dataset import read_scores, tile_scores
+from cte_dask.report.skipped import skipped
 from cte_dask.report.verdict import verdict
 from cte_dask.scores import DONE, Scores
 from cte_dask.scoring import STATUS
@@ -63,6 +64,7 @@ def ranking_dict(
             **({} if decision is None else {"sampled": decision.blocks}),
         },
         **told,
+        **({"skipped": left_out} if (left_out := skipped(scores)) else {}),
         "target": experiment.volume.describe(),
         "seed": experiment.seed,
         "experiment": experiment.digest(),

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console, Group
@@ -30,6 +30,8 @@ __all__ = ["RunProgress"]
 
 LEADERS = 10
 PLAIN_EVERY_S = 10.0
+BINS = 10_000
+"""Of the consistencies seen: what is shown while a run lasts does not grow with the target."""
 
 
 class RunProgress:
@@ -58,7 +60,7 @@ class RunProgress:
         self.console, self.race = console, race
         self.total, self.blocks, self.tiles, self.failed = blocks, 0, 0, 0
         self.began = self.told = time.monotonic()
-        self.consistencies: list[list[NDArray[Any]]] = [[] for _ in experiment.candidates]
+        self.counts = np.zeros((len(experiment.candidates), BINS + 1), np.int64)
         metric_name, _, perturbation = experiment.primary.partition("@")
         self.metric = metric(metric_name)
         names = [p.name for p in experiment.perturbations]
@@ -93,8 +95,9 @@ class RunProgress:
         if self.metric.name in BANK_METRICS:  # whose word counts is known when all tiles are
             table |= dict.fromkeys(BANK_METRICS, np.full(table["status"].shape, np.nan))
         tile_scores = np.where(table["status"] == STATUS["scored"], self.metric(table), np.nan)
-        for seen, row in zip(self.consistencies, tile_scores, strict=True):
-            seen.append(row[~np.isnan(row)])
+        for model, row in enumerate(tile_scores):
+            bins = np.rint(np.clip(row[~np.isnan(row)], 0, 1) * BINS).astype(np.int64)
+            self.counts[model] += np.bincount(bins, minlength=BINS + 1)
         for name, cause in scores.failures.items():
             self.console.print(Text(f"block {scores.index}, model {name}: failed: {cause}"))
         self._tell()
@@ -123,8 +126,7 @@ class RunProgress:
 
     def _medians(self) -> Sequence[tuple[str, float]]:
         names = [c.name for c in self.experiment.candidates]
-        joined = [np.concatenate([np.empty(0), *seen]) for seen in self.consistencies]
-        medians = [float(np.median(j)) if len(j) else math.nan for j in joined]
+        medians = map(_median, self.counts)
         shown = [True] * len(names) if self.race is None else self.race.race.active
         pairs = [
             (n, m)
@@ -144,3 +146,10 @@ class RunProgress:
             table.add_row(Text(name), shown_number(cte))
         told = [] if self.race is None else [Text(self.race.told())]
         return Group(self.bar.get_renderable(), *told, table)
+
+
+def _median(counts: NDArray[np.int64]) -> float:
+    total = np.cumsum(counts)
+    if not total[-1]:
+        return math.nan
+    return float(np.searchsorted(total, (total[-1] + 1) // 2)) / BINS

@@ -14,7 +14,9 @@ from rich.text import Text
 
 from cte_dask.racing.goal import TYPICAL_BLOCKS
 from cte_dask.report.combined import print_combined
+from cte_dask.report.costs import WORKERS, memory, shown_bytes, times
 from cte_dask.report.similarity import print_similarity
+from cte_dask.report.skipped import TOLD, skipped
 from cte_dask.scores import DONE
 
 if TYPE_CHECKING:
@@ -79,14 +81,6 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} PB"
-
-
 def _flops(count: float) -> str:
     for unit in ("", "k", "M", "G", "T", "P", "E"):
         if count < 1000:
@@ -102,11 +96,12 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
         ("target", f"{experiment.volume.url}  {'×'.join(map(str, experiment.volume.shape))} (zyx)"),
         ("tiles", f"{plan.tiles:,} of {'×'.join(map(str, experiment.grid.tile))} voxels"),
         ("blocks", f"{plan.blocks:,} of {'×'.join(map(str, plan.block_shape))} voxels"),
-        ("reads", f"{_bytes(plan.bytes_read)} ({_ratio(plan)} of the target, halos included)"),
+        ("reads", f"{shown_bytes(plan.bytes_read)} ({_ratio(plan)} of the target, halos included)"),
         *_anytime_rows(plan, goal),
-        ("memory of one block", _bytes(plan.bytes_window)),
+        ("memory", memory(plan)),
         ("computes", f"{_flops(plan.flops)} on {experiment.device} in {experiment.precision}"),
-        ("stores", f"{_bytes(plan.bytes_stored)} before compression"),
+        ("takes", times(plan)),
+        ("stores", f"{shown_bytes(plan.bytes_stored)} before compression"),
         ("perturbations", ", ".join(p.name for p in experiment.perturbations)),
         ("ranks by", experiment.primary),
     ]
@@ -137,7 +132,7 @@ def _anytime_rows(plan: Plan, goal: Goal | None) -> list[tuple[str, str]]:
 
 def _part(plan: Plan, blocks: int) -> str:
     part = blocks / max(plan.blocks, 1)
-    return f"{blocks:,} blocks ({_bytes(part * plan.bytes_read)}, {_flops(part * plan.flops)})"
+    return f"{blocks:,} blocks ({shown_bytes(part * plan.bytes_read)}, {_flops(part * plan.flops)})"
 
 
 def _ratio(plan: Plan) -> str:
@@ -204,7 +199,9 @@ def print_plan(
         Whether for programs.
     """
     if as_json:
-        data = {**asdict(plan), "flops": plan.flops, "excluded": dict(experiment.excluded)}
+        hours = {str(n): plan.hours(n) for n in WORKERS}
+        derived = {"flops": plan.flops, "hours": hours, "excluded": dict(experiment.excluded)}
+        data = {**asdict(plan), **derived}
         most = plan.blocks if goal is None else min(plan.blocks, goal.blocks or plan.blocks)
         anytime = {"goal": goal and asdict(goal), "most_blocks": most}
         print(json.dumps({**data, "anytime": anytime}, indent=1))
@@ -233,9 +230,10 @@ def print_status(
         for index in (done == DONE["failures"]).nonzero()[0]
         for name, cause in scores.failures(int(index)).items()
     ]
-    verdict = (ranking or {}).get("verdict")
+    verdict, left_out = (ranking or {}).get("verdict"), skipped(scores)
     if as_json:
-        told = {"blocks": {"total": len(done), **counts}, "verdict": verdict, "failed": failed}
+        blocks = {"total": len(done), **counts}
+        told = {"blocks": blocks, "verdict": verdict, "skipped": left_out, "failed": failed}
         print(json.dumps(told, indent=1))
         return
     partial = f"{counts['partial']} without models that had been beaten, "
@@ -245,6 +243,8 @@ def print_status(
     )
     if verdict is not None:
         print(f"anytime: {verdict}")
+    for why, tiles in left_out.items():
+        print(f"{tiles} tile{'s' * (tiles > 1)} {TOLD[why]}")
     for one in failed:
         print(f"block {one['block']}, model {one['model']}: {one['cause']}")
 

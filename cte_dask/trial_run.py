@@ -1,0 +1,84 @@
+"""A short trial on this machine: how long a tile takes, and how much memory it wants.
+
+One batch of every model, all of its passes, without any of the target's voxels: what a plan turns
+into hours and bytes. Reading, preprocessing and counting come on top of it, a small part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from cte_dask.perturb.draw import Draw
+    from cte_dask.predict import Predictor
+
+__all__ = ["peak_memory", "reset_peak", "seconds_per_tile"]
+
+
+def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
+    """Time all passes of one batch, after a warming one.
+
+    Parameters
+    ----------
+    ready
+        The loaded model.
+    draws
+        The perturbed runs that it supports, the unperturbed one left out.
+
+    Returns
+    -------
+    float
+        Seconds of wall time a tile, under every draw.
+    """
+    _passes(ready, draws)
+    began = time.perf_counter()
+    _passes(ready, draws)
+    taken = time.perf_counter() - began
+    planes = 1 if ready.spec.dims == 3 else ready.tile[0]
+    return taken * planes / ready.batch
+
+
+def _passes(ready: Predictor, draws: Sequence[Draw]) -> None:
+    inputs = [d.perturbation for d in draws if d.perturbation.space == "input"]
+    features = [d for d in draws if d.perturbation.space == "feature"]
+    x = ready.example()
+    channels = ready.path.channels if ready.path else ()
+    masks = [x.new_ones(len(x), c, *(1,) * ready.spec.dims) for c in channels]
+    with torch.inference_mode():
+        for _ in ready._forward(x, [masks for _ in features]):
+            pass
+        for perturbation in inputs:
+            for _ in ready._forward(ready.example(perturbation), []):
+                pass
+    if ready.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def reset_peak(device: str) -> None:
+    """Forget the peaks of memory so far, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(device: str) -> tuple[int, int]:
+    """Return the most memory in use since `reset_peak`, in bytes.
+
+    Returns
+    -------
+    tuple of int
+        On the host, the whole process with its libraries (0 where the system does not tell), and
+        on the device.
+    """
+    host = 0
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        host = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return host, torch.cuda.max_memory_allocated() if device == "cuda" else 0
