@@ -18,6 +18,7 @@ from cte_dask.anytime import Anytime, goal_for
 from cte_dask.cluster import has_gpus, open_cluster, planned_workers
 from cte_dask.conclusion import EXIT, Outcome, all_tried, concluded
 from cte_dask.experiment import Experiment
+from cte_dask.losses import SchedulerLostError
 from cte_dask.models import ModelBank, load_bank
 from cte_dask.models.described import described_bank
 from cte_dask.planning import plan
@@ -164,6 +165,8 @@ def rank_target(
             run(experiment, url, scores, client=client, work=work, progress=progress)
     except KeyboardInterrupt:
         interrupted = True
+    except SchedulerLostError as error:
+        (console or Console(stderr=True)).print(f"error: {error}", style="red", highlight=False)
     outcome = concluded(out, experiment, scores, race, interrupted=interrupted, shard=shard)
     if shard and not all_tried(scores):
         return outcome  # the files are for the shard that sees the whole

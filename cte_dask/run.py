@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cte_dask.bank_overlaps import overlap_rows
-from cte_dask.reason import reason
+from cte_dask.checkpoint import score_once
+from cte_dask.losses import Suspects, cause_of, scheduler_needed
 from cte_dask.scores import Scores, open_scores, write_block
 from cte_dask.scoring import COLUMNS, STATUS, BlockScores, score_block
 from cte_dask.work import Job, Listed, Work, failed_job, missing_jobs, score_job
@@ -124,10 +126,13 @@ def _scored_chunk(
     url: str | None,
     block_id: tuple[int, ...] = (),
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    scores = score_job(experiment, jobs[block_id[-1]])
-    if url is not None:
-        write_block(url, scores, tuple(c.name for c in experiment.candidates))
-    return scores.values
+    job = jobs[block_id[-1]]
+    return (score_job(experiment, job) if url is None else _once(experiment, job, url)).values
+
+
+def _once(experiment: Experiment, job: Job, url: str) -> BlockScores:
+    names = tuple(c.name for c in experiment.candidates)
+    return score_once(url, job.block, names, partial(score_job, experiment, job))
 
 
 def run(
@@ -155,12 +160,18 @@ def run(
         What is wanted; by default every block that the store lacks.
     progress
         Called in this process with each finished block.
+
+    Raises
+    ------
+    SchedulerLostError
+        If the scheduler of `client` is gone.
     """
     work = Listed(missing_jobs(scores)) if work is None else work
     if client is None:
         _run_here(experiment, url, work, progress)
     else:
-        run_with_dask(experiment, url, work, progress, client)
+        with scheduler_needed():
+            run_with_dask(experiment, url, work, progress, client)
 
 
 def run_serially(experiment: Experiment, url: str, todo: Sequence[int], progress: Progress) -> None:
@@ -169,11 +180,9 @@ def run_serially(experiment: Experiment, url: str, todo: Sequence[int], progress
 
 
 def _run_here(experiment: Experiment, url: str, work: Work, progress: Progress) -> None:
-    names = tuple(c.name for c in experiment.candidates)
     while not work.finished and (jobs := work.jobs(1)):
         for job in jobs:
-            scores = score_job(experiment, job)
-            write_block(url, scores, names)
+            scores = _once(experiment, job, url)
             work.take(scores)
             progress(scores)
 
@@ -182,12 +191,17 @@ def run_with_dask(
     experiment: Experiment, url: str, work: Work, progress: Progress, client: Client
 ) -> None:
     """Score blocks on a cluster, a window at a time; each task writes what it made."""
+    window, suspects = 0, Suspects()
     flying: dict[Any, tuple[Any, Job]] = {}
     running = _finishing([], client, work.deadline)
 
     def submit() -> None:
-        jobs = work.jobs(max(0, _window(client) - len(flying)))
-        if jobs:
+        nonlocal window
+        if 3 * len(flying) > 2 * window:
+            return  # a graph for each block that ends would cost more than the block's own task
+        window = _window(client)
+        jobs = work.jobs(max(0, window - len(flying)))
+        if jobs := jobs or ([] if flying else suspects.next()):
             indices, models = [j.block for j in jobs], [j.models for j in jobs]
             blocks = blocks_array(experiment, indices, models=models, url=url)
             futures = _submitted(blocks, client)
@@ -201,7 +215,10 @@ def run_with_dask(
         except TimeoutError:  # time is up, but there is nothing to tell yet
             batch, running = [], _finishing([f for f, _ in flying.values()], client, None)
         for future in batch:
-            scores = _result(future, experiment, flying.pop(future.key)[1], url)
+            _, job = flying.pop(future.key)
+            if suspects.take(job, future):
+                continue
+            scores = _result(future, experiment, job, url)
             future.release()
             work.take(scores)
             progress(scores)
@@ -237,7 +254,6 @@ def _result(future: Any, experiment: Experiment, job: Job, url: str) -> BlockSco
         failed = bool((values[:, :, -1] == STATUS["failed"]).any())
         failures = open_scores(url).failures(index) if failed else {}
         return BlockScores(index, values, failures)
-    error = future.exception()
-    scores = failed_job(experiment, job, reason(error))
+    scores = failed_job(experiment, job, cause_of(future.exception()))
     write_block(url, scores, tuple(c.name for c in experiment.candidates))
     return scores
