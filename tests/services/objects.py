@@ -19,6 +19,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -30,12 +31,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+from services.faltering import Faltering, reset
 from services.slurm import free_ports, until
 
 BUCKET = "cte-bucket"
 PUBLIC = "cte-public"
 """A bucket that anybody may read."""
 REGION = "eu-central-1"
+SLOW_S = 0.5
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -70,6 +73,7 @@ class Front(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Forward)
         self.upstream, self.kind, self.token = port, kind, token
         self.failing, self.refused = 0, "\0"
+        self.faltering = Faltering()
         Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @property
@@ -82,9 +86,15 @@ class _Forward(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if refusal := self._refusal():
+        fault = self.server.faltering.next(self.command)
+        if fault == "reset":
+            self._reset()
+            return
+        if refusal := self._refusal(busy=fault == "busy"):
             self._answer(*refusal)
             return
+        if fault == "slow":
+            time.sleep(SLOW_S)
         path = self.path
         if self.server.kind == "gs" and self.command == "PUT":
             path += "&" if "?" in path else "?"
@@ -96,14 +106,23 @@ class _Forward(BaseHTTPRequestHandler):
             kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in HOP_BY_HOP]
             if path != self.path and not answer.headers.get("ETag"):
                 kept.append(("ETag", f'"{hashlib.md5(body).hexdigest()}"'))
-            self._answer(answer.status, answer.read(), kept)
+            whole = answer.read()
+            if fault == "cut":
+                self._answer(answer.status, whole[: len(whole) // 2], kept)
+                self._reset()
+                return
+            self._answer(answer.status, whole, kept)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
-    def _refusal(self) -> tuple[int, bytes] | None:
+    def _reset(self) -> None:
+        self.close_connection = True
+        reset(self.connection)
+
+    def _refusal(self, *, busy: bool) -> tuple[int, bytes] | None:
         server, signed = self.server, self.headers.get("Authorization", "")
-        if server.failing:
-            server.failing -= 1
+        if server.failing or busy:
+            server.failing -= server.failing > 0
             return 503, _error("SlowDown", "Please reduce your request rate.")
         place = urllib.parse.unquote(self.path.partition("?")[0])
         if "target.zarr" in place and place.endswith(server.refused):

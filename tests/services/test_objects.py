@@ -12,6 +12,7 @@ import cloudpickle
 import fsspec
 import pytest
 from services import objects
+from services.faltering import KINDS, Faltering
 from services.objects import REGION, Place
 from typer.testing import CliRunner, Result
 
@@ -279,6 +280,22 @@ def test_a_server_that_stays_busy_is_an_error_never_an_omitted_chunk(store, monk
             volume.read((0, 0, 0), volume.shape)
     finally:
         store.front.failing = 0
+
+
+def test_a_store_that_falters_costs_time_and_no_bit(store, bank, in_process, monkeypatch):
+    """503, resets, slow and cut answers, while the target is read and the scores are written."""
+    entered(monkeypatch, store)
+    out = f"{store.url}/FALTERING"
+    rates = {"busy": 0.06, "reset": 0.06, "slow": 0.03, "cut": 0.06}
+    monkeypatch.setattr(store.front, "faltering", Faltering(rates, seed=1))
+    done = ranked(f"{store.url}/target.zarr", bank, out, "--cluster", "none")
+    faults = store.front.faltering.counts
+    monkeypatch.undo()
+    entered(monkeypatch, store)
+    assert done.exit_code == 0, done.output
+    assert set(faults) == set(KINDS)
+    with fsspec.open(f"{out}/ranking.json", "r") as file:
+        assert json.load(file)["models"] == in_process
 
 
 def test_omitted_chunks_are_counted(store, monkeypatch):

@@ -1,0 +1,177 @@
+"""What the scheduler costs: blocks that sleep, on many workers of this machine.
+
+    python benchmarks/scheduling.py [--quick]
+
+Everything but the computing is real: the runner, its window, Dask's scheduler over TCP, the score
+store on disk. Two questions, one record in ``benchmarks/results/scheduling.json``:
+
+* ``overhead``: of a run of 2,000 blocks of 1 s on 16 workers, how much of the workers' time passes
+  between tasks. A task's own time (reading the mark, sleeping, writing the block) is not counted.
+* ``many``: 256 workers (threads of a few processes; a sleeping block needs no core), blocks of
+  20 s: the ideal time, blocks x 20 s / 256, over the time of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "scheduling.json"
+BANK = """\
+schema: cte-bank/1
+models:
+  one:
+    format: state_dict
+    source: one.safetensors
+    architecture: cte_dask.models.unet:UNet
+    arguments: {dims: 2, features: [2, 4]}
+    axes: yx
+    halo: {y: 0, x: 0}
+    multiple: {y: 2, x: 2}
+    output: {channel: 0, activation: sigmoid, threshold: 0.5}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the blocks, not recorded")
+    quick = parser.parse_args().quick
+    scale = 10 if quick else 1
+    record = {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "load_before": os.getloadavg()[0],
+        "versions": _versions(),
+        "overhead": measure(blocks=2000 // scale, seconds=1.0, processes=2, threads=8),
+        "many": measure(blocks=256 * (1 if quick else 4), seconds=20.0, processes=8, threads=32),
+        "load_after": os.getloadavg()[0],
+    }
+    print(json.dumps(record, indent=1))
+    if not quick:
+        RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def measure(*, blocks: int, seconds: float, processes: int, threads: int) -> dict[str, Any]:
+    """Run blocks that sleep; return the time it took and where it went."""
+    from cte_dask.run import run
+    from cte_dask.scores import create, layout_of
+
+    workers = processes * threads
+    with tempfile.TemporaryDirectory() as folder, cluster(processes, threads) as client:
+        experiment = sleeping_experiment(Path(folder), blocks)
+        url = f"{folder}/scores.zarr"
+        scores = create(url, layout_of(experiment))
+        client.run(fall_asleep, seconds)
+        began, cpu = time.perf_counter(), time.process_time()
+        run(experiment, url, scores, client=client)
+        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+        busy = sum(client.run(time_in_tasks).values())
+        assert not len(scores.missing())
+    return {
+        "blocks": blocks,
+        "seconds_each": seconds,
+        "workers": workers,
+        "wall_s": round(wall, 2),
+        "ideal_s": blocks * seconds / workers,
+        "of_ideal": round(blocks * seconds / workers / wall, 4),
+        "idle_between_tasks": round(1 - busy / (workers * wall), 4),
+        "scheduler_and_client_cpu_s": round(cpu, 2),
+        "cpu_ms_a_block": round(1000 * cpu / blocks, 2),
+    }
+
+
+@contextmanager
+def cluster(processes: int, threads: int) -> Iterator[Any]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    from cte_dask.cluster.connection import SETTINGS, thread_environment
+
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": thread_environment(1)}
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=processes,
+            threads_per_worker=threads,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=40,
+        ) as local,
+        Client(local) as client,
+    ):
+        yield client
+
+
+def sleeping_experiment(folder: Path, blocks: int) -> Any:
+    """Return an experiment of so many blocks, each of one small tile."""
+    import torch
+    from safetensors.torch import save_file
+
+    from cte_dask.models import load_bank
+    from cte_dask.models.unet import UNet
+    from cte_dask.resolution import resolve
+    from cte_dask.volume import open_volume, write_ome_zarr
+
+    torch.manual_seed(0)
+    save_file(UNet(dims=2, features=(2, 4)).state_dict(), folder / "one.safetensors")
+    (folder / "bank.yaml").write_text(BANK)
+    image = np.random.default_rng(0).integers(0, 255, (blocks, 16, 16)).astype(np.uint8)
+    write_ome_zarr(
+        folder / "t.zarr", image, axes="zyx", voxel_size_nm=(1.0, 1.0, 1.0), chunks=(64, 16, 16)
+    )
+    options = {"tile": (1, 16, 16), "block": (1, 1, 1), "perturbations": ("gaussian:0.1",)}
+    bank = load_bank(str(folder / "bank.yaml"))
+    return resolve(open_volume(str(folder / "t.zarr")), bank, **options)
+
+
+def fall_asleep(seconds: float) -> None:
+    """In a worker: let blocks sleep in place of being computed, and note how long tasks take."""
+    from cte_dask import run, work
+    from cte_dask.scoring import STATUS, BlockScores, failed_block
+
+    def asleep(experiment: Any, index: int) -> BlockScores:
+        time.sleep(seconds)
+        scores = failed_block(experiment, index, {})
+        scores.values[:, :, -1] = STATUS["scored"]
+        return scores
+
+    real, lock, total = run._once, threading.Lock(), [0.0]
+
+    def timed(*arguments: Any) -> BlockScores:
+        began = time.perf_counter()
+        try:
+            return real(*arguments)
+        finally:
+            with lock:
+                total[0] += time.perf_counter() - began
+
+    work.score_block = asleep
+    run._once = timed
+    run._seconds_in_tasks = total  # type: ignore[attr-defined]
+
+
+def time_in_tasks() -> float:
+    """In a worker: seconds that its threads spent in tasks."""
+    from cte_dask import run
+
+    return float(run._seconds_in_tasks[0])  # type: ignore[attr-defined]
+
+
+def _versions() -> dict[str, str]:
+    from cte_dask.experiment import versions
+
+    return versions()
+
+
+if __name__ == "__main__":
+    main()
