@@ -26,7 +26,7 @@ from cte_dask.bank_overlaps import BankOverlaps
 from cte_dask.demo import bank_path
 from cte_dask.experiment import versions
 from cte_dask.models import load_bank
-from cte_dask.predict import Predictor
+from cte_dask.passes import Passes
 from cte_dask.resolution import resolve
 from cte_dask.scoring import score_block
 from cte_dask.volume import open_volume
@@ -89,15 +89,15 @@ def measured(volume: Any, bank: Any, metrics: tuple[str, ...]) -> dict[str, Any]
     )
     score_block(experiment, 0)  # compiles and warms
     pairs, passes, whole = Clock(), Clock(), Clock()
-    real = BankOverlaps.keep, BankOverlaps.rows, Predictor._forward
+    real = BankOverlaps.keep, BankOverlaps.rows, Passes.run
     BankOverlaps.keep = pairs.around(real[0])  # type: ignore[method-assign]
     BankOverlaps.rows = pairs.around(real[1])  # type: ignore[method-assign]
-    Predictor._forward = passes.counting(real[2])  # type: ignore[method-assign]
+    Passes.run = passes.counting(real[2])  # type: ignore[method-assign]
     try:
         for index in range(len(experiment.grid)):
             whole.around(score_block)(experiment, index)
     finally:
-        BankOverlaps.keep, BankOverlaps.rows, Predictor._forward = real  # type: ignore[method-assign]
+        BankOverlaps.keep, BankOverlaps.rows, Passes.run = real  # type: ignore[method-assign]
     return {
         "metrics": list(metrics),
         "tiles": len(experiment.grid),

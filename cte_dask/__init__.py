@@ -12,6 +12,7 @@ dask.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from cte_dask.resolution import resolve
     from cte_dask.scores import Scores, open_scores
     from cte_dask.volume import Volume, open_volume
+
+# Feature maps are megabytes: on huge pages torch spends no time on faulting their memory in. It
+# reads this at its first allocation; worker processes inherit it.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ batch; what the passes of a tile share (the encoder, under feature perturbation)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,13 @@ from cte_dask.outputs import (
     segmenter_maps,
     segmenter_of,
 )
+from cte_dask.passes import Passes, padded
+from cte_dask.perturb.crop import Core, part
 from cte_dask.perturb.draw import Draw
 from cte_dask.perturb.feature import FeaturePath, feature_path
 from cte_dask.perturb.geometric import Warp, unmoved
 from cte_dask.perturb.masks import tile_masks
+from cte_dask.perturb.path import example_masks
 from cte_dask.tiles import Shape, Tile
 from cte_dask.views import Alike, View, view_of
 
@@ -95,8 +98,7 @@ class Predictor:
         self.device = device
         self.dtype = dtype_of(precision)
         self._like = torch.empty(0, device=device, dtype=self.dtype)
-        self.tile = tile
-        halo, multiple = spec.halo_zyx, spec.multiple_zyx
+        self.tile, halo, multiple = tile, spec.halo_zyx, spec.multiple_zyx
         if halo is None or multiple is None:
             raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
         self._geometry = partial(
@@ -110,19 +112,33 @@ class Predictor:
         )
         self.frame = self.view(None).frame
         self.network: Network = load_network(spec, device=device, dtype=self.dtype)
-        if self.network.kind == "module" and spec.dims == 2:
-            # Convolution, norm and activation then share one layout; 3D convolutions gain nothing.
-            self.network.forward.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.network.kind == "module":
+            # Convolution, norm and activation then share one layout.
+            layout = torch.channels_last if spec.dims == 2 else torch.channels_last_3d
+            self.network.forward.to(memory_format=layout)  # type: ignore[call-overload]
         self.batch = self.network.fixed_batch or batch
-        self.path: FeaturePath | None = self._open() if features else None
-        self.instances = instances
+        self.samples_per_tile = 1 if spec.dims == 3 else tile[0]
+        self.instances, self._features = instances, features
+        self.open()
         self.segmenter = segmenter_of(spec) if instances else None
         self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
 
-    def _open(self) -> FeaturePath:
-        named = (self.spec.bottleneck,) if self.spec.bottleneck else ()
-        names = (*named, *self.spec.layers)
-        return feature_path(self.network, self.example(), names=names)
+    def open(self) -> None:
+        """Trace the network for its batch: for feature perturbation, and for quicker passes."""
+        spec = self.spec
+        names = tuple(filter(None, (spec.bottleneck, *spec.layers)))
+        inside = [slice(b, b + t) for b, t in zip(self.frame.before, self.tile, strict=True)]
+        # a segmenter sees the whole frame, and so does what resamples
+        whole = self.instances or self.frame.shape != self.frame.extent
+        core = None if whole else tuple(inside[-spec.dims :])
+        opened = None
+        try:
+            opened = feature_path(self.network, self.example(), names=names, core=core)
+        except ValueError:
+            if self._features:
+                raise
+        self.path: FeaturePath | None = opened if self._features else None
+        self.passes = Passes(self.network.forward, opened, self.frame.extent[-spec.dims :])
 
     def view(self, perturbation: Perturbation | None) -> View:
         """Return what the model reads and sees of a tile under a perturbation, or none."""
@@ -157,22 +173,20 @@ class Predictor:
         self._predicted(output, warp or unmoved(view), view.frame, 0)
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
-        """Count the floating-point operations of one tile, unperturbed and under every draw.
-
-        Counted by torch on one batch (2 a multiply-add; convolutions and matrix products).
-        """
-        samples = 1 if self.spec.dims == 3 else self.tile[0]
-        inputs = [d.perturbation for d in draws if d.perturbation.space == "input"]
-        x = self.example()
-        channels = self.path.channels if self.path else ()
-        ones = [x.new_ones(len(x), c, *(1,) * self.spec.dims) for c in channels]
+        """Count the floating-point operations of one tile under every draw (2 a multiply-add)."""
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            for _ in self._forward(x, [ones for d in draws if d.perturbation.space == "feature"]):
-                pass
-            for perturbation in inputs:
-                for _ in self._forward(self.example(perturbation), []):
-                    pass
-        return int(counter.get_total_flops()) * samples // len(x)
+            self.try_out(draws)
+        return int(counter.get_total_flops()) * self.samples_per_tile // self.batch
+
+    def try_out(self, draws: Sequence[Draw]) -> None:
+        """Run every pass of one batch of uniform noise."""
+        x = self.example()
+        whole = example_masks(x, self.path.channels if self.path else (), random=False)
+        masks = [whole for d in draws if d.perturbation.space == "feature"]
+        list(self.passes.run(x, masks, core=self.passes.core))
+        for perturbation in (d.perturbation for d in draws if d.perturbation.space == "input"):
+            core = None if perturbation.geometric else self.passes.core
+            list(self.passes.run(self.example(perturbation), [], core=core))
 
     def run(
         self,
@@ -213,12 +227,13 @@ class Predictor:
                 continue
             view = self.view(draw.perturbation)
             images, warp = perturbed(given, draw, plain=plain, view=view)
-            predictions += self._batched(self._samples(images, view, given), [], view, warp)
+            moved = warp if draw.perturbation.geometric else None
+            predictions += self._batched(self._samples(images, view, given), [], view, moved)
         return predictions
 
     def _samples(self, images: Any, view: View, given: Given) -> Tensor:
-        intensity = given.intensity
-        return samples(images, self.spec, view=view, intensity=intensity, like=self._like)
+        how: Any = {"view": view, "intensity": given.intensity, "like": self._like}
+        return samples(images, self.spec, **how)
 
     def _masks(self, given: Given, draw: Draw) -> list[Tensor]:
         if self.path is None:
@@ -228,7 +243,7 @@ class Predictor:
             given.tiles,
             seed=given.seed,
             channels=self.path.channels,
-            planes=1 if self.spec.dims == 3 else self.tile[0],
+            planes=self.samples_per_tile,
             dims=self.spec.dims,
             like=self._like,
         )
@@ -241,34 +256,29 @@ class Predictor:
         warp: Warp | None = None,
     ) -> list[Prediction]:
         """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
+        core = self.passes.core if warp is None else None
         warp, frame = warp or unmoved(view), view.frame
         parts: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
         with torch.inference_mode():
             for low in range(0, len(samples), self.batch):
                 rows = slice(low, low + self.batch)
                 n = len(samples[rows])
-                cut = [[_padded(m[rows], self.batch) for m in layers] for layers in masks]
-                passes = self._forward(_padded(samples[rows], self.batch), cut)
+                cut = [[padded(m[rows], self.batch) for m in layers] for layers in masks]
+                passes = self.passes.run(padded(samples[rows], self.batch), cut, core=core)
                 for part, output in zip(parts, passes, strict=True):
-                    part.append(self._predicted(output[:n], warp, frame, low))
+                    part.append(self._predicted(output[:n], warp, frame, low, core=core))
         return [self._tiles(part, warp, frame) for part in parts]
 
-    def _forward(self, x: Tensor, masks: Sequence[Sequence[Tensor]]) -> Iterable[Tensor]:
-        # a trace may hold the extent that it was made with: other ones go the plain way
-        if self.path is None or tuple(x.shape[2:]) != self.frame.extent[-self.spec.dims :]:
-            yield self.network.forward(x)
-            return
-        state = self.path.encode(x)
-        whole = [x.new_ones(len(x), c, *(1,) * self.spec.dims) for c in self.path.channels]
-        for layers in (whole, *masks):
-            yield self.path.decode(state, layers)
-
-    def _predicted(self, output: Tensor, warp: Warp, frame: Frame, first: int) -> Prediction:
+    def _predicted(
+        self, output: Tensor, warp: Warp, frame: Frame, first: int, *, core: Core | None = None
+    ) -> Prediction:
         """Cut the tile out of an output, (S, C, [z,] y, x); maps for a segmenter stay whole."""
         nearest = self.spec.output.activation == "labels"
-        output = resized(output, frame.shape, nearest=nearest)
-        maps = foreground(warp.back(output, first, nearest=nearest), self.spec.output)
+        if core is None:
+            output = resized(output, frame.shape, nearest=nearest)
+        tiles = part(output, core) if core else warp.back(output, first, nearest=nearest)
         whole = segmenter_maps(output, self.spec, self.channels) if self.instances else None
+        maps = foreground(tiles, self.spec.output)
         return Prediction(tuple(from_torch(m.contiguous()) for m in maps.unbind(1)), whole)
 
     def _tiles(self, parts: Sequence[Prediction], warp: Warp, frame: Frame) -> Prediction:
@@ -288,13 +298,3 @@ class Predictor:
             whole, self.segmenter, dims=self.spec.dims, frame=frame, tile=self.tile, cut=cut
         )
         return Prediction(maps, labels)
-
-    def _inside(self, tile: Shape) -> tuple[slice, ...]:
-        """Slices of a tile's core within its frame (z, y, x)."""
-        return tuple(slice(b, b + t) for b, t in zip(self.frame.before, tile, strict=True))
-
-
-def _padded(x: Tensor, size: int) -> Tensor:
-    """Repeat the last sample until the batch is full: a batch's shape never changes."""
-    missing = size - len(x)
-    return x if missing == 0 else torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])

@@ -67,5 +67,5 @@ def halve(ready: Predictor) -> None:
     ready.batch //= 2
     name, size = ready.spec.name, ready.batch
     _logger.warning("out of memory: model %s goes on in batches of %d", name, size)
-    if ready.path is not None:
-        ready.path = with_smaller_batches(ready, ready._open)
+    if ready.passes.path is not None:
+        with_smaller_batches(ready, ready.open)

@@ -36,26 +36,15 @@ def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
     float
         Seconds of wall time a tile, under every draw.
     """
-    _passes(ready, draws)
+    _tried(ready, draws)
     began = time.perf_counter()
-    _passes(ready, draws)
-    taken = time.perf_counter() - began
-    planes = 1 if ready.spec.dims == 3 else ready.tile[0]
-    return taken * planes / ready.batch
+    _tried(ready, draws)
+    return (time.perf_counter() - began) * ready.samples_per_tile / ready.batch
 
 
-def _passes(ready: Predictor, draws: Sequence[Draw]) -> None:
-    inputs = [d.perturbation for d in draws if d.perturbation.space == "input"]
-    features = [d for d in draws if d.perturbation.space == "feature"]
-    x = ready.example()
-    channels = ready.path.channels if ready.path else ()
-    masks = [x.new_ones(len(x), c, *(1,) * ready.spec.dims) for c in channels]
+def _tried(ready: Predictor, draws: Sequence[Draw]) -> None:
     with torch.inference_mode():
-        for _ in ready._forward(x, [masks for _ in features]):
-            pass
-        for perturbation in inputs:
-            for _ in ready._forward(ready.example(perturbation), []):
-                pass
+        ready.try_out(draws)
     if ready.device == "cuda":
         torch.cuda.synchronize()
 

@@ -72,13 +72,17 @@ def raising() -> nn.Module:
 
 
 class Hungry(nn.Module):
-    """Runs out of memory as torch does, for batches above a size that a test sets."""
+    """Runs out of memory as torch does, for batches above a size that a test sets.
+
+    One that looks at its input, as `opaque` makes it, cannot be traced: its own code runs.
+    """
 
     most = 1
     asked: ClassVar[list[int]] = []
 
-    def __init__(self) -> None:
+    def __init__(self, opaque: bool) -> None:
         super().__init__()
+        self.opaque = opaque
         torch.manual_seed(0)
         self.down = nn.Conv2d(1, 4, 3, padding=1, stride=2)
         self.up = nn.ConvTranspose2d(4, 1, 2, stride=2)
@@ -87,12 +91,14 @@ class Hungry(nn.Module):
         type(self).asked.append(len(x))
         if len(x) > type(self).most:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried a batch of {len(x)}.")
+        if self.opaque and x.isnan().any():
+            raise ValueError("an input with NaN")
         out: Tensor = self.up(torch.relu(self.down(x)))
         return out
 
 
-def hungry() -> nn.Module:
-    return Hungry()
+def hungry(opaque: bool) -> nn.Module:
+    return Hungry(opaque)
 
 
 def entry(name: str, function: str, **arguments: object) -> str:

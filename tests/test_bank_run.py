@@ -111,14 +111,14 @@ def test_what_is_kept_of_a_block_is_bounded(volume, bank, monkeypatch):
 
 def test_agreement_adds_no_forward_pass(volume, bank, monkeypatch):
     calls = []
-    original = cte_dask.predict.Predictor._forward
+    original = cte_dask.passes.Passes.run
 
-    def counted(self, x, masks):
-        for output in original(self, x, masks):
+    def counted(self, x, masks, *, core):
+        for output in original(self, x, masks, core=core):
             calls.append(tuple(x.shape))
             yield output
 
-    monkeypatch.setattr(cte_dask.predict.Predictor, "_forward", counted)
+    monkeypatch.setattr(cte_dask.passes.Passes, "run", counted)
     counts, flops = {}, {}
     for metrics in (("nhd",), ("nhd", "agreement", "consensus")):
         experiment = settled(volume, bank, metrics=metrics)

@@ -17,10 +17,10 @@ TORCH = {
     "models/onnx",
     "models/pt2_archive", "models/python", "models/pytorch3dunet", "models/pytorch3dunet_blocks",
     "models/pytorch3dunet_network", "models/state_dict", "models/torch_export",
-    "models/torchscript", "models/trial", "models/unet", "outputs", "perturb/bottleneck",
-    "perturb/cut", "perturb/feature", "perturb/fuse", "perturb/geometric", "perturb/masks",
-    "perturb/shared", "performance", "predict", "probe", "scoring", "shortage",
-    "trial_run",
+    "models/torchscript", "models/trial", "models/unet", "outputs", "passes", "perturb/bottleneck",
+    "perturb/crop", "perturb/cut", "perturb/feature", "perturb/fuse", "perturb/geometric",
+    "perturb/halves", "perturb/masks", "perturb/path", "perturb/shared", "performance",
+    "predict", "probe", "scoring", "shortage", "trial_run",
 }  # fmt: skip
 DASK = {
     "bank_dataset",

@@ -21,11 +21,12 @@ OPTIONS = {"tile": (1, 16, 16), "block": (1, 4, 4), "perturbations": ("gaussian:
 @pytest.fixture
 def settled(tmp_path, monkeypatch):
     """Settle the model where so much memory is free, then score where there is as much as said."""
-    bank = noting.write_bank(tmp_path / "bank.yaml", noting.entry("hungry", "hungry"))
     monkeypatch.setattr(noting.Hungry, "asked", [])
 
-    def settle(first: int, later: int, **options):
+    def settle(first: int, later: int, *, opaque: bool = True, **options):
         _READY.clear()
+        entry = noting.entry("hungry", "hungry", opaque=opaque)
+        bank = noting.write_bank(tmp_path / "bank.yaml", entry)
         monkeypatch.setattr(noting.Hungry, "most", first)
         volume = open_volume(blobs((3, 64, 64)), axes="zyx")
         experiment = resolve(volume, load_bank(str(bank)), **{**OPTIONS, **options})
@@ -67,7 +68,7 @@ def test_a_model_that_does_not_fit_alone_is_a_failure_with_its_cause(settled):
 
 def test_a_traced_network_is_traced_anew_for_its_smaller_batch(settled):
     """What a trace holds may depend on the batch that it was made with."""
-    dropout = {"perturbations": ("dropout:0.5", "gaussian:0.2")}
+    dropout = {"perturbations": ("dropout:0.5", "gaussian:0.2"), "opaque": False}
     want = score_block(settled(2, 2, batch=2, **dropout), 1)
     experiment = settled(8, 8, batch=8, **dropout)
     assert experiment.candidates[0].features

@@ -92,6 +92,8 @@ def _suffix(
     graph = Graph()
     copies = {node: graph.placeholder(f"kept_{i}") for i, node in enumerate(kept)}
     copies |= {node: graph.placeholder(f"mask_{i}") for i, node in enumerate(masks)}
+    for node, copy in copies.items():
+        copy.meta = dict(node.meta)
     for node in whole.graph.nodes:
         if node in copies:
             continue

@@ -11,7 +11,7 @@ forward pass, the plain pass runs once a perturbation instead and says so.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -24,8 +24,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from cte_dask.perturb import philox, shared
 from cte_dask.perturb.bottleneck import BlackBoxError, bottleneck_module, bottleneck_node, hooked
+from cte_dask.perturb.crop import Core, Crop, find_crop, part
 from cte_dask.perturb.cut import cut, insert_masks, named_node
 from cte_dask.perturb.fuse import fused
+from cte_dask.perturb.halves import halved
+from cte_dask.perturb.path import FeaturePath, Plain, Split, example_masks
 from cte_dask.reason import reason
 
 if TYPE_CHECKING:
@@ -37,59 +40,6 @@ __all__ = ["FeaturePath", "bottleneck_of", "channel_mask", "feature_path"]
 
 FUSED_TOLERANCE = 1e-4
 """How far a fused network may be off, as a part of its largest output."""
-
-
-@dataclass(frozen=True, slots=True)
-class FeaturePath(ABC):
-    """A forward pass cut at its perturbed layers.
-
-    Parameters
-    ----------
-    layers
-        Names of the perturbed layers.
-    channels
-        Number of feature maps of each.
-    note
-        Why the encoder is not shared, empty where it is.
-    """
-
-    layers: tuple[str, ...]
-    channels: tuple[int, ...]
-    note: str
-
-    @abstractmethod
-    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Run what no perturbation touches, once a batch; returns the state to decode."""
-
-    @abstractmethod
-    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
-        """Run the rest with one mask (N, C, 1, 1[, 1]) a layer; masks of ones change nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Split(FeaturePath):
-    prefix: GraphModule
-    suffix: GraphModule
-
-    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.prefix(x))
-
-    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
-        output: Tensor = self.suffix(*state, *masks)
-        return output
-
-
-@dataclass(frozen=True, slots=True)
-class _Plain(FeaturePath):
-    module: nn.Module
-
-    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (x,)
-
-    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
-        with hooked(self.module, self.layers, lambda i, y: y * masks[i]):
-            output: Tensor = self.module(state[0])
-        return output
 
 
 def channel_mask(
@@ -144,7 +94,9 @@ def bottleneck_of(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> 
     return feature_path(network, x, names=names).layers
 
 
-def feature_path(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> FeaturePath:
+def feature_path(
+    network: Network, x: Tensor, *, names: Sequence[str] = (), core: Core | None = None
+) -> FeaturePath:
     """Cut a network at its bottleneck (or at the named layers) for one batch shape.
 
     Parameters
@@ -155,6 +107,9 @@ def feature_path(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> F
         A batch of the shape, dtype and device that will be used, (N, C, [z,] y, x).
     names
         Layers to perturb in place of the bottleneck.
+    core
+        Where the scored tile lies in an output (spatial axes); what it does not depend on can then
+        be left out.
 
     Returns
     -------
@@ -171,17 +126,19 @@ def feature_path(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> F
     if network.kind == "opaque":
         raise BlackBoxError("a black box: its features cannot be reached")
     if network.kind == "module":
-        return _module_path(network, x, tuple(names))
-    return _graph_path(network.forward, x, tuple(names))
+        return _module_path(network, x, tuple(names), core)
+    return _graph_path(network.forward, x, tuple(names), core)
 
 
-def _module_path(network: Network, x: Tensor, names: tuple[str, ...]) -> FeaturePath:
+def _module_path(
+    network: Network, x: Tensor, names: tuple[str, ...], core: Core | None
+) -> FeaturePath:
     module = network.forward
     key = (network.code, names, tuple(x.shape), x.dtype, str(x.device)) if network.code else None
     known = shared.recall(key, module)
     layers = known.layers if known else names or (bottleneck_module(module, x),)
     channels = known.channels if known else _channels(module, layers, x)
-    plain = _Plain(layers, channels, "", module)
+    plain = Plain(layers, channels, "", module)
 
     def masked(x: Tensor, *masks: Tensor) -> Tensor:
         return plain.decode((x,), masks)
@@ -189,17 +146,17 @@ def _module_path(network: Network, x: Tensor, names: tuple[str, ...]) -> Feature
     try:
         if known is None:
             with torch.no_grad():
-                halves = cut(make_fx(masked)(x, *_masks(x, channels, random=False)))
+                halves = cut(make_fx(masked)(x, *example_masks(x, channels, random=False)))
         else:
             halves = known.prefix, known.suffix
-        split = _proven(halves, x, layers, channels, plain=masked)
+        proven = _proven(halves, x, layers, channels, plain=masked)
     # Tracing executes foreign code: whatever it raises, plain passes work.
     except Exception as error:
         if known is not None:  # the weights decide more than numbers: a trace of its own
-            return _module_path(replace(network, code=""), x, names)
-        return _Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
-    shared.keep(key, module, split.layers, split.channels, halves)
-    return _faster(split, x)
+            return _module_path(replace(network, code=""), x, names, core)
+        return Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
+    shared.keep(key, module, layers, channels, halves)
+    return _faster(proven, core, key)
 
 
 def _channels(module: nn.Module, layers: Sequence[str], x: Tensor) -> tuple[int, ...]:
@@ -217,7 +174,9 @@ def _channels(module: nn.Module, layers: Sequence[str], x: Tensor) -> tuple[int,
     return tuple(found[i] for i in range(len(layers)))
 
 
-def _graph_path(forward: nn.Module, x: Tensor, names: tuple[str, ...]) -> FeaturePath:
+def _graph_path(
+    forward: nn.Module, x: Tensor, names: tuple[str, ...], core: Core | None
+) -> FeaturePath:
     try:
         with torch.no_grad():
             whole = make_fx(forward)(x)
@@ -228,19 +187,61 @@ def _graph_path(forward: nn.Module, x: Tensor, names: tuple[str, ...]) -> Featur
     insert_masks(whole.graph, nodes)
     whole.recompile()
     layers = tuple(node.name for node in nodes)
-    return _faster(_proven(cut(whole), x, layers, channels, plain=whole), x)
+    return _faster(_proven(cut(whole), x, layers, channels, plain=whole), core, None)
 
 
-def _faster(split: _Split, x: Tensor) -> _Split:
-    """Fuse a proven split, unless what it gives then differs by more than rounding."""
-    halves = fused(split.prefix, x.device), fused(split.suffix, x.device)
-    quick = replace(split, prefix=halves[0], suffix=halves[1])
-    masks = _masks(x, split.channels, random=True)
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """A split that equals the plain pass, and what it gave for one batch and masks."""
+
+    split: Split
+    x: Tensor
+    masks: list[Tensor]
+    state: tuple[Tensor, ...]
+    output: Tensor
+
+
+def _faster(proven: _Proven, core: Core | None, key: shared.Key) -> Split:
+    """Fuse a split and cut it to the core, as far as its results differ by rounding alone."""
+    split, x = proven.split, proven.x
     with torch.no_grad():
-        want, got = (s.decode(s.encode(x), masks) for s in (split, quick))
+        crop = None if core is None else _crop(proven, core, key)
+        quick = replace(split, prefix=fused(split.prefix, x.device))
+        quick = replace(quick, suffix=fused(split.suffix, x.device))
+        halves = halved(quick.suffix)
+        forms = [replace(quick, once=halves[0], suffix=halves[1])] if halves else []
+        found = (
+            replace(f, crop=c) for f in (*forms, quick) for c in ((crop, None) if crop else (None,))
+        )
+        return next((f for f in found if _fits(f, proven, core)), split)
+
+
+def _crop(proven: _Proven, core: Core, key: shared.Key) -> Crop | None:
+    known = shared.crop_of(key, core)
+    if known is None:
+        found = find_crop(proven.split.suffix, proven.state, proven.masks, core)
+        shared.keep_crop(key, core, found)
+        return found
+    return None if known == shared.NOTHING else known
+
+
+def _fits(split: Split, proven: _Proven, core: Core | None) -> bool:
+    x, masks, want = proven.x, proven.masks, proven.output
     # rounding grows with the size of the sums, not of each result
-    close = float((got - want).abs().max()) <= FUSED_TOLERANCE * float(want.abs().max())
-    return quick if close else split
+    tolerance = FUSED_TOLERANCE * float(want.abs().max())
+
+    def off(got: Tensor, want: Tensor) -> float:
+        return float((got - want).abs().max()) if got.shape == want.shape else math.inf
+
+    try:
+        if off(split.decode(split.encode(x), masks), want) > tolerance:
+            return False
+        if split.crop is None or core is None:
+            return True
+        cropped = split.decode(split.encode(x, cropped=True), masks)
+        return off(part(cropped, split.crop.core), part(want, core)) <= tolerance
+    except RuntimeError:  # a graph that holds the extents it was traced with
+        return False
 
 
 def _proven(
@@ -250,25 +251,18 @@ def _proven(
     channels: tuple[int, ...],
     *,
     plain: Callable[..., Tensor],
-) -> _Split:
+) -> _Proven:
     """Compare a cut graph with the plain pass; the second decode catches a spoilt state."""
-    split = _Split(layers, channels, "", *halves)
-    masks = _masks(x, channels, random=True)
+    split = Split(layers, channels, "", *halves)
+    masks = example_masks(x, channels, random=True)
     with torch.no_grad():
         want = plain(x, *masks)
         state = split.encode(x)
         for _ in range(2):
-            _require_equal(split.decode(state, masks), want)
-    return split
+            _require_equal(got := split.decode(state, masks), want)
+    return _Proven(split, x, masks, state, got)
 
 
 def _require_equal(got: Tensor, want: Tensor) -> None:
     if not torch.equal(got, want) and not torch.allclose(got, want, rtol=1e-5, atol=1e-6):
         raise ValueError("the split network differs from the plain one")
-
-
-def _masks(x: Tensor, channels: Sequence[int], *, random: bool) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(x.shape[0], c, *(1,) * (x.ndim - 2)) for c in channels]
-    draws = [torch.rand(s, generator=generator) if random else torch.ones(s) for s in shapes]
-    return [d.to(device=x.device, dtype=x.dtype) for d in draws]

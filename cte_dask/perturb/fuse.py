@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-__all__ = ["fused"]
+__all__ = ["FUSED", "FUSED_SUM", "fused", "weight_of"]
 
 _ATEN = torch.ops.aten
-_FUSED = torch.ops.mkldnn._convolution_pointwise
+FUSED = torch.ops.mkldnn._convolution_pointwise
+"""A convolution and its activation in one pass, of oneDNN."""
+FUSED_SUM = FUSED.binary
+"""A convolution, a sum with another array, and an activation in one pass, of oneDNN."""
 _NORMS = {
     # position of the epsilon among the arguments
     _ATEN.native_batch_norm.default: 7,
@@ -33,18 +36,27 @@ _ACTIVATIONS = {
     _ATEN.leaky_relu.default: "leaky_relu",
     _ATEN.leaky_relu_.default: "leaky_relu",
 }
+_GROWING = {
+    # the form that is told a factor, not an extent
+    _ATEN.upsample_nearest2d.default: _ATEN.upsample_nearest2d.vec,
+    _ATEN.upsample_nearest3d.default: _ATEN.upsample_nearest3d.vec,
+    _ATEN.upsample_bilinear2d.default: _ATEN.upsample_bilinear2d.vec,
+    _ATEN.upsample_trilinear3d.default: _ATEN.upsample_trilinear3d.vec,
+}
 _SLOPE = 0.01  # of leaky_relu where it is left to PyTorch
 _BIAS, _TRANSPOSED, _CONVOLUTION_ARGUMENTS = 2, 6, 9
 
 
-@register_flop_formula(_FUSED)
+@register_flop_formula(FUSED)
 def _flops(
     x: Sequence[int],
     w: Sequence[int],
-    *_: object,
+    *more: Sequence[int] | None,
     out_shape: Sequence[int] | None = None,
-    **__: object,
+    **_: object,
 ) -> int:
+    if more and more[0] is not None and len(more[0]) == len(w):
+        w = more[0]  # the form with a sum has the other array before the weights
     count: int = conv_flop_count(list(x), list(w), list(out_shape or ()))
     return count
 
@@ -74,6 +86,8 @@ def fused(half: GraphModule, device: torch.device) -> GraphModule:
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _NORMS:
             _fold(module, node)
+        if node.op == "call_function" and node.target in _GROWING:
+            _grow_by_factor(node)
     graph.eliminate_dead_code()
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         for node in list(graph.nodes):
@@ -97,18 +111,18 @@ def _fold(module: GraphModule, norm: Node) -> None:
         or (norm.args[5] is not False and _NORMS[norm.target] == 7)  # type: ignore[index]
     ):
         return
-    tensors = [_weight(module, p) for p in (source.args[1], *parameters[2:])]
+    tensors = [weight_of(module, p) for p in (source.args[1], *parameters[2:])]
     weight, mean, variance = tensors
     if weight is None or mean is None or variance is None:
         return
     epsilon = float(norm.args[_NORMS[norm.target]])  # type: ignore[arg-type, index]
     scale = (variance.double() + epsilon).rsqrt()
-    if (gain := _weight(module, parameters[0])) is not None:
+    if (gain := weight_of(module, parameters[0])) is not None:
         scale = scale * gain.double()
     shift = -mean.double() * scale
-    if (bias := _weight(module, source.args[_BIAS])) is not None:
+    if (bias := weight_of(module, source.args[_BIAS])) is not None:
         shift = shift + bias.double() * scale
-    if (offset := _weight(module, parameters[1])) is not None:
+    if (offset := weight_of(module, parameters[1])) is not None:
         shift = shift + offset.double()
     folded = weight.double() * scale.reshape(-1, *(1,) * (weight.ndim - 1))
     new = (
@@ -119,13 +133,27 @@ def _fold(module: GraphModule, norm: Node) -> None:
     result.replace_all_uses_with(source)
 
 
+def _grow_by_factor(node: Node) -> None:
+    """Let an interpolation grow its input by a whole factor, so that it serves any extent."""
+    x, extent, *how = node.args
+    if not isinstance(x, Node) or "val" not in x.meta:
+        return
+    old, new = x.meta["val"].shape[2:], list(extent)  # type: ignore[arg-type]
+    if any(n % o for o, n in zip(old, new, strict=True)):
+        return
+    aligned = how[:1] if "linear" in str(node.target) else []
+    factors = [float(n // o) for o, n in zip(old, new, strict=True)]
+    node.args = (x, None, *aligned, factors)
+    node.target = _GROWING[node.target]  # type: ignore[index]
+
+
 def _fuse(module: GraphModule, activation: Node) -> None:
     """Let oneDNN apply an activation inside the convolution before it."""
     source = _convolution(activation.args[0])
     if source is None:
         return
     x, weight, bias, stride, padding, dilation, _, _, groups = source.args
-    held = _weight(module, weight)
+    held = weight_of(module, weight)
     if held is None or held.dtype != torch.float32:
         return
     name = _ACTIVATIONS[activation.target]  # type: ignore[index]
@@ -133,7 +161,8 @@ def _fuse(module: GraphModule, activation: Node) -> None:
     scalars = [slope] if name == "leaky_relu" else []
     how = (padding, stride, dilation, groups, name, scalars, "")
     with module.graph.inserting_before(activation):
-        new = module.graph.call_function(_FUSED.default, (x, weight, bias, *how))
+        new = module.graph.call_function(FUSED.default, (x, weight, bias, *how))
+    new.meta = dict(activation.meta)
     activation.replace_all_uses_with(new)
 
 
@@ -154,7 +183,8 @@ def _only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _weight(module: GraphModule, node: Any) -> Tensor | None:
+def weight_of(module: GraphModule, node: Any) -> Tensor | None:
+    """Return the tensor that a node of a graph stands for; None if it is no constant."""
     if not isinstance(node, Node) or node.op != "get_attr":
         return None
     found = getattr(module, str(node.target), None)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-__all__ = ["Known", "keep", "recall"]
+from cte_dask.perturb.crop import Core, Crop
+
+__all__ = ["NOTHING", "Key", "Known", "crop_of", "keep", "keep_crop", "recall"]
 
 Key = tuple[object, ...] | None
 Halves = tuple[GraphModule, GraphModule]
@@ -85,6 +88,28 @@ def keep(
     _KEPT[key] = layers, channels, (prefix, suffix)
     while len(_KEPT) > _MOST:
         _KEPT.popitem(last=False)
+
+
+NOTHING: Literal["nothing"] = "nothing"
+"""What is remembered where a search found no cut."""
+
+_CROPS: OrderedDict[tuple[Key, str], Crop | Literal["nothing"]] = OrderedDict()
+
+
+def crop_of(key: Key, core: Core) -> Crop | Literal["nothing"] | None:
+    """Return the cut kept for networks of a key and a core; None if it is not known.
+
+    It depends on how a network is built, not on its weights.
+    """
+    return None if key is None else _CROPS.get((key, str(core)))
+
+
+def keep_crop(key: Key, core: Core, crop: Crop | None) -> None:
+    """Keep what was found for networks of a key and a core."""
+    if key is not None:
+        _CROPS[key, str(core)] = crop or NOTHING
+    while len(_CROPS) > _MOST:
+        _CROPS.popitem(last=False)
 
 
 def _half(half: GraphModule, names: dict[int, str]) -> _Half | None:

@@ -1,0 +1,121 @@
+"""Scoring from end to end against nothing but the forward passes, on data already in memory.
+
+    python benchmarks/roofline.py [--repeats 5] [--tiles 4]
+
+End to end: read blocks of a zarr array, cut tiles, perturb, preprocess, predict, compare, write the
+scores. Against it (a) the same traced passes on tensors that are ready: the same FLOPs, nothing
+else; (b) the plain module in evaluation mode, channels last, one whole pass for the reference and
+one a perturbation. Writes ``benchmarks/results/roofline.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import zarr
+from banks import write_bank
+from measuring import alternated, electron_microscopy, ratio, save
+
+from cte_dask import load_bank, open_volume, resolve
+from cte_dask.experiment import Experiment
+from cte_dask.perturb.path import example_masks
+from cte_dask.scores import create, layout_of, write_block
+from cte_dask.scoring import loaded, score_block
+
+CASES = {2: (1, 256, 256), 3: (16, 64, 64)}
+PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
+
+
+def end_to_end(experiment: Experiment, folder: Path) -> Callable[[], None]:
+    names, url = tuple(c.name for c in experiment.candidates), str(folder / "scores.zarr")
+    create(url, layout_of(experiment))
+
+    def run() -> None:
+        for index in range(len(experiment.blocks)):
+            scores = score_block(experiment, index)
+            if scores.failures:
+                raise RuntimeError(scores.failures)
+            write_block(url, scores, names)
+
+    return run
+
+
+def bare(experiment: Experiment) -> Callable[[], None]:
+    """The passes of `end_to_end`, on frames that are tensors already."""
+    ready = loaded(experiment, experiment.candidates[0])
+    x, passes = ready.example(), ready.passes
+    ones = example_masks(x, passes.path.channels, random=False)
+    features = [ones for p in experiment.perturbations if p.space == "feature"]
+    inputs = sum(p.space == "input" for p in experiment.perturbations)
+    batches = -(-len(experiment.grid) // len(x))
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(batches):
+                list(passes.run(x, features, core=passes.core))
+                for _ in range(inputs):
+                    list(passes.run(x, [], core=passes.core))
+
+    return run
+
+
+def plain(experiment: Experiment) -> Callable[[], None]:
+    """The module itself, one pass for the reference and one a perturbation."""
+    ready = loaded(experiment, experiment.candidates[0])
+    x, forward = ready.example(), ready.network.forward
+    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    passes = -(-len(experiment.grid) // len(x)) * (1 + len(experiment.perturbations))
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(passes):
+                forward(x)
+
+    return run
+
+
+def case(dims: int, perturbation: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    tile = CASES[dims]
+    count = options.tiles
+    image = electron_microscopy(tile[0] * count if dims == 3 else count)[:, : tile[1], : tile[2]]
+    zarr.save_array(folder / "target.zarr", image, chunks=(16, 64, 64))
+    bank = load_bank(str(write_bank(folder, 1, dims, electron_microscopy(16))))
+    volume = open_volume(str(folder / "target.zarr"))
+    experiment = resolve(
+        volume, bank, tile=tile, perturbations=[perturbation], metrics=["nhd", "ei"]
+    )
+    forms = {
+        "end to end": end_to_end(experiment, folder),
+        "bare passes": bare(experiment),
+        "plain module": plain(experiment),
+    }
+    return {"tiles": len(experiment.grid), **alternated(forms, options.repeats)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tiles", type=int, default=4)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cases, ratios = {}, {}
+    for dims, perturbation in itertools.product(CASES, PERTURBATIONS):
+        name = f"{dims}D {perturbation}"
+        with tempfile.TemporaryDirectory() as folder:
+            cases[name] = case(dims, perturbation, options, Path(folder))
+        for form in ("bare passes", "plain module"):
+            ratios[f"{name}: {form} / end to end"] = ratio(cases[name], form, "end to end")
+    save("roofline", {"cases": cases, "ratios": ratios})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The part of a network's state that the scored core of a tile depends on.
+
+A tile is read with the halo of the whole network, most of which its encoder uses up: the decoder
+sees far less around the core. What the decoder reads is cut to that before it runs. How far it sees
+is found by NaN, which no weight can hide: a slab of the state set to NaN shows which voxels of the
+output it reaches, and a cut is taken only if NaN everywhere outside it leaves the core finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+__all__ = ["Core", "Crop", "find_crop", "part"]
+
+Core = tuple[slice, ...]
+"""Slices of the spatial axes."""
+
+
+def part(x: Tensor, core: Core) -> Tensor:
+    """Return a view of a part of (N, C, [z,] y, x)."""
+    for axis, place in enumerate(core):
+        x = x.narrow(2 + axis, place.start, place.stop - place.start)
+    return x
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Where the state of a split network is cut.
+
+    Parameters
+    ----------
+    start, stop
+        What is left of the network's input (spatial axes, voxels).
+    core
+        Where the tile lies in what is left.
+    extent
+        The network's input (spatial axes, voxels).
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    core: Core
+    extent: tuple[int, ...]
+
+    def cut(self, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return copies of the maps, cut alike whatever their stride, in their own layout."""
+        return tuple(self._cut(map_) for map_ in state)
+
+    def _cut(self, map_: Tensor) -> Tensor:
+        left = part(map_, self.inside(map_))
+        return torch.empty_like(left, memory_format=_layout(map_)).copy_(left)
+
+    def inside(self, map_: Tensor) -> Core:
+        """Return the slices of a map that are left."""
+        ends = zip(self.start, self.stop, self.extent, map_.shape[2:], strict=True)
+        return tuple(slice(a * m // n, b * m // n) for a, b, n, m in ends)
+
+
+def find_crop(
+    suffix: GraphModule, state: Sequence[Tensor], masks: Sequence[Tensor], core: Core
+) -> Crop | None:
+    """Find how much of a state the core depends on.
+
+    Parameters
+    ----------
+    suffix
+        (*state, *masks) -> y; plain operations, that pass NaN on.
+    state
+        For one batch.
+    masks
+        One a perturbed layer.
+    core
+        Where the tile lies in the output.
+
+    Returns
+    -------
+    Crop or None
+        None where nothing can be left out, or it cannot be told what.
+    """
+    output = suffix(*state, *masks)
+    extent = tuple(output.shape[2:])
+    if any(m.ndim != output.ndim for m in state) or not bool(output.isfinite().all()):
+        return None
+    steps = [_step(extent[a], [m.shape[2 + a] for m in state]) for a in range(len(extent))]
+    if not all(steps):
+        return None
+    reach = [_reach(suffix, state, masks, a, s) for a, s in enumerate(steps)]
+    starts = [max(0, c.start // s - r) * s for c, s, r in zip(core, steps, reach, strict=True)]
+    stops = [
+        min(n // s, -(-c.stop // s) + r) * s
+        for c, s, r, n in zip(core, steps, reach, extent, strict=True)
+    ]
+    if all(a == 0 and b == n for a, b, n in zip(starts, stops, extent, strict=True)):
+        return None
+    moved = tuple(slice(c.start - a, c.stop - a) for c, a in zip(core, starts, strict=True))
+    crop = Crop(tuple(starts), tuple(stops), moved, extent)
+    return crop if _enough(crop, suffix, state, masks, core) else None
+
+
+def _step(extent: int, extents: Sequence[int]) -> int:
+    """Return the smallest step that all maps can be cut at along an axis; 0 if there is none."""
+    if any(extent % n for n in extents):
+        return 0
+    return math.lcm(*(extent // n for n in extents))
+
+
+def _reach(
+    suffix: GraphModule, state: Sequence[Tensor], masks: Sequence[Tensor], axis: int, step: int
+) -> int:
+    """Return how many steps away along an axis a map reaches the output."""
+    dim = 2 + axis
+    extent = max(m.shape[dim] for m in state)
+    at = extent // step // 2
+    spoilt = []
+    for map_ in state:
+        scale = step * map_.shape[dim] // extent
+        copy = map_.clone()
+        copy.narrow(dim, at * scale, scale).fill_(math.nan)
+        spoilt.append(copy)
+    hit = suffix(*spoilt, *masks).isnan()
+    others = [d for d in range(hit.ndim) if d != dim]
+    places = torch.nonzero(hit.any(dim=others) if others else hit).ravel()
+    if not len(places):
+        return extent  # nothing there reaches the output: leave nothing out
+    before = at * step - int(places.min())
+    after = int(places.max()) + 1 - (at + 1) * step
+    return -(-max(before, after, 0) // step)
+
+
+def _enough(
+    crop: Crop, suffix: GraphModule, state: Sequence[Tensor], masks: Sequence[Tensor], core: Core
+) -> bool:
+    """Whether the core stays finite when all that is left out is NaN."""
+    spoilt = []
+    for map_ in state:
+        copy = torch.full_like(map_, math.nan)
+        inside = crop.inside(map_)
+        part(copy, inside).copy_(part(map_, inside))
+        spoilt.append(copy)
+    return bool(part(suffix(*spoilt, *masks), core).isfinite().all())
+
+
+def _layout(map_: Tensor) -> torch.memory_format:
+    last = torch.channels_last if map_.ndim == 4 else torch.channels_last_3d
+    return last if map_.is_contiguous(memory_format=last) else torch.contiguous_format
