@@ -352,7 +352,7 @@ def test_time_ends_a_run_on_a_cluster_once_there_is_something_to_tell(wide, bank
     volume, url = open_volume(str(wide)), str(tmp_path / "scores.zarr")
     experiment = resolve(volume, load_bank(str(bank)), **SETTINGS)
     scores = create(url, layout_of(experiment))
-    work = Anytime(experiment, scores, Goal(epsilon=0.0, seconds=0.01))
+    work = Anytime(experiment, scores, Goal(delta=1e-9, epsilon=0.0, seconds=0.01))
     with (
         LocalCluster(
             n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
@@ -360,7 +360,7 @@ def test_time_ends_a_run_on_a_cluster_once_there_is_something_to_tell(wide, bank
         Client(cluster) as client,
     ):
         run(experiment, url, scores, client=client, work=work)
-    assert work.race.blocks == 4
+    assert 4 <= work.race.blocks <= 16, "what was in flight"
     assert work.decision().stopped == "budget"
 
 
