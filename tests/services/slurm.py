@@ -18,7 +18,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
 NODES, CPUS, GPUS = 2, 2, 2
-SECONDS = 400.0
+SECONDS = 1500.0
 
 CONFIGURATION = """\
 ClusterName=test
