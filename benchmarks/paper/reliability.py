@@ -23,6 +23,8 @@ __all__ = ["half_tau", "pair_tau", "reliability", "told_apart"]
 
 Floats = NDArray[np.float64]
 HALVES, RESAMPLES, SURE = 200, 1000, 0.975
+FEWEST = 4
+"""Groups of tiles below which nothing is said."""
 
 
 def reliability(
@@ -52,12 +54,16 @@ def reliability(
     -------
     dict
         Performance → ``half_tau``, ``pairs``, ``told_apart`` (how many of them), and ``taus``,
-        every score's τ over the pairs told apart (None without any).
+        every score's τ over the pairs told apart (None without any). None in the place of
+        all this where the tiles come from fewer than four groups.
     """
     compared = [m for m in models if not m["left_out"]]
-    found = {}
+    found: dict[str, Any] = {}
     for performance in performances:
         table, unit = _table(tiles, [m["name"] for m in compared], performance, groups)
+        if len(np.unique(unit)) < FEWEST:
+            found[performance] = None
+            continue
         apart = told_apart(table, unit, seed=seed)
         scores = dict.fromkeys(s for m in compared for s in m["scores"])
         found[performance] = {
@@ -69,8 +75,8 @@ def reliability(
     return found
 
 
-def half_tau(table: Floats, unit: NDArray[np.int64], *, seed: int = 0) -> float | None:
-    """Return the mean τ between the orders by two random halves of the groups; None below four.
+def half_tau(table: Floats, unit: NDArray[np.int64], *, seed: int = 0) -> float:
+    """Return the mean τ between the orders by two random halves of the groups.
 
     Parameters
     ----------
@@ -82,8 +88,6 @@ def half_tau(table: Floats, unit: NDArray[np.int64], *, seed: int = 0) -> float 
         Of the halves.
     """
     names = np.unique(unit)
-    if len(names) < 4:
-        return None
     rng = np.random.default_rng(seed)
     taus = []
     for _ in range(HALVES):

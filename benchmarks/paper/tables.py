@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from choices import choices, ordered_pairs
-from regimes import model_share, regime_tau
+from regimes import centred_tau, model_share, regime_tau
 from study import FEATURE, INPUT
 
 __all__ = ["ROWS", "mean_interval", "summary", "write_tables"]
@@ -211,7 +211,8 @@ def _picks(performance: str, records: Sequence[Record]) -> str:
 
 def _reliable(performance: str, records: Sequence[Record]) -> str:
     """Return what the labels tell of the order, and τ over the pairs that they tell apart."""
-    known = [r["reliability"][performance] for r in records if "reliability" in r]
+    all_known = (r.get("reliability", {}).get(performance) for r in records)
+    known = [k for k in all_known if k]
     if not known:
         return ""
     halves = mean_interval(k["half_tau"] for k in known)
@@ -223,7 +224,8 @@ def _reliable(performance: str, records: Sequence[Record]) -> str:
     ]
     return (
         "The labels themselves: two halves of the tiles order the models with a mean τ of "
-        f"{_mean(halves)};\n{apart} of {pairs} pairs of models keep their order in 97.5 % of the "
+        f"{_mean(halves)}\n({len(known)} targets of four or more groups); {apart} of {pairs} "
+        "pairs of models keep their order in 97.5 % of the "
         "resamples of a bootstrap over groups of tiles.\nMean τ over these pairs alone:\n\n"
         + _table(("score", "τ, pairs told apart"), rows)
     )
@@ -234,13 +236,18 @@ def _regimes(performance: str, records: Sequence[Record]) -> str:
     rows = []
     for title, score in {**ROWS[performance], performance: performance}.items():
         share, taus = model_share(records, score), regime_tau(records, performance, score)
-        within = taus if score != performance else {}
-        shown = [_shown(within.get(regime)) for regime in ("full", "plain")]
-        rows.append([title, _shown(share), *shown])
+        if score == performance:
+            rows.append([title, _shown(share), "–", "–", "–"])
+            continue
+        shown = [_shown(taus.get(regime)) for regime in ("full", "plain")]
+        rows.append(
+            [title, _shown(share), _shown(centred_tau(records, performance, score)), *shown]
+        )
     return (
-        "Share of a score's variance between models that is the same on every target, and mean τ "
-        "among models trained\nwith full augmentation, and among plain ones:\n\n"
-        + _table(("score", "model's share", "τ, full", "τ, plain"), rows)
+        "Share of a score's variance between models that is the same on every target; mean τ of "
+        "the score less the\nmodel's mean over the other targets; mean τ among models trained with "
+        "full augmentation, and among plain ones:\n\n"
+        + _table(("score", "model's share", "τ, centred", "τ, full", "τ, plain"), rows)
     )
 
 

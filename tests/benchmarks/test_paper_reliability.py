@@ -37,7 +37,6 @@ def test_tiles_of_one_group_count_once(noise):
     values, _ = table([0.9, 0.86], 0.1)
     grouped = np.repeat(np.arange(3), [20, 10, 10])
     assert len(noise.told_apart(values, grouped)) <= len(noise.told_apart(values, np.arange(40)))
-    assert noise.half_tau(values, grouped) is None, "three groups have no two halves to compare"
 
 
 def test_halves_agree_on_models_far_apart_and_not_on_equal_ones(noise):
@@ -69,6 +68,8 @@ def test_only_compared_models_and_labelled_tiles_count(noise):
     }
     found = noise.reliability(models, tiles, [f"image {z}" for z in range(8)], ["f1"])
     assert found == {"f1": {"half_tau": 1.0, "pairs": 1, "told_apart": 1, "taus": {"cte": 1.0}}}
+    few = noise.reliability(models, tiles, [f"image {z // 3}" for z in range(8)], ["f1"])
+    assert few == {"f1": None}, "two groups with labels tell nothing"
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,11 @@ def test_a_score_that_is_the_same_on_every_target_is_the_models_own(regimes):
 def test_tau_within_a_regime_leaves_the_others_out(regimes):
     found = regimes.regime_tau([target([1.0, 2.0, 3.0, 9.0], [0.1, 0.2, 0.3, 0.0])], "f1", "cte")
     assert found == {"full": pytest.approx(1)}
+
+
+def test_taking_off_a_models_own_mean_leaves_what_the_target_says(regimes):
+    own = np.array([-50.0, 20.0, 3.0, -7.0])
+    fits = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.2, 0.1, 0.4, 0.3]]
+    records = [target((own + 100 * (np.array(f) - 0.25)).tolist(), f) for f in fits]
+    assert regimes.centred_tau(records, "f1", "cte") == pytest.approx(1)
+    assert regimes.centred_tau(records[:1], "f1", "cte") is None
