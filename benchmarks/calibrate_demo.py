@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from cte_dask.calibration import PILOT_REPEATS, Calibration, calibrate
+from cte_dask.calibration import Calibration, calibrate
 from cte_dask.correlation import rank_correlation
 from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.demo.run import median_f1
@@ -99,11 +99,7 @@ def worth(kind: str, rows: list[dict[str, Any]], index: int) -> dict[str, Any]:
 
 
 def evaluated(volume: Any, truth: np.ndarray, kinds: Sequence[str]) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "shape": list(volume.shape),
-        "pilot_tiles": TILES,
-        "repeats": PILOT_REPEATS,
-    }
+    record: dict[str, Any] = {"shape": list(volume.shape)}
     for kind in kinds:
         began = time.monotonic()
         found = calibrate(
@@ -115,6 +111,8 @@ def evaluated(volume: Any, truth: np.ndarray, kinds: Sequence[str]) -> dict[str,
         rows = taus(found, record["median_f1"])
         record[kind] = {
             "chosen": found.chosen.perturbation,
+            "pilot_tiles": found.n_pilot,
+            "repeats": found.experiment.repeats,
             **worth(kind, rows, found.index),
             "kendall": rows,
             "seconds_on_a_shared_machine": round(seconds, 1),
@@ -147,7 +145,6 @@ def save(name: str, found: dict[str, Any]) -> None:
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine()},
         "versions": versions(),
         "within": WITHIN,
-        "pilot_tiles": TILES,
         "targets": {**before, name: {**before.get(name, {}), **found}},
     }
     RESULT.parent.mkdir(exist_ok=True)
