@@ -5,9 +5,9 @@
 The authors' public procedure with well-known parts: predict the target tile by tile in eager mode,
 float32, with halo; write the predictions compressed into HDF5 (h5py, gzip); predict again under
 spatial dropout at the bottleneck and write; read both back and score with NumPy. Ours:
-`score_block` over the same zarr array, the same networks, tiles and halo. Prediction alone:
-one unperturbed pass over the same planes by MONAI's `sliding_window_inference` with windows of the
-same extent and overlap, and by ours.
+`score_block` over the same zarr array, the same networks, tiles and halo. Prediction alone: one
+unperturbed pass over the same planes by MONAI's `sliding_window_inference` with windows of the same
+extent and overlap, and by ours.
 
 All run in this process and share its settings (one thread, huge pages), which favours the peers: by
 themselves they would fault their memory in page by page. Writes ``benchmarks/results/peers.json``.
@@ -161,7 +161,7 @@ def main() -> None:
     image = electron_microscopy(options.planes)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        zarr.save_array(folder / "target.zarr", image, chunks=(1, 128, 128))
+        zarr.create_array(folder / "target.zarr", data=image, chunks=(1, 128, 128))
         bank = load_bank(str(write_bank(folder, options.models, 2, image)))
         experiment = resolve(
             open_volume(str(folder / "target.zarr")),

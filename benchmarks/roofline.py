@@ -87,7 +87,7 @@ def case(dims: int, perturbation: str, options: argparse.Namespace, folder: Path
     tile = CASES[dims]
     count = options.tiles
     image = electron_microscopy(tile[0] * count if dims == 3 else count)[:, : tile[1], : tile[2]]
-    zarr.save_array(folder / "target.zarr", image, chunks=(16, 64, 64))
+    zarr.create_array(folder / "target.zarr", data=image, chunks=(16, 64, 64))
     bank = load_bank(str(write_bank(folder, 1, dims, electron_microscopy(16))))
     volume = open_volume(str(folder / "target.zarr"))
     experiment = resolve(
