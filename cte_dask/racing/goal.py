@@ -12,8 +12,8 @@ __all__ = ["ANYTIME_ABOVE", "TYPICAL_BLOCKS", "Asked", "Goal", "goal_of"]
 
 ANYTIME_ABOVE = 256
 """Blocks of a target above which a run is anytime unless it is told otherwise."""
-TYPICAL_BLOCKS = 28, 88
-"""Blocks that the best model took in half, and in nine of ten, of simulated banks on a terabyte
+TYPICAL_BLOCKS = 28, 56
+"""Blocks that the best model took in half, and in three of four, of simulated banks on a terabyte
 (`cte_dask.racing.simulation.terabyte_bank`; ``tests/test_race.py``)."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

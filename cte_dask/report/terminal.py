@@ -125,7 +125,7 @@ def _anytime_rows(plan: Plan, goal: Goal | None) -> list[tuple[str, str]]:
         rows[0] = ("anytime", f"stops when it is decided, or after {goal.seconds:g} s")
     if goal.top == 1:
         usual, long = (min(most, n) for n in TYPICAL_BLOCKS)
-        told = f"{_part(plan, usual)} in half of our simulations, {long} in nine of ten"
+        told = f"{_part(plan, usual)} in half of our simulations, {long} in three of four"
         rows.append(("typically", told))
     return rows
 
