@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_BYTES", "Slab", "largest_slab", "slabs_of", "windows"]
 
-MOST_BYTES = 2**25
+MOST_BYTES = 2**26
 """Of a slab, where its chunks allow it."""
 LEAST_BYTES = 2**22
-WANTED = 4
-"""Slabs of a block that is small: all reads but the first are hidden."""
+WANTED = 2
+"""Slabs, at least, of a block larger than `LEAST_BYTES`: all reads but the first are hidden."""
 
 
 @dataclass(frozen=True, slots=True)

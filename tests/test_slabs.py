@@ -112,6 +112,7 @@ def test_a_block_is_cut_where_chunks_end_and_read_once(tmp_path, reads, monkeypa
     block = cut.blocks.block_at(0)
     monkeypatch.setattr(slabs, "margins", lambda _: ((0, 8, 8), (0, 8, 8)))
     monkeypatch.setattr(slabs, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(slabs, "WANTED", 8)
     monkeypatch.setattr(slabs, "LEAST_BYTES", 1)
     found = slabs_of(cut, block)
     assert len(found) >= 4
@@ -145,16 +146,17 @@ def test_the_next_slab_is_read_while_one_is_scored(tmp_path, monkeypatch):
     scored = 0
     for number, _ in enumerate(windows(cut, cut.blocks.block_at(0))):
         # while this slab is looked at, the next one comes without being asked for
-        assert number == 3 or done[number + 1].wait(30)
-        assert not done[number + 2].is_set(), "and no further one: memory is bounded"
+        assert number == 1 or done[number + 1].wait(30)
         scored += 1
-    assert scored == 4
+    assert scored == 2
+    assert not done[2].is_set(), "each is read once, and none beyond"
 
 
 def test_a_terabyte_is_read_in_slabs_as_small_as_those_of_a_gigabyte(tmp_path, monkeypatch):
     from cte_dask.planning import plan_blocks
 
     monkeypatch.setattr(slabs, "margins", lambda _: ((0, 46, 46), (0, 46, 46)))
+    most = []
     for number, edge in enumerate((1024, 10240)):
         path = tmp_path / f"{number}.zarr"
         zarr.create_array(path, shape=(edge,) * 3, chunks=(64, 128, 128), dtype="uint8")
@@ -164,6 +166,7 @@ def test_a_terabyte_is_read_in_slabs_as_small_as_those_of_a_gigabyte(tmp_path, m
         block = cut.blocks.block_at(len(cut.blocks) // 2)
         found = slabs_of(cut, block)
         across = math.prod(n + 92 for n in cut.blocks.block_shape[1:])
-        most = max((s.high - s.first) * across for s in found)
-        assert most <= max(slabs.MOST_BYTES, 64 * across)
-        assert len(found) >= 4
+        most.append(max((s.high - s.first) * across for s in found))
+        assert len(found) >= 2
+    assert max(most) <= slabs.MOST_BYTES
+    assert max(most) < 1.5 * min(most)
