@@ -44,7 +44,12 @@ def bank_of_twenty(folder: Path) -> Any:
     for threshold in THRESHOLDS:
         for name, model in document["models"].items():
             source = str((bank_path().parent / model["source"]).resolve())
-            models[f"{name}-{threshold:g}"] = {**model, "source": source, "threshold": threshold}
+            output = model.get("output", {})
+            models[f"{name}-{threshold:g}"] = {
+                **model,
+                "source": source,
+                "output": {**output, "threshold": threshold},
+            }
     document["models"] = dict(list(models.items())[:MODELS])
     path = folder / "bank.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
