@@ -304,7 +304,7 @@ def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
 ):
     from cte_dask import scoring
 
-    real, bad = scoring.read_window, order(8)[2]
+    real, bad = scoring.windows, order(8)[2]
 
     def unreadable(experiment, block, *rest):
         if block.index == bad:
@@ -312,7 +312,7 @@ def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
         return real(experiment, block, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(scoring, "read_window", unreadable)
+        patched.setattr(scoring, "windows", unreadable)
         outcome = rank_wide(tmp_path / "RUN", asked={"until": "decided"})
     assert outcome.exit_code == 3
     assert outcome.result["blocks"]["failed"] == 1
