@@ -37,6 +37,14 @@ class Passes:
         """Where the tile lies in outputs that are cut to it; None if none can be."""
         return self.path.crop.core if self.path is not None and self.path.crop else None
 
+    @property
+    def form(self) -> tuple[object, ...]:
+        """How passes are run, weights aside: equal forms of equal networks cost the same."""
+        if self.path is None:
+            return (self.extent,)
+        parts = (getattr(self.path, "once", None) is not None, self.path.crop is not None)
+        return (self.extent, type(self.path), self.path.layers, *parts)
+
     def run(
         self, x: Tensor, masks: Sequence[Sequence[Tensor]], *, core: Core | None
     ) -> Iterable[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -226,20 +226,31 @@ def _voxels_read(experiment: Experiment, blocks: BlockGrid, before: Shape, after
 
 
 def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCost]:
+    """Count and time the passes of every model, once for all that differ in their weights alone."""
     from cte_dask.perturb.draw import draws_of
 
     draws = draws_of(experiment.perturbations, experiment.repeats)
     costs: list[ModelCost] = []
+    known: dict[Hashable, tuple[int, float]] = {}
     began = time.monotonic()
     for candidate in experiment.candidates:
         tell(f"counting operations: {candidate.name}")
         ready = loaded(experiment, candidate)
         possible = [d for d in draws if candidate.supports(d.perturbation)]
         possible = [d for d in possible if d.perturbation.space != "none"]
-        flops = ready.flops_per_tile(possible)
-        if not costs or time.monotonic() - began < TRIAL_S:
-            seconds = seconds_per_tile(ready, possible)
-        else:
-            seconds = flops * sum(c.seconds for c in costs) / max(1, sum(c.flops for c in costs))
-        costs.append(ModelCost(candidate.name, 1 + len(possible), flops, seconds))
+        same = (ready.network.code or candidate.name, ready.passes.form, ready.batch, len(possible))
+        if same not in known:
+            flops = ready.flops_per_tile(possible)
+            if not costs or time.monotonic() - began < TRIAL_S:
+                seconds = seconds_per_tile(ready, possible)
+            else:
+                seconds = (
+                    flops * sum(c.seconds for c in costs) / max(1, sum(c.flops for c in costs))
+                )
+            known[same] = flops, seconds
+        costs.append(ModelCost(candidate.name, 1 + len(possible), *known[same]))
     return costs
+
+
+def _likely(flops: int, costs: Sequence[ModelCost]) -> float:
+    return flops * sum(c.seconds for c in costs) / max(1, sum(c.flops for c in costs))

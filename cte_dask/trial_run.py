@@ -22,7 +22,7 @@ __all__ = ["peak_memory", "reset_peak", "seconds_per_tile"]
 
 
 def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
-    """Time all passes of one batch, after a warming one.
+    """Time all passes of one batch of a model that has run before.
 
     Parameters
     ----------
@@ -36,7 +36,6 @@ def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
     float
         Seconds of wall time a tile, under every draw.
     """
-    _tried(ready, draws)
     began = time.perf_counter()
     _tried(ready, draws)
     return (time.perf_counter() - began) * ready.samples_per_tile / ready.batch
