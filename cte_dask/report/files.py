@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from cte_dask.report.skipped import skipped
 from cte_dask.report.verdict import verdict
 from cte_dask.scores import DONE, Scores
 from cte_dask.scoring import STATUS
+from cte_dask.storage import is_cloud
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +38,7 @@ RANKING_SCHEMA = "cte-ranking/1"
 
 def write_experiment(out: str, experiment: Experiment) -> None:
     """Write ``experiment.yaml``: the resolved run with hashes and versions."""
-    with fsspec.open(f"{out}/experiment.yaml", "w") as file:
+    with _whole(f"{out}/experiment.yaml", "w") as file:
         yaml.safe_dump(experiment.to_dict(), file, sort_keys=False, allow_unicode=True)
 
 
@@ -91,8 +93,22 @@ def read_ranking(out: str) -> Any:
 
 
 def _write(path: str, text: str) -> None:
-    with fsspec.open(path, "w") as file:
+    with _whole(path, "w") as file:
         file.write(text)
+
+
+@contextmanager
+def _whole(path: str, mode: str) -> Iterator[Any]:
+    """Open a file to write that takes its place when it is closed; until then the old one stays."""
+    filesystem, place = fsspec.core.url_to_fs(path)
+    if is_cloud(path):  # an object is there whole or not at all
+        with filesystem.open(place, mode) as file:
+            yield file
+        return
+    part = f"{place}.part"
+    with filesystem.open(part, mode) as file:
+        yield file
+    filesystem.mv(part, place)
 
 
 def _csv(result: dict[str, Any]) -> str:
@@ -119,7 +135,7 @@ def write_tiles(out: str, scores: Scores) -> None:
     if first is None:
         return
     with (
-        fsspec.open(f"{out}/tiles.parquet", "wb") as file,
+        _whole(f"{out}/tiles.parquet", "wb") as file,
         pq.ParquetWriter(file, first.schema, compression="zstd") as writer,
     ):
         writer.write_table(first)
