@@ -1,8 +1,8 @@
 """Out of memory inside a block: the batch is halved, and the process remembers it.
 
 A model's predictions depend on the batch by a unit in the last place (`cte_dask.predict`): a model
-that ran short has, from that block on, the numbers of a run with the smaller ``--batch``. Within a
-block all of a model's numbers are of one batch.
+that ran short has, from that slab of a block on (`cte_dask.slabs`), the numbers of a run with the
+smaller ``--batch``. Within a slab all of a model's numbers are of one batch.
 """
 
 from __future__ import annotations
