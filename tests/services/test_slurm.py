@@ -10,8 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dask
-import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from services.slurm import until
@@ -19,18 +18,13 @@ from typer.testing import CliRunner
 
 from cte_dask.cli import app
 from cte_dask.cluster import open_cluster
-from cte_dask.models import load_bank
-from cte_dask.resolution import resolve
-from cte_dask.run import run, run_serially
-from cte_dask.scores import create, layout_of
-from cte_dask.volume import open_volume
 
 # a machine that does much else is slow, not wrong: only one that hangs meets the limit
 pytestmark = [pytest.mark.service, pytest.mark.timeout(1800)]
 
-OPTIONS = {"tile": (1, 32, 32), "block": (1, 2, 2), "metrics": ("nhd",)}
 REPOSITORY = Path(__file__).resolve().parents[2]
 ARGUMENTS = ["--tile", "1,32,32", "--block", "1,2,2", "--quiet"]
+LONGER = ["--block", "1,1,1", "--repeats", "10"]
 
 
 @pytest.fixture
@@ -46,32 +40,30 @@ def write_site(folder: Path, **settings) -> str:
 
 
 @pytest.fixture(scope="module")
-def experiment(small, bank):
-    return resolve(open_volume(str(small)), load_bank(str(bank)), **OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def serial(experiment, tmp_path_factory) -> dict[int, np.ndarray]:
-    url = str(tmp_path_factory.mktemp("serial") / "scores.zarr")
-    scores = create(url, layout_of(experiment))
-    blocks = range(len(experiment.blocks))
-    run_serially(experiment, url, blocks, lambda _: None)
-    return {i: scores.block(i) for i in blocks}
-
-
-@pytest.fixture(scope="module")
-def in_process(small, bank, tmp_path_factory) -> list[dict]:
-    """The ranking of the run in one process: what every other way must give."""
+def in_process(small, bank, tmp_path_factory) -> dict:
+    """What the run in one process gives: every other way must give the same."""
     return ranked(small, bank, tmp_path_factory.mktemp("alone"), "none")
 
 
-def ranked(small, bank, out, cluster: str, *more: str) -> list[dict]:
+@pytest.fixture(scope="module")
+def longer_in_process(small, bank, tmp_path_factory) -> dict:
+    """The same of a run that is long enough to be disturbed."""
+    return ranked(small, bank, tmp_path_factory.mktemp("alone"), "none", *LONGER)
+
+
+def ranked(small, bank, out, cluster: str, *more: str) -> dict:
     command = ["rank", str(small), "--bank", str(bank), "--out", str(out / "RUN")]
     done = CliRunner().invoke(app, [*command, "--cluster", cluster, *ARGUMENTS, *more])
     assert done.exit_code == 0, done.output
+    return result_of(out)
+
+
+def result_of(out: Path) -> dict:
+    """The ranking and every tile's scores, to the last bit: Python writes floats in full."""
     result = json.loads((out / "RUN" / "ranking.json").read_text())
     assert result["complete"]
-    return result["models"]
+    tiles = pq.read_table(out / "RUN" / "tiles.parquet").to_pydict()
+    return {"models": result["models"], "tiles": repr(tiles)}
 
 
 def jobs() -> list[str]:
@@ -87,26 +79,6 @@ def test_slurm_gives_the_ranking_of_the_in_process_run(site, small, bank, in_pro
     logs = "".join(log.read_text() for log in run_folder.iterdir())
     assert "tls://" in logs
     assert "tcp://" not in logs
-
-
-def test_a_cancelled_worker_job_is_replaced_and_costs_no_result(site, experiment, serial, tmp_path):
-    url = str(tmp_path / "scores.zarr")
-    scores = create(url, layout_of(experiment))
-    cancelled = []
-    settings = {"distributed.deploy.lost-worker-timeout": "1s"}
-    with dask.config.set(settings), open_cluster(site, workers=1, threads=1) as client:
-
-        def cancel_the_only_job(_scores) -> None:
-            if not cancelled:
-                cancelled.extend(jobs())
-                subprocess.run(["scancel", *cancelled], check=True)
-
-        run(experiment, url, scores, client=client, progress=cancel_the_only_job)
-        assert len(cancelled) == 1
-        assert not set(jobs()) & set(cancelled)
-    assert not len(scores.missing())
-    for index, values in serial.items():
-        np.testing.assert_array_equal(scores.block(index), values)
 
 
 def test_each_of_two_gpus_has_a_worker_of_its_own(slurm, tmp_path):
@@ -172,10 +144,6 @@ def until_state(job: str, state: str, out: Path) -> None:
     until(lambda: f"JobState={state} " in shown(job), lambda: shown(job) + logs(out))
 
 
-def result_of(out: Path) -> dict:
-    return json.loads((out / "RUN" / "ranking.json").read_text())
-
-
 def logs(out: Path) -> str:
     return "".join(path.read_text() for path in sorted(out.glob("job-*.log")))
 
@@ -186,8 +154,30 @@ def test_the_array_recipe_merges_to_the_ranking_of_the_in_process_run(
     submitted("array.sbatch", small, bank, tmp_path, "--array=3-4", "--mem=2G")
     until(lambda: not jobs(), lambda: logs(tmp_path))
     assert (tmp_path / "RUN" / "ranking.json").exists(), logs(tmp_path)
-    assert result_of(tmp_path)["models"] == in_process
-    assert result_of(tmp_path)["complete"]
+    assert result_of(tmp_path) == in_process
+
+
+def marks(out: Path) -> Path:
+    """The folder that has a file for every block that is done."""
+    return out / "RUN" / "scores.zarr" / "done" / "c"
+
+
+def test_a_worker_job_cancelled_amid_a_run_is_replaced_and_the_ranking_stays(
+    slurm, small, bank, longer_in_process, tmp_path, monkeypatch
+):
+    """The run is a job itself, its workers are jobs of their own."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "1s")
+    site = write_site(tmp_path, workers=1)
+    arguments = [*LONGER, "--cluster", site]
+    job = submitted("rank.sbatch", small, bank, tmp_path, "--mem=2G", arguments=arguments)
+    until(marks(tmp_path).exists, lambda: logs(tmp_path), every=0.02)
+    [worker] = set(jobs()) - {job}
+    subprocess.run(["scancel", worker], check=True)
+    until_state(worker, "CANCELLED", tmp_path)
+    assert len(list(marks(tmp_path).iterdir())) < 20, "the run was over before its worker was"
+    until_state(job, "COMPLETED", tmp_path)
+    assert "Restarts=0 " in shown(job)
+    assert result_of(tmp_path) == longer_in_process
 
 
 def process_of(out: Path) -> int:
@@ -208,14 +198,11 @@ def is_told(pid: int) -> bool:
 
 
 def test_a_job_at_its_walltime_queues_itself_again_and_ends_with_the_same_ranking(
-    slurm, small, bank, tmp_path
+    slurm, small, bank, longer_in_process, tmp_path
 ):
-    longer = ["--block", "1,1,1", "--repeats", "10"]
-    (tmp_path / "alone").mkdir()
-    expected = ranked(small, bank, tmp_path / "alone", "none", *longer)
     options = ["--mem=2G", "--time=1", "--signal=B:USR1@45"]
-    job = submitted("rank.sbatch", small, bank, tmp_path, *options, arguments=longer)
-    done = tmp_path / "RUN" / "scores.zarr" / "done" / "c"
+    job = submitted("rank.sbatch", small, bank, tmp_path, *options, arguments=LONGER)
+    done = marks(tmp_path)
     # SLURM may be early: then the job was told before it had done a block, which is as good
     until(lambda: "Restarts=0 " not in shown(job) or done.exists(), lambda: logs(tmp_path))
     if "Restarts=0 " in shown(job):
@@ -229,12 +216,12 @@ def test_a_job_at_its_walltime_queues_itself_again_and_ends_with_the_same_rankin
     subprocess.run(change, check=True)
     until_state(job, "COMPLETED", tmp_path)
     assert "Restarts=1 " in shown(job)
-    assert result_of(tmp_path)["models"] == expected
+    assert result_of(tmp_path) == longer_in_process
 
 
 def test_a_cancelled_job_stays_cancelled(slurm, small, bank, tmp_path):
     job = submitted("rank.sbatch", small, bank, tmp_path, "--mem=2G")
-    until((tmp_path / "RUN" / "scores.zarr" / "done").exists, lambda: logs(tmp_path))
+    until(marks(tmp_path).parent.exists, lambda: logs(tmp_path))
     subprocess.run(["scancel", job], check=True)
     until_state(job, "CANCELLED", tmp_path)
     assert "Restarts=0 " in shown(job)
@@ -248,5 +235,5 @@ def test_a_scheduler_and_its_workers_in_one_allocation_give_the_same_ranking(
     options = ["--ntasks=2", "--mem-per-cpu=2G"]
     job = submitted("allocation.sbatch", small, bank, tmp_path, *options)
     until_state(job, "COMPLETED", tmp_path)
-    assert result_of(tmp_path)["models"] == in_process
+    assert result_of(tmp_path) == in_process
     assert not list((tmp_path / "shared").rglob("*.pem"))
