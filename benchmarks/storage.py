@@ -36,10 +36,10 @@ from measuring import machine
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
-SHAPE, BLOCK, CHUNK = (256, 256, 256), (128, 256, 256), (64, 64, 64)
+SHAPE, SHARD, BLOCK, CHUNK = (256, 256, 256), (128, 256, 256), (64, 256, 256), (64, 64, 64)
 LAYOUTS: dict[str, dict[str, Any]] = {
     "plain": {"chunks": CHUNK},
-    "sharded": {"chunks": CHUNK, "shards": BLOCK},
+    "sharded": {"chunks": CHUNK, "shards": SHARD},
 }
 PIPELINES = {
     "zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline",
@@ -292,7 +292,7 @@ def main() -> None:
         "schema": "cte-storage-benchmark/1",
         "machine": machine(),
         "versions": versions(),
-        "array": {"shape": SHAPE, "block": BLOCK, "chunk": CHUNK, "dtype": "uint8"},
+        "array": {"shape": SHAPE, "block": BLOCK, "shard": SHARD, "chunk": CHUNK, "dtype": "uint8"},
         "rounds": given.rounds,
         **run(given.rounds, given.latency),
     }
