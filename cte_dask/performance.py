@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ from cte_dask.arrays import namespace, to_numpy
 from cte_dask.baselines import foreground_confidence, foreground_entropy
 from cte_dask.candidates import predictor
 from cte_dask.ccfv import TileFeatures
-from cte_dask.decoders import DecoderLayer, captured, decoder_layers
+from cte_dask.decoders import Captured, DecoderLayer, captured, decoder_layers
 from cte_dask.evaluate import f1_of_counts, foreground_counts
 from cte_dask.labels import read_labels
 from cte_dask.measures import MEASURES
@@ -159,7 +160,7 @@ def _measured(
     for low in range(0, len(tiles), size):
         group = tiles[low : low + size]
         watched = layers if any(t.index in scene.featured for t in group) else ()
-        with captured(ready.network.forward, watched) as kept:
+        with _watched(ready, watched) as kept:
             prediction = _predicted(scene, ready, group)
         for number, tile in enumerate(group):
             truth = scene.truth[tile.index]
@@ -174,11 +175,20 @@ def _measured(
             yield tile, _measures(ready.spec, np.maximum.reduce(maps), instances, truth)
 
 
-def _loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
-    """Return a candidate's network without the split of feature perturbation.
+@contextmanager
+def _watched(ready: Predictor, layers: Sequence[DecoderLayer]) -> Iterator[Captured]:
+    """Keep what layers give; the network then runs as it is, since a trace has no modules."""
+    passes = ready.passes
+    ready.passes = replace(passes, path=None) if layers else passes
+    try:
+        with captured(ready.network.forward, layers) as kept:
+            yield kept
+    finally:
+        ready.passes = passes
 
-    Its modules can then be watched; the split gives the same prediction.
-    """
+
+def _loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
+    """Return a candidate's network without feature perturbation."""
     return predictor(
         candidate,
         tile=experiment.grid.tile,
