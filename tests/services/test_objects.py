@@ -283,7 +283,7 @@ def test_a_server_that_stays_busy_is_an_error_never_an_omitted_chunk(store, monk
         store.front.failing = 0
 
 
-def test_a_store_that_falters_costs_time_and_no_bit(store, bank, in_process, monkeypatch):
+def test_a_store_that_falters_costs_time_and_no_bit(store, bank, two_in_process, monkeypatch):
     """503, resets, slow and cut answers, while the target is read and the scores are written."""
     entered(monkeypatch, store)
     out = f"{store.url}/FALTERING"
@@ -295,8 +295,7 @@ def test_a_store_that_falters_costs_time_and_no_bit(store, bank, in_process, mon
     entered(monkeypatch, store)
     assert done.exit_code == 0, done.output
     assert set(faults) == set(KINDS)
-    with fsspec.open(f"{out}/ranking.json", "r") as file:
-        assert json.load(file)["models"] == in_process
+    assert result_of(out)["models"] == two_in_process
 
 
 def test_omitted_chunks_are_counted(store, monkeypatch):
