@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
-__all__ = ["StorageError", "explained", "explaining"]
+__all__ = ["CutShortError", "StorageError", "explained", "explaining", "read_again"]
 
 
 class StorageError(OSError):
     """An object store cannot be used as asked: credentials, bucket, region or the network."""
+
+
+class CutShortError(StorageError):
+    """An answer ended before its end. The library repeats requests, but no answer half read."""
+
+
+WAITS = (0.2, 1.0, 5.0)
+"""Seconds before what was cut short is read again."""
+
+T = TypeVar("T")
+
+
+async def read_again(read: Callable[[], Awaitable[T]]) -> T:
+    """Return what a read gives, which is tried again where its answer was cut short."""
+    for wait in WAITS:
+        with suppress(CutShortError):
+            return await read()
+        await asyncio.sleep(wait)
+    return await read()
 
 
 _KEYS = {
@@ -74,6 +95,7 @@ _PHRASES = (
         _NO_CREDENTIALS,
     ),
 )
+_CUT = re.compile(r"body error|decoding response body|before message completed")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REGION_TOLD = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
 _QUERY = re.compile(r"\?[^\s,)]*")
@@ -108,6 +130,8 @@ def explained(error: BaseException, url: str, *, signed: bool = True) -> OSError
     for pattern, told in _PHRASES:
         if pattern.search(text) and code != "SignatureDoesNotMatch":
             remedy = told
+    if not remedy and _CUT.search(text):
+        return CutShortError(f"{url}: {_plain(text)}")
     if remedy == _WRONG_KEY and url.startswith("a") and "AZURE_STORAGE_SAS_TOKEN" in os.environ:
         remedy = _EXPIRED  # there is no key: the signature stands for it
     if not signed and remedy in _REFUSALS:

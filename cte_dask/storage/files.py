@@ -7,9 +7,10 @@ from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
+from fsspec.asyn import get_loop, sync
 
 from cte_dask.storage.buckets import PROTOCOLS, bucket_url, open_bucket
-from cte_dask.storage.faults import explaining
+from cte_dask.storage.faults import explaining, read_again
 
 __all__ = ["CloudFiles", "open_file", "register"]
 
@@ -48,9 +49,14 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
         bucket, key, url = self._located(path)
         import obstore
 
+        if mode == "rb":
+
+            async def read() -> bytes:
+                with explaining(url):
+                    return bytes(await (await obstore.get_async(bucket, key)).bytes_async())
+
+            return io.BytesIO(sync(get_loop(), read_again, read))
         with explaining(url):
-            if mode == "rb":
-                return io.BytesIO(bytes(obstore.get(bucket, key).bytes()))
             if mode == "wb":
                 return io.BufferedWriter(_Upload(obstore.open_writer(bucket, key), url))
         raise ValueError(f"{url}: mode {mode!r} is not one of rb, wb")

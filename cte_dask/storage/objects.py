@@ -11,7 +11,7 @@ import zarr
 from zarr.storage import ObjectStore
 
 from cte_dask.storage.buckets import bucket_url, open_bucket
-from cte_dask.storage.faults import REMEDIES, explained, explaining
+from cte_dask.storage.faults import REMEDIES, explained, explaining, read_again
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -109,15 +109,24 @@ class CloudStore(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object or a part of it, None if there is none."""
-        with self._explaining(key):
-            return await super().get(key, prototype, byte_range)
+
+        async def read() -> Buffer | None:
+            with self._explaining(key):
+                return await super(CloudStore, self).get(key, prototype, byte_range)
+
+        return await read_again(read)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         """Return parts of objects."""
-        with self._explaining():
-            return await super().get_partial_values(prototype, key_ranges)
+        ranges = [*key_ranges]
+
+        async def read() -> list[Buffer | None]:
+            with self._explaining():
+                return await super(CloudStore, self).get_partial_values(prototype, ranges)
+
+        return await read_again(read)
 
     async def exists(self, key: str) -> bool:
         """Tell whether there is an object."""
