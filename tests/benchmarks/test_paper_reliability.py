@@ -102,7 +102,7 @@ def test_tau_within_a_regime_leaves_the_others_out(regimes):
 
 def test_taking_off_a_models_own_mean_leaves_what_the_target_says(regimes):
     own = np.array([-50.0, 20.0, 3.0, -7.0])
-    fits = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.2, 0.1, 0.4, 0.3]]
-    records = [target((own + 100 * (np.array(f) - 0.25)).tolist(), f) for f in fits]
+    fits = [np.roll([0.1, 0.2, 0.3, 0.4], places) for places in range(4)]  # no model is better
+    records = [target((own + 100 * (f - 0.25)).tolist(), f.tolist()) for f in fits]
     assert regimes.centred_tau(records, "f1", "cte") == pytest.approx(1)
     assert regimes.centred_tau(records[:1], "f1", "cte") is None
