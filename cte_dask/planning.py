@@ -95,7 +95,18 @@ class Plan:
         return self.tiles * sum(m.flops for m in self.models)
 
     def hours(self, workers: int) -> float:
-        """Return how long the whole target would take so many workers like this process."""
+        """Return how long the passes of the whole target would take.
+
+        Parameters
+        ----------
+        workers
+            How many processes like this one work at once.
+
+        Returns
+        -------
+        float
+            Hours, reading and counting left out.
+        """
         return self.tiles * sum(m.seconds for m in self.models) / workers / 3600
 
 
