@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from cte_dask.arrays import from_torch, namespace, to_torch
 from cte_dask.device import dtype_of
@@ -21,6 +20,7 @@ from cte_dask.frames import SAME, Scale
 from cte_dask.images import Around, Given, perturbed, samples
 from cte_dask.instances import tile_labels
 from cte_dask.models.loading import load_network
+from cte_dask.operations import flops_of
 from cte_dask.outputs import (
     Prediction,
     foreground,
@@ -174,9 +174,7 @@ class Predictor:
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
         """Count the floating-point operations of one tile under every draw (2 a multiply-add)."""
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.try_out(draws)
-        return int(counter.get_total_flops()) * self.samples_per_tile // self.batch
+        return flops_of(lambda: self.try_out(draws)) * self.samples_per_tile // self.batch
 
     def try_out(self, draws: Sequence[Draw]) -> None:
         """Run every pass of one batch of uniform noise."""

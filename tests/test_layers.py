@@ -17,9 +17,11 @@ TORCH = {
     "models/onnx",
     "models/pt2_archive", "models/python", "models/pytorch3dunet", "models/pytorch3dunet_blocks",
     "models/pytorch3dunet_network", "models/state_dict", "models/torch_export",
-    "models/torchscript", "models/trial", "models/unet", "outputs", "passes", "perturb/bottleneck",
+    "models/torchscript", "models/trial", "models/unet", "operations", "outputs", "passes",
+    "perturb/bottleneck",
     "perturb/crop", "perturb/cut", "perturb/feature", "perturb/fuse", "perturb/geometric",
-    "perturb/halves", "perturb/masks", "perturb/path", "perturb/shared", "performance",
+    "perturb/halves", "perturb/masks", "perturb/path", "perturb/shared", "perturb/trace",
+    "performance",
     "predict", "probe", "scoring", "shortage", "trial_run",
 }  # fmt: skip
 DASK = {

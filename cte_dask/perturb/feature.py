@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from cte_dask.perturb import philox, shared
 from cte_dask.perturb.bottleneck import BlackBoxError, bottleneck_module, bottleneck_node, hooked
@@ -29,6 +28,7 @@ from cte_dask.perturb.cut import cut, insert_masks, named_node
 from cte_dask.perturb.fuse import fused
 from cte_dask.perturb.halves import halved
 from cte_dask.perturb.path import FeaturePath, Plain, Split, example_masks
+from cte_dask.perturb.trace import traced
 from cte_dask.reason import reason
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _module_path(
     try:
         if known is None:
             with torch.no_grad():
-                halves = cut(make_fx(masked)(x, *example_masks(x, channels, random=False)))
+                halves = cut(traced(masked, x, *example_masks(x, channels, random=False)))
         else:
             halves = known.prefix, known.suffix
         proven = _proven(halves, x, layers, channels, plain=masked)
@@ -179,7 +179,7 @@ def _graph_path(
 ) -> FeaturePath:
     try:
         with torch.no_grad():
-            whole = make_fx(forward)(x)
+            whole = traced(forward, x)
     except Exception as error:  # foreign code: whatever tracing raises, its input can be perturbed
         raise BlackBoxError(f"its graph cannot be traced: {error}") from error
     nodes = [named_node(whole.graph, n) for n in names] or [bottleneck_node(whole.graph, x)]

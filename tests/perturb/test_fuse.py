@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from cte_dask.models.unet import UNet
+from cte_dask.perturb import trace
 from cte_dask.perturb.fuse import fused
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def settled(module: nn.Module) -> nn.Module:
 
 def traced(module: nn.Module, x: Tensor) -> GraphModule:
     with torch.no_grad():
-        return make_fx(module)(x)
+        return trace.traced(module, x)
 
 
 def names(graph: GraphModule) -> list[str]:

@@ -36,8 +36,8 @@ class Signed(nn.Module):
 def traced(monkeypatch) -> list[object]:
     """Collects what is traced; nothing is remembered from other tests."""
     calls: list[object] = []
-    real = feature.make_fx
-    monkeypatch.setattr(feature, "make_fx", lambda f: calls.append(f) or real(f))
+    real = feature.traced
+    monkeypatch.setattr(feature, "traced", lambda f, *x: calls.append(f) or real(f, *x))
     monkeypatch.setattr(shared, "_KEPT", type(shared._KEPT)())
     return calls
 
