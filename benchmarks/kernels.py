@@ -2,8 +2,9 @@
 
     python benchmarks/kernels.py [--repeats 15]
 
-Both metrics together: NHD = 1 - |A xor B| / |U| and EI = sum of sqrt(p p') over A and B, over |U|.
-V^Rand from labels against a contingency table by `numpy.unique`. Writes
+As they are called: the formulas for one tile after the other, the kernel for a batch of tiles (2 M
+voxels in all). Both metrics together: NHD = 1 - |A xor B| / |U| and EI = sum of sqrt(p p') over A
+and B, over |U|. V^Rand from labels against a contingency table by `numpy.unique`. Writes
 ``benchmarks/results/kernels.json``.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 from measuring import alternated, ratio, save
 from scipy.ndimage import gaussian_filter, label
 
-from cte_dask.consistency.binary import binary_agreement
+from cte_dask.consistency.binary import binary_agreement, binary_agreement_batch
 from cte_dask.consistency.instance import v_rand
 
 EXTENTS = {"256 x 256": (1, 256, 256), "64 x 128 x 128": (64, 128, 128)}
@@ -65,13 +66,15 @@ def main() -> None:
     for name, shape in EXTENTS.items():
         p, q = maps(shape)
         s, t = label(q > 0.5)[0].astype(np.int32), label(p > 0.5)[0].astype(np.int32)
-        times = max(1, 2**21 // p.size)
+        batch = [np.stack([m] * max(1, 2**21 // p.size)) for m in (p, q)]
         found, want = binary_agreement(p, q), by_formula(p, q)
         np.testing.assert_allclose((found.nhd, found.ei), want, rtol=1e-5)
         np.testing.assert_allclose(v_rand(t, s), pairs_by_unique(s, t), rtol=1e-9)
         forms = {
-            "NHD and EI, NumPy": lambda p=p, q=q, n=times: [by_formula(p, q) for _ in range(n)],
-            "NHD and EI": lambda p=p, q=q, n=times: [binary_agreement(p, q) for _ in range(n)],
+            "NHD and EI, NumPy": lambda b=batch: [
+                by_formula(p, q) for p, q in zip(*b, strict=True)
+            ],
+            "NHD and EI": lambda p=batch[0], q=batch[1]: binary_agreement_batch(p, q),
         }
         labels = {
             "V^Rand, NumPy": lambda s=s, t=t: pairs_by_unique(s, t),

@@ -31,14 +31,17 @@ def agreement_by_formula(
     """
     xp = namespace(reference, perturbed)
     counts: Array = xp.zeros((len(bounds), len(STATISTICS)))
+    # roots are taken in the precision of the maps, float32 at least, and summed in float64
+    narrow = reference.dtype.kind == "f" and reference.dtype.itemsize <= 4
+    wide = xp.float32 if narrow else xp.float64
     for i, (z0, y0, x0, z1, y1, x1) in enumerate(bounds.tolist()):
         core = i, slice(z0, z1), slice(y0, y1), slice(x0, x1)
         p, q = reference[core], perturbed[core]
         a, b = p > threshold, q > threshold
-        both = xp.where(a & b, p, 0).astype(xp.float64) * xp.where(a & b, q, 0)
+        both = xp.where(a & b, p, 0).astype(wide) * xp.where(a & b, q, 0).astype(wide)
         counts[i, 0] = (a | b).sum()
         counts[i, 1] = (a ^ b).sum()
-        counts[i, 2] = xp.sqrt(both).sum()
+        counts[i, 2] = xp.sqrt(both).sum(dtype=xp.float64)
         counts[i, 3] = a.sum()
         counts[i, 4] = p.size
         counts[i, 5] = ((p != p) | (q != q)).sum()  # noqa: PLR0124 - NaN in any dtype

@@ -1,7 +1,8 @@
 """The fused pass of `binary` on the CPU: one read of both maps, no temporaries.
 
-Sums are float64 and kept per column of a row segment, then added in order: the order depends on the
-core's shape alone, so a tile gives the same bits whatever its strides, its batch or the processor.
+A row is read eight voxels at a time. Column x of every row is summed in lane x mod 8, float64, and
+the lanes are added in order at the end: the order depends on the core's shape alone, so a tile
+gives the same bits whatever its strides, its batch or the processor.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arguments by position
@@ -13,12 +14,16 @@ from typing import Any
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cte_dask.arrays import Array
 
-SEGMENT = 1024
-"""Columns summed side by side; bounds the scratch memory and keeps it in the L1 cache."""
+LANES = 8
+"""Voxels read, and columns summed, side by side."""
+
+MOST_COUNTED = 2**31
+"""Voxels of a row, whose counts are kept as int32."""
 
 __all__ = ["agreement"]
 
@@ -43,7 +48,7 @@ def agreement(reference: Array, perturbed: Array, bounds: Array, threshold: Any)
     counts = np.zeros((len(bounds), 6))
     if reference.size == 0:
         return counts
-    level = np.float32(threshold) if reference.dtype.itemsize == 2 else threshold
+    level = np.float32(threshold) if reference.dtype == np.float16 else threshold
     level = level if isinstance(level, np.floating) else np.float64(level)
     p, p_strides = _flat(_loadable(reference))
     q, q_strides = _flat(_loadable(perturbed))
@@ -72,77 +77,180 @@ def _flat(maps: Array) -> tuple[Array, Array]:
     if any(s < 0 or s % size for s in maps.strides):
         maps = np.ascontiguousarray(maps)
     strides = np.array([s // size for s in maps.strides], dtype=np.int64)
+    if maps.flags.c_contiguous:
+        return maps.reshape(-1), strides
     span = 1 + int(((np.array(maps.shape) - 1) * strides).sum())
     flat = np.lib.stride_tricks.as_strided(maps, (span,), (size,), writeable=False)
     return flat, strides
 
 
-def _as_float_typed(typing_context: Any, value: Any) -> Any:
-    """Give the float a value is compared as: int16 holds float16 bits, other integers numbers."""
-
-    def half(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    def cast(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return context.cast(builder, args[0], signature.args[0], signature.return_type)
-
+def _float_of(value: Any) -> Any:
+    """Return the float a value is compared as: int16 holds float16 bits, other integers numbers."""
     if value == types.int16:
-        return types.float32(value), half
-    return (value if isinstance(value, types.Float) else types.float64)(value), cast
+        return types.float32
+    return value if isinstance(value, types.Float) else types.float64
+
+
+def _widened(builder: Any, value: Any, held: Any, lanes: int) -> Any:
+    """Widen a value, or a vector of them, from what it is held as to what it is compared as."""
+
+    def shaped(kind: Any) -> Any:
+        return ir.VectorType(kind, lanes) if lanes > 1 else kind
+
+    if held == types.int16:
+        return builder.fpext(builder.bitcast(value, shaped(ir.HalfType())), shaped(ir.FloatType()))
+    if isinstance(held, types.Float):
+        return value
+    convert = builder.sitofp if held.signed else builder.uitofp
+    return convert(value, shaped(ir.DoubleType()))
+
+
+def _as_float_typed(typing_context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _widened(builder, args[0], value, 1)
+
+    return _float_of(value)(value), generate
 
 
 _as_float: Any = intrinsic(_as_float_typed)
 
 
+def _count_lanes_typed(
+    typing_context: Any, p: Any, i: Any, q: Any, j: Any, n: Any, level: Any, sums: Any, out: Any
+) -> Any:
+    """Count n voxels, a multiple of `LANES`, of two contiguous rows.
+
+    Written out as vectors: a compiler may not reorder sums of floats, so it would not find them.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows = [_at(context, builder, signature.args[k], args[k], args[k + 1]) for k in (0, 2)]
+        lanes = _at(context, builder, signature.args[6], args[6], None)
+        counts = _at(context, builder, signature.args[7], args[7], None)
+        _lanes_loop(context, builder, rows, p.dtype, args[4], args[5], lanes, counts)
+        return context.get_dummy_value()
+
+    return types.void(p, i, q, j, n, level, sums, out), generate
+
+
+def _at(context: Any, builder: Any, kind: Any, value: Any, index: Any) -> Any:
+    """Return the address of an element of a one-dimensional array."""
+    data = context.make_array(kind)(context, builder, value).data
+    return data if index is None else builder.gep(data, [index])
+
+
+def _lanes_loop(
+    context: Any, builder: Any, rows: Any, held: Any, n: Any, level: Any, lanes: Any, counts: Any
+) -> None:
+    number = ir.FloatType() if _float_of(held) == types.float32 else ir.DoubleType()
+    floats, doubles = ir.VectorType(number, LANES), ir.VectorType(ir.DoubleType(), LANES)
+    ints = ir.VectorType(ir.IntType(32), LANES)
+    bits = ir.VectorType(ir.IntType(32 if number == ir.FloatType() else 64), LANES)
+    raw = ir.VectorType(context.get_data_type(held), LANES).as_pointer()
+    width = context.get_abi_sizeof(context.get_data_type(held))
+    levels = _splat(builder, level, floats)
+    sums_at = builder.bitcast(lanes, doubles.as_pointer())
+    name = f"llvm.sqrt.v{LANES}f{32 if number == ir.FloatType() else 64}"
+    sqrt = _declared(builder, name, ir.FunctionType(floats, [floats]))
+    starts = [builder.load(sums_at, align=8), *(ir.Constant(ints, None),) * 4]
+    state = [cgutils.alloca_once_value(builder, v) for v in starts]  # type: ignore[no-untyped-call]
+
+    def counted(slot: Any, mask: Any) -> None:
+        builder.store(builder.sub(builder.load(slot), builder.sext(mask, ints)), slot)
+
+    step = ir.Constant(n.type, LANES)
+    with cgutils.for_range_slice(builder, ir.Constant(n.type, 0), n, step, inc=True) as (x, _):
+        a, b = (
+            _widened(
+                builder,
+                builder.load(builder.bitcast(builder.gep(row, [x]), raw), align=width),
+                held,
+                LANES,
+            )
+            for row in rows
+        )
+        in_a, in_b = (builder.fcmp_ordered(">", v, levels) for v in (a, b))
+        both = builder.and_(in_a, in_b)
+        # bits, not numbers, are masked: a select would end up behind the conversion to float64
+        held_bits = builder.bitcast(builder.fmul(a, b), bits)
+        kept_bits = builder.and_(held_bits, builder.sext(both, bits))
+        root = builder.call(sqrt, [builder.bitcast(kept_bits, floats)])
+        root = builder.fpext(root, doubles) if floats != doubles else root
+        builder.store(builder.fadd(builder.load(state[0]), root), state[0])
+        for slot, mask in zip(state[1:], (in_a, in_b, both), strict=False):
+            counted(slot, mask)
+        counted(state[4], builder.fcmp_unordered("uno", a, b))
+    builder.store(builder.load(state[0]), sums_at, align=8)
+    kind = ir.FunctionType(ir.IntType(32), [ints])
+    reduce = _declared(builder, f"llvm.vector.reduce.add.v{LANES}i32", kind)
+    for place, slot in enumerate(state[1:]):
+        found = builder.sext(builder.call(reduce, [builder.load(slot)]), ir.IntType(64))
+        at = builder.gep(counts, [ir.Constant(ir.IntType(64), place)])
+        builder.store(builder.add(builder.load(at), found), at)
+
+
+def _declared(builder: Any, name: str, kind: Any) -> Any:
+    return cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
+
+
+def _splat(builder: Any, value: Any, kind: Any) -> Any:
+    first = builder.insert_element(
+        ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
+    )
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
+
+
+_count_lanes: Any = intrinsic(_count_lanes_typed)
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def _count_row(p, i, i_step, q, j, j_step, n, level, sums, out):  # type: ignore[no-untyped-def]
-    union = 0
-    disagree = 0
-    foreground = 0
-    nan = 0
-    for x in range(n):
+def _count_voxels(p, i, i_step, q, j, j_step, first, n, level, sums, out):  # type: ignore[no-untyped-def]
+    for x in range(first, n):
         a = _as_float(p[np.uint64(i + x * i_step)])
         b = _as_float(q[np.uint64(j + x * j_step)])
         in_a = a > level
         in_b = b > level
-        union += in_a | in_b
-        disagree += in_a ^ in_b
-        foreground += in_a
-        nan += (a != a) | (b != b)  # noqa: PLR0124 - NaN
-        root = math.sqrt(np.float64(a) * np.float64(b))
-        sums[np.uint64(x)] += root if in_a & in_b else 0.0
-    out[0] += union
-    out[1] += disagree
-    out[3] += foreground
-    out[4] += n
-    out[5] += nan
+        out[0] += in_a
+        out[1] += in_b
+        out[2] += in_a & in_b
+        out[3] += (a != a) | (b != b)  # noqa: PLR0124 - NaN
+        if in_a & in_b:
+            sums[x % LANES] += math.sqrt(a * b)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _count_tile(p, ps, i, q, qs, j, shape, level, sums, out):  # type: ignore[no-untyped-def]
-    sums[:] = 0.0
-    for z in range(shape[0]):
-        for y in range(shape[1]):
+    nz, ny, nx = shape
+    # planes without gaps, whose rows begin in the first lane, are long rows
+    if nx % LANES == 0 and ps[2] == nx and qs[2] == nx and ny * nx < MOST_COUNTED:
+        ny, nx = 1, ny * nx
+    whole = nx - nx % LANES if ps[3] == 1 and qs[3] == 1 else 0
+    for z in range(nz):
+        for y in range(ny):
             row_i = i + z * ps[1] + y * ps[2]
             row_j = j + z * qs[1] + y * qs[2]
-            for x in range(0, shape[2], SEGMENT):
-                n = min(SEGMENT, shape[2] - x)
-                at_i = row_i + x * ps[3]
-                at_j = row_j + x * qs[3]
-                if ps[3] == 1 and qs[3] == 1:  # a literal step lets the compiler vectorise
-                    _count_row(p, at_i, 1, q, at_j, 1, n, level, sums, out)
-                else:
-                    _count_row(p, at_i, ps[3], q, at_j, qs[3], n, level, sums, out)
-    for x in range(SEGMENT):
-        out[2] += sums[x]
+            if whole:
+                _count_lanes(p, row_i, q, row_j, whole, level, sums, out)
+            _count_voxels(p, row_i, ps[3], q, row_j, qs[3], whole, nx, level, sums, out)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _count_tiles(p, ps, q, qs, bounds, level, counts):  # type: ignore[no-untyped-def]
-    sums = np.empty(SEGMENT)
+    sums = np.empty(LANES)
+    found = np.empty(4, np.int64)  # foreground of p, of q, of both, NaN
     for t in range(bounds.shape[0]):
         z, y, x = bounds[t, 0], bounds[t, 1], bounds[t, 2]
         i = t * ps[0] + z * ps[1] + y * ps[2] + x * ps[3]
         j = t * qs[0] + z * qs[1] + y * qs[2] + x * qs[3]
         shape = bounds[t, 3] - z, bounds[t, 4] - y, bounds[t, 5] - x
-        _count_tile(p, ps, i, q, qs, j, shape, level, sums, counts[t])
+        sums[:] = 0.0
+        found[:] = 0
+        _count_tile(p, ps, i, q, qs, j, shape, level, sums, found)
+        counts[t, 0] = found[0] + found[1] - found[2]
+        counts[t, 1] = found[0] + found[1] - 2 * found[2]
+        for lane in range(LANES):
+            counts[t, 2] += sums[lane]
+        counts[t, 3] = found[0]
+        counts[t, 4] = shape[0] * shape[1] * shape[2]
+        counts[t, 5] = found[3]

@@ -229,9 +229,21 @@ def test_cores_of_a_framed_prediction_are_not_copied(
     assert np.shares_memory(seen[0], p)
 
 
-def test_rows_longer_than_a_segment_are_counted_whole() -> None:
-    p, q = maps(4, (3, 2 * _numba.SEGMENT + 17))
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 15, 16, 17, 2065])
+def test_rows_of_any_length_are_counted_whole(n: int) -> None:
+    p, q = maps(4, (3, n))
     assert_allclose(np.array(binary_agreement(p, q)), by_formula(p, q), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(3, 5, 16), (1, 9, 24), (2, 3, 13)])
+def test_planes_with_and_without_gaps_give_the_same_bits(shape: tuple, dtype: str) -> None:
+    p, q = maps(8, shape, dtype)
+    framed = np.zeros((3, shape[0], shape[1] + 2, shape[2] + 3), dtype)
+    views = [framed[k, :, 1:-1, 2:-1] for k in (0, 1)]
+    views[0][:], views[1][:] = p, q
+    turned = [np.moveaxis(np.ascontiguousarray(np.moveaxis(m, -1, 0)), 0, -1) for m in (p, q)]
+    assert binary_agreement(*views) == binary_agreement(p, q) == binary_agreement(*turned)
 
 
 def test_maps_of_any_number_of_axes_are_accepted() -> None:

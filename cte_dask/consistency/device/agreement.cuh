@@ -11,6 +11,7 @@
 #define CTE_FUNCTION static __device__ __forceinline__
 #else
 #include <cmath>
+using std::sqrt;
 #define CTE_FUNCTION static inline
 #endif
 
@@ -56,7 +57,7 @@ CTE_FUNCTION void compare(Counts &c, T reference, T perturbed, double threshold)
   c.n_disagree += in_a != in_b;
   c.n_reference += in_a;
   c.n_nan += p != p || q != q;
-  if (in_a && in_b) c.sum_ei += sqrt((double)p * (double)q);
+  if (in_a && in_b) c.sum_ei += (double)sqrt(p * q);  // the root in the precision of the maps
 }
 
 // Box z0, y0, x0, z1, y1, x1 of a tile's core within its frame.
