@@ -1,4 +1,4 @@
-"""Against the authors' procedure done plainly, and against MONAI.
+"""Against the authors' procedure done plainly, MONAI and bioimageio.core.
 
     python benchmarks/peers.py [--repeats 5] [--planes 1] [--models 6]
 
@@ -7,7 +7,8 @@ float32, with halo; write the predictions compressed into HDF5 (h5py, gzip); pre
 spatial dropout at the bottleneck and write; read both back and score with NumPy. Ours:
 `score_block` over the same zarr array, the same networks, tiles and halo. Prediction alone: one
 unperturbed pass over the same planes by MONAI's `sliding_window_inference` with windows of the same
-extent and overlap, and by ours.
+extent and overlap, by bioimageio.core's blockwise prediction of the same network with blocks of the
+same extent and halo, and by ours.
 
 All run in this process and share its settings (one thread, huge pages), which favours the peers: by
 themselves they would fault their memory in page by page. Writes ``benchmarks/results/peers.json``.
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # bioimageio.core draws a bar for every plane
 
 import h5py
 import numpy as np
@@ -31,6 +33,7 @@ import zarr
 from banks import FEATURES, HALO, write_bank
 from measuring import alternated, electron_microscopy, ratio, save
 from monai.inferers import sliding_window_inference
+from packages import blockwise_prediction
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -178,6 +181,9 @@ def main() -> None:
         }
         prediction = {
             "MONAI sliding window": monai_prediction(made[0], image),
+            "bioimageio.core blockwise": blockwise_prediction(
+                made[0], FEATURES[2], image, folder / "package", FRAME, (FRAME - TILE) // 2
+            ),
             "ours": our_prediction(experiment, image),
         }
         cases = {
@@ -186,8 +192,10 @@ def main() -> None:
         }
     ratios = {
         "scoring: authors' procedure / ours": ratio(cases["scoring"], "authors' procedure", "ours"),
-        "prediction: MONAI / ours": ratio(cases["prediction"], "MONAI sliding window", "ours"),
     }
+    for peer in cases["prediction"]:
+        if peer != "ours":
+            ratios[f"prediction: {peer} / ours"] = ratio(cases["prediction"], peer, "ours")
     what = {"models": options.models, "shape": image.shape, "tile": TILE, "perturbation": RATE}
     save("peers", {"what": what, "cases": cases, "ratios": ratios})
 
