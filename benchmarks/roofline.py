@@ -31,7 +31,7 @@ from cte_dask.perturb.path import example_masks
 from cte_dask.scores import create, layout_of, write_block
 from cte_dask.scoring import loaded, score_block
 
-CASES = {2: (1, 256, 256), 3: (16, 64, 64)}
+CASES = {2: (1, 256, 256), 3: (32, 64, 64)}
 PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
 
 
@@ -85,7 +85,7 @@ def plain(experiment: Experiment) -> Callable[[], None]:
 
 def case(dims: int, perturbation: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     tile = CASES[dims]
-    count = options.tiles
+    count = options.tiles if dims == 2 else max(1, options.tiles // 4)
     image = electron_microscopy(tile[0] * count if dims == 3 else count)[:, : tile[1], : tile[2]]
     zarr.create_array(folder / "target.zarr", data=image, chunks=(16, 64, 64))
     bank = load_bank(str(write_bank(folder, 1, dims, electron_microscopy(16))))

@@ -95,9 +95,9 @@ def cluster(processes: int, threads: int) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster
 
-    from cte_dask.cluster.connection import SETTINGS, thread_environment
+    from cte_dask.cluster.connection import SETTINGS, worker_environment
 
-    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": thread_environment(1)}
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": worker_environment(1)}
     with (
         dask.config.set(settings),
         LocalCluster(

@@ -12,7 +12,7 @@ from cte_dask.bank_overlaps import overlap_rows
 from cte_dask.scoring import COLUMNS, loaded
 from cte_dask.slabs import largest_slab
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
-from cte_dask.trial_run import peak_memory, reset_peak, seconds_per_tile
+from cte_dask.trial_run import load_kernels, peak_memory, reset_peak, seconds_per_tile
 from cte_dask.window import margins
 
 if TYPE_CHECKING:
@@ -201,6 +201,7 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     window = largest_slab(experiment, blocks.block_at(len(blocks) // 2))
     reset_peak(experiment.device)
     costs = _costs(experiment, tell)
+    load_kernels(experiment.device, instances=experiment.instances)
     host, device = peak_memory(experiment.device)
     return Plan(
         blocks=len(blocks),
@@ -209,8 +210,9 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
         bytes_read=size * _voxels_read(experiment, blocks, before, after),
         bytes_target=size * math.prod(volume.shape),
         bytes_window=window,
-        # the slab that is scored, the next one, and the numbers twice: as made and as written
-        bytes_worker=host and host + 2 * window + 2 * numbers * blocks.tiles_per_block,
+        # the slab that is scored, the next one as it is read and joined to what is kept of the one
+        # before, and the numbers twice: as made and as written
+        bytes_worker=host and host + 3 * window + 2 * numbers * blocks.tiles_per_block,
         bytes_device=device and device + (window if experiment.device == "cuda" else 0),
         bytes_stored=numbers * len(experiment.grid),
         models=tuple(costs),

@@ -155,24 +155,29 @@ def windows(experiment: Experiment, block: Block) -> Iterator[tuple[slice, Windo
     before, after = margins(experiment)
     start = list(shifted(block.start, before, -1))
     stop = list(shifted(shifted(block.tiles[-1].start, experiment.grid.tile, 1), after, 1))
-    held: NDArray[Any] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming = [reader.submit(_read, experiment, slabs[0], start, stop)]
+        coming = [reader.submit(_read, experiment, slabs[0], start, stop, None)]
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
-            voxels = coming.pop().result()
+            held = coming.pop().result()
             if following is not None:
-                coming.append(reader.submit(_read, experiment, following, start, stop))
-            held = _joined(held, voxels, slab)
-            del voxels
+                coming.append(reader.submit(_read, experiment, following, start, stop, held))
             corner = list(start)
             corner[slab.axis] = slab.first
             yield slab.tiles, Window.on(experiment.device, held, (corner[0], corner[1], corner[2]))
+            del held  # before the next one is waited for
 
 
-def _read(experiment: Experiment, slab: Slab, start: list[int], stop: list[int]) -> NDArray[Any]:
+def _read(
+    experiment: Experiment,
+    slab: Slab,
+    start: list[int],
+    stop: list[int],
+    held: NDArray[Any] | None,
+) -> NDArray[Any]:
+    """Read a slab and put it behind what it needs of the one before."""
     low, high = list(start), list(stop)
     low[slab.axis], high[slab.axis] = slab.low, slab.high
-    return read_box(experiment, _triple(low), _triple(high))
+    return _joined(held, read_box(experiment, _triple(low), _triple(high)), slab)
 
 
 def _joined(held: NDArray[Any] | None, new: NDArray[Any], slab: Slab) -> NDArray[Any]:

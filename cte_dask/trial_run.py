@@ -12,13 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+
+from cte_dask.consistency.binary import binary_agreement
+from cte_dask.consistency.instance import v_rand
 
 if TYPE_CHECKING:
     from cte_dask.perturb.draw import Draw
     from cte_dask.predict import Predictor
 
-__all__ = ["peak_memory", "reset_peak", "seconds_per_tile"]
+__all__ = ["load_kernels", "peak_memory", "reset_peak", "seconds_per_tile"]
 
 
 def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
@@ -46,6 +50,24 @@ def _tried(ready: Predictor, draws: Sequence[Draw]) -> None:
         ready.try_out(draws)
     if ready.device == "cuda":
         torch.cuda.synchronize()
+
+
+def load_kernels(device: str, *, instances: bool) -> None:
+    """Compare two small predictions, so that this process holds what comparing takes.
+
+    Parameters
+    ----------
+    device
+        Where it will be done; on a GPU it takes no memory of the host worth counting.
+    instances
+        Whether labels will be compared too.
+    """
+    if device != "cpu":
+        return
+    empty = np.zeros((1, 8, 8), np.float32)
+    binary_agreement(empty, empty)
+    if instances:
+        v_rand(*(np.ones((1, 8, 8), np.int32),) * 2)
 
 
 def reset_peak(device: str) -> None:

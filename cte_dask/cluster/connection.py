@@ -11,21 +11,30 @@ from cte_dask.reason import reason
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["SETTINGS", "check_workers", "thread_environment", "version_differences"]
+__all__ = ["SETTINGS", "check_workers", "version_differences", "worker_environment"]
 
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.worker-ttl": "60s",
+    "distributed.worker.profile.enabled": False,
 }
 """Dask's settings wherever we start the scheduler: no task waits at a worker, a frozen worker is
-given up after a minute."""
+given up after a minute, no stacks are collected."""
 
 _POOLS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
 
 
-def thread_environment(threads: int) -> dict[str, int]:
-    """Return the environment of a worker whose inference uses so many threads."""
-    return {f"{pool}_NUM_THREADS": threads for pool in _POOLS}
+def worker_environment(threads: int) -> dict[str, object]:
+    """Return the environment of a worker whose inference uses so many threads.
+
+    Two things besides keep its memory flat. glibc does not give what one thread freed to another:
+    two pools in place of eight a core. Dask's profiler looks at the stack a hundred times a second
+    and keeps an hour of it, some 300 MB under a network's deep stacks.
+    """
+    return {f"{pool}_NUM_THREADS": threads for pool in _POOLS} | {
+        "MALLOC_ARENA_MAX": 2,
+        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    }
 
 
 def check_workers(client: Client, name: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.cluster.connection import SETTINGS, thread_environment
+from cte_dask.cluster.connection import SETTINGS, worker_environment
 from cte_dask.cluster.site import CudaSite, read_site
 from cte_dask.reason import reason
 
@@ -59,7 +59,7 @@ def open_cuda(name: str, *, workers: int, threads: int) -> Iterator[Client]:
     from dask_cuda import LocalCUDACluster
 
     arguments = cuda_arguments(site, devices[:workers])
-    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": thread_environment(threads)}
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": worker_environment(threads)}
     with (
         dask.config.set(settings),
         LocalCUDACluster(**arguments) as cluster,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cte_dask.cluster.connection import SETTINGS, thread_environment
+from cte_dask.cluster.connection import SETTINGS, worker_environment
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -29,7 +29,7 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": thread_environment(threads)}
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": worker_environment(threads)}
     with dask.config.set(settings):
         cluster = LocalCluster(
             n_workers=workers,

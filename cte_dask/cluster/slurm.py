@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.cluster.certificate import write_certificate
-from cte_dask.cluster.connection import SETTINGS, check_workers, thread_environment
+from cte_dask.cluster.connection import SETTINGS, check_workers, worker_environment
 from cte_dask.cluster.site import SlurmSite, read_site, seconds
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def job_arguments(
     """
     processes = max(1, site.gpus)
     command = site.worker if site.worker != "auto" else "dask-cuda" if site.gpus else "dask"
-    exports = [f"export {k}={v}" for k, v in thread_environment(threads).items()]
+    exports = [f"export {k}={v}" for k, v in worker_environment(threads).items()]
     return {
         "queue": site.partition,
         "account": site.account,
