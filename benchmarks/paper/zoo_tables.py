@@ -123,11 +123,18 @@ def write_zoo_tables(out: Path, records: Sequence[Record]) -> None:
     """Write ``tables.json`` and ``tables.md`` of all tasks."""
     found: dict[str, Any] = {}
     lines = ["# Zoos of siblings: Kendall's τ of every family of evidence\n", _LEGEND]
-    for task in dict.fromkeys(r["task"] for r in records):
+    tasks = list(dict.fromkeys(r["task"] for r in records))
+    halves: dict[str, list[Record]] = {"all": list(records), "half a": [], "half b": []}
+    for task in tasks:
         its = [r for r in records if r["task"] == task]
-        halves = {"all": its, "half a": its[::2], "half b": its[1::2]}
-        found[task] = {name: _part(part) for name, part in halves.items() if part}
+        parts = {"all": its, "half a": its[::2], "half b": its[1::2]}
+        found[task] = {name: _part(part) for name, part in parts.items() if part}
         lines += [f"## {task}\n", _task_table(its), _means_table(found[task])]
+        for half in ("half a", "half b"):
+            halves[half] += parts[half]
+    if len(tasks) > 1:
+        found["both"] = {name: _part(part) for name, part in halves.items() if part}
+        lines += ["## Both zoos\n", _means_table(found["both"])]
     (out / "tables.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "tables.md").write_text("\n".join(lines))
 
