@@ -3,10 +3,13 @@
     python benchmarks/scheduling.py [--quick]
 
 Everything but the computing is real: the runner, its window, Dask's scheduler over TCP, the score
-store on disk. Two questions, one record in ``benchmarks/results/scheduling.json``:
+store on disk. Libraries are loaded before the clock. Two questions, one record in
+``benchmarks/results/scheduling.json``:
 
 * ``overhead``: of a run of 2,000 blocks of 1 s on 16 workers, how much of the workers' time passes
-  between tasks. A task's own time (reading the mark, sleeping, writing the block) is not counted.
+  between tasks, and the processor time of scheduler and client by the workers' time. A task's own
+  time (reading the mark, sleeping, writing the block) is not counted. That all sixteen fall asleep
+  and wake together is the worst case: sixteen tasks wait for one scheduler at a time.
 * ``many``: 256 workers (threads of a few processes; a sleeping block needs no core), blocks of
   20 s: the ideal time, blocks x 20 s / 256, over the time of the run.
 """
@@ -71,6 +74,8 @@ def measure(*, blocks: int, seconds: float, processes: int, threads: int) -> dic
         experiment = sleeping_experiment(Path(folder), blocks)
         url = f"{folder}/scores.zarr"
         scores = create(url, layout_of(experiment))
+        import dask.array  # noqa: F401 - as in the workers
+
         client.run(fall_asleep, seconds)
         began, cpu = time.perf_counter(), time.process_time()
         run(experiment, url, scores, client=client)
@@ -87,6 +92,7 @@ def measure(*, blocks: int, seconds: float, processes: int, threads: int) -> dic
         "idle_between_tasks": round(1 - busy / (workers * wall), 4),
         "scheduler_and_client_cpu_s": round(cpu, 2),
         "cpu_ms_a_block": round(1000 * cpu / blocks, 2),
+        "cpu_by_time_of_workers": round(cpu / (blocks * seconds), 5),
     }
 
 
@@ -136,6 +142,9 @@ def sleeping_experiment(folder: Path, blocks: int) -> Any:
 
 def fall_asleep(seconds: float) -> None:
     """In a worker: let blocks sleep in place of being computed, and note how long tasks take."""
+    # what a worker loads with its first block, once: two cores load it for 256 workers here
+    import dask.array  # noqa: F401
+
     from cte_dask import run, work
     from cte_dask.scoring import STATUS, BlockScores, failed_block
 
