@@ -5,7 +5,8 @@
 End to end: read blocks of a zarr array, cut tiles, perturb, preprocess, predict, compare, write the
 scores. Against it (a) the same traced passes on tensors that are ready: the same FLOPs, nothing
 else; (b) the plain module in evaluation mode, channels last, one whole pass for the reference and
-one a perturbation. Writes ``benchmarks/results/roofline.json``.
+one a perturbation. And how much of it all is comparing predictions. Writes
+``benchmarks/results/roofline.json``.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ from measuring import alternated, electron_microscopy, ratio, save
 
 from cte_dask import load_bank, open_volume, resolve
 from cte_dask.experiment import Experiment
+from cte_dask.perturb.draw import draws_of
 from cte_dask.perturb.path import example_masks
 from cte_dask.scores import create, layout_of, write_block
 from cte_dask.scoring import loaded, score_block
+from cte_dask.statistics import tile_statistics
+from cte_dask.tile_scoring import Work
+from cte_dask.window import read_window
 
 CASES = {2: (1, 256, 256), 3: (32, 64, 64)}
 PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
@@ -83,6 +88,26 @@ def plain(experiment: Experiment) -> Callable[[], None]:
     return run
 
 
+def comparing(experiment: Experiment) -> Callable[[], None]:
+    """NHD and EI of every tile and draw, on predictions that are there."""
+    block = experiment.blocks.block_at(0)
+    work = Work(
+        experiment,
+        loaded(experiment, experiment.candidates[0]),
+        read_window(experiment, block),
+    )
+    tiles = list(block.tiles[:1])
+    reference, *others = work.predict(tiles, draws_of(experiment.perturbations, 1))
+    cores = [tuple(slice(0, n) for n in tile.shape) for tile in tiles]
+
+    def run() -> None:
+        for _ in range(len(experiment.grid)):
+            for other in others:
+                tile_statistics(reference, other, cores=cores, threshold=0.5)
+
+    return run
+
+
 def case(dims: int, perturbation: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     tile = CASES[dims]
     count = options.tiles if dims == 2 else max(1, options.tiles // 4)
@@ -97,6 +122,7 @@ def case(dims: int, perturbation: str, options: argparse.Namespace, folder: Path
         "end to end": end_to_end(experiment, folder),
         "bare passes": bare(experiment),
         "plain module": plain(experiment),
+        "comparing": comparing(experiment),
     }
     return {"tiles": len(experiment.grid), **alternated(forms, options.repeats)}
 
@@ -114,6 +140,9 @@ def main() -> None:
             cases[name] = case(dims, perturbation, options, Path(folder))
         for form in ("bare passes", "plain module"):
             ratios[f"{name}: {form} / end to end"] = ratio(cases[name], form, "end to end")
+        # too short for the clock of the processor
+        share = ratio(cases[name], "comparing", "end to end", "wall_s")
+        ratios[f"{name}: comparing / end to end"] = share
     save("roofline", {"cases": cases, "ratios": ratios})
 
 

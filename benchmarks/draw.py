@@ -1,0 +1,135 @@
+"""The page of the benchmarks: every ratio that is recorded, as a table and a picture.
+
+    python benchmarks/draw.py
+
+Reads ``benchmarks/results/*.json``; writes ``docs/benchmarks.md`` and ``docs/benchmarks.png``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+PARTS = {
+    "peers": "Against the authors' procedure, MONAI and bioimageio.core",
+    "roofline": "From end to end against the bare passes",
+    "kernels": "Comparing predictions, against the formulas in NumPy",
+    "scaling": "Workers and banks",
+    "gpu": "On a GPU",
+}
+HEAD = """# How fast it is
+
+Ratios of processor time (of wall time where workers are compared), forms run in turn in one
+process, median of all turns with the lowest and the highest. Machines differ and neighbours make
+noise: repeat them with the script that each heading names. The page is made by
+`benchmarks/draw.py` from the records in `benchmarks/results`.
+
+![Every ratio with its spread](benchmarks.png)
+"""
+
+
+def records() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in PARTS:
+        for path in sorted(RESULTS.glob(f"{name}*.json")):
+            record = json.loads(path.read_text())
+            if record.get("ratios"):
+                yield name, record
+
+
+def page(found: list[tuple[str, dict[str, Any]]]) -> str:
+    lines = [HEAD]
+    for name, record in found:
+        machine = record["machine"]
+        lines.append(f"## {PARTS[name]}\n")
+        lines.append(
+            f"`benchmarks/{name}.py`, {machine['processor']}, {machine['cores']} cores, "
+            f"{record['date']}, torch {record['versions']['torch']}:\n"
+        )
+        rows = [
+            [title, f"**{number(r['median'])}**", number(r["low"]), number(r["high"])]
+            for title, r in record["ratios"].items()
+        ]
+        lines += table(["Ratio", "median", "lowest", "highest"], rows)
+    lines.append(memory())
+    lines.append(scheduling())
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
+
+
+def memory() -> str:
+    found = json.loads((RESULTS / "memory.json").read_text())
+    rows = []
+    for name in ("gigabyte", "terabyte"):
+        planned, measured = (f"{found[name][k] / 1e6:.0f} MB" for k in ("planned", "measured"))
+        rows.append([name, planned, measured, f"{found[name]['measured_over_planned']:.2f}"])
+    said = "`benchmarks/memory.py`: peak of a worker's resident memory, two blocks, two models:\n"
+    heading = ["Target", "planned", "measured", "measured / planned"]
+    return "\n".join(["## Memory of a worker\n", said, *table(heading, rows)])
+
+
+def scheduling() -> str:
+    found = json.loads((RESULTS / "scheduling.json").read_text())
+    rows = [
+        [
+            f"{r['blocks']} of {r['seconds_each']:g} s",
+            str(r["workers"]),
+            f"{r['of_ideal']:.3f}",
+            f"{r['idle_between_tasks']:.3f}",
+            f"{r['cpu_ms_a_block']:.1f} ms",
+        ]
+        for r in (found["overhead"], found["many"])
+    ]
+    said = (
+        "`benchmarks/scheduling.py`: blocks that sleep, all else real, on this machine's cores:\n"
+    )
+    heading = [
+        "Blocks",
+        "workers",
+        "of ideal",
+        "idle between tasks",
+        "scheduler and client, a block",
+    ]
+    return "\n".join(["## What scheduling costs\n", said, *table(heading, rows)])
+
+
+def table(heading: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def picture(found: list[tuple[str, dict[str, Any]]]) -> None:
+    rows = [(title, r) for _, record in found for title, r in record["ratios"].items()]
+    rows = [(title, r) for title, r in rows if "comparing" not in title][::-1]
+    figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1), layout="constrained")
+    middle = [r["median"] for _, r in rows]
+    spread = [[m - r["low"] for m, (_, r) in zip(middle, rows, strict=True)]]
+    spread.append([r["high"] - m for m, (_, r) in zip(middle, rows, strict=True)])
+    axes.errorbar(middle, range(len(rows)), xerr=spread, fmt="o", color="#1f4e79", capsize=3)
+    axes.axvline(1, color="0.6", linewidth=1)
+    axes.set(xscale="log", xlabel="ratio", yticks=range(len(rows)))
+    axes.set_yticklabels([title for title, _ in rows], fontsize=8)
+    axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(DOCS / "benchmarks.png", dpi=120)
+
+
+def main() -> None:
+    found = list(records())
+    (DOCS / "benchmarks.md").write_text(page(found))
+    picture(found)
+
+
+if __name__ == "__main__":
+    main()
