@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,23 @@ def score_once(
         Names of the models, in the order of the numbers.
     compute
         Scores the block.
+
+    Raises
+    ------
+    OSError
+        If the store's disk is full; blocks that are complete stay, the run can be resumed.
     """
     if (known := _complete(url, index)) is not None:
         return known
     scores = compute()
     if _complete(url, index) is None:
-        write_block(url, scores, models)
+        try:
+            write_block(url, scores, models)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            told = f"no space left for {url}: make room, then go on with --resume"
+            raise OSError(errno.ENOSPC, told) from error
     return scores
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import cte_dask
+from cte_dask import checkpoint
 from cte_dask.cluster import open_cluster
 from cte_dask.dataset import read_scores
 from cte_dask.models import load_bank
@@ -214,3 +216,23 @@ def test_a_task_that_dies_is_a_failed_block_with_its_cause(experiment, tmp_path)
     assert scores.done()[3] == DONE["failures"]
     assert scores.failures(3)["model-0"] == "RuntimeError: the worker died"
     assert 3 in scores.missing()
+
+
+def test_a_full_disk_is_told_and_what_is_complete_stays(experiment, serial, tmp_path, monkeypatch):
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    real, written = checkpoint.write_block, []
+
+    def filling(url, block, models):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(block.index)
+        real(url, block, models)
+
+    monkeypatch.setattr(checkpoint, "write_block", filling)
+    with pytest.raises(OSError, match=r"no space left for .*scores\.zarr: make room.*--resume"):
+        run(experiment, url, scores)
+    assert list(scores.missing()) == list(range(2, len(experiment.blocks)))
+    monkeypatch.setattr(checkpoint, "write_block", real)
+    run(experiment, url, scores)
+    assert_equal_bits(read_scores(scores), serial)
