@@ -12,6 +12,7 @@ each alone; a bank reads each block once, so five readings are taken off the six
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -26,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import zarr
 from banks import write_bank
-from measuring import alternated, electron_microscopy, ratio, save, spread
+from measuring import RESULTS, alternated, electron_microscopy, ratio, save, spread
 
 from cte_dask import load_bank, open_volume, resolve
 from cte_dask.cluster import open_cluster
@@ -109,15 +110,22 @@ def banks(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     return case, {"bank of six / (six runs - five readings)": spread(parts)}
 
 
+PARTS = {"banks": banks, "workers": workers}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--planes", type=int, default=8, help="blocks of the run on workers")
+    parser.add_argument("--only", choices=sorted(PARTS), help="keep the other part's record")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases, ratios = {}, {}
-    for name, measure in (("banks", banks), ("workers", workers)):
-        cases[name], found = measure(options)
+    if options.only and (path := RESULTS / "scaling.json").is_file():
+        before = json.loads(path.read_text())
+        cases, ratios = before["cases"], before["ratios"]
+    for name in [options.only] if options.only else PARTS:
+        cases[name], found = PARTS[name](options)
         ratios |= found
     what = {"models": MODELS, "tile": TILE, "planes": options.planes}
     save("scaling", {"what": what, "cases": cases, "ratios": ratios})

@@ -1,15 +1,15 @@
 """What the scheduler costs: blocks that sleep, on many workers of this machine.
 
-    python benchmarks/scheduling.py [--quick]
+    python benchmarks/scheduling.py [--only NAME]…
 
 Everything but the computing is real: the runner, its window, Dask's scheduler over TCP, the score
-store on disk. Libraries are loaded before the clock. Two questions, one record in
+store on disk. Libraries are loaded before the clock. Three runs, one record in
 ``benchmarks/results/scheduling.json``:
 
-* ``overhead``: of a run of 2,000 blocks of 1 s on 16 workers, how much of the workers' time passes
-  between tasks, and the processor time of scheduler and client by the workers' time. A task's own
-  time (reading the mark, sleeping, writing the block) is not counted. That all sixteen fall asleep
-  and wake together is the worst case: sixteen tasks wait for one scheduler at a time.
+* ``overhead``: of a run of 2,000 blocks of 1 s on 4 workers, how much of the workers' time passes
+  between tasks. A task's own time (reading the mark, sleeping, writing the block) is not counted.
+* ``together``: the same on 16 workers that all fall asleep and wake at once, the worst case: sixteen
+  tasks wait for one scheduler.
 * ``many``: 256 workers (threads of a few processes; a sleeping block needs no core), blocks of
   20 s: the ideal time, blocks x 20 s / 256, over the time of the run.
 """
@@ -46,21 +46,26 @@ models:
 """
 
 
+RUNS: dict[str, dict[str, Any]] = {
+    "overhead": {"blocks": 2000, "seconds": 1.0, "processes": 2, "threads": 2},
+    "together": {"blocks": 2000, "seconds": 1.0, "processes": 2, "threads": 8},
+    "many": {"blocks": 1024, "seconds": 20.0, "processes": 8, "threads": 32},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tenth of the blocks, not recorded")
-    quick = parser.parse_args().quick
-    scale = 10 if quick else 1
-    record = {
+    parser.add_argument("--only", choices=RUNS, action="append", help="keep the others' records")
+    only = parser.parse_args().only
+    record = json.loads(RESULTS.read_text()) if only and RESULTS.is_file() else {}
+    record |= {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "load_before": os.getloadavg()[0],
         "versions": _versions(),
-        "overhead": measure(blocks=2000 // scale, seconds=1.0, processes=2, threads=8),
-        "many": measure(blocks=256 * (1 if quick else 4), seconds=20.0, processes=8, threads=32),
-        "load_after": os.getloadavg()[0],
     }
-    print(json.dumps(record, indent=1))
-    if not quick:
+    for name in only or RUNS:
+        load = round(os.getloadavg()[0], 1)
+        record[name] = {**measure(**RUNS[name]), "load_before": load}
+        print(name, json.dumps(record[name], indent=1), flush=True)
         RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 
 
