@@ -8,7 +8,7 @@ store on disk. Libraries are loaded before the clock. Three runs, one record in
 
 * ``overhead``: of a run of 2,000 blocks of 1 s on 4 workers, how much of the workers' time passes
   between tasks. A task's own time (reading the mark, sleeping, writing the block) is not counted.
-* ``together``: the same on 16 workers that all fall asleep and wake at once, the worst case: sixteen
+* ``together``: the same on 16 workers that fall asleep and wake at once, the worst case: sixteen
   tasks wait for one scheduler.
 * ``many``: 256 workers (threads of a few processes; a sleeping block needs no core), blocks of
   20 s: the ideal time, blocks x 20 s / 256, over the time of the run.
