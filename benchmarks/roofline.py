@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -24,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import zarr
 from banks import write_bank
-from measuring import alternated, electron_microscopy, ratio, save
+from measuring import RESULTS, alternated, electron_microscopy, ratio, save
 
 from cte_dask import load_bank, open_volume, resolve
 from cte_dask.experiment import Experiment
@@ -131,10 +132,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tiles", type=int, default=4)
+    parser.add_argument("--dims", type=int, choices=CASES, help="keep the record of the others")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases, ratios = {}, {}
-    for dims, perturbation in itertools.product(CASES, PERTURBATIONS):
+    if options.dims and (path := RESULTS / "roofline.json").is_file():
+        before = json.loads(path.read_text())
+        cases, ratios = before["cases"], before["ratios"]
+    chosen = [options.dims] if options.dims else CASES
+    for dims, perturbation in itertools.product(chosen, PERTURBATIONS):
         name = f"{dims}D {perturbation}"
         with tempfile.TemporaryDirectory() as folder:
             cases[name] = case(dims, perturbation, options, Path(folder))
