@@ -64,15 +64,17 @@ def blocks_array(
     from dask.base import tokenize
     from dask.delayed import delayed
 
-    parts = [None] * len(indices) if models is None else models
-    jobs = tuple(Job(int(i), part) for i, part in zip(indices, parts, strict=True))
+    numbers = tuple(map(int, indices))
+    # every task carries these: a window's jobs themselves would be most of what is sent
+    parts = tuple(models) if models is not None and any(m is not None for m in models) else None
     draws = len(experiment.perturbations) * experiment.repeats
-    tiles = tuple(experiment.blocks.tile_count(job.block) for job in jobs)
-    token = tokenize(experiment, jobs, url)
+    tiles = tuple(experiment.blocks.tile_count(number) for number in numbers)
+    token = tokenize(experiment, numbers, parts, url)
     array: dask.array.Array = da.map_blocks(
         _scored_chunk,
         delayed(experiment, name=f"experiment-{token}", traverse=False),
-        jobs,
+        numbers,
+        parts,
         url,
         chunks=((len(experiment.candidates),), (draws,), (len(COLUMNS),), tiles),
         dtype=np.float64,
@@ -122,11 +124,13 @@ def overlaps_array(
 
 def _scored_chunk(
     experiment: Experiment,
-    jobs: tuple[Job, ...],
+    numbers: tuple[int, ...],
+    parts: tuple[tuple[int, ...] | None, ...] | None,
     url: str | None,
     block_id: tuple[int, ...] = (),
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    job = jobs[block_id[-1]]
+    place = block_id[-1]
+    job = Job(numbers[place], parts[place] if parts else None)
     return (score_job(experiment, job) if url is None else _once(experiment, job, url)).values
 
 

@@ -22,8 +22,8 @@ from cte_dask.arrays import Array
 LANES = 8
 """Voxels read, and columns summed, side by side."""
 
-MOST_COUNTED = 2**31
-"""Voxels of a row, whose counts are kept as int32."""
+MOST_COUNTED = LANES * 2**31
+"""Voxels of a row: each lane counts in int32."""
 
 __all__ = ["agreement"]
 
@@ -181,10 +181,11 @@ def _lanes_loop(
             counted(slot, mask)
         counted(state[4], builder.fcmp_unordered("uno", a, b))
     builder.store(builder.load(state[0]), sums_at, align=8)
-    kind = ir.FunctionType(ir.IntType(32), [ints])
-    reduce = _declared(builder, f"llvm.vector.reduce.add.v{LANES}i32", kind)
+    wide = ir.VectorType(ir.IntType(64), LANES)
+    kind = ir.FunctionType(ir.IntType(64), [wide])
+    reduce = _declared(builder, f"llvm.vector.reduce.add.v{LANES}i64", kind)
     for place, slot in enumerate(state[1:]):
-        found = builder.sext(builder.call(reduce, [builder.load(slot)]), ir.IntType(64))
+        found = builder.call(reduce, [builder.sext(builder.load(slot), wide)])
         at = builder.gep(counts, [ir.Constant(ir.IntType(64), place)])
         builder.store(builder.add(builder.load(at), found), at)
 
