@@ -1,4 +1,4 @@
-"""Counting the floating-point operations of what runs."""
+"""Watching the operations that run, and counting those of floating point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["flops_of"]
+__all__ = ["Watching", "flops_of"]
 
 
 def flops_of(run: Callable[[], object]) -> int:
@@ -32,17 +32,20 @@ def flops_of(run: Callable[[], object]) -> int:
     return counter.total
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up the operations that run inside its context."""
+class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation inside its context, as PyTorch dispatches it.
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+    PyTorch's compiler, which its own tracers and counters load, stays unloaded.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Tell PyTorch that nothing here needs protection from its compiler, nor loading that."""
         return False
+
+    def ran(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        """Take note of an operation that ran."""
+        raise NotImplementedError
 
     def __torch_dispatch__(
         self,
@@ -53,6 +56,17 @@ class _Counter(TorchDispatchMode):
     ) -> Any:
         given = dict(kwargs or {})
         result = func(*args, **given)
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.total += int(formula(*args, **given, out_val=result))
+        self.ran(func, args, given, result)
         return result
+
+
+class _Counter(Watching):
+    """Adds up the operations that run inside its context."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def ran(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += int(formula(*args, **kwargs, out_val=result))

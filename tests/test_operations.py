@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from attention import Attention
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cte_dask.models.unet import UNet
 from cte_dask.operations import flops_of
-
-
-class Attention(nn.Module):
-    """Every place looks at every other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mixed = nn.Linear(8, 24)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(*self.mixed(x).chunk(3, dim=-1))
-
 
 NETWORKS = {
     "unet": (lambda: UNet(dims=2, features=(4, 6, 8)), (2, 1, 32, 32)),

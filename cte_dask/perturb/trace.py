@@ -10,15 +10,16 @@ its compiler, which takes a process longer than all else it does before its firs
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from cte_dask.operations import Watching
 
 __all__ = ["traced"]
 
@@ -57,7 +58,7 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> GraphModule:
     return GraphModule(recorder.constants, recorder.graph)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(Watching):
     """Writes every operation that runs inside its context into a graph."""
 
     def __init__(self) -> None:
@@ -67,27 +68,14 @@ class _Recorder(TorchDispatchMode):
         # held weakly: a trace needs no more memory than the function itself
         self._nodes: Any = WeakTensorKeyDictionary()
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = dict(kwargs or {})
-        result = func(*args, **given)
+    def ran(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        """See `Watching.ran`."""
         if isinstance(result, bool | int | float | complex):
             looked = f"it looks at values ({func}): other inputs may run other operations"
             raise ValueError(looked)  # noqa: TRY004 - of a trace, not of a type
         name = func.overloadpacket.__name__
-        args, given = tree_map_only(Tensor, self.node, (args, given))
-        self.note(self.graph.create_node("call_function", func, args, given, name=name), result)
-        return result
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Tell PyTorch that nothing here needs protection from its compiler, nor loading that."""
-        return False
+        args, kwargs = tree_map_only(Tensor, self.node, (args, kwargs))
+        self.note(self.graph.create_node("call_function", func, args, kwargs, name=name), result)
 
     def node(self, tensor: Tensor) -> Node:
         """Return what a tensor is in the graph; one that nothing in it made is a constant."""

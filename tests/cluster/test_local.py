@@ -32,3 +32,14 @@ def test_ctrl_c_is_not_for_the_workers():
 
     with open_cluster("local", workers=1) as client:
         assert client.submit(interrupted).result() == "still here"
+
+
+def test_workers_collect_no_stacks_and_share_what_threads_free():
+    def settings() -> tuple[bool, str | None]:
+        import dask
+
+        enabled = dask.config.get("distributed.worker.profile.enabled")
+        return enabled, os.environ.get("MALLOC_ARENA_MAX")
+
+    with open_cluster("local", workers=1) as client:
+        assert client.submit(settings).result() == (False, "2")

@@ -49,6 +49,7 @@ def test_a_cpu_job_has_the_cores_of_its_threads(tmp_path):
     for directive in ("-p short", "-A em", "--qos=low", "--cpus-per-task=3", "--no-requeue"):
         assert f"#SBATCH {directive}\n" in text
     assert "export OMP_NUM_THREADS=3\n" in text
+    assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False\n" in text
     assert "GPU" not in text
     assert "-m distributed.cli.dask_worker " in text
 

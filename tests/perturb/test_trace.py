@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from attention import Attention
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
@@ -43,17 +44,6 @@ class Parts(nn.Module):
         ramp = torch.arange(b.shape[-1], device=x.device, dtype=x.dtype)
         grown = F.interpolate(torch.cat([a, b + ramp], 1), scale_factor=2, mode="bilinear")
         return {"highest": highest, "where": where, "grown": grown}
-
-
-class Attention(nn.Module):
-    """Every place looks at every other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mixed = nn.Linear(8, 24)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(*self.mixed(x).chunk(3, dim=-1))
 
 
 NETWORKS = {
