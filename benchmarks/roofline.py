@@ -28,10 +28,11 @@ from banks import write_bank
 from measuring import RESULTS, alternated, electron_microscopy, ratio, save
 
 from cte_dask import load_bank, open_volume, resolve
+from cte_dask.checkpoint import write_block
 from cte_dask.experiment import Experiment
 from cte_dask.perturb.draw import draws_of
 from cte_dask.perturb.path import example_masks
-from cte_dask.scores import create, layout_of, write_block
+from cte_dask.scores import create, layout_of
 from cte_dask.scoring import loaded, score_block
 from cte_dask.statistics import tile_statistics
 from cte_dask.tile_scoring import Work
@@ -42,15 +43,14 @@ PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
 
 
 def end_to_end(experiment: Experiment, folder: Path) -> Callable[[], None]:
-    names, url = tuple(c.name for c in experiment.candidates), str(folder / "scores.zarr")
-    create(url, layout_of(experiment))
+    store = create(str(folder / "scores.zarr"), layout_of(experiment))
 
     def run() -> None:
         for index in range(len(experiment.blocks)):
             scores = score_block(experiment, index)
             if scores.failures:
                 raise RuntimeError(scores.failures)
-            write_block(url, scores, names)
+            write_block(store, scores)
 
     return run
 

@@ -152,8 +152,10 @@ def fall_asleep(seconds: float) -> None:
     """In a worker: let blocks sleep in place of being computed, and note how long tasks take."""
     # what a worker loads with its first block, once: two cores load it for 256 workers here
     import dask.array  # noqa: F401
+    import zarr  # noqa: F401
 
-    from cte_dask import run, work
+    from cte_dask import models, run, volume, work  # noqa: F401
+    from cte_dask.checkpoint import Checkpoint
     from cte_dask.scoring import STATUS, BlockScores, failed_block
 
     def asleep(experiment: Any, index: int) -> BlockScores:
@@ -162,7 +164,7 @@ def fall_asleep(seconds: float) -> None:
         scores.values[:, :, -1] = STATUS["scored"]
         return scores
 
-    real, lock, total = run._once, threading.Lock(), [0.0]
+    real, lock, total = Checkpoint.score, threading.Lock(), [0.0]
 
     def timed(*arguments: Any) -> BlockScores:
         began = time.perf_counter()
@@ -173,7 +175,7 @@ def fall_asleep(seconds: float) -> None:
                 total[0] += time.perf_counter() - began
 
     work.score_block = asleep
-    run._once = timed
+    Checkpoint.score = timed  # type: ignore[method-assign]
     run._seconds_in_tasks = total  # type: ignore[attr-defined]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cte_dask.experiment import Candidate
+from cte_dask.memory import bytes_for_models, bytes_of
 from cte_dask.models.source import pinned
 from cte_dask.models.trial import with_needs
 from cte_dask.perturb.bottleneck import BlackBoxError
@@ -31,7 +32,6 @@ __all__ = ["predictor", "settle"]
 
 
 _READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
-_MOST_READY = 64
 BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 
 
@@ -47,6 +47,7 @@ def predictor(
     """Return the loaded model of a candidate; kept, so that a process loads each model once."""
     key = (candidate, tile, device, precision, features, instances)
     if key not in _READY:
+        _make_room(candidate.bytes, device)
         _READY[key] = Predictor(
             candidate.spec,
             tile=tile,
@@ -58,10 +59,19 @@ def predictor(
             alike=candidate.alike,
             instances=instances,
         )
-        while len(_READY) > _MOST_READY:
-            _READY.popitem(last=False)
     _READY.move_to_end(key)
     return _READY[key]
+
+
+def _make_room(size: int, device: str) -> None:
+    """Drop the models that were used longest ago until one of so many bytes fits."""
+    held = [bytes_of(loaded) for loaded in _READY.values()]
+    beyond = sum(held) + size - bytes_for_models(device)
+    for oldest in held:
+        if beyond <= 0:
+            return
+        _READY.popitem(last=False)
+        beyond -= oldest
 
 
 def settle(
@@ -193,7 +203,9 @@ def _ready(
     loaded.check()
     refused = _refused(loaded, perturbations)
     notes = (candidate.note, told, *(f"no {name}: {why}" for name, why in refused.items()))
-    settled = replace(settled, note="; ".join(filter(None, notes)), refused=tuple(refused))
+    note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
+    settled = replace(settled, note=note, refused=tuple(refused), bytes=size)
+    _make_room(size, device)
     _READY[(settled, tile, device, precision, features, instances)] = loaded
     return settled
 

@@ -95,7 +95,7 @@ def read_scores(scores: Scores) -> xr.Dataset:
     indices = [int(i) for i in np.flatnonzero(scores.done() != DONE["missing"])]
     layout = scores.layout
     shape = (len(layout.models), len(layout.perturbations) * layout.repeats, len(COLUMNS), 0)
-    values = [np.empty(shape), *(scores.block(i) for i in indices)]
+    values = [np.empty(shape), *scores.each(indices)]
     overlaps = None
     if layout.bank_metrics:
         none = np.empty((overlap_rows(len(layout.models)), 0))

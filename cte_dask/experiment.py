@@ -43,6 +43,8 @@ class Candidate:
         Which axes have voxels of equal length (`cte_dask.views`).
     refused
         Names of geometric perturbations whose extents the network does not take.
+    bytes
+        Of its weights, in memory; changes no score.
     """
 
     spec: ModelSpec
@@ -52,6 +54,7 @@ class Candidate:
     note: str = ""
     alike: Alike = (0, 1, 1)
     refused: tuple[str, ...] = ()
+    bytes: int = 0
 
     def frame(self, tile: Shape) -> Frame:
         """Return what the model reads around a whole tile, unperturbed."""
@@ -220,6 +223,7 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "scale": list(candidate.scale),
         "greybox": candidate.features,
         "alike": list(candidate.alike),
+        "bytes": candidate.bytes,
         **({"refused": list(candidate.refused)} if candidate.refused else {}),
         **({"note": candidate.note} if candidate.note else {}),
     }

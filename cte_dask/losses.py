@@ -12,6 +12,8 @@ from cte_dask.reason import reason
 __all__ = ["SchedulerLostError", "Suspects", "cause_of", "scheduler_needed"]
 
 GONE = "the scheduler is gone: what was finished is kept, go on with --resume"
+GONE_STATUS = frozenset({"cancelled", "lost"})
+"""Of a task that did not end but was lost with its scheduler."""
 
 
 class SchedulerLostError(OSError):
@@ -57,7 +59,7 @@ class Suspects:
         """
         from distributed.scheduler import KilledWorker
 
-        if future.status in {"cancelled", "lost"}:
+        if future.status in GONE_STATUS:
             raise SchedulerLostError(GONE)
         if future.status != "error" or job in self._tried:
             return False

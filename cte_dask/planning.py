@@ -257,13 +257,12 @@ def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCos
             if not costs or time.monotonic() - began < TRIAL_S:
                 seconds = seconds_per_tile(ready, possible)
             else:
-                seconds = (
-                    flops * sum(c.seconds for c in costs) / max(1, sum(c.flops for c in costs))
-                )
+                seconds = _likely(flops, costs)
             known[same] = flops, seconds
         costs.append(ModelCost(candidate.name, 1 + len(possible), *known[same]))
     return costs
 
 
 def _likely(flops: int, costs: Sequence[ModelCost]) -> float:
+    """Return the seconds that operations take at the rate of the models timed so far."""
     return flops * sum(c.seconds for c in costs) / max(1, sum(c.flops for c in costs))

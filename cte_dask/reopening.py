@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["read_options", "reopen"]
 
 SCHEMA = "cte-experiment/1"
-ADDED = ("batch", "scale", "greybox", "note", "alike", "refused")
+ADDED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused")
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -131,6 +131,7 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         note=entry.get("note", ""),
         alike=_triple(entry.get("alike", [0, 1, 1])),
         refused=tuple(entry.get("refused", ())),
+        bytes=entry.get("bytes", 0),
     )
 
 

@@ -10,24 +10,31 @@ wanted, and when that is enough, is not decided here: see `cte_dask.work`.
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cte_dask.bank_overlaps import overlap_rows
-from cte_dask.checkpoint import score_once
-from cte_dask.losses import Suspects, cause_of, scheduler_needed
-from cte_dask.scores import Scores, open_scores, write_block
+from cte_dask.checkpoint import Checkpoint
+from cte_dask.losses import (
+    GONE,
+    GONE_STATUS,
+    SchedulerLostError,
+    Suspects,
+    cause_of,
+    scheduler_needed,
+)
 from cte_dask.scoring import COLUMNS, STATUS, BlockScores, score_block
-from cte_dask.work import Job, Listed, Work, failed_job, missing_jobs, score_job
+from cte_dask.work import Job, Listed, Work, missing_jobs, score_job
 
 if TYPE_CHECKING:
     import dask.array
     from distributed import Client
 
     from cte_dask.experiment import Experiment
+    from cte_dask.scores import Scores
 
 __all__ = ["blocks_array", "overlaps_array", "run", "run_serially", "run_with_dask"]
 
@@ -70,12 +77,14 @@ def blocks_array(
     draws = len(experiment.perturbations) * experiment.repeats
     tiles = tuple(experiment.blocks.tile_count(number) for number in numbers)
     token = tokenize(experiment, numbers, parts, url)
+    # one name for all windows of a run: what it needs is with the workers already
+    whole = f"experiment-{tokenize(experiment, url)}"
+    shared = experiment if url is None else Checkpoint(experiment, url)
     array: dask.array.Array = da.map_blocks(
         _scored_chunk,
-        delayed(experiment, name=f"experiment-{token}", traverse=False),
+        delayed(shared, name=whole, traverse=False),
         numbers,
         parts,
-        url,
         chunks=((len(experiment.candidates),), (draws,), (len(COLUMNS),), tiles),
         dtype=np.float64,
         meta=np.empty((0, 0, 0, 0)),
@@ -123,20 +132,15 @@ def overlaps_array(
 
 
 def _scored_chunk(
-    experiment: Experiment,
+    shared: Experiment | Checkpoint,
     numbers: tuple[int, ...],
     parts: tuple[tuple[int, ...] | None, ...] | None,
-    url: str | None,
     block_id: tuple[int, ...] = (),
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     place = block_id[-1]
     job = Job(numbers[place], parts[place] if parts else None)
-    return (score_job(experiment, job) if url is None else _once(experiment, job, url)).values
-
-
-def _once(experiment: Experiment, job: Job, url: str) -> BlockScores:
-    names = tuple(c.name for c in experiment.candidates)
-    return score_once(url, job.block, names, partial(score_job, experiment, job))
+    scores = shared.score(job) if isinstance(shared, Checkpoint) else score_job(shared, job)
+    return scores.values
 
 
 def run(
@@ -184,9 +188,10 @@ def run_serially(experiment: Experiment, url: str, todo: Sequence[int], progress
 
 
 def _run_here(experiment: Experiment, url: str, work: Work, progress: Progress) -> None:
+    checkpoint = Checkpoint(experiment, url)
     while not work.finished and (jobs := work.jobs(1)):
         for job in jobs:
-            scores = _once(experiment, job, url)
+            scores = checkpoint.score(job)
             work.take(scores)
             progress(scores)
 
@@ -195,7 +200,7 @@ def run_with_dask(
     experiment: Experiment, url: str, work: Work, progress: Progress, client: Client
 ) -> None:
     """Score blocks on a cluster, a window at a time; each task writes what it made."""
-    window, suspects = 0, Suspects()
+    window, suspects, checkpoint = 0, Suspects(), Checkpoint(experiment, url)
     flying: dict[Any, tuple[Any, Job]] = {}
     running = _finishing([], client, work.deadline)
 
@@ -218,11 +223,12 @@ def run_with_dask(
             batch = running.next_batch()
         except TimeoutError:  # time is up, but there is nothing to tell yet
             batch, running = [], _finishing([f for f, _ in flying.values()], client, None)
+        values = _gathered(batch, client)
         for future in batch:
             _, job = flying.pop(future.key)
             if suspects.take(job, future):
                 continue
-            scores = _result(future, experiment, job, url)
+            scores = _result(future, job, checkpoint, values.pop(future.key, None))
             future.release()
             work.take(scores)
             progress(scores)
@@ -240,7 +246,10 @@ def _finishing(futures: Sequence[Any], client: Client, deadline: float | None) -
 
 def _submitted(blocks: dask.array.Array, client: Client) -> list[Any]:
     chunks = list(blocks.to_delayed(optimize_graph=False).ravel())
-    futures: list[Any] = client.compute(chunks, optimize_graph=False, retries=RETRIES)
+    # by default graphs of one minute are mixed, and the first round of a race may come last
+    futures: list[Any] = client.compute(
+        chunks, optimize_graph=False, retries=RETRIES, fifo_timeout="0 s"
+    )
     return futures
 
 
@@ -250,14 +259,34 @@ def _window(client: Client) -> int:
     return max(4, 3 * sum(threads.values()))
 
 
-def _result(future: Any, experiment: Experiment, job: Job, url: str) -> BlockScores:
+def _gathered(batch: Sequence[Any], client: Client) -> dict[str, Any]:
+    """Return the numbers of blocks that ended together, by key; none if one cannot be had.
+
+    They are fetched in one round. Where that fails, each is asked for by itself, and tells why.
+
+    Raises
+    ------
+    SchedulerLostError
+        If the scheduler is gone.
+    """
+    status = {future.key: future.status for future in batch}
+    if GONE_STATUS & set(status.values()):
+        raise SchedulerLostError(GONE)
+    done = [future for future in batch if status[future.key] == "finished"]
+    try:
+        return dict(zip([f.key for f in done], client.gather(done), strict=True)) if done else {}
+    except (Exception, CancelledError) as error:
+        if client.status != "running":
+            raise SchedulerLostError(GONE) from error
+        return {}
+
+
+def _result(
+    future: Any, job: Job, checkpoint: Checkpoint, values: Any | None = None
+) -> BlockScores:
     """Return a finished block; a block whose task died is written as failed, with the cause."""
-    index = job.block
-    if future.status == "finished":
-        values = future.result()
-        failed = bool((values[:, :, -1] == STATUS["failed"]).any())
-        failures = open_scores(url).failures(index) if failed else {}
-        return BlockScores(index, values, failures)
-    scores = failed_job(experiment, job, cause_of(future.exception()))
-    write_block(url, scores, tuple(c.name for c in experiment.candidates))
-    return scores
+    if future.status != "finished":
+        return checkpoint.give_up(job, cause_of(future.exception()))
+    values = future.result() if values is None else values
+    failed = bool((values[:, :, -1] == STATUS["failed"]).any())
+    return BlockScores(job.block, values, checkpoint.store.failures(job.block) if failed else {})

@@ -9,26 +9,30 @@ What its ranking counts is a part of the store; see `cte_dask.counted`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cte_dask.bank_overlaps import overlap_rows
 from cte_dask.layout import Layout, layout_of
-from cte_dask.scoring import COLUMNS, STATUS, BlockScores
+from cte_dask.scoring import COLUMNS, STATUS
 
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
-__all__ = ["DONE", "Layout", "Scores", "create", "layout_of", "open_scores", "write_block"]
+__all__ = ["DONE", "Layout", "Scores", "create", "layout_of", "open_scores"]
 
 DONE = {"missing": 0, "complete": 1, "failures": 2, "partial": 3}
 """Marks of a block; ``partial``: without failures, but not of every model."""
 CAUSE_BYTES = 400
+"""What the ledger holds of a cause, UTF-8."""
+AT_ONCE = 64
+"""Blocks that are read together."""
 
 
 def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = False) -> Scores:
@@ -143,13 +147,15 @@ def _describe(group: zarr.Group, layout: Layout) -> None:
     group.attrs.update(layout.to_dict())
 
 
-def open_scores(url: str) -> Scores:
+def open_scores(url: str, *, writable: bool = False) -> Scores:
     """Return the score store of a run, opened to read it.
 
     Parameters
     ----------
     url
         Path or fsspec URL of the zarr group, ``RUN/scores.zarr``.
+    writable
+        Whether blocks will be written, too.
 
     Raises
     ------
@@ -161,66 +167,22 @@ def open_scores(url: str) -> Scores:
     import zarr
 
     try:
-        group = zarr.open_group(_store(url, read_only=True), mode="r")
+        store = _store(url, read_only=not writable)
+        group = zarr.open_group(store, mode="r+" if writable else "r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         raise FileNotFoundError(f"no score store at {url}: is that the --out of a run?") from None
     return Scores(group, Layout.from_dict(dict(group.attrs)))
 
 
-def write_block(url: str, scores: BlockScores, models: tuple[str, ...]) -> None:
-    """Write one block: first its numbers, then its mark.
+class _Arrays(dict[str, Any]):
+    """The arrays of a group, each opened when it is first asked for."""
 
-    Models that are absent from it keep the numbers that the store may hold of them.
+    def __init__(self, group: zarr.Group) -> None:
+        self._group = group
 
-    Parameters
-    ----------
-    url
-        The store.
-    scores
-        The numbers.
-    models
-        Names of the models, in the order of the numbers.
-    """
-    import zarr
-
-    group = zarr.open_group(_store(url), mode="r+")
-    index, values, causes = scores.index, scores.values, _causes(scores.failures, models)
-    absent = _absent(values)
-    if absent.any():
-        stored = _array(group, "done")[index] != DONE["missing"]
-        if stored:
-            kept = np.asarray(_array(group, "values")[index])[..., : values.shape[-1]]
-            values = np.where(absent[:, None, None, None], kept, values)
-            causes = np.where(absent[:, None], np.asarray(_array(group, "causes")[index]), causes)
-    _array(group, "values")[index, ..., : values.shape[-1]] = values
-    if scores.overlaps is not None:
-        _array(group, "overlaps")[index, :, : values.shape[-1]] = scores.overlaps
-    failed = bool(causes.any())
-    if failed or absent.any():
-        _array(group, "causes")[index] = causes
-    partial = bool(_absent(values).any())
-    mark = "failures" if failed else "partial" if partial else "complete"
-    _array(group, "done")[index] = DONE[mark]
-
-
-def _causes(failures: Mapping[str, str], models: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Return causes as the ledger holds them, (model, byte)."""
-    causes = np.zeros((len(models), CAUSE_BYTES), np.uint8)
-    for row, name in enumerate(models):
-        text = failures.get(name, "").encode()[:CAUSE_BYTES]
-        causes[row, : len(text)] = np.frombuffer(text, np.uint8)
-    return causes
-
-
-def _absent(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which models were not asked for on a block, (model,)."""
-    status = values[:, :, -1]
-    absent: NDArray[np.bool_] = (np.isnan(status) | (status == STATUS["absent"])).all(axis=(1, 2))
-    return absent
-
-
-def _array(group: zarr.Group, name: str) -> Any:
-    return group[name]
+    def __missing__(self, name: str) -> Any:
+        found = self[name] = self._group[name]
+        return found
 
 
 @dataclass(frozen=True)
@@ -244,17 +206,35 @@ class Scores:
     only: Mapping[int, NDArray[np.bool_]] | None = None
     first: tuple[str, ...] = ()
 
+    @cached_property
+    def arrays(self) -> Mapping[str, Any]:
+        """The zarr arrays by name; their documents are read once."""
+        return _Arrays(self.group)
+
     def done(self) -> NDArray[np.uint8]:
         """Return each block's mark (`DONE`), uint8 (block,); of what is shown alone."""
-        if self.only is None:
-            return np.asarray(_array(self.group, "done")[:])
-        shown = np.zeros(len(self.layout.blocks), np.uint8)
-        shown[list(self.only)] = [self.mark(index) for index in self.only]
-        return shown
+        blocks = len(self.layout.blocks)
+        marks = np.zeros(blocks, np.uint8)
+        if self.only is not None:
+            marks[list(self.only)] = [self.mark(index) for index in self.only]
+        elif marked := self._marked():
+            marks[marked] = self.arrays["done"].oindex[np.array(marked)]
+        return marks
+
+    def _marked(self) -> list[int]:
+        """Return the numbers of blocks that have a mark; of all, where a store cannot be listed."""
+        from zarr.core.sync import sync
+
+        from cte_dask.volume.store import names_below
+
+        names = sync(names_below(self.group.store, f"{self.group.path}/done/c".lstrip("/")))
+        if names is None:
+            return list(range(len(self.layout.blocks)))
+        return sorted(int(name) for name in names if name.isdigit())  # not what is being written
 
     def mark(self, index: int) -> int:
         """Return the mark (`DONE`) of one block; of what is shown alone."""
-        mark = int(np.asarray(_array(self.group, "done")[index]))
+        mark = int(np.asarray(self.arrays["done"][index]))
         if self.only is None or mark == DONE["missing"]:
             return mark
         failed = mark == DONE["failures"] and self.failures(index)
@@ -272,12 +252,18 @@ class Scores:
 
     def block(self, index: int) -> NDArray[np.float64]:
         """Return the numbers of one block, (model, draw, column, tile)."""
-        count = self.layout.blocks.tile_count(index)
-        values: NDArray[np.float64] = np.asarray(_array(self.group, "values")[index])[..., :count]
-        if self.only is not None:
-            hidden = ~self.only[index]
-            values[hidden], values[hidden, :, -1] = np.nan, STATUS["absent"]
-        return values
+        return next(self.each([index]))
+
+    def each(self, indices: Sequence[int]) -> Iterator[NDArray[np.float64]]:
+        """Yield the numbers of blocks, (model, draw, column, tile), some read at a time."""
+        for start in range(0, len(indices), AT_ONCE):
+            part = np.asarray(indices[start : start + AT_ONCE])
+            for index, stored in zip(part, self.arrays["values"].oindex[part], strict=True):
+                values = stored[..., : self.layout.blocks.tile_count(int(index))]
+                if self.only is not None:
+                    hidden = ~self.only[int(index)]
+                    values[hidden], values[hidden, :, -1] = np.nan, STATUS["absent"]
+                yield values
 
     def overlaps(self, index: int) -> NDArray[np.float64] | None:
         """Return how the models overlap on one block, (row, tile); None if that was not asked.
@@ -287,12 +273,12 @@ class Scores:
         if not self.layout.bank_metrics:
             return None
         count = self.layout.blocks.tile_count(index)
-        rows: NDArray[np.float64] = np.asarray(_array(self.group, "overlaps")[index])[:, :count]
+        rows: NDArray[np.float64] = np.asarray(self.arrays["overlaps"][index])[:, :count]
         return rows
 
     def failures(self, index: int) -> dict[str, str]:
         """Return the cause of failure of each model that failed on a block."""
-        rows = np.asarray(_array(self.group, "causes")[index])
+        rows = np.asarray(self.arrays["causes"][index])
         texts = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
         shown = [True] * len(texts) if self.only is None else self.only[index]
         named = zip(self.layout.models, texts, shown, strict=True)

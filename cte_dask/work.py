@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
+from cte_dask.memory import bytes_for_models, groups_that_fit
 from cte_dask.scores import DONE
 from cte_dask.scoring import STATUS, BlockScores, failed_block, score_block
 
@@ -107,31 +108,42 @@ def score_job(experiment: Experiment, job: Job) -> BlockScores:
     """Score a block for the models of a job; the others are ``absent``.
 
     See `cte_dask.scoring.score_block`. No number of a model depends on the others of its bank;
-    metrics of the whole bank need all of them.
+    metrics of the whole bank need all of them. Models that do not fit into memory together are
+    taken in groups, each of which reads the block anew (`cte_dask.memory`).
     """
-    if job.models is None:
+    parts = list(_groups(experiment, job))
+    if len(parts) == 1 and job.models is None:
         return score_block(experiment, job.block)
-    return _placed(experiment, job, score_block(_part(experiment, job), job.block))
+    scores = failed_block(experiment, job.block, {})
+    scores.values[:, :, -1] = STATUS["absent"]
+    for part in parts:
+        found = score_block(_part(experiment, part), job.block)
+        scores.values[list(part)] = found.values
+        scores.failures.update(found.failures)
+    return scores
+
+
+def _groups(experiment: Experiment, job: Job) -> Iterator[tuple[int, ...]]:
+    """Yield the models of a job, as many at a time as fit into this process's memory."""
+    models = tuple(range(len(experiment.candidates))) if job.models is None else job.models
+    if experiment.bank_metrics:
+        yield models
+        return
+    sizes = [experiment.candidates[number].bytes for number in models]
+    for group in groups_that_fit(sizes, bytes_for_models(experiment.device)):
+        yield models[group.start : group.stop]
 
 
 def failed_job(experiment: Experiment, job: Job, cause: str) -> BlockScores:
     """Return what is written of a job of which nothing was computed, and why."""
-    part = _part(experiment, job)
-    causes = {candidate.name: cause for candidate in part.candidates}
-    return _placed(experiment, job, failed_block(part, job.block, causes))
-
-
-def _part(experiment: Experiment, job: Job) -> Experiment:
-    if job.models is None:
-        return experiment
-    return replace(experiment, candidates=tuple(experiment.candidates[m] for m in job.models))
-
-
-def _placed(experiment: Experiment, job: Job, found: BlockScores) -> BlockScores:
-    """Put the numbers of a job's models where they belong among those of the bank."""
-    if job.models is None:
-        return found
-    scores = failed_block(experiment, job.block, found.failures)
-    scores.values[:, :, -1] = STATUS["absent"]
-    scores.values[list(job.models)] = found.values
+    names = [c.name for c in experiment.candidates]
+    wanted = range(len(names)) if job.models is None else job.models
+    scores = failed_block(experiment, job.block, {names[number]: cause for number in wanted})
+    scores.values[[i for i in range(len(names)) if i not in wanted], :, -1] = STATUS["absent"]
     return scores
+
+
+def _part(experiment: Experiment, models: tuple[int, ...]) -> Experiment:
+    if len(models) == len(experiment.candidates):
+        return experiment
+    return replace(experiment, candidates=tuple(experiment.candidates[m] for m in models))

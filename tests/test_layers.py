@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 TORCH = {
     "candidates", "decoders", "device", "doctor", "images", "models/bioimageio", "models/loading",
-    "models/onnx",
+    "memory", "models/onnx",
     "models/pt2_archive", "models/python", "models/pytorch3dunet", "models/pytorch3dunet_blocks",
     "models/pytorch3dunet_network", "models/state_dict", "models/torch_export",
     "models/torchscript", "models/trial", "models/unet", "operations", "outputs", "passes",
@@ -27,7 +27,7 @@ TORCH = {
 DASK = {
     "bank_dataset",
     "evaluation_run", "run", "cluster/address", "cluster/certificate", "cluster/connection",
-    "cluster/cuda", "cluster/local", "cluster/slurm", "losses",
+    "cluster/cuda", "cluster/local", "cluster/slurm", "losses", "memory",
 }  # fmt: skip
 LOWER = ("arrays", "tiles", "volume", "models", "perturb", "segment", "consistency")
 UPPER = {

@@ -18,6 +18,7 @@ from distributed import Client, LocalCluster
 
 import cte_dask
 from cte_dask import checkpoint
+from cte_dask.checkpoint import Checkpoint
 from cte_dask.cluster import open_cluster
 from cte_dask.dataset import read_scores
 from cte_dask.models import load_bank
@@ -211,7 +212,7 @@ def test_a_task_that_dies_is_a_failed_block_with_its_cause(experiment, tmp_path)
 
     url = str(tmp_path / "scores.zarr")
     scores = create(url, layout_of(experiment))
-    result = _result(Dead(), experiment, Job(3), url)
+    result = _result(Dead(), Job(3), Checkpoint(experiment, url))
     assert set(result.failures.values()) == {"RuntimeError: the worker died"}
     assert scores.done()[3] == DONE["failures"]
     assert scores.failures(3)["model-0"] == "RuntimeError: the worker died"
@@ -223,11 +224,11 @@ def test_a_full_disk_is_told_and_what_is_complete_stays(experiment, serial, tmp_
     scores = create(url, layout_of(experiment))
     real, written = checkpoint.write_block, []
 
-    def filling(url, block, models):
+    def filling(store, block):
         if len(written) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(block.index)
-        real(url, block, models)
+        real(store, block)
 
     monkeypatch.setattr(checkpoint, "write_block", filling)
     with pytest.raises(OSError, match=r"no space left for .*scores\.zarr: make room.*--resume"):

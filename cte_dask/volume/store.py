@@ -15,7 +15,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from cte_dask.storage import StorageError, is_cloud, zarr_store
 from cte_dask.volume.errors import VolumeError, cause
 
-__all__ = ["StrictStore", "absolute", "is_url", "open_store"]
+__all__ = ["StrictStore", "absolute", "is_url", "names_below", "open_store"]
 
 StorageOptions = Mapping[str, Any]
 
@@ -59,6 +59,19 @@ def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = T
         raise VolumeError(f"{url}: cannot open this kind of URL: {cause(error)}") from error
     _close_at_exit(store.fs)
     return store
+
+
+async def names_below(store: Store, prefix: str) -> list[str] | None:
+    """Return the names right below a prefix, none if there is no such; None if that is not told.
+
+    A web server tells no names, and a bucket's owner may forbid it.
+    """
+    try:
+        if isinstance(store, LocalStore) or is_cloud(str(store)):
+            return [name async for name in store.list_dir(prefix)]
+    except (PermissionError, StorageError):
+        pass  # whoever needs what is there learns the cause by reading it
+    return None
 
 
 class StrictStore(WrapperStore[Store]):
