@@ -89,7 +89,7 @@ def scheduling() -> str:
             f"{r['idle_between_tasks']:.3f}",
             f"{r['cpu_ms_a_block']:.1f} ms",
         ]
-        for r in (found[n] for n in ("overhead", "together", "many", "longer") if n in found)
+        for r in (found[n] for n in ("overhead", "together", "many") if n in found)
     ]
     said = (
         "`benchmarks/scheduling.py`: blocks that sleep, all else real, on this machine's cores:\n"

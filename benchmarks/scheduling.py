@@ -3,7 +3,7 @@
     python benchmarks/scheduling.py [--only NAME]…
 
 Everything but the computing is real: the runner, its window, Dask's scheduler over TCP, the score
-store on disk. Libraries are loaded before the clock. Four runs, one record in
+store on disk. Libraries are loaded before the clock. Three runs, one record in
 ``benchmarks/results/scheduling.json``:
 
 * ``overhead``: of a run of 2,000 blocks of 1 s on 4 workers, how much of the workers' time passes
@@ -13,7 +13,6 @@ store on disk. Libraries are loaded before the clock. Four runs, one record in
 * ``many``: 256 workers (threads of a few processes; a sleeping block needs no core), blocks of
   20 s: the ideal time, blocks x 20 s / 256, over the time of the run. All wake at once here too,
   and two cores write what 256 workers made.
-* ``longer``: the same with blocks of 60 s; a terabyte's are longer still.
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "overhead": {"blocks": 2000, "seconds": 1.0, "processes": 2, "threads": 2},
     "together": {"blocks": 2000, "seconds": 1.0, "processes": 2, "threads": 8},
     "many": {"blocks": 1024, "seconds": 20.0, "processes": 8, "threads": 32},
-    "longer": {"blocks": 1024, "seconds": 60.0, "processes": 8, "threads": 32},
 }
 
 

@@ -1,11 +1,12 @@
 """Repeat the paper's experiment: train the banks, rank them on every target, compare with labels.
 
-    python benchmarks/paper/run.py --cache DIR [--quick | --sweep] [--out benchmarks/results]
+    python benchmarks/paper/run.py --cache DIR [--quick | --sweep | --border] [--out RESULTS]
 
 Every bank is ranked on every target of its task. A model that was trained on the target's own
 domain is scored as the others, but marked and left out of that target's correlations. Each target
-gives one JSON in ``OUT/paper`` (``-quick``, ``-sweep``); a target whose record is there, made of
-the same bank, recipe and data, is not run again. Tables and figures are written anew after each.
+gives one JSON in ``OUT/paper`` (``-quick``, ``-sweep``, ``-border``); a target whose record is
+there, made of the same bank, recipe and data, is not run again. Tables and figures are written anew
+after each.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ DEFAULT = ("nuclei", "mitochondria")
 def main() -> None:
     options = _options()
     os.nice(options.nice)
-    part = "-quick" if options.quick else "-sweep" if options.sweep else ""
-    plan = {"-quick": Plan.quick, "-sweep": Plan.sweep, "": Plan.full}[part]()
+    plans = {"quick": Plan.quick, "sweep": Plan.sweep, "border": Plan.bordered}
+    name = next((name for name in plans if getattr(options, name)), "")
+    part, plan = f"-{name}" if name else "", plans.get(name, Plan.full)()
     out = options.out / f"paper{part}"
     cache = options.cache.expanduser()
     banks = _banks(options, cache)
@@ -77,6 +79,7 @@ def _options() -> argparse.Namespace:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="short trainings, 12 tiles a target")
     how.add_argument("--sweep", action="store_true", help="every strength, on 16 tiles a target")
+    how.add_argument("--border", action="store_true", help="V^Rand without borders of instances")
     parser.add_argument("--task", action="append", choices=sorted(TASKS))
     parser.add_argument("--target", action="append", choices=[t.name for t in TARGETS])
     parser.add_argument("--bank", type=Path, help="bank.yaml to use instead of training any")

@@ -81,6 +81,8 @@ class Plan:
         Only about so many tiles: those of the target's first planes; None for all.
     seed, resamples
         Of everything random; of the bootstrap.
+    border
+        Voxels along the borders of reference instances that V^Rand leaves out.
     """
 
     perturbations: tuple[str, ...]
@@ -88,6 +90,12 @@ class Plan:
     tiles: int | None = None
     seed: int = 0
     resamples: int = 1000
+    border: int = 0
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides a record; a border only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "border" or value}
 
     @classmethod
     def full(cls) -> Plan:
@@ -97,6 +105,10 @@ class Plan:
     def sweep(cls) -> Plan:
         swept = (f"{kind}:{s:g}" for kind, strengths in SWEEP.items() for s in strengths)
         return cls(tuple(dict.fromkeys((FEATURE, INPUT, *swept))), tiles=16)
+
+    @classmethod
+    def bordered(cls) -> Plan:
+        return cls((FEATURE, INPUT), tiles=16, border=1)  # as the authors' code has it
 
     @classmethod
     def quick(cls) -> Plan:
@@ -155,7 +167,7 @@ def study(
         "task": task.name,
         "target_name": name,
         "identity": wanted,
-        "recipe": {**asdict(task), **asdict(plan)},
+        "recipe": {**asdict(task), **plan.recipe},
         "seconds_of_ranking": round(seconds, 1),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -172,7 +184,7 @@ def identity(task: Task, plan: Plan, bank: Path, image: Path) -> dict[str, str]:
     if missing := [name for name, m in models.items() if "sha256" not in m]:
         raise SystemExit(f"{bank}: {missing[0]} has no sha256: its results could not be told apart")
     return {
-        "recipe": _digest([asdict(task), asdict(plan)]),
+        "recipe": _digest([asdict(task), plan.recipe]),
         "bank": _digest([models, seen_by(bank)]),
         "target": _digest(made),
     }
@@ -238,6 +250,7 @@ def _rank(
         metrics=task.metrics,
         tile=plan.tile,
         seed=plan.seed,
+        border=plan.border,
         device="cpu",
     )
     return time.monotonic() - began

@@ -100,7 +100,7 @@ def _record(
         "task": task.name,
         "target_name": image.stem,
         "identity": wanted,
-        "recipe": {**asdict(task), **asdict(plan)},
+        "recipe": {**asdict(task), **plan.recipe},
         "left_out": left_out,
         "combined": combined,
         **_slim(evaluation_dict(found)),

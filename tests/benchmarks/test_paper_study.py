@@ -128,6 +128,13 @@ def test_the_two_perturbations_of_the_tables_come_first(paper):
     assert study.Plan.sweep().perturbations[:2] == ("dropout:0.2", "gaussian:0.1")
     assert len(set(study.Plan.sweep().perturbations)) == 16
     assert study.Plan.quick().perturbations == ("dropout:0.2", "gaussian:0.1")
+    assert study.Plan.bordered().perturbations == ("dropout:0.2", "gaussian:0.1")
+
+
+def test_a_border_is_another_recipe_and_none_is_the_recipe_it_was(paper):
+    study, _, _ = paper
+    assert "border" not in study.Plan.full().recipe
+    assert study.Plan.bordered().recipe == {**study.Plan.full().recipe, "border": 1}
 
 
 def test_means_are_over_targets_with_an_interval_by_hand(paper):
