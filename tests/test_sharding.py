@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
 from conftest import blobs, write_bank
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.dataset import read_scores
 from cte_dask.models import load_bank
 from cte_dask.pipeline import TargetOptions, rank_target
+from cte_dask.report.files import write_experiment
 from cte_dask.resolution import resolve
 from cte_dask.scores import create, layout_of, open_scores
 from cte_dask.sharding import Shard
@@ -92,6 +95,38 @@ def test_many_may_make_one_store_at_once(small, bank, tmp_path):
     assert found.layout == layout
     assert len(found.missing()) == len(layout.blocks)
     assert read_scores(found).sizes["tile"] == 0
+
+
+def test_many_may_write_the_experiment_at_once(small, bank, tmp_path, monkeypatch):
+    experiment = resolve(open_volume(str(small)), load_bank(str(bank)), block=(1, 2, 2), **OPTIONS)
+    write_experiment(str(tmp_path), experiment)
+    want = (tmp_path / "experiment.yaml").read_text()
+    together, real = Barrier(8), LocalFileSystem.mv
+
+    def late(self, *args, **kwargs):  # all have written before the first one takes its place
+        together.wait(timeout=60)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(LocalFileSystem, "mv", late)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: write_experiment(str(tmp_path), experiment), range(8)))
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.yaml"]
+    assert (tmp_path / "experiment.yaml").read_text() == want
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
+    small, bank, tmp_path, monkeypatch
+):
+    experiment = resolve(open_volume(str(small)), load_bank(str(bank)), block=(1, 2, 2), **OPTIONS)
+    (tmp_path / "experiment.yaml").write_text("the old one")
+
+    def full(self, *args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "mv", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_experiment(str(tmp_path), experiment)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
 
 
 def test_overwriting_starts_from_nothing(small, bank, tmp_path):

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import fsspec
 import numpy as np
@@ -105,10 +106,15 @@ def _whole(path: str, mode: str) -> Iterator[Any]:
         with filesystem.open(place, mode) as file:
             yield file
         return
-    part = f"{place}.part"
-    with filesystem.open(part, mode) as file:
-        yield file
-    filesystem.mv(part, place)
+    part = f"{place}.{uuid4().hex}.part"  # shards write the same file, maybe at once
+    try:
+        with filesystem.open(part, mode) as file:
+            yield file
+        filesystem.mv(part, place)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            filesystem.rm_file(part)
+        raise
 
 
 def _csv(result: dict[str, Any]) -> str:
