@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from cte_dask.comparison import TileMeasures, evaluation_of
+from cte_dask.correlation import rank_correlation
 from cte_dask.evaluation import performance_of
 from cte_dask.ranking import ModelRank, Ranking, Score
 from cte_dask.report.evaluation import evaluation_dict
@@ -137,6 +140,18 @@ def test_json_has_no_nan_and_says_which_performance_a_score_is_about():
     assert by_score["confidence"]["kendall"] is None
     assert by_score["nhd@gaussian:0.1"]["natural"] is True
     assert data["models"][0]["scores"]["nhd@gaussian:0.1"] == {"own": 0.9, "common": 0.9}
+
+
+def test_scores_that_are_all_the_same_are_json_too():
+    """As V^Rand without borders is under a weak perturbation: five models and more have a p."""
+    found = evaluation_of(dataset(NHD), ranking(), measures(F1))
+    same = rank_correlation([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert np.isnan(same.p_kendall)
+    agreements = [replace(a, correlation=same, flagged_last=same) for a in found.agreements]
+    data = evaluation_dict(replace(found, agreements=tuple(agreements)))
+    told = json.loads(json.dumps(data, allow_nan=False))["agreement"][0]
+    assert told["p_kendall"] is None
+    assert told["flagged_last"] == {"kendall": None, "spearman": None, "p_kendall": None}
 
 
 def test_instances_are_measured_by_map_and_foregrounds_by_f1():

@@ -69,7 +69,7 @@ def _agreement_dict(agreement: Agreement, evaluation: Evaluation) -> dict[str, A
         "flagged_last": {
             "kendall": _plain(flagged.kendall),
             "spearman": _plain(flagged.spearman),
-            "p_kendall": flagged.p_kendall,
+            "p_kendall": _plain_p(flagged.p_kendall),
         },
         "common": common and {**_correlation_dict(common), "n_tiles": agreement.n_common},
     }
