@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from cte_dask.bank_overlaps import BankOverlaps
 from cte_dask.demo import bank_path
-from cte_dask.experiment import versions
+from cte_dask.inference.passes import Passes
 from cte_dask.models import load_bank
-from cte_dask.passes import Passes
-from cte_dask.resolution import resolve
-from cte_dask.scoring import score_block
+from cte_dask.scoring.bank_overlaps import BankOverlaps
+from cte_dask.scoring.experiment import versions
+from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.score_block import score_block
 from cte_dask.volume import open_volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from cte_dask.anytime import Anytime, block_tiles
-from cte_dask.pipeline import Outcome, TargetOptions, rank_target
-from cte_dask.racing.goal import Asked, Goal
-from cte_dask.scores import open_scores
+from cte_dask.engine.anytime import Anytime, block_tiles
+from cte_dask.engine.racing.goal import Asked, Goal
+from cte_dask.ranking.outcome import Outcome
+from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.results.store import open_scores
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from cte_dask.calibration import Calibration, calibrate
-from cte_dask.correlation import rank_correlation
+from cte_dask.cli.demo import median_f1
 from cte_dask.demo import LABELS, bank_path, write_demo_target
-from cte_dask.demo.run import median_f1
-from cte_dask.experiment import versions
+from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.models import load_bank
-from cte_dask.report.curve import calibration_dict
+from cte_dask.ranking.calibration.calibrate import calibrate
+from cte_dask.ranking.calibration.numbers import calibration_dict
+from cte_dask.ranking.calibration.strengths import Calibration
+from cte_dask.scoring.experiment import versions
 from cte_dask.volume import open_volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -60,9 +60,9 @@ def in_process(folder: str, name: str, what: str, blocks: int) -> dict[str, Any]
 
 
 def measure(target: str, what: str, blocks: int) -> dict[str, Any]:
+    from cte_dask.engine.cost import plan
     from cte_dask.models import load_bank
-    from cte_dask.planning import plan
-    from cte_dask.resolution import resolve
+    from cte_dask.scoring.resolve import resolve
     from cte_dask.volume import open_volume
 
     bank = load_bank(str(Path(target).parent / "bank.yaml"))
@@ -79,11 +79,12 @@ def measure(target: str, what: str, blocks: int) -> dict[str, Any]:
 
 
 def _peak_of_a_worker(experiment: Any, blocks: int) -> int:
-    from cte_dask.cluster import open_cluster
-    from cte_dask.run import run
-    from cte_dask.scores import create, layout_of
-    from cte_dask.trial_run import peak_memory
-    from cte_dask.work import Job, Listed
+    from cte_dask.engine.clusters import open_cluster
+    from cte_dask.engine.cost import peak_memory
+    from cte_dask.engine.dask_runner import run
+    from cte_dask.engine.jobs import Job, Listed
+    from cte_dask.results.layout import layout_of
+    from cte_dask.results.store import create
 
     with (
         tempfile.TemporaryDirectory() as folder,

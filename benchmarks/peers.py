@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from cte_dask import load_bank, open_volume, resolve
 from cte_dask.models.unet import UNet
-from cte_dask.scoring import loaded, score_block
+from cte_dask.scoring.score_block import loaded, score_block
 
 TILE = 128
 FRAME = 224  # a tile with 46 voxels a side, rounded up to what the networks take

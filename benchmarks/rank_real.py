@@ -21,9 +21,10 @@ from typing import Any
 
 from rich.console import Console
 
-from cte_dask.correlation import rank_correlation
-from cte_dask.demo.run import median_f1
-from cte_dask.pipeline import Outcome, TargetOptions, rank_target
+from cte_dask.cli.demo import median_f1
+from cte_dask.evaluation.rank_correlation import rank_correlation
+from cte_dask.ranking.outcome import Outcome
+from cte_dask.ranking.rank_target import TargetOptions, rank_target
 from cte_dask.volume import open_volume
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -28,15 +28,16 @@ from banks import write_bank
 from measuring import RESULTS, alternated, electron_microscopy, ratio, save
 
 from cte_dask import load_bank, open_volume, resolve
-from cte_dask.checkpoint import write_block
-from cte_dask.experiment import Experiment
+from cte_dask.engine.checkpoint import write_block
+from cte_dask.inference.graph.feature_path import example_masks
 from cte_dask.perturb.draw import draws_of
-from cte_dask.perturb.path import example_masks
-from cte_dask.scores import create, layout_of
-from cte_dask.scoring import loaded, score_block
-from cte_dask.statistics import tile_statistics
-from cte_dask.tile_scoring import Work
-from cte_dask.window import read_window
+from cte_dask.results.layout import layout_of
+from cte_dask.results.store import create
+from cte_dask.scoring.block_reader import read_window
+from cte_dask.scoring.experiment import Experiment
+from cte_dask.scoring.score_block import loaded, score_block
+from cte_dask.scoring.score_tiles import Work
+from cte_dask.scoring.tile_statistics import tile_statistics
 
 CASES = {2: (1, 256, 256), 3: (32, 64, 64)}
 PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")

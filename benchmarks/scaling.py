@@ -30,12 +30,13 @@ from banks import write_bank
 from measuring import RESULTS, alternated, electron_microscopy, ratio, save, spread
 
 from cte_dask import load_bank, open_volume, resolve
-from cte_dask.cluster import open_cluster
-from cte_dask.experiment import Experiment
-from cte_dask.run import run as run_blocks
-from cte_dask.scores import create, layout_of
-from cte_dask.scoring import score_block
-from cte_dask.window import read_window
+from cte_dask.engine.clusters import open_cluster
+from cte_dask.engine.dask_runner import run as run_blocks
+from cte_dask.results.layout import layout_of
+from cte_dask.results.store import create
+from cte_dask.scoring.block_reader import read_window
+from cte_dask.scoring.experiment import Experiment
+from cte_dask.scoring.score_block import score_block
 
 MODELS = 6
 TILE = (1, 128, 128)

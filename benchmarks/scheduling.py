@@ -72,8 +72,9 @@ def main() -> None:
 
 def measure(*, blocks: int, seconds: float, processes: int, threads: int) -> dict[str, Any]:
     """Run blocks that sleep; return the time it took and where it went."""
-    from cte_dask.run import run
-    from cte_dask.scores import create, layout_of
+    from cte_dask.engine.dask_runner import run
+    from cte_dask.results.layout import layout_of
+    from cte_dask.results.store import create
 
     workers = processes * threads
     with tempfile.TemporaryDirectory() as folder, cluster(processes, threads) as client:
@@ -107,7 +108,7 @@ def cluster(processes: int, threads: int) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster
 
-    from cte_dask.cluster.connection import SETTINGS, worker_environment
+    from cte_dask.engine.clusters.connection import SETTINGS, worker_environment
 
     settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": worker_environment(1)}
     with (
@@ -131,7 +132,7 @@ def sleeping_experiment(folder: Path, blocks: int) -> Any:
 
     from cte_dask.models import load_bank
     from cte_dask.models.unet import UNet
-    from cte_dask.resolution import resolve
+    from cte_dask.scoring.resolve import resolve
     from cte_dask.volume import open_volume, write_ome_zarr
 
     torch.manual_seed(0)
@@ -152,9 +153,12 @@ def fall_asleep(seconds: float) -> None:
     import dask.array  # noqa: F401
     import zarr  # noqa: F401
 
-    from cte_dask import models, run, volume, work  # noqa: F401
-    from cte_dask.checkpoint import Checkpoint
-    from cte_dask.scoring import STATUS, BlockScores, failed_block
+    from cte_dask import models, volume  # noqa: F401
+    from cte_dask.engine import dask_runner as run
+    from cte_dask.engine import jobs as work
+    from cte_dask.engine.checkpoint import Checkpoint
+    from cte_dask.scoring.score_block import BlockScores, failed_block
+    from cte_dask.scoring.score_tiles import STATUS
 
     def asleep(experiment: Any, index: int) -> BlockScores:
         time.sleep(seconds)
@@ -179,13 +183,13 @@ def fall_asleep(seconds: float) -> None:
 
 def time_in_tasks() -> float:
     """In a worker: seconds that its threads spent in tasks."""
-    from cte_dask import run
+    from cte_dask.engine import dask_runner as run
 
     return float(run._seconds_in_tasks[0])  # type: ignore[attr-defined]
 
 
 def _versions() -> dict[str, str]:
-    from cte_dask.experiment import versions
+    from cte_dask.scoring.experiment import versions
 
     return versions()
 

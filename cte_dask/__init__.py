@@ -16,17 +16,19 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cte_dask.calibration import Calibration, calibrate
-    from cte_dask.dataset import read_scores, score
-    from cte_dask.evaluation import Evaluation
-    from cte_dask.evaluation_run import evaluate_run
-    from cte_dask.experiment import Experiment
+    from cte_dask.engine.cost import Plan, plan
+    from cte_dask.engine.lazy import score
+    from cte_dask.evaluation.evaluate_run import evaluate_run
+    from cte_dask.evaluation.result import Evaluation
     from cte_dask.models import ModelBank, ModelSpec, load_bank
     from cte_dask.perturb import Perturbation
-    from cte_dask.planning import Plan, plan
-    from cte_dask.ranking import Ranking, rank
-    from cte_dask.resolution import resolve
-    from cte_dask.scores import Scores, open_scores
+    from cte_dask.ranking.calibration.calibrate import calibrate
+    from cte_dask.ranking.calibration.strengths import Calibration
+    from cte_dask.ranking.rank import Ranking, rank
+    from cte_dask.results.dataset import read_scores
+    from cte_dask.results.store import Scores, open_scores
+    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.scoring.resolve import resolve
     from cte_dask.volume import Volume, open_volume
 
 # Feature maps are megabytes: on huge pages torch spends no time on faulting their memory in. It
@@ -59,26 +61,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Calibration": "calibration",
-    "Evaluation": "evaluation",
-    "Experiment": "experiment",
+    "Calibration": "ranking.calibration.strengths",
+    "Evaluation": "evaluation.result",
+    "Experiment": "scoring.experiment",
     "ModelBank": "models",
     "ModelSpec": "models",
     "Perturbation": "perturb",
-    "Plan": "planning",
-    "Ranking": "ranking",
-    "Scores": "scores",
+    "Plan": "engine.cost",
+    "Ranking": "ranking.rank",
+    "Scores": "results.store",
     "Volume": "volume",
-    "calibrate": "calibration",
-    "evaluate_run": "evaluation_run",
+    "calibrate": "ranking.calibration.calibrate",
+    "evaluate_run": "evaluation.evaluate_run",
     "load_bank": "models",
-    "open_scores": "scores",
+    "open_scores": "results.store",
     "open_volume": "volume",
-    "plan": "planning",
-    "rank": "ranking",
-    "read_scores": "dataset",
-    "resolve": "resolution",
-    "score": "dataset",
+    "plan": "engine.cost",
+    "rank": "ranking.rank",
+    "read_scores": "results.dataset",
+    "resolve": "scoring.resolve",
+    "score": "engine.lazy",
 }
 
 

@@ -4,6 +4,8 @@ Everything below works on NumPy and CuPy arrays alike and takes its functions fr
 `namespace`. CuPy and torch are imported only when one of their arrays is at hand, so a machine
 without a GPU, or with NumPy alone, loses nothing. No function here moves an array to another device
 unless it is named for that.
+
+Where inference runs and in which precision, by the names that users give.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["Array", "dtype_of", "from_torch", "namespace", "resolve_device", "to_numpy", "to_torch"]
+
 Array = npt.NDArray[Any]
 """A NumPy or CuPy array; CuPy's own type is not visible to the type checker."""
-
-__all__ = ["Array", "from_torch", "namespace", "to_numpy", "to_torch"]
 
 
 def namespace(*arrays: object) -> ModuleType:
@@ -162,3 +165,37 @@ def _home(value: object) -> str:
     if isinstance(value, np.ndarray):
         return "numpy"
     return type(value).__module__.partition(".")[0]
+
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def resolve_device(name: str) -> str:
+    """Return ``"cpu"`` or ``"cuda"`` for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or ``cuda`` is asked for where there is no GPU.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in {"cpu", "cuda"}:
+        raise ValueError(f"device {name!r} is not one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' asked for, but torch sees no GPU; use --device cpu or auto")
+    return name
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return the floating type of a precision; ``auto`` is float32.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    found: torch.dtype = getattr(torch, "float32" if precision == "auto" else precision)
+    return found

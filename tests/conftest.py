@@ -17,6 +17,8 @@ from cte_dask.volume import write_ome_zarr
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEATURES = (4, 6, 8)
 
+pytest_plugins = ["small_networks"]
+
 torch.set_num_threads(1)
 
 

@@ -9,7 +9,7 @@ from conftest import blobs, write_bank, write_model
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from cte_dask.cli import app
+from cte_dask.cli.app import app
 from cte_dask.volume import write_ome_zarr
 
 EVIL = "<script>alert(1)</script>\"'&"

@@ -22,8 +22,8 @@ import numpy as np
 from study import FEATURE, INPUT
 
 from cte_dask.perturb.draw import draws_of
-from cte_dask.reopening import reopen
-from cte_dask.scoring import predict_tiles
+from cte_dask.results.experiment_file import reopen
+from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import open_volume
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "paper"

@@ -19,8 +19,8 @@ import yaml
 from reliability import reliability
 from rich.console import Console
 
-from cte_dask.evaluation_run import evaluate_run
-from cte_dask.pipeline import TargetOptions, rank_target
+from cte_dask.evaluation.evaluate_run import evaluate_run
+from cte_dask.ranking.rank_target import TargetOptions, rank_target
 from cte_dask.report.evaluation import evaluation_dict, write_evaluation
 from cte_dask.tiles import TileGrid
 from cte_dask.volume import open_volume

@@ -33,8 +33,8 @@ DATA = Path(os.environ.get("CTE_DATA", REPOSITORY.parent / "shared" / "data"))
 CACHE = Path("~/.cache/cte_dask/paper")
 SHIPPED = REPOSITORY / "cte_dask" / "demo" / "bank"
 TEST_IMAGES = 12
-# Four levels of two 3 x 3 convolutions see 46 pixels each way (cte_dask.probe measures as many);
-# the next multiple of the pooling. Group normalisation sees its whole input besides.
+# Four levels of two 3 x 3 convolutions see 46 pixels each way (cte_dask.inference.probe measures as
+# many); the next multiple of the pooling. Group normalisation sees its whole input besides.
 HALO = 48
 
 

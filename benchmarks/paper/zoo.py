@@ -5,8 +5,9 @@
 On every target only the models that have seen neither its labels nor its images are ranked: in a
 real zoo nobody is at home, and a model that is would lift the agreement of its siblings. One pass a
 target: dropout, noise, a quarter turn, a mirror, a magnification, the agreement between the models;
-the combined rank is `cte_dask.combination`'s, fixed before any of these targets was scored. Labels
-are read after the ranking. A record that is there, made of the same bank, recipe and data, is kept.
+the combined rank is `cte_dask.ranking.combination`'s, fixed before any of these targets was scored.
+Labels are read after the ranking. A record that is there, made of the same bank, recipe and data,
+is kept.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from targets import TARGETS, make_targets
 from train import train_banks
 from zoo_tables import write_zoo_tables
 
-from cte_dask.evaluation_run import evaluate_run
-from cte_dask.pipeline import TargetOptions, rank_target
+from cte_dask.evaluation.evaluate_run import evaluate_run
+from cte_dask.ranking.rank_target import TargetOptions, rank_target
 from cte_dask.report.evaluation import evaluation_dict, write_evaluation
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "paper-zoo"

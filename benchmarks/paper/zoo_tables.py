@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from study import FEATURE, INPUT
 
-from cte_dask.combination import family_of, percentiles
+from cte_dask.consistency.score_names import family_of
+from cte_dask.ranking.combination import percentiles
 
 __all__ = ["FAMILIES", "taus_of", "write_zoo_tables"]
 

@@ -3,7 +3,7 @@
 Masks are packed, a bit a voxel, so that those of a whole bank stay on the device until every model
 has seen a tile; overlaps are bitwise ands and population counts. Nothing is predicted for it: the
 reference predictions are there anyway. Which model's word counts how much is decided later
-(`cte_dask.bank_agreement`), from all tiles.
+(`cte_dask.consistency.bank_agreement`), from all tiles.
 """
 
 from __future__ import annotations

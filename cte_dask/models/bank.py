@@ -12,10 +12,10 @@ from urllib.parse import urljoin
 
 from pydantic import ValidationError
 
-from cte_dask.models import safe_yaml
+from cte_dask.models import yaml as safe_yaml
 from cte_dask.models.spec import ModelSpec, canonical_json, is_url
-from cte_dask.models.strict import one_line
-from cte_dask.models.suggest import unknown
+from cte_dask.models.yaml import one_line
+from cte_dask.registry import unknown
 
 __all__ = ["SCHEMA", "BankError", "ModelBank", "load_bank"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from cte_dask.models.references import resolve
 from cte_dask.models.source import fetch
 from cte_dask.models.spec import ModelSpec
-from cte_dask.models.strict import one_line
+from cte_dask.models.yaml import one_line
+from cte_dask.registry import resolve
 
 if TYPE_CHECKING:
     from cte_dask.models.bank import ModelBank
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["described", "described_bank"]
 
 _READERS = {
-    "bioimageio": "cte_dask.models.bioimageio_description:described_entry",
-    "pytorch3dunet": "cte_dask.models.pytorch3dunet_config:described_entry",
+    "bioimageio": "cte_dask.models.formats.bioimageio.description:described_entry",
+    "pytorch3dunet": "cte_dask.models.formats.pytorch3dunet.config:described_entry",
 }
 """Format → function of (spec, path) that returns keys of a bank's entry."""
 

@@ -7,10 +7,10 @@ import dataclasses
 import torch
 from torch import nn
 
-from cte_dask.models.formats import ModelError, Network, find_loader
+from cte_dask.errors import reason
+from cte_dask.models.network import ModelError, Network, find_loader
 from cte_dask.models.source import fetch
 from cte_dask.models.spec import ModelSpec
-from cte_dask.reason import reason
 
 __all__ = ["ModelError", "Network", "load_network"]
 

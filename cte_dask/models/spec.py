@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, StrictBool, StrictInt, field_validator, model_validator
 
-from cte_dask.models.formats import FORMATS
+from cte_dask.models.format_registry import FORMATS
 from cte_dask.models.steps import Step
-from cte_dask.models.strict import Strict
-from cte_dask.models.suggest import unknown
+from cte_dask.models.yaml import Strict
+from cte_dask.registry import unknown
 
 __all__ = ["ModelSpec", "Output", "Segmentation", "Step", "VoxelSize", "is_url"]
 
@@ -62,7 +62,7 @@ class Output(Strict):
 
 
 class Segmentation(Strict):
-    """How probability maps become instances; see `cte_dask.segment`.
+    """How probability maps become instances; see `cte_dask.inference.segmenters`.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ class ModelSpec(Strict):
     name
         Printable and unique in its bank.
     format
-        A key of :data:`cte_dask.models.formats.FORMATS`, or ``"your_package.module:Loader"``
-        (needs ``trust``).
+        A key of :data:`cte_dask.models.format_registry.FORMATS`, or
+        ``"your_package.module:Loader"`` (needs ``trust``).
     source
         Path or URL of the weights; ``"module:function"`` for format ``python``.
     sha256

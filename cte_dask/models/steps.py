@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from cte_dask.models.strict import Strict
-from cte_dask.models.suggest import unknown
+from cte_dask.models.yaml import Strict
+from cte_dask.registry import unknown
 
 __all__ = [
     "PARAMETERS",

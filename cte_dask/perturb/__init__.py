@@ -30,7 +30,7 @@ from cte_dask.tiles import Shape
 __all__ = ["GEOMETRIC", "PERTURBATIONS", "InputPerturbation", "Perturbation"]
 
 PERTURBATIONS: dict[str, str] = {
-    "dropout": "cte_dask.perturb.feature:channel_mask",
+    "dropout": "cte_dask.perturb.dropout:channel_mask",
     "gaussian": "cte_dask.perturb.input:gaussian",
     "brightness": "cte_dask.perturb.input:brightness",
     "contrast": "cte_dask.perturb.input:contrast",

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cte_dask.perturb.philox import Key, uniform
-from cte_dask.views import View
+from cte_dask.perturb.views import View
 
 Places = NDArray[np.floating]
 

@@ -10,12 +10,12 @@ import fsspec
 from rich.table import Table
 from rich.text import Text
 
-from cte_dask.evaluation import performance_of
-from cte_dask.report.terminal import output
+from cte_dask.evaluation.result import performance_of
+from cte_dask.report.terminal.tables import output
 
 if TYPE_CHECKING:
-    from cte_dask.correlation import RankCorrelation
-    from cte_dask.evaluation import Agreement, Evaluation, ModelEvaluation
+    from cte_dask.evaluation.rank_correlation import RankCorrelation
+    from cte_dask.evaluation.result import Agreement, Evaluation, ModelEvaluation
 
 __all__ = ["evaluation_dict", "print_evaluation", "write_evaluation"]
 

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import numpy as np
 
-from cte_dask.evaluation import performance_of
-from cte_dask.measures import COMPARATORS
+from cte_dask.evaluation.result import COMPARATORS, performance_of
 from cte_dask.perturb import Perturbation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cte_dask.evaluation import Agreement, Evaluation
+    from cte_dask.evaluation.result import Agreement, Evaluation
 
 __all__ = [
     "draw_agreement",

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cte_dask.volume.errors import VolumeError, VolumeReadError
+    from cte_dask.errors import VolumeError, VolumeReadError
     from cte_dask.volume.opening import open_volume
     from cte_dask.volume.statistics import IntensityStatistics, intensity_statistics
     from cte_dask.volume.volume import Volume
@@ -28,18 +28,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "IntensityStatistics": "statistics",
-    "Volume": "volume",
-    "VolumeError": "errors",
-    "VolumeReadError": "errors",
-    "VoxelSize": "voxel_size",
-    "intensity_statistics": "statistics",
-    "open_volume": "opening",
-    "write_ome_zarr": "writer",
+    "IntensityStatistics": "cte_dask.volume.statistics",
+    "Volume": "cte_dask.volume.volume",
+    "VolumeError": "cte_dask.errors",
+    "VolumeReadError": "cte_dask.errors",
+    "VoxelSize": "cte_dask.volume.voxel_size",
+    "intensity_statistics": "cte_dask.volume.statistics",
+    "open_volume": "cte_dask.volume.opening",
+    "write_ome_zarr": "cte_dask.volume.writer",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)

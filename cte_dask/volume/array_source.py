@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cte_dask.volume.errors import VolumeReadError, cause
+from cte_dask.errors import VolumeReadError, cause
 from cte_dask.volume.source import Selection
 
 __all__ = ["ArraySource", "array_source"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cte_dask.volume.errors import VolumeError
+from cte_dask.errors import VolumeError
 
 __all__ = ["AXES", "checked_axes", "checked_index", "default_axes", "letters"]
 

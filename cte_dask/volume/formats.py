@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from cte_dask.volume.errors import VolumeError
+from cte_dask.errors import VolumeError
 from cte_dask.volume.image import Image
 
 __all__ = ["FORMATS", "find_image"]

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cte_dask.errors import VolumeError
 from cte_dask.volume.axes import AXES, letters
-from cte_dask.volume.errors import VolumeError
 from cte_dask.volume.voxel_size import VoxelSize, nanometres
 
 __all__ = ["LevelScale", "Multiscale", "ome_attributes", "parse_multiscale"]

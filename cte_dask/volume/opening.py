@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from cte_dask.errors import VolumeError
 from cte_dask.tiles import Shape
 from cte_dask.volume.axes import checked_axes, checked_index, default_axes
 from cte_dask.volume.box import RoiLike, parse_roi
-from cte_dask.volume.errors import VolumeError
 from cte_dask.volume.formats import find_image
 from cte_dask.volume.image import Image
 from cte_dask.volume.mask import Mask, mask_factors

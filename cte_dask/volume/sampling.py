@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cte_dask.errors import VolumeError, VolumeReadError
 from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
-from cte_dask.volume.errors import VolumeError, VolumeReadError
 from cte_dask.volume.volume import Volume
 
 __all__ = ["Sample", "draw_sample"]

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cte_dask.volume.errors import VolumeError
+from cte_dask.errors import VolumeError
 
 __all__ = ["Selection", "Source", "checked_dtype"]
 

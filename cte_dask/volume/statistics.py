@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cte_dask.volume.errors import VolumeError
+from cte_dask.errors import VolumeError
 from cte_dask.volume.sampling import Sample, draw_sample
 from cte_dask.volume.volume import Volume
 

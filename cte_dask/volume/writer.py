@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsGroupError
 
+from cte_dask.errors import VolumeError
+from cte_dask.storage.stores import absolute, is_url, open_store
 from cte_dask.volume.axes import checked_axes
-from cte_dask.volume.errors import VolumeError
 from cte_dask.volume.pyramid import mean_pyramid, nearest_pyramid
-from cte_dask.volume.store import absolute, is_url, open_store
 from cte_dask.volume.voxel_size import VoxelSize, VoxelSizeLike
 
 __all__ = ["write_ome_zarr"]

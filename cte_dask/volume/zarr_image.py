@@ -11,11 +11,11 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
+from cte_dask.errors import VolumeError, cause
+from cte_dask.storage.stores import absolute
 from cte_dask.volume.axes import letters
-from cte_dask.volume.errors import VolumeError, cause
 from cte_dask.volume.image import Image
 from cte_dask.volume.ngff import LevelScale, Multiscale, ome_attributes, parse_multiscale
-from cte_dask.volume.store import absolute
 from cte_dask.volume.zarr_source import ZarrSource, open_node, open_zarr_source, strict_store
 
 __all__ = ["find_zarr"]

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
+from cte_dask.errors import VolumeError, VolumeReadError, cause
 from cte_dask.storage import StorageError
-from cte_dask.volume.errors import VolumeError, VolumeReadError, cause
+from cte_dask.storage.stores import StrictStore, is_url, open_store
 from cte_dask.volume.source import Selection, checked_dtype
-from cte_dask.volume.store import StrictStore, is_url, open_store
 
 __all__ = ["ZarrSource", "open_node", "open_zarr_source", "strict_store"]
 

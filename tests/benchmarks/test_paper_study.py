@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import write_bank
 
-from cte_dask.correlation import rank_correlation
+from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.volume import write_ome_zarr
 
 PAPER = Path(__file__).resolve().parents[2] / "benchmarks" / "paper"

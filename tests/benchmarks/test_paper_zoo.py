@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cte_dask.combination import combine_scores
+from cte_dask.ranking.combination import combine_scores
 
 PAPER = Path(__file__).resolve().parents[2] / "benchmarks" / "paper"
 

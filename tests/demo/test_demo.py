@@ -17,9 +17,9 @@ import zarr
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from cte_dask.cli import app
+from cte_dask.cli import demo
+from cte_dask.cli.app import app
 from cte_dask.demo import LABELS, SHAPE, VOXEL_SIZE_NM, bank_path, write_demo_target
-from cte_dask.demo import run as demo
 from cte_dask.demo.simulate import simulate_nuclei
 from cte_dask.models import load_bank
 from cte_dask.models.unet import UNet

@@ -26,7 +26,7 @@ from documents.pages import (
 from documents.world import copied, in_this_process, run_script, smaller, write_template
 from troubled import cte
 
-from cte_dask.cli import app
+from cte_dask.cli.app import app
 
 SHELL = blocks("sh")
 SERVERS = ("s3://", "slurm:", "sbatch ")

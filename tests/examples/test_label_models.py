@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cte_dask.cli import app
+from cte_dask.cli.app import app
 from cte_dask.volume import write_ome_zarr
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -11,11 +11,12 @@ import pytest
 import xarray as xr
 from conftest import blobs
 
-from cte_dask.dataset import read_scores
+from cte_dask.engine.dask_runner import run_serially
 from cte_dask.models import load_bank
-from cte_dask.resolution import resolve
-from cte_dask.run import run_serially
-from cte_dask.scores import create, layout_of, open_scores
+from cte_dask.results.dataset import read_scores
+from cte_dask.results.layout import layout_of
+from cte_dask.results.store import create, open_scores
+from cte_dask.scoring.resolve import resolve
 from cte_dask.volume import open_volume, write_ome_zarr
 
 SHAPE, TILE, BLOCK = (48, 64, 64), (1, 32, 32), (1, 2, 2)

@@ -14,10 +14,10 @@ import xarray
 import zarr
 from faults import processes
 
-import cte_dask.cluster.address
-import cte_dask.cluster.calm
-import cte_dask.pipeline
-import cte_dask.scoring
+import cte_dask.engine.clusters.address
+import cte_dask.engine.clusters.connection
+import cte_dask.ranking.rank_target
+import cte_dask.scoring.score_block
 
 __all__ = ["cte_dask", "dask", "distributed", "noting", "numba", "processes", "pyarrow", "rich",
            "torch", "xarray", "zarr"]  # fmt: skip

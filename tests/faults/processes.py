@@ -50,7 +50,7 @@ def scheduler(told: Connection) -> None:
     import dask
     from distributed import Scheduler
 
-    from cte_dask.cluster.connection import SETTINGS
+    from cte_dask.engine.clusters.connection import SETTINGS
 
     async def serve() -> None:
         async with Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as server:
@@ -77,7 +77,7 @@ def worker(_told: Connection, address: str, folder: str) -> None:
 
 
 def client(told: Connection, target: str, bank: str, out: str, options: dict[str, Any]) -> None:
-    from cte_dask.pipeline import TargetOptions, rank_target
+    from cte_dask.ranking.rank_target import TargetOptions, rank_target
 
     outcome = rank_target(TargetOptions(target), bank, out, resume=True, **options)
     told.send((outcome.exit_code, outcome.result["complete"]))

@@ -16,10 +16,11 @@ import pytest
 from faults import processes
 from faults.conftest import OPTIONS
 
-from cte_dask.cluster import open_cluster
-from cte_dask.pipeline import TargetOptions, rank_target
-from cte_dask.run import run
-from cte_dask.scores import create, layout_of
+from cte_dask.engine.clusters import open_cluster
+from cte_dask.engine.dask_runner import run
+from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.results.layout import layout_of
+from cte_dask.results.store import create
 
 KILLS = int(os.environ.get("CTE_KILLS", "20"))
 pytestmark = pytest.mark.timeout(600)

@@ -19,13 +19,14 @@ from distributed.scheduler import KilledWorker
 from faults import processes
 from typer.testing import CliRunner
 
-from cte_dask.cli import app
-from cte_dask.losses import SchedulerLostError, Suspects, cause_of
+from cte_dask.cli.app import app
+from cte_dask.engine.lost_workers import SchedulerLostError, Suspects, cause_of
 from cte_dask.models import load_bank
-from cte_dask.pipeline import TargetOptions, rank_target
-from cte_dask.resolution import resolve
-from cte_dask.scores import DONE, open_scores
-from cte_dask.scoring import STATUS, score_block
+from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.results.store import DONE, open_scores
+from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.score_block import score_block
+from cte_dask.scoring.score_tiles import STATUS
 from cte_dask.volume import open_volume, write_ome_zarr
 
 OPTIONS = {"tile": (1, 32, 32), "block": (1, 2, 2), "perturbations": ("gaussian:0.2",)}

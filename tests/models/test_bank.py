@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cte_dask.models import BankError, ModelBank, load_bank
-from cte_dask.models.safe_yaml import parse
+from cte_dask.models.yaml import parse
 
 BANK = """
 schema: cte-bank/1

@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 
-from cte_dask.models.formats import ModelError
 from cte_dask.models.loading import load_network
+from cte_dask.models.network import ModelError
 from cte_dask.models.package import MAX_EXPANSION, Package, folder_digest
 from cte_dask.models.spec import ModelSpec
 from cte_dask.models.unet import UNet

@@ -12,7 +12,7 @@ from cte_dask.perturb import Perturbation
 from cte_dask.perturb.geometric import mirror, mirrors, rotate, rotations, unmoved, zoom
 from cte_dask.perturb.input import apply
 from cte_dask.perturb.philox import key
-from cte_dask.views import view_of
+from cte_dask.perturb.views import view_of
 
 PLANE = {"dims": 2, "halo": (0, 3, 3), "multiple": (1, 4, 4)}
 BOX = {"dims": 3, "halo": (3, 3, 3), "multiple": (2, 4, 4)}

@@ -67,7 +67,7 @@ def logs(world: Path) -> str:
 
 
 def test_the_site_files_that_come_along_are_valid():
-    from cte_dask.cluster.site import Site
+    from cte_dask.engine.clusters.site import Site
 
     folder = Path(__file__).resolve().parents[2] / "deploy" / "slurm"
     for path in sorted(folder.glob("*.yaml")):

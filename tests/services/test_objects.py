@@ -16,13 +16,13 @@ from services.faltering import KINDS, Faltering
 from services.objects import REGION, Place
 from typer.testing import CliRunner, Result
 
-from cte_dask.cli import app
+from cte_dask.cli.app import app
 from cte_dask.demo import bank_path
-from cte_dask.labels import open_labels
+from cte_dask.engine.dask_runner import blocks_array
+from cte_dask.evaluation.labels import open_labels
 from cte_dask.models import load_bank
-from cte_dask.reopening import reopen
-from cte_dask.resolution import resolve
-from cte_dask.run import blocks_array
+from cte_dask.results.experiment_file import reopen
+from cte_dask.scoring.resolve import resolve
 from cte_dask.storage import buckets, zarr_store
 from cte_dask.storage.objects import _look
 from cte_dask.volume import VolumeReadError, open_volume

@@ -16,8 +16,8 @@ import yaml
 from services.slurm import until
 from typer.testing import CliRunner
 
-from cte_dask.cli import app
-from cte_dask.cluster import open_cluster
+from cte_dask.cli.app import app
+from cte_dask.engine.clusters import open_cluster
 
 # a machine that does much else is slow, not wrong: only one that hangs meets the limit
 pytestmark = [pytest.mark.service, pytest.mark.timeout(1800)]
@@ -106,7 +106,7 @@ def test_each_of_two_gpus_has_a_worker_of_its_own(slurm, tmp_path):
     ],
 )
 def test_jobs_that_cannot_work_are_told_in_one_line(slurm, tmp_path, settings, told, monkeypatch):
-    monkeypatch.setattr("cte_dask.cluster.slurm._GRACE", 1.0)
+    monkeypatch.setattr("cte_dask.engine.clusters.slurm._GRACE", 1.0)
     with (
         pytest.raises(ValueError, match=f"(?is)^{told}") as error,
         open_cluster(write_site(tmp_path, **settings)),

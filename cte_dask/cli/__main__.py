@@ -1,0 +1,5 @@
+"""``python -m cte_dask.cli`` is ``cte``."""
+
+from cte_dask.cli.app import app
+
+app()

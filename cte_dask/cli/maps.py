@@ -1,0 +1,52 @@
+"""``cte maps``: a run's consistencies as images that lie over the target."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from cte_dask.cli.console import clear_errors
+from cte_dask.cli.options import JsonOption, Run
+
+__all__ = ["maps"]
+
+
+def maps(
+    run: Run,
+    out: Annotated[
+        str | None, typer.Option(help="Folder or URL of the maps; by default maps.zarr in RUN.")
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(help="metric@perturbation, such as ei@gaussian:0.1; by default what ranks."),
+    ] = None,
+    target_url: Annotated[
+        str | None, typer.Option(help="URL at which a browser finds the target, for Neuroglancer.")
+    ] = None,
+    maps_url: Annotated[
+        str | None, typer.Option(help="URL at which a browser finds the maps, for Neuroglancer.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write each model's consistency as OME-Zarr, over the target."""
+    with clear_errors():
+        from cte_dask.report.maps.write_maps import write_maps
+
+        found = write_maps(
+            run, out, score=score, target_url=target_url, maps_url=maps_url, overwrite=overwrite
+        )
+        typer.echo(json.dumps(found, indent=1) if as_json else _told(found))
+
+
+def _told(found: dict[str, object]) -> str:
+    notes = found["notes"]
+    lines = [
+        f"maps: {found['maps']}",
+        f"napari: {found['napari']}",
+        f"neuroglancer: {found['neuroglancer']}",
+        *(f"note: {note}" for note in (notes if isinstance(notes, list) else [])),
+    ]
+    return "\n".join(lines)

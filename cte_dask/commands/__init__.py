@@ -1,1 +1,0 @@
-"""Commands of ``cte`` that live outside `cte_dask.cli`, one a file."""

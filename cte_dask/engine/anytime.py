@@ -1,0 +1,237 @@
+"""An anytime run: asks for blocks round by round, drops beaten models, stops when it may.
+
+Rounds may be in flight ahead of the decision, so that every worker is busy; they are taken in in
+their own order, and of each only the models that were in the race then. So what is decided, and
+what the ranking counts, depends neither on the number of workers nor on who is the fastest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cte_dask.consistency import BANK_METRICS, metric
+from cte_dask.engine.jobs import Job
+from cte_dask.engine.racing import Race, Round, rounds
+from cte_dask.engine.racing.decision import Decision
+from cte_dask.engine.racing.watch import BlockTiles, Watch
+from cte_dask.results.dataset import mean_of_draws
+from cte_dask.results.layout import Layout, layout_of
+from cte_dask.results.store import DONE, count
+from cte_dask.scoring.score_tiles import COLUMNS, STATUS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cte_dask.engine.racing.goal import Asked, Goal
+    from cte_dask.results.store import Scores
+    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.scoring.score_block import BlockScores
+
+__all__ = ["Anytime", "block_tiles", "goal_for"]
+
+PATIENCE = 2
+"""Rounds after which a model that never gave a number no longer holds up the others."""
+
+
+def goal_for(experiment: Experiment, asked: Asked, *, shard: bool = False) -> Goal | None:
+    """Return what a run is to find out; None if it is to score every block.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    asked
+        The options.
+    shard
+        Whether it is one of several that share the blocks.
+
+    Raises
+    ------
+    ValueError
+        If an anytime run was asked for and cannot be.
+    """
+    metric_name = experiment.primary.partition("@")[0]
+    why = ""
+    if shard:
+        why = "--shard scores a fixed part of the blocks"
+    elif metric_name in BANK_METRICS:
+        why = f"{metric_name} weighs models by what they predict on all blocks"
+    if why and asked.anytime:
+        raise ValueError(f"{why}: leave out --until, --top and --full-order")
+    goal = asked.goal(len(experiment.blocks))
+    return None if why else goal
+
+
+class Anytime:
+    """The work of an anytime run; see `cte_dask.engine.jobs.Work`.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    scores
+        Its store; what it holds already is not scored again.
+    goal
+        What is to be found out, and what may be spent.
+    began
+        `time.monotonic` from which a budget of time counts; by default now.
+    """
+
+    def __init__(
+        self, experiment: Experiment, scores: Scores, goal: Goal, *, began: float | None = None
+    ) -> None:
+        blocks, models = experiment.blocks, len(experiment.candidates)
+        self.goal, self.layout = goal, layout_of(experiment)
+        self.deadline: float | None = None
+        if goal.seconds is not None:
+            self.deadline = (time.monotonic() if began is None else began) + goal.seconds
+        whole = blocks.tiles_per_block
+        self.race = Race(models, whole, goal.top, goal.delta, goal.epsilon)
+        self.watch = Watch(models, whole=whole, delta=goal.delta, places=self.race.places)
+        # what compares the whole bank, or all scores, needs every model on every block
+        self.drops = not (experiment.bank_metrics or experiment.combine)
+        self._scores, self.taken = scores, 0
+        self.most = min(len(blocks), goal.blocks or len(blocks))
+        self._rounds = rounds(blocks.counts, seed=experiment.seed, most=goal.blocks)
+        self._drawn: deque[Round] = deque()
+        self._waiting: deque[Job] = deque()
+        self._found: set[int] = set()  # numbers stay in the store until their round comes
+        self._blocks: list[int] = []
+        self._numbers = np.zeros(models, np.int64)
+        self.aside: NDArray[np.bool_] = np.zeros(models, bool)
+        self._exhausted = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is proven, the budget is spent, or nothing is left to read."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        idle = self._exhausted and not self._drawn
+        begun = self.race.rounds > 0
+        return self.race.proven is not None or idle or (begun and (late or self.nobody))
+
+    @property
+    def nobody(self) -> bool:
+        """Whether no model is left that could win."""
+        return not (self.race.active & ~self.aside).any()
+
+    @property
+    def active(self) -> NDArray[np.bool_]:
+        """Models that are still scored, (model,)."""
+        return self.race.active if self.drops else np.ones_like(self.race.active)
+
+    def jobs(self, most: int) -> list[Job]:
+        """Return the next jobs, of as many rounds as it takes."""
+        while len(self._waiting) < most and not self.finished and not self._exhausted:
+            drawn = next(self._rounds, None)
+            if drawn is None:
+                self._exhausted = True
+                break
+            self._drawn.append(drawn)
+            for block in drawn.blocks:
+                self._want(block)
+            self._advance()
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def take(self, scores: BlockScores) -> None:
+        """Take in a finished block; those of a round count together, and in the rounds' order."""
+        self.taken += not scores.failures
+        self._found.add(scores.index)
+        self._advance()
+
+    def decision(self, *, interrupted: bool = False) -> Decision:
+        """Return what is known now, in names."""
+        names, low, high = self.layout.models, *self.race.intervals()
+        return Decision.of(
+            self.race,
+            names,
+            goal=self.goal,
+            total=len(self.layout.blocks),
+            aside=[names[m] for m in np.flatnonzero(self.aside)],
+            interrupted=interrupted,
+            intervals=dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True)),
+        )
+
+    def told(self) -> str:
+        """Return how the race stands, in a few words."""
+        left, models = int((self.race.active & ~self.aside).sum()), self.race.models
+        return f"{left} of {models} models are not beaten after {self.race.blocks} blocks"
+
+    def count(self) -> Scores:
+        """Note in the store what the ranking counts, and return that part of it.
+
+        Before the first round is whole, that is what there is of it.
+        """
+        exact = self.race.blocks == len(self.layout.blocks)  # then medians are no estimates
+        first = [] if exact else [self.layout.models[m] for m in self.race.proven or ()]
+        if not self._blocks:
+            known = [b for r in list(self._drawn)[:1] for b in r.blocks if b in self._found]
+            return count(self._scores, known, [len(known)] * len(self.layout.models))
+        last = len(self._blocks)
+        dropped = self.race.dropped if self.drops else {}
+        models = [dropped.get(m, last) for m in range(self.race.models)]
+        return count(self._scores, self._blocks, models, first=first)
+
+    def _want(self, block: int) -> None:
+        """Ask for what a block lacks of the models in the race; what is stored is taken."""
+        wanted = np.flatnonzero(self.active).tolist()
+        if self._scores.mark(block) != DONE["missing"]:
+            lacking = set(self._scores.lacking(block))
+            if not (lacking & set(wanted)):
+                self._found.add(block)
+                return
+            wanted = [m for m in wanted if m in lacking]
+        whole = len(wanted) == len(self.layout.models) or not self.drops
+        self._waiting.append(Job(block, None if whole else tuple(wanted)))
+
+    def _advance(self) -> None:
+        while self._drawn and self.race.proven is None and not self.nobody:
+            drawn = self._drawn[0]
+            if any(block not in self._found for block in drawn.blocks):
+                return
+            self._drawn.popleft()
+            self._observe(drawn)
+
+    def _observe(self, drawn: Round) -> None:
+        numbers = [self._scores.block(block) for block in drawn.blocks]
+        tiles = [block_tiles(self.layout, n, self.race.active) for n in numbers]
+        self._found -= set(drawn.blocks)
+        self._blocks += drawn.blocks
+        self._numbers += sum(t.scored.sum(axis=1) for t in tiles)
+        self.watch.observe(drawn, tiles)
+        mute = (self._numbers == 0) & (self._numbers.max() > 0) & (self.race.rounds + 1 >= PATIENCE)
+        self.aside = mute | self.watch.aside
+        self.race.observe(
+            drawn,
+            [t.values for t in tiles],
+            flagged=self.watch.flagged,
+            aside=self.aside,
+        )
+
+
+def block_tiles(
+    layout: Layout, values: NDArray[np.float64], active: NDArray[np.bool_]
+) -> BlockTiles:
+    """Return what a race needs of a block, under the score that ranks.
+
+    Parameters
+    ----------
+    layout
+        What the numbers mean.
+    values
+        float64 (model, draw, column, tile).
+    active
+        Models that count, bool (model,); the others were not scored.
+    """
+    name, _, perturbation = layout.primary.partition("@")
+    first = layout.perturbations.index(perturbation) * layout.repeats
+    draws = values[:, None, first : first + layout.repeats]
+    table = {column: draws[..., i, :] for i, column in enumerate(COLUMNS)}
+    scored = (table["status"] == STATUS["scored"]) & active[:, None, None, None]
+    consistency = mean_of_draws(np.where(scored, metric(name)(table), np.nan))[:, 0]
+    first_draw = {column: numbers[:, 0, 0] for column, numbers in table.items()}
+    foreground = first_draw["n_reference"] / first_draw["n_voxels"]
+    return BlockTiles(consistency, scored[:, 0, 0], foreground)

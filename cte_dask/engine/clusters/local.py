@@ -1,0 +1,63 @@
+"""Worker processes on this machine, on the loopback interface only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cte_dask.engine.clusters.connection import SETTINGS, worker_environment
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
+
+__all__ = ["open_local"]
+
+
+@contextmanager
+def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
+    """Start worker processes, each with one task at a time.
+
+    Parameters
+    ----------
+    workers
+        Number of processes.
+    threads
+        Threads that inference uses in each; Dask's own pool has one.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": worker_environment(threads)}
+    with dask.config.set(settings):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR,
+            preload=["cte_dask.engine.clusters.connection"],
+        )
+        try:
+            with Client(cluster) as client:
+                yield client
+        finally:
+            _close(cluster)
+
+
+def _close(cluster: LocalCluster) -> None:
+    """Stop the workers; one that takes too long is no error: what it did is in the score store.
+
+    On a busy machine Dask gives up waiting after some seconds. The worker ends with this process.
+    """
+    loop_errors = logging.getLogger("tornado.application")
+    level = loop_errors.level
+    loop_errors.setLevel(logging.CRITICAL)
+    try:
+        cluster.close()
+    except TimeoutError:
+        pass
+    finally:
+        loop_errors.setLevel(level)

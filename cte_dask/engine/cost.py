@@ -1,0 +1,286 @@
+"""Planning: how the work is cut into blocks, and what a run will read, compute and store.
+
+A short trial on this machine: how long a tile takes, and how much memory it wants.
+
+One batch of every model, all of its passes, without any of the target's voxels: what a plan turns
+into hours and bytes. Reading, preprocessing and counting come on top of it, a small part.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cte_dask.consistency.binary import binary_agreement
+from cte_dask.consistency.instance import v_rand
+from cte_dask.scoring.bank_overlaps import overlap_rows
+from cte_dask.scoring.block_reader import largest_slab, margins
+from cte_dask.scoring.score_block import loaded
+from cte_dask.scoring.score_tiles import COLUMNS
+from cte_dask.tiles import BlockGrid, Shape
+
+if TYPE_CHECKING:
+    from cte_dask.inference.predictor import Predictor
+    from cte_dask.perturb.draw import Draw
+    from cte_dask.scoring.experiment import Experiment
+
+__all__ = [
+    "ModelCost",
+    "Plan",
+    "load_kernels",
+    "peak_memory",
+    "plan",
+    "reset_peak",
+    "seconds_per_tile",
+]
+
+
+def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
+    """Time all passes of one batch of a model that has run before.
+
+    Parameters
+    ----------
+    ready
+        The loaded model.
+    draws
+        The perturbed runs that it supports, the unperturbed one left out.
+
+    Returns
+    -------
+    float
+        Seconds of wall time a tile, under every draw.
+    """
+    began = time.perf_counter()
+    _tried(ready, draws)
+    return (time.perf_counter() - began) * ready.samples_per_tile / ready.batch
+
+
+def _tried(ready: Predictor, draws: Sequence[Draw]) -> None:
+    with torch.inference_mode():
+        ready.try_out(draws)
+    if ready.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def load_kernels(device: str, *, instances: bool) -> None:
+    """Compare two small predictions, so that this process holds what comparing takes.
+
+    Parameters
+    ----------
+    device
+        Where it will be done; on a GPU it takes no memory of the host worth counting.
+    instances
+        Whether labels will be compared too.
+    """
+    if device != "cpu":
+        return
+    empty = np.zeros((1, 8, 8), np.float32)
+    binary_agreement(empty, empty)
+    if instances:
+        v_rand(*(np.ones((1, 8, 8), np.int32),) * 2)
+
+
+def reset_peak(device: str) -> None:
+    """Forget the peaks of memory so far, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(device: str) -> tuple[int, int]:
+    """Return the most memory in use since `reset_peak`, in bytes.
+
+    Returns
+    -------
+    tuple of int
+        On the host, the whole process with its libraries (0 where the system does not tell), and
+        on the device.
+    """
+    host = 0
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        host = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return host, torch.cuda.max_memory_allocated() if device == "cuda" else 0
+
+
+TRIAL_S = 3.0
+"""Seconds of a plan that are spent on trials; models that come later are inferred."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What one model costs.
+
+    Parameters
+    ----------
+    name
+        The model.
+    passes
+        Whole-network runs a tile, where encoders are shared counted as FLOPs tell.
+    flops
+        Floating-point operations of one tile, all draws (2 a multiply-add); 0 if not countable.
+    seconds
+        Wall time of one tile's passes on this machine, measured or, after `TRIAL_S`, inferred from
+        the operations.
+    """
+
+    name: str
+    passes: int
+    flops: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will read, compute and store.
+
+    Parameters
+    ----------
+    blocks, tiles
+        Their numbers.
+    block_shape
+        Voxels of a whole block (z, y, x).
+    bytes_read
+        Decoded bytes of all chunks touched, halos included; of a shard only its chunks touched.
+    bytes_target
+        Decoded bytes of the target's region.
+    bytes_window
+        Host memory of the largest slab of a block (`cte_dask.scoring.block_reader`).
+    bytes_worker, bytes_device
+        Most host memory of a worker process (0 where it cannot be measured), and of its GPU.
+    bytes_stored
+        Score store, before compression.
+    models
+        Cost of each model.
+    """
+
+    blocks: int
+    tiles: int
+    block_shape: Shape
+    bytes_read: int
+    bytes_target: int
+    bytes_window: int
+    bytes_worker: int
+    bytes_device: int
+    bytes_stored: int
+    models: tuple[ModelCost, ...]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the whole run."""
+        return self.tiles * sum(m.flops for m in self.models)
+
+    def hours(self, workers: int) -> float:
+        """Return how long the passes of the whole target would take.
+
+        Parameters
+        ----------
+        workers
+            How many processes like this one work at once.
+
+        Returns
+        -------
+        float
+            Hours, reading and counting left out.
+        """
+        return self.tiles * sum(m.seconds for m in self.models) / workers / 3600
+
+
+def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None) -> Plan:
+    """Work out what a run will read, compute and store: from metadata and one batch a model.
+
+    Parameters
+    ----------
+    experiment
+        The resolved run.
+    tell
+        Receives one line of progress per model.
+
+    Returns
+    -------
+    Plan
+    """
+    volume, blocks = experiment.volume, experiment.blocks
+    size = volume.dtype.itemsize
+    before, after = margins(experiment)
+    columns = len(experiment.perturbations) * experiment.repeats * len(COLUMNS)
+    models = len(experiment.candidates)
+    overlaps = overlap_rows(models) if experiment.bank_metrics else 0
+    numbers = 8 * (columns * models + overlaps)
+    window = largest_slab(experiment, blocks.block_at(len(blocks) // 2))
+    reset_peak(experiment.device)
+    costs = _costs(experiment, tell)
+    load_kernels(experiment.device, instances=experiment.instances)
+    host, device = peak_memory(experiment.device)
+    return Plan(
+        blocks=len(blocks),
+        tiles=len(experiment.grid),
+        block_shape=blocks.block_shape,
+        bytes_read=size * _voxels_read(experiment, blocks, before, after),
+        bytes_target=size * math.prod(volume.shape),
+        bytes_window=window,
+        # the slab that is scored, the next one as it is read and joined to what is kept of the one
+        # before, and the numbers twice: as made and as written
+        bytes_worker=host and host + 3 * window + 2 * numbers * blocks.tiles_per_block,
+        bytes_device=device and device + (window if experiment.device == "cuda" else 0),
+        bytes_stored=numbers * len(experiment.grid),
+        models=tuple(costs),
+    )
+
+
+def _voxels_read(experiment: Experiment, blocks: BlockGrid, before: Shape, after: Shape) -> int:
+    """Voxels of all chunks that the blocks touch, of a shard those alone: a product of sums."""
+    volume = experiment.volume
+    total = 1
+    for axis in range(3):
+        step = blocks.per_block[axis] * blocks.grid.tile[axis]
+        last = blocks.grid.counts[axis] * blocks.grid.tile[axis]
+        unit, extent = volume.chunks[axis], volume.array_shape[axis]
+        origin = volume.origin[axis]
+        touched = 0
+        for number in range(blocks.counts[axis]):
+            low = max(0, origin + number * step - before[axis])
+            high = min(extent, origin + min((number + 1) * step, last) + after[axis])
+            first = low // unit * unit
+            touched += min(extent, -(-high // unit) * unit) - first
+        total *= touched
+    return total
+
+
+def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCost]:
+    """Count and time the passes of every model, once for all that differ in their weights alone."""
+    from cte_dask.perturb.draw import draws_of
+
+    draws = draws_of(experiment.perturbations, experiment.repeats)
+    costs: list[ModelCost] = []
+    known: dict[Hashable, tuple[int, float]] = {}
+    began = time.monotonic()
+    for candidate in experiment.candidates:
+        tell(f"counting operations: {candidate.name}")
+        ready = loaded(experiment, candidate)
+        possible = [d for d in draws if candidate.supports(d.perturbation)]
+        possible = [d for d in possible if d.perturbation.space != "none"]
+        same = (ready.network.code or candidate.name, ready.passes.form, ready.batch, len(possible))
+        if same not in known:
+            flops = ready.flops_per_tile(possible)
+            if not costs or time.monotonic() - began < TRIAL_S:
+                seconds = seconds_per_tile(ready, possible)
+            else:
+                seconds = _likely(flops, costs)
+            known[same] = flops, seconds
+        costs.append(ModelCost(candidate.name, 1 + len(possible), *known[same]))
+    return costs
+
+
+def _likely(flops: int, costs: Sequence[ModelCost]) -> float:
+    """Return the seconds that operations take at the rate of the models timed so far."""
+    return flops * sum(c.seconds for c in costs) / max(1, sum(c.flops for c in costs))

@@ -1,0 +1,135 @@
+"""What a run is to find out, and when it may stop: the options of an anytime ranking as a value."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+
+from cte_dask.engine.racing.race import DELTA, EPSILON
+
+__all__ = ["ANYTIME_ABOVE", "TYPICAL_BLOCKS", "Asked", "Goal", "goal_of"]
+
+ANYTIME_ABOVE = 256
+"""Blocks of a target above which a run is anytime unless it is told otherwise."""
+TYPICAL_BLOCKS = 28, 56
+"""Blocks that the best model took in half, and in three of four, of simulated banks on a terabyte
+(`benchmarks.race_banks.terabyte_bank`; ``tests/test_race.py``)."""
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What an anytime ranking is to find out, and what it may spend.
+
+    Parameters
+    ----------
+    top
+        How many of the best models; None for the order of all.
+    delta
+        Probability at most of a wrong answer.
+    epsilon
+        Difference of CTE that does not matter.
+    blocks, seconds
+        Stop when so many blocks are read or so much time has passed, decided or not; None for no
+        such end.
+
+    Raises
+    ------
+    ValueError
+        For a value out of its range.
+    """
+
+    top: int | None = 1
+    delta: float = DELTA
+    epsilon: float = EPSILON
+    blocks: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"--top must be at least 1, not {self.top}")
+        if not 0 < self.delta < 1:
+            raise ValueError(f"--delta {self.delta:g} must lie between 0 and 1")
+        if not 0 <= self.epsilon < 1:
+            raise ValueError(f"--epsilon {self.epsilon:g} must be at least 0 and below 1")
+        if self.blocks is not None and self.blocks < 1:
+            raise ValueError(f"--until {self.blocks}: at least one block must be read")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options of ``cte rank`` that say what is to be found out; see `goal_of`."""
+
+    until: str | None = None
+    exhaustive: bool = False
+    top: int | None = None
+    full_order: bool = False
+    delta: float | None = None
+    epsilon: float | None = None
+
+    @property
+    def anytime(self) -> bool:
+        """Whether an anytime run was asked for."""
+        return self.until is not None or self.top is not None or self.full_order
+
+    def goal(self, blocks: int) -> Goal | None:
+        """Return what is to be found out on a target of so many blocks; see `goal_of`."""
+        return goal_of(blocks, **asdict(self))
+
+
+def goal_of(
+    blocks: int,
+    *,
+    until: str | None = None,
+    exhaustive: bool = False,
+    top: int | None = None,
+    full_order: bool = False,
+    delta: float | None = None,
+    epsilon: float | None = None,
+) -> Goal | None:
+    """Return what a run is to find out; None if it is to score every block.
+
+    Parameters
+    ----------
+    blocks
+        Of the target. Above `ANYTIME_ABOVE`, or if `until` or an answer is asked for, a run is
+        anytime.
+    until
+        ``decided``, a number of blocks, or a time such as ``90s``, ``10m``, ``2h``.
+    exhaustive
+        Score every block.
+    top, full_order
+        How many of the best models to find, or the order of all; by default the best one.
+    delta, epsilon
+        See `Goal`; None for its own.
+
+    Raises
+    ------
+    ValueError
+        For options that exclude each other or that cannot be read.
+    """
+    asked = until is not None or top is not None or full_order
+    if exhaustive and asked:
+        raise ValueError("--exhaustive scores every block: leave out --until, --top, --full-order")
+    if top is not None and full_order:
+        raise ValueError("--top and --full-order exclude each other")
+    number, seconds = _parsed(until)
+    answer = None if full_order else 1 if top is None else top
+    error, margin = DELTA if delta is None else delta, EPSILON if epsilon is None else epsilon
+    goal = Goal(answer, error, margin, number, seconds)
+    return goal if asked or (blocks > ANYTIME_ABOVE and not exhaustive) else None
+
+
+def _parsed(until: str | None) -> tuple[int | None, float | None]:
+    if until is None or until == "decided":
+        return None, None
+    if until.isdecimal():
+        return int(until), None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", until)
+    seconds = float(found[1]) * _SECONDS[found[2]] if found else math.nan
+    if not seconds > 0:
+        raise ValueError(
+            f"--until {until!r} must be decided, a number of blocks, or a time such as 90s, 10m, 2h"
+        )
+    return None, seconds

@@ -1,0 +1,53 @@
+"""One line for an error: what a ledger, a report and a terminal show of it.
+
+What can go wrong with a target, in one line each.
+"""
+
+from __future__ import annotations
+
+__all__ = ["VolumeError", "VolumeReadError", "cause", "reason"]
+
+LONGEST = 400
+
+
+def reason(error: BaseException) -> str:
+    """Return an error in one line, with its type where the text alone would puzzle.
+
+    Examples
+    --------
+    >>> reason(ValueError("tile is too large"))
+    'tile is too large'
+    >>> reason(KeyError("weight"))
+    "KeyError: 'weight'"
+    """
+    text = " ".join(str(error).split())
+    if not text or not _speaks_for_itself(error):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _speaks_for_itself(error: BaseException) -> bool:
+    """Whether the message is one of ours, or the system's own words for a file that is missing."""
+    ours = type(error).__module__.startswith("cte_dask")
+    return ours or type(error) is ValueError or isinstance(error, OSError)
+
+
+class VolumeError(ValueError):
+    """The target (or its mask) cannot be opened: missing, not readable, or not what was asked."""
+
+
+class VolumeReadError(OSError):
+    """Stored voxels that should be there cannot be read; never replaced by a fill value."""
+
+
+def cause(error: BaseException) -> str:
+    r"""Return an exception as one line of text, its type's name when it carries no message.
+
+    Examples
+    --------
+    >>> cause(ValueError("two\nlines"))
+    'two lines'
+    >>> cause(KeyError())
+    'KeyError'
+    """
+    return " ".join(str(error).split()) or type(error).__name__

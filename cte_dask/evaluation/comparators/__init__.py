@@ -1,0 +1,1 @@
+"""What CTE is compared with: CCFV (supervised), entropy and confidence."""

@@ -1,0 +1,262 @@
+"""Evaluation of one block, in one process: reference predictions against labels.
+
+Labels and features are read here for evaluation alone; nothing here changes a score of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from cte_dask.arrays import namespace, to_numpy
+from cte_dask.errors import reason
+from cte_dask.evaluation.accuracy import average_precision, f1_of_counts, foreground_counts
+from cte_dask.evaluation.comparators.ccfv import TileFeatures
+from cte_dask.evaluation.comparators.confidence import foreground_confidence, foreground_entropy
+from cte_dask.evaluation.comparators.decoder_features import (
+    Captured,
+    DecoderLayer,
+    captured,
+    decoder_layers,
+    drawn_voxels,
+    sampled_features,
+)
+from cte_dask.evaluation.labels import read_labels
+from cte_dask.evaluation.result import MEASURES
+from cte_dask.inference.graph.bottleneck import BlackBoxError
+from cte_dask.scoring.block_reader import Window, read_window, shifted
+from cte_dask.scoring.candidates import predictor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cte_dask.inference.outputs import Prediction
+    from cte_dask.inference.predictor import Predictor
+    from cte_dask.models.network import Network
+    from cte_dask.models.spec import ModelSpec
+    from cte_dask.scoring.experiment import Candidate, Experiment
+    from cte_dask.tiles import Tile
+    from cte_dask.volume import Volume
+
+__all__ = ["BlockEvaluation", "BlockTask", "evaluate_block"]
+
+_DECODERS: WeakKeyDictionary[Network, tuple[DecoderLayer, ...] | str] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockTask:
+    """What is to be evaluated of a block.
+
+    Parameters
+    ----------
+    index
+        Number of the block.
+    scored
+        Which model scored which tile in the run, bool (model, tile).
+    featured
+        Numbers of the tiles whose features CCFV wants.
+    """
+
+    index: int
+    scored: NDArray[np.bool_]
+    featured: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockEvaluation:
+    """What was measured in a block.
+
+    Parameters
+    ----------
+    tiles
+        Numbers of the block's tiles, (tile,).
+    labelled
+        Voxels of each tile that the labels call foreground, (tile,).
+    values
+        float64 (model, `MEASURES`, tile), NaN where there is nothing to measure.
+    features
+        Model and tile → what CCFV needs, a `TileFeatures` a decoder layer.
+    causes
+        Why a model failed, by name.
+    unreached
+        Why a model's features cannot be looked at, by name.
+    """
+
+    tiles: NDArray[np.int64]
+    labelled: NDArray[np.int64]
+    values: NDArray[np.float64]
+    features: dict[tuple[str, int], tuple[TileFeatures, ...]] = field(default_factory=dict)
+    causes: dict[str, str] = field(default_factory=dict)
+    unreached: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate_block(experiment: Experiment, labels: Volume, task: BlockTask) -> BlockEvaluation:
+    """Predict a block's tiles once more, unperturbed, and measure them.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    labels
+        From `cte_dask.evaluation.labels.open_labels`.
+    task
+        What is wanted.
+
+    Returns
+    -------
+    BlockEvaluation
+        A model that raises is a cause, never a measure.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the target or the labels cannot be read.
+    """
+    torch.set_num_threads(experiment.threads)
+    block = experiment.blocks.block_at(task.index)
+    window = read_window(experiment, block)
+    truth = {t.index: read_labels(labels, t.start, t.stop) for t in block.tiles}
+    found = BlockEvaluation(
+        np.array([t.index for t in block.tiles], np.int64),
+        np.array([np.count_nonzero(truth[t.index]) for t in block.tiles], np.int64),
+        np.full((len(experiment.candidates), len(MEASURES), len(block.tiles)), math.nan),
+    )
+    scene = _Scene(experiment, window, truth, task.featured, found)
+    for number, candidate in enumerate(experiment.candidates):
+        wanted = [t for t, yes in zip(block.tiles, task.scored[number], strict=True) if yes]
+        try:
+            for tile, measured in _measured(scene, candidate, wanted):
+                found.values[number, :, tile.index == found.tiles] = measured
+        except Exception as error:  # foreign code: one model's fault must not stop the bank
+            found.values[number] = math.nan
+            found.causes[candidate.name] = reason(error)
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scene:
+    """What every model of a block sees; what CCFV needs of it goes into `found`."""
+
+    experiment: Experiment
+    window: Window
+    truth: Mapping[int, NDArray[Any]]
+    featured: frozenset[int]
+    found: BlockEvaluation
+
+
+def _measured(
+    scene: _Scene, candidate: Candidate, tiles: Sequence[Tile]
+) -> Iterator[tuple[Tile, list[float]]]:
+    """Yield each tile's measures."""
+    ready = _loaded(scene.experiment, candidate)
+    layers = _decoder(ready) if scene.featured else ()
+    if isinstance(layers, str):
+        scene.found.unreached[candidate.name] = layers
+        layers = ()
+    planes = 1 if ready.spec.dims == 3 else ready.tile[0]
+    size = max(1, ready.batch // planes)
+    for low in range(0, len(tiles), size):
+        group = tiles[low : low + size]
+        watched = layers if any(t.index in scene.featured for t in group) else ()
+        with _watched(ready, watched) as kept:
+            prediction = _predicted(scene, ready, group)
+        for number, tile in enumerate(group):
+            truth = scene.truth[tile.index]
+            if watched and tile.index in scene.featured:
+                drawn = drawn_voxels(tile, truth, scene.experiment.seed)
+                features = sampled_features(ready, kept, number, drawn)
+                scene.found.features[candidate.name, tile.index] = features
+            core = tuple(slice(0, s) for s in tile.shape)
+            maps = [to_numpy(m[number])[core] for m in prediction.foreground]
+            labels = prediction.labels
+            instances = None if labels is None else to_numpy(labels[number])[core]
+            yield tile, _measures(ready.spec, np.maximum.reduce(maps), instances, truth)
+
+
+@contextmanager
+def _watched(ready: Predictor, layers: Sequence[DecoderLayer]) -> Iterator[Captured]:
+    """Keep what layers give; the network then runs as it is, since a trace has no modules."""
+    passes = ready.passes
+    ready.passes = replace(passes, path=None) if layers else passes
+    try:
+        with captured(ready.network.forward, layers) as kept:
+            yield kept
+    finally:
+        ready.passes = passes
+
+
+def _loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
+    """Return a candidate's network without feature perturbation."""
+    return predictor(
+        candidate,
+        tile=experiment.grid.tile,
+        device=experiment.device,
+        precision=experiment.precision,
+        features=False,
+        instances=experiment.instances,
+    )
+
+
+def _decoder(ready: Predictor) -> tuple[DecoderLayer, ...] | str:
+    """Return the decoder's layers, looked for once a process, or why there are none."""
+    if ready.network not in _DECODERS:
+        try:
+            _DECODERS[ready.network] = decoder_layers(ready.network, ready.example())
+        except (BlackBoxError, RuntimeError) as error:
+            _DECODERS[ready.network] = reason(error)
+    return _DECODERS[ready.network]
+
+
+def _predicted(scene: _Scene, ready: Predictor, tiles: Sequence[Tile]) -> Prediction:
+    experiment, window = scene.experiment, scene.window
+    if experiment.intensity is None:
+        raise ValueError("the target's intensities were not sampled: resolve with sample=True")
+    starts = [shifted(t.start, ready.frame.before, -1) for t in tiles]
+    frames = [window.frame(start, ready.frame.shape).astype("float32") for start in starts]
+    (prediction,) = ready.run(
+        namespace(window.voxels).stack(frames),
+        tiles,
+        [],
+        intensity=experiment.intensity,
+        seed=experiment.seed,
+    )
+    return prediction
+
+
+def _measures(
+    spec: ModelSpec,
+    probability: NDArray[np.floating],
+    instances: NDArray[Any] | None,
+    truth: NDArray[Any],
+) -> list[float]:
+    """Return the `MEASURES` of one tile."""
+    # of a multi-class model the maps are zero wherever the background wins
+    threshold = 0.0 if spec.output.classes else spec.output.threshold
+    f1 = float(f1_of_counts(*foreground_counts(probability > threshold, truth > 0)))
+    precision = math.nan
+    if instances is not None:
+        precision = average_precision(instances, _instances(truth, spec.dims))
+    if spec.output.activation == "labels":  # labels alone: no probability to be sure of
+        return [f1, precision, math.nan, math.nan]
+    return [
+        f1,
+        precision,
+        foreground_entropy(probability, threshold=threshold),
+        foreground_confidence(probability, threshold=threshold),
+    ]
+
+
+def _instances(truth: NDArray[Any], dims: int) -> NDArray[Any]:
+    """Return the labels as a model of `dims` axes can find them: plane by plane for a 2D model."""
+    if dims == 3 or len(truth) == 1:
+        return truth
+    above = int(truth.max()) * np.arange(len(truth), dtype=np.int64)[:, None, None]
+    planes: NDArray[Any] = np.where(truth > 0, truth.astype(np.int64) + above, 0)
+    return planes

@@ -1,0 +1,296 @@
+"""Evaluating a finished run: its tiles predicted once more, block by block, against labels."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.engine.clusters import default_workers, open_cluster
+from cte_dask.evaluation.comparators.ccfv import ccfv
+from cte_dask.evaluation.comparators.decoder_features import FEWEST_VOXELS
+from cte_dask.evaluation.comparison import TileMeasures, evaluation_of
+from cte_dask.evaluation.evaluate_block import BlockEvaluation, BlockTask, evaluate_block
+from cte_dask.evaluation.labels import open_labels, read_labels
+from cte_dask.evaluation.result import MEASURES
+from cte_dask.ranking.bootstrap import cells
+from cte_dask.ranking.rank import rank
+from cte_dask.results.dataset import read_scores, told_attributes
+from cte_dask.results.experiment_file import reopen
+from cte_dask.results.store import DONE, counted, open_scores
+from cte_dask.scoring.experiment import versions
+from cte_dask.scoring.score_tiles import STATUS
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from distributed import Client
+    from numpy.typing import NDArray
+
+    from cte_dask.evaluation.result import Evaluation
+    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.volume import Volume
+
+__all__ = ["evaluate_run"]
+
+MOST_FEATURED = 32
+"""Tiles whose features CCFV compares: 496 pairs a layer."""
+RETRIES = 2
+TELL_EVERY_S = 10.0
+
+Tell = Callable[[str], None]
+
+
+def evaluate_run(
+    run: str,
+    labels: object,
+    *,
+    cluster: str = "none",
+    workers: int | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    bootstrap: str | Sequence[str] = "cell",
+    features: bool = True,
+    leave_out: Mapping[str, str] | None = None,
+    tell: Tell = lambda _: None,
+) -> Evaluation:
+    """Compare a run's scores with performance against labels; the run is not changed.
+
+    Parameters
+    ----------
+    run
+        Folder or URL of a finished run.
+    labels
+        Labels of the target, see `cte_dask.evaluation.labels.open_labels`.
+    cluster, workers
+        Where the tiles are predicted; see `cte_dask.engine.clusters.open_cluster`.
+    seed
+        Of the bootstrap, the permutation p-values and the voxels that CCFV samples.
+    resamples
+        Of the bootstrap of Kendall's τ.
+    bootstrap
+        What it draws: ``"cell"``, spatial cells of neighbouring tiles, as the ranking's intervals
+        do; ``"tile"`` where tiles are images of their own, such as a stack of unrelated planes.
+        Or one name a z plane of the region: planes of one name are drawn together.
+    features
+        Whether to compute CCFV, which looks at the features of up to 32 labelled tiles.
+    leave_out
+        Models that are evaluated but no part of the agreements, and why: those that have seen the
+        target's domain in training.
+    tell
+        Receives one line of progress now and then.
+
+    Returns
+    -------
+    Evaluation
+        Performance of each model, and how well each score ranks as it does.
+
+    Raises
+    ------
+    ValueError, OSError
+        For any bad value, naming it; also if no scored tile has labels.
+    """
+    if isinstance(bootstrap, str) and bootstrap not in ("cell", "tile"):
+        raise ValueError(f"bootstrap {bootstrap!r} is not one of cell, tile")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    workers = default_workers(1) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    experiment = reopen(run)
+    scores = counted(open_scores(f"{run}/scores.zarr"))
+    _check_names(leave_out or {}, experiment)
+    truth = open_labels(labels, experiment.volume)
+    dataset = read_scores(scores)
+    dataset.attrs |= told_attributes(experiment)
+    tell("looking where the labels are")
+    tasks = _tasks(experiment, dataset, truth, seed=seed, features=features)
+    with open_cluster(cluster, workers=workers, threads=experiment.threads) as client:
+        found = list(_evaluated(experiment, truth, tasks, client, tell))
+    done = scores.done()
+    notes = _notes(experiment, found, int((done != DONE["complete"]).sum()), len(done))
+    units = _units(experiment, dataset, bootstrap)
+    tell("comparing ranks")
+    return evaluation_of(
+        dataset,
+        rank(dataset),
+        _joined(experiment, dataset, found, units, features=features),
+        seed=seed,
+        number=resamples,
+        causes={n: c for b in found for n, c in b.causes.items()},
+        left_out=leave_out,
+        notes=(*notes, *_early(dataset)),
+        about={
+            "run": run,
+            "experiment": scores.layout.experiment,
+            "target": experiment.volume.describe(),
+            "tile": list(experiment.grid.tile),
+            "labels": truth.name,
+            "bootstrap": {
+                "unit": bootstrap if isinstance(bootstrap, str) else "named planes",
+                "resamples": resamples,
+            },
+            "excluded": dict(experiment.excluded),
+            "versions": versions(),
+        },
+    )
+
+
+def _check_names(names: Mapping[str, str], experiment: Experiment) -> None:
+    known = {c.name for c in experiment.candidates} | set(experiment.excluded)
+    if unknown := [n for n in names if n not in known]:
+        raise ValueError(f"no model {unknown[0]!r} to leave out: there are {', '.join(known)}")
+
+
+def _units(
+    experiment: Experiment, dataset: xr.Dataset, bootstrap: str | Sequence[str]
+) -> NDArray[np.int64]:
+    """Return what the bootstrap draws: a number a tile."""
+    starts = np.stack([dataset[axis].to_numpy() for axis in "zyx"], axis=1)
+    if isinstance(bootstrap, str):
+        return cells(starts) if bootstrap == "cell" else np.arange(len(starts))
+    planes = experiment.volume.shape[0]
+    if len(bootstrap) != planes or experiment.grid.tile[0] != 1:
+        raise ValueError(
+            f"bootstrap has {len(bootstrap)} names for {planes} planes in tiles of "
+            f"{experiment.grid.tile}: one name a plane and tiles of one plane are needed"
+        )
+    _, unit = np.unique(np.asarray(bootstrap), return_inverse=True)
+    found: NDArray[np.int64] = unit[starts[:, 0] - experiment.volume.origin[0]]
+    return found
+
+
+def _tasks(
+    experiment: Experiment, dataset: xr.Dataset, truth: Volume, *, seed: int, features: bool
+) -> list[BlockTask]:
+    """Return what to evaluate of each block that the run has done."""
+    blocks = [int(b) for b in np.unique(dataset.block.to_numpy())]
+    none = np.empty(0, np.int64)
+    labelled = np.concatenate([none, *(_labelled(experiment, truth, b) for b in blocks)])
+    scored = (dataset.status == STATUS["scored"]).any("perturbation").to_numpy()
+    if not (labelled[scored.any(axis=0)] > 0).any():
+        raise ValueError(f"labels {truth.name} are empty (0) in every tile that was scored")
+    featured = _featured(dataset, labelled, scored, seed) if features else frozenset()
+    of = dataset.block.to_numpy()
+    tiles = dataset.tile.to_numpy()
+    return [
+        BlockTask(b, scored[:, of == b], featured & frozenset(tiles[of == b].tolist()))
+        for b in blocks
+    ]
+
+
+def _labelled(experiment: Experiment, truth: Volume, block: int) -> NDArray[np.int64]:
+    """Count the labelled voxels of a block's tiles."""
+    tiles = experiment.blocks.block_at(block).tiles
+    return np.array([np.count_nonzero(read_labels(truth, t.start, t.stop)) for t in tiles])
+
+
+def _featured(
+    dataset: xr.Dataset, labelled: NDArray[np.int64], scored: NDArray[np.bool_], seed: int
+) -> frozenset[int]:
+    """Draw the tiles that CCFV compares: the same ones for every model."""
+    usable = np.flatnonzero((labelled >= FEWEST_VOXELS) & scored.all(axis=0))
+    tiles = np.sort(dataset.tile.to_numpy()[usable])
+    drawn = np.random.default_rng(seed).permutation(tiles)[:MOST_FEATURED]
+    return frozenset(int(t) for t in drawn)
+
+
+def _evaluated(
+    experiment: Experiment,
+    truth: Volume,
+    tasks: Sequence[BlockTask],
+    client: Client | None,
+    tell: Tell,
+) -> Iterator[BlockEvaluation]:
+    """Yield the blocks as they are done, and tell how far they are."""
+    if client is None:
+        done: Iterator[BlockEvaluation] = (evaluate_block(experiment, truth, t) for t in tasks)
+    else:
+        done = _with_dask(experiment, truth, tasks, client)
+    began = told = time.monotonic()
+    for number, block in enumerate(done, start=1):
+        now = time.monotonic()
+        if now - told > TELL_EVERY_S or number == len(tasks):
+            left = (now - began) / number * (len(tasks) - number)
+            tell(f"predicted {number} of {len(tasks)} blocks, about {left:.0f} s left")
+            told = now
+        yield block
+
+
+def _with_dask(
+    experiment: Experiment, truth: Volume, tasks: Sequence[BlockTask], client: Client
+) -> Iterator[BlockEvaluation]:
+    """Evaluate blocks on a cluster, a window at a time."""
+    from distributed import as_completed
+
+    shared = client.scatter(experiment, broadcast=True)
+    waiting = iter(tasks)
+    window = max(4, 3 * sum(client.nthreads().values()))
+
+    def submitted(number: int) -> list[Any]:
+        return [
+            client.submit(evaluate_block, shared, truth, task, retries=RETRIES, pure=False)
+            for task in islice(waiting, number)
+        ]
+
+    running = as_completed(submitted(window), loop=client.loop)
+    for future in running:
+        yield future.result()
+        future.release()
+        running.update(submitted(1))
+
+
+def _joined(
+    experiment: Experiment,
+    dataset: xr.Dataset,
+    found: Sequence[BlockEvaluation],
+    units: NDArray[np.int64],
+    *,
+    features: bool,
+) -> TileMeasures:
+    """Put the blocks' measures into the order of the run's tiles."""
+    place = {int(t): i for i, t in enumerate(dataset.tile.to_numpy())}
+    values = np.full((len(experiment.candidates), len(MEASURES), len(place)), math.nan)
+    labelled = np.zeros(len(place), np.int64)
+    for block in found:
+        at = [place[int(t)] for t in block.tiles]
+        values[:, :, at] = block.values
+        labelled[at] = block.labelled
+    return TileMeasures(values, labelled, units, _ccfv(experiment, found) if features else {})
+
+
+def _ccfv(experiment: Experiment, found: Sequence[BlockEvaluation]) -> dict[str, float]:
+    """Return each model's CCFV, NaN where its features cannot be looked at."""
+    scores = {}
+    for candidate in experiment.candidates:
+        tiles = {
+            tile: features
+            for block in found
+            for (name, tile), features in block.features.items()
+            if name == candidate.name
+        }
+        layers = list(zip(*(tiles[t] for t in sorted(tiles)), strict=True))
+        scores[candidate.name] = ccfv(layers) if len(tiles) >= 2 else math.nan
+    return scores
+
+
+def _notes(
+    experiment: Experiment, found: Sequence[BlockEvaluation], missing: int, total: int
+) -> tuple[str, ...]:
+    unreached = {n: why for b in found for n, why in b.unreached.items()}
+    featured = len({tile for b in found for _, tile in b.features})
+    notes = [f"CCFV is not available for {n}: {why}" for n, why in unreached.items()]
+    if len(unreached) < len(experiment.candidates) and featured:
+        notes.append(f"CCFV compares the features of {featured} tiles")
+    if missing:
+        notes.append(f"{missing} of {total} blocks of the run are not complete")
+    return tuple(notes)
+
+
+def _early(dataset: xr.Dataset) -> tuple[str, ...]:
+    absent = (dataset.status == STATUS["absent"]).any(["perturbation", "tile"]).to_numpy()
+    names = ", ".join(map(str, dataset.model.to_numpy()[absent]))
+    return (f"beaten early, evaluated on fewer tiles than others: {names}",) if names else ()

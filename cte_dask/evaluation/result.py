@@ -1,0 +1,169 @@
+"""What an evaluation says: performance of each model, and how well each score ranks as it does.
+
+Names of what an evaluation measures of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cte_dask.consistency import metric
+from cte_dask.evaluation.rank_correlation import RankCorrelation
+from cte_dask.scoring.tile_statistics import PAIRS
+
+__all__ = [
+    "COMPARATORS",
+    "MEASURES",
+    "PERFORMANCES",
+    "Agreement",
+    "Evaluation",
+    "ModelEvaluation",
+    "performance_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvaluation:
+    """One model against the labels.
+
+    Parameters
+    ----------
+    name, rank, flags
+        As in the ranking, made without labels.
+    performance
+        ``f1`` and, where the run has instances, ``map``: medians over the labelled tiles.
+    scores
+        Every ``metric@perturbation``, ``entropy`` (negative, so that higher is better),
+        ``confidence`` and ``ccfv``: median over the tiles that the model has a number for.
+    common
+        The same over the tiles that every unflagged model has a number for; CCFV has none.
+    n_labelled
+        Labelled tiles that the model was evaluated on.
+    cause
+        Why it could not be evaluated; empty if it was.
+    left_out
+        Why it is no part of the agreements though it was evaluated; empty if it is.
+    """
+
+    name: str
+    rank: int | None
+    flags: tuple[str, ...]
+    performance: Mapping[str, float]
+    scores: Mapping[str, float]
+    common: Mapping[str, float]
+    n_labelled: int
+    cause: str = ""
+    left_out: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well one score orders the models as one performance does.
+
+    Parameters
+    ----------
+    score, performance
+        Their names.
+    correlation
+        Of the bare scores, every ranked model alike.
+    low, high
+        95 % bootstrap interval of Kendall's τ; NaN for CCFV, which no single tile has.
+    flagged_last
+        Of the scores with models flagged as degenerate below all others, as the ranking has them;
+        only its τ and ρ mean anything.
+    common, n_common
+        Of the medians over common tiles, and how many tiles are common; None for CCFV.
+    """
+
+    score: str
+    performance: str
+    correlation: RankCorrelation
+    low: float
+    high: float
+    flagged_last: RankCorrelation
+    common: RankCorrelation | None
+    n_common: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A run against labels.
+
+    Parameters
+    ----------
+    primary
+        The score that ranked.
+    models
+        In rank order.
+    agreements
+        One a score and performance.
+    n_tiles, n_labelled, n_units
+        Tiles scored, those with labels, and the units that the bootstrap drew.
+    seed
+        Of the bootstrap, the permutations and the sampled voxels.
+    notes
+        What a reader should know, such as blocks that were missing.
+    about
+        Where the run and the labels lie, and what made the numbers.
+    tiles
+        Columns of a table of one row a model and tile: ``model``, ``tile``, first voxel ``z``,
+        ``y``, ``x``, ``labelled`` (voxels) and every measure.
+    """
+
+    primary: str
+    models: tuple[ModelEvaluation, ...]
+    agreements: tuple[Agreement, ...]
+    n_tiles: int
+    n_labelled: int
+    n_units: int
+    seed: int
+    notes: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    tiles: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def agreement(self, score: str, performance: str | None = None) -> Agreement:
+        """Return one agreement.
+
+        Parameters
+        ----------
+        score
+            ``metric@perturbation``, ``entropy``, ``confidence`` or ``ccfv``.
+        performance
+            ``f1`` or ``map``; by default the one that the score is about.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        wanted = performance or performance_of(score, self.performances)
+        for found in self.agreements:
+            if (found.score, found.performance) == (score, wanted):
+                return found
+        have = ", ".join(dict.fromkeys(a.score for a in self.agreements))
+        raise ValueError(f"no agreement of {score!r} with {wanted!r}: there are {have}")
+
+    @property
+    def performances(self) -> tuple[str, ...]:
+        """``f1`` and, where the run has instances, ``map``."""
+        return tuple(dict.fromkeys(a.performance for a in self.agreements))
+
+
+def performance_of(score: str, performances: Sequence[str]) -> str:
+    """Return the performance that a score is about: mAP where instances are compared, else F1."""
+    name, at, _ = score.partition("@")
+    instances = bool(at) and bool(set(metric(name).statistics) & set(PAIRS))
+    return "map" if instances and "map" in performances else "f1"
+
+
+PERFORMANCES = ("f1", "map")
+"""Against labels: F1 of the foreground, mean average precision of the instances."""
+
+COMPARATORS = {"entropy": -1.0, "confidence": 1.0}
+"""What ranks without labels beside CTE (`cte_dask.evaluation.comparators.confidence`), and the sign
+that makes higher better."""
+
+MEASURES = (*PERFORMANCES, *COMPARATORS)
+"""All of them, in the order of the columns."""

@@ -1,0 +1,1 @@
+"""From tiles to predictions: the network, its passes, its memory."""

@@ -1,0 +1,1 @@
+"""The traced network: where its bottleneck is, and what passes share."""

@@ -1,0 +1,166 @@
+"""Skip connections convolved once: the half of a decoder's convolution that no mask reaches.
+
+A decoder joins a skip connection and what comes from below, and convolves both. A convolution is
+linear: its sum over the skip's channels is the same in every pass under feature perturbation. It is
+taken out of the passes, and they add it; the joined array is never made. Sums are rounded in
+another order than in the plain network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from cte_dask.inference.graph.fold_and_fuse import FUSED, FUSED_SUM, weight_of
+
+__all__ = ["halved"]
+
+_ATEN = torch.ops.aten
+_CHANNELS = 1
+_TRANSPOSED, _GROUPS = 6, 8
+_FUSED_GROUPS, _FUSED_NAME = 6, 7
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """A convolution of joined arrays, some of which come straight from the state."""
+
+    node: Node
+    early: tuple[Node, ...]
+    late: tuple[Node, ...]
+    weights: tuple[Tensor, Tensor]
+
+    @property
+    def geometry(self) -> tuple[Any, ...]:
+        """Padding, stride and dilation."""
+        if self.node.target is FUSED.default:
+            return self.node.args[3:6]
+        stride, padding, dilation = self.node.args[3:6]
+        return padding, stride, dilation
+
+
+def halved(suffix: GraphModule) -> tuple[GraphModule, GraphModule] | None:
+    """Take out of a suffix the convolutions of what its state holds.
+
+    Parameters
+    ----------
+    suffix
+        (*state, *masks) -> y, its state the placeholders ``kept_…``; left as it is.
+
+    Returns
+    -------
+    tuple of GraphModule, or None
+        (*state) -> state', run once, and (*state', *masks) -> y, run once a pass; None where no
+        convolution can be split.
+    """
+    found = [h for node in suffix.graph.nodes if (h := _half(suffix, node)) is not None]
+    if not found:
+        return None
+    passes, state = _passes(suffix, found)
+    return _once(suffix, found, state), passes
+
+
+def _half(module: GraphModule, node: Node) -> _Half | None:
+    fused = node.target is FUSED.default
+    if not fused and (node.target is not _ATEN.convolution.default or node.args[_TRANSPOSED]):
+        return None
+    joined, weight = node.args[0], weight_of(module, node.args[1])
+    if (
+        weight is None
+        or node.args[_FUSED_GROUPS if fused else _GROUPS] != 1
+        or (fused and node.args[_FUSED_NAME] != "relu")
+        or not isinstance(joined, Node)
+        or joined.target is not _ATEN.cat.default
+        or joined.args[1:] != (_CHANNELS,)
+        or len(joined.users) > 1
+    ):
+        return None
+    parts: tuple[Node, ...] = tuple(joined.args[0])  # type: ignore[arg-type]
+    extents = [part.meta["val"].shape[_CHANNELS] for part in parts]
+    pieces = list(zip(parts, torch.split(weight, extents, dim=1), strict=True))
+    early = [p for p in pieces if _kept(p[0])]
+    late = [p for p in pieces if not _kept(p[0])]
+    if not early or not late:
+        return None
+    weights = _joined(weight, early), _joined(weight, late)
+    return _Half(node, tuple(p for p, _ in early), tuple(p for p, _ in late), weights)
+
+
+def _kept(node: Node) -> bool:
+    return node.op == "placeholder" and node.name.startswith("kept")
+
+
+def _joined(like: Tensor, pieces: list[tuple[Node, Tensor]]) -> Tensor:
+    whole = torch.cat([w for _, w in pieces], dim=1)
+    last = torch.channels_last if like.ndim == 4 else torch.channels_last_3d
+    layout = last if like.is_contiguous(memory_format=last) else torch.contiguous_format
+    return whole.contiguous(memory_format=layout)
+
+
+def _passes(suffix: GraphModule, found: list[_Half]) -> tuple[GraphModule, list[Node]]:
+    """Return what runs once a pass, and the nodes of the state that it still wants."""
+    graph, constants = Graph(), _constants(suffix)
+    halves = {half.node: i for i, half in enumerate(found)}
+    state = [n for n in suffix.graph.nodes if _kept(n)]
+    copies = {node: graph.placeholder(node.name) for node in state}
+    sums = [graph.placeholder(f"kept_half_{i}") for i in range(len(found))]
+    for node in suffix.graph.nodes:
+        if node in halves:
+            number = halves[node]
+            copies[node] = _summed(graph, constants, found[number], copies, sums[number])
+        elif node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.eliminate_dead_code()
+    wanted = [node for node in state if copies[node].users]
+    for node in state:
+        if node not in wanted:
+            graph.erase_node(copies[node])
+    return GraphModule(constants, graph), wanted
+
+
+def _summed(
+    graph: Graph, constants: dict[str, Any], half: _Half, copies: dict[Node, Node], partial: Node
+) -> Node:
+    """Convolve what comes from below, and add what the skip gave."""
+    x = _whole(graph, [copies[n] for n in half.late])
+    weight = graph.get_attr(name := f"_late_{half.node.name}")
+    constants[name] = half.weights[1]
+    if half.node.target is FUSED.default:
+        how = (*half.geometry, 1, "add", 1, "relu", [], "")
+        return graph.call_function(FUSED_SUM, (x, partial, weight, None, *how))
+    convolved = (x, weight, None, *half.node.args[3:])
+    rest = graph.call_function(_ATEN.convolution.default, convolved)
+    return graph.call_function(_ATEN.add.Tensor, (rest, partial))
+
+
+def _once(suffix: GraphModule, found: list[_Half], state: list[Node]) -> GraphModule:
+    """Return what runs once: (*kept) -> what the passes want of it, then the halves."""
+    graph, constants = Graph(), _constants(suffix)
+    kept = [n for n in suffix.graph.nodes if _kept(n)]
+    copies = {node: graph.placeholder(node.name) for node in kept}
+    outputs = [copies[node] for node in state]
+    for half in found:
+        x = _whole(graph, [copies[n] for n in half.early])
+        weight = graph.get_attr(name := f"_early_{half.node.name}")
+        constants[name] = half.weights[0]
+        bias = half.node.args[2]
+        offset = graph.get_attr(str(bias.target)) if isinstance(bias, Node) else None
+        padding, stride, dilation = half.geometry
+        how = (stride, padding, dilation, False, [0] * len(padding), 1)
+        convolved = (x, weight, offset, *how)
+        outputs.append(graph.call_function(_ATEN.convolution.default, convolved))
+    graph.output(tuple(outputs))
+    return GraphModule(constants, graph)
+
+
+def _whole(graph: Graph, parts: list[Node]) -> Node:
+    return parts[0] if len(parts) == 1 else graph.call_function(_ATEN.cat.default, (parts, 1))
+
+
+def _constants(module: GraphModule) -> dict[str, Any]:
+    names = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    return {name: getattr(module, name) for name in names}

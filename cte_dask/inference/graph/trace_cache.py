@@ -1,0 +1,127 @@
+"""Traces shared by models of one architecture.
+
+Tracing a network costs more than loading it, and models of a bank often differ in nothing but their
+weights. A trace is kept with the names of the weights it uses; for the next model of the same code
+and batch the same graphs are filled with that model's weights. It is proven against the plain pass
+like any other before it is used.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+
+from cte_dask.inference.graph.crop_to_core import Core, Crop
+
+__all__ = ["NOTHING", "Key", "Known", "crop_of", "keep", "keep_crop", "recall"]
+
+Key = tuple[object, ...] | None
+Halves = tuple[GraphModule, GraphModule]
+
+_MOST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A cut trace, filled with the weights of one model; as `FeaturePath` otherwise."""
+
+    layers: tuple[str, ...]
+    channels: tuple[int, ...]
+    prefix: GraphModule
+    suffix: GraphModule
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """A graph whose constants are weights by name; graphs hold no weights themselves."""
+
+    graph: Graph
+    weights: dict[str, str]
+
+    def filled(self, named: dict[str, Tensor]) -> GraphModule:
+        return GraphModule(
+            {target: named[name] for target, name in self.weights.items()}, self.graph
+        )
+
+
+_KEPT: OrderedDict[Key, tuple[tuple[str, ...], tuple[int, ...], tuple[_Half, _Half]]] = (
+    OrderedDict()
+)
+
+
+def recall(key: Key, module: nn.Module) -> Known | None:
+    """Return the trace kept under a key, filled with a module's weights; None if there is none.
+
+    Parameters
+    ----------
+    key
+        Network code, layers, batch shape, dtype and device; None asks for nothing.
+    module
+        A network of that code.
+    """
+    if key is None or key not in _KEPT:
+        return None
+    _KEPT.move_to_end(key)
+    layers, channels, (prefix, suffix) = _KEPT[key]
+    named = _named(module)
+    return Known(layers, channels, prefix.filled(named), suffix.filled(named))
+
+
+def keep(
+    key: Key,
+    module: nn.Module,
+    layers: tuple[str, ...],
+    channels: tuple[int, ...],
+    halves: Halves,
+) -> None:
+    """Keep the graphs traced from a module, unless they use anything that is no weight of it."""
+    if key is None or key in _KEPT:
+        return
+    names = {id(tensor): name for name, tensor in _named(module).items()}
+    prefix, suffix = (_half(half, names) for half in halves)
+    if prefix is None or suffix is None:
+        return
+    _KEPT[key] = layers, channels, (prefix, suffix)
+    while len(_KEPT) > _MOST:
+        _KEPT.popitem(last=False)
+
+
+NOTHING: Literal["nothing"] = "nothing"
+"""What is remembered where a search found no cut."""
+
+_CROPS: OrderedDict[tuple[Key, str], Crop | Literal["nothing"]] = OrderedDict()
+
+
+def crop_of(key: Key, core: Core) -> Crop | Literal["nothing"] | None:
+    """Return the cut kept for networks of a key and a core; None if it is not known.
+
+    It depends on how a network is built, not on its weights.
+    """
+    return None if key is None else _CROPS.get((key, str(core)))
+
+
+def keep_crop(key: Key, core: Core, crop: Crop | None) -> None:
+    """Keep what was found for networks of a key and a core."""
+    if key is not None:
+        _CROPS[key, str(core)] = crop or NOTHING
+    while len(_CROPS) > _MOST:
+        _CROPS.popitem(last=False)
+
+
+def _half(half: GraphModule, names: dict[int, str]) -> _Half | None:
+    weights = {}
+    for node in half.graph.nodes:
+        if node.op == "get_attr":
+            name = names.get(id(getattr(half, node.target, None)))
+            if name is None:
+                return None
+            weights[node.target] = name
+    return _Half(half.graph, weights)
+
+
+def _named(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -1,0 +1,168 @@
+"""How much memory a process may use, and how many models of a bank it holds at once.
+
+A bank whose weights need more than half of that is scored a group of models after the other: a
+worker reads each of its blocks once a group, and loads a group's models once a block.
+
+Out of memory inside a block: the batch is halved, and the process remembers it.
+
+A model's predictions depend on the batch by a unit in the last place
+(`cte_dask.inference.predictor`): a model that ran short has, from that slab of a block on
+(`cte_dask.scoring.block_reader`), the numbers of a run with the smaller ``--batch``. Within a slab
+all of a model's numbers are of one batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    from cte_dask.inference.predictor import Predictor
+
+__all__ = [
+    "bytes_for_models",
+    "bytes_of",
+    "groups_that_fit",
+    "out_of_memory",
+    "with_smaller_batches",
+]
+
+MODELS_SHARE = 0.5
+"""Part of the memory that loaded models may take; the rest is for voxels and activations."""
+
+
+def bytes_for_models(device: str) -> int:
+    """Return how many bytes of weights this process may hold.
+
+    Parameters
+    ----------
+    device
+        Where the models are, ``"cpu"`` or ``"cuda"``.
+
+    Returns
+    -------
+    int
+        Of the GPU's memory; else of the limit of this Dask worker, of this control group, or of
+        this machine's memory.
+    """
+    return int(MODELS_SHARE * (_device_memory() if device == "cuda" else _host_memory()))
+
+
+def groups_that_fit(sizes: Sequence[int], limit: int) -> list[range]:
+    """Cut a bank into groups of neighbouring models that fit into memory together.
+
+    Parameters
+    ----------
+    sizes
+        Bytes of each model.
+    limit
+        Bytes that a group may have; a model larger than that is a group of its own.
+
+    Returns
+    -------
+    list of range
+        Positions of the models of each group, as few groups as there can be.
+
+    Examples
+    --------
+    >>> groups_that_fit([4, 4, 3, 9, 1], 8)
+    [range(0, 2), range(2, 3), range(3, 4), range(4, 5)]
+    """
+    groups: list[range] = []
+    held = 0
+    for number, size in enumerate(sizes):
+        if groups and held + size <= limit:
+            groups[-1] = range(groups[-1].start, number + 1)
+            held += size
+        else:
+            groups.append(range(number, number + 1))
+            held = size
+    return groups
+
+
+def bytes_of(loaded: Predictor) -> int:
+    """Return the bytes of a loaded model's weights; of its file where it does not show them."""
+    forward = loaded.network.forward
+    known: list[Any] = [*forward.parameters(), *forward.buffers()]
+    size = int(sum(t.numel() * t.element_size() for t in known))
+    with suppress(OSError):
+        size = size or Path(str(loaded.spec.source)).stat().st_size
+    return size
+
+
+def _host_memory() -> int:
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        with suppress(ValueError):  # not in a task
+            limits.append(get_worker().memory_manager.memory_limit or limits[0])
+    return min(limits)
+
+
+def _device_memory() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info()[1])
+
+
+_T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that host or device memory ran out.
+
+    Torch has a class of its own for devices alone; of the host it tells in a plain RuntimeError.
+    CuPy's is a MemoryError.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def with_smaller_batches(ready: Predictor, work: Callable[[], _T]) -> _T:
+    """Do some work with a model; each time that memory runs out, again with half the batch.
+
+    Parameters
+    ----------
+    ready
+        The loaded model, changed in place.
+    work
+        What is done; it may be called several times.
+
+    Raises
+    ------
+    Exception
+        Whatever `work` raises, also if memory runs out for a single sample.
+    """
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not out_of_memory(error) or ready.network.fixed_batch or ready.batch == 1:
+                raise
+        # only here is the error gone, and with it what its frames held
+        halve(ready)
+
+
+def halve(ready: Predictor) -> None:
+    """Halve the batch of a loaded model; a traced network is traced anew."""
+    gc.collect()
+    if ready.device == "cuda":
+        torch.cuda.empty_cache()
+    ready.batch //= 2
+    name, size = ready.spec.name, ready.batch
+    _logger.warning("out of memory: model %s goes on in batches of %d", name, size)
+    if ready.passes.path is not None:
+        with_smaller_batches(ready, ready.open)

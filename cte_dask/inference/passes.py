@@ -1,0 +1,75 @@
+"""Forward passes of one network over one frame: shared, fused and cut to the core where proven."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cte_dask.inference.graph.crop_to_core import Core
+from cte_dask.inference.graph.feature_path import FeaturePath, example_masks
+
+__all__ = ["Passes", "padded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How a network's passes are run.
+
+    Parameters
+    ----------
+    forward
+        The network: what every other way must equal.
+    path
+        The network, traced for batches of one extent; None where it cannot be.
+    extent
+        That extent ([z,] y, x).
+    """
+
+    forward: nn.Module
+    path: FeaturePath | None
+    extent: tuple[int, ...]
+
+    @property
+    def core(self) -> Core | None:
+        """Where the tile lies in outputs that are cut to it; None if none can be."""
+        return self.path.crop.core if self.path is not None and self.path.crop else None
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """How passes are run, weights aside: equal forms of equal networks cost the same."""
+        if self.path is None:
+            return (self.extent,)
+        parts = (getattr(self.path, "once", None) is not None, self.path.crop is not None)
+        return (self.extent, type(self.path), self.path.layers, *parts)
+
+    def run(
+        self, x: Tensor, masks: Sequence[Sequence[Tensor]], *, core: Core | None
+    ) -> Iterable[Tensor]:
+        """Yield the output of the unperturbed pass, then one a set of masks.
+
+        Parameters
+        ----------
+        x
+            A batch (N, C, [z,] y, x).
+        masks
+            For each pass under feature perturbation one mask a perturbed layer.
+        core
+            `core`, to have outputs cut to the tile and what it needs around; None for whole ones.
+        """
+        # a trace may hold the extent that it was made with: other ones go the plain way
+        if self.path is None or tuple(x.shape[2:]) != self.extent:
+            yield self.forward(x)
+            return
+        state = self.path.encode(x, cropped=core is not None)
+        whole = example_masks(x, self.path.channels, random=False)
+        for layers in (whole, *masks):
+            yield self.path.decode(state, layers)
+
+
+def padded(x: Tensor, size: int) -> Tensor:
+    """Repeat the last sample until the batch is full: a batch's shape never changes."""
+    missing = size - len(x)
+    return x if missing == 0 else torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])

@@ -1,0 +1,295 @@
+"""Tiles → network → foreground probabilities: the reference and every perturbed pass together.
+
+One `Predictor` holds one model on one device for one tile shape. Batches have a fixed number of
+samples (the last one is padded), so that a tile's numbers do not depend on its neighbours in the
+batch; what the passes of a tile share (the encoder, under feature perturbation) runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
+from cte_dask.inference.graph.crop_to_core import Core, part
+from cte_dask.inference.graph.feature_path import FeaturePath, example_masks, feature_path
+from cte_dask.inference.graph.trace import flops_of
+from cte_dask.inference.inputs import Around, Given, perturbed, samples
+from cte_dask.inference.instances import tile_labels
+from cte_dask.inference.outputs import (
+    Prediction,
+    foreground,
+    resized,
+    segmenter_channels,
+    segmenter_maps,
+    segmenter_of,
+)
+from cte_dask.inference.passes import Passes, padded
+from cte_dask.models.loading import load_network
+from cte_dask.perturb.draw import Draw
+from cte_dask.perturb.dropout import tile_masks
+from cte_dask.perturb.geometric import Warp, unmoved
+from cte_dask.perturb.views import Alike, View, view_of
+from cte_dask.tiles import SAME, Scale, Shape, Tile
+
+if TYPE_CHECKING:
+    from cte_dask.models.network import Network
+    from cte_dask.models.spec import ModelSpec
+    from cte_dask.perturb import Perturbation
+    from cte_dask.tiles import Frame
+    from cte_dask.volume.statistics import IntensityStatistics
+
+__all__ = ["Predictor"]
+
+
+class Predictor:
+    """One model, loaded on one device, ready for the tiles of one grid.
+
+    Parameters
+    ----------
+    spec
+        The model, with its halo and multiple resolved.
+    tile
+        Extent of a whole tile (z, y, x), voxels.
+    batch
+        Samples (planes of a 2D model, boxes of a 3D model) in one forward pass.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    precision
+        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    scale
+        Voxels of the network per voxel of the target (z, y, x).
+    alike
+        Which axes have voxels of equal length; see `cte_dask.perturb.views`.
+    features
+        Whether feature perturbations will be asked for.
+    instances
+        Whether instance labels will be asked for.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be loaded.
+    ValueError
+        If feature perturbation is asked for and the network cannot be opened.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        tile: Shape,
+        batch: int,
+        device: str = "cpu",
+        precision: str = "auto",
+        scale: Scale = SAME,
+        alike: Alike = (0, 1, 1),
+        features: bool = True,
+        instances: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self.dtype = dtype_of(precision)
+        self._like = torch.empty(0, device=device, dtype=self.dtype)
+        self.tile, halo, multiple = tile, spec.halo_zyx, spec.multiple_zyx
+        if halo is None or multiple is None:
+            raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
+        self._geometry = partial(
+            view_of,
+            tile=tile,
+            dims=spec.dims,
+            halo=halo,
+            multiple=multiple,
+            scale=scale,
+            alike=alike,
+        )
+        self.frame = self.view(None).frame
+        self.network: Network = load_network(spec, device=device, dtype=self.dtype)
+        if self.network.kind == "module":
+            # Convolution, norm and activation then share one layout.
+            layout = torch.channels_last if spec.dims == 2 else torch.channels_last_3d
+            self.network.forward.to(memory_format=layout)  # type: ignore[call-overload]
+        self.batch = self.network.fixed_batch or batch
+        self.samples_per_tile = 1 if spec.dims == 3 else tile[0]
+        self.instances, self._features = instances, features
+        self.open()
+        self.segmenter = segmenter_of(spec) if instances else None
+        self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
+
+    def open(self) -> None:
+        """Trace the network for its batch: for feature perturbation, and for quicker passes."""
+        spec = self.spec
+        names = tuple(filter(None, (spec.bottleneck, *spec.layers)))
+        inside = [slice(b, b + t) for b, t in zip(self.frame.before, self.tile, strict=True)]
+        # a segmenter sees the whole frame, and so does what resamples
+        whole = self.instances or self.frame.shape != self.frame.extent
+        core = None if whole else tuple(inside[-spec.dims :])
+        opened = None
+        try:
+            opened = feature_path(self.network, self.example(), names=names, core=core)
+        except ValueError:
+            if self._features:
+                raise
+        self.path: FeaturePath | None = opened if self._features else None
+        self.passes = Passes(self.network.forward, opened, self.frame.extent[-spec.dims :])
+
+    def view(self, perturbation: Perturbation | None) -> View:
+        """Return what the model reads and sees of a tile under a perturbation, or none."""
+        return self._geometry(perturbation)
+
+    def example(self, perturbation: Perturbation | None = None) -> Tensor:
+        """Return a batch of uniform noise of the shape, dtype and device that the network sees."""
+        extent = self.view(perturbation).frame.extent[-self.spec.dims :]
+        x = torch.empty(self.batch, self.spec.in_channels, *extent, device=self.device)
+        return x.uniform_(generator=torch.Generator(self.device).manual_seed(0)).to(self.dtype)
+
+    def check(self, perturbation: Perturbation | None = None) -> None:
+        """Run one batch, of the shape that a geometric perturbation gives it.
+
+        Raises
+        ------
+        ValueError
+            If the network fails on it or its output does not fit its input.
+        """
+        x = self.example(perturbation)
+        with torch.inference_mode():
+            output = self.network.forward(x)
+        if not isinstance(output, Tensor) or output.shape[2:] != x.shape[2:]:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"model {self.spec.name!r}: an input of shape {tuple(x.shape)} gives {got}; "
+                "a map of the same extent is needed"
+            )
+        view, warp = self.view(perturbation), None
+        if perturbation is not None:
+            warp = perturbation.load()(view, perturbation.strength, [(0, 0)] * len(x))
+        self._predicted(output, warp or unmoved(view), view.frame, 0)
+
+    def flops_per_tile(self, draws: Sequence[Draw]) -> int:
+        """Count the floating-point operations of one tile under every draw (2 a multiply-add)."""
+        return flops_of(lambda: self.try_out(draws)) * self.samples_per_tile // self.batch
+
+    def try_out(self, draws: Sequence[Draw]) -> None:
+        """Run every pass of one batch of uniform noise."""
+        x = self.example()
+        whole = example_masks(x, self.path.channels if self.path else (), random=False)
+        masks = [whole for d in draws if d.perturbation.space == "feature"]
+        list(self.passes.run(x, masks, core=self.passes.core))
+        for perturbation in (d.perturbation for d in draws if d.perturbation.space == "input"):
+            core = None if perturbation.geometric else self.passes.core
+            list(self.passes.run(self.example(perturbation), [], core=core))
+
+    def run(
+        self,
+        frames: Any,
+        tiles: Sequence[Tile],
+        draws: Sequence[Draw],
+        *,
+        intensity: IntensityStatistics,
+        seed: int,
+        around: Around | None = None,
+    ) -> list[Prediction]:
+        """Predict some tiles, unperturbed and under every draw.
+
+        Parameters
+        ----------
+        frames, tiles, intensity, seed, around
+            See `cte_dask.inference.inputs.Given`.
+        draws
+            The perturbed runs.
+
+        Returns
+        -------
+        list of Prediction
+            The reference, then one a draw; arrays of the whole tile's extent, on the device of
+            `frames`.
+        """
+        given = Given(frames, tiles, intensity, seed, around)
+        masks = [self._masks(given, draw) for draw in draws if draw.perturbation.space == "feature"]
+        plain = self.view(None)
+        reference, *features = self._batched(
+            self._samples(given.frames, plain, given), masks, plain
+        )
+        featured, predictions = iter(features), [reference]
+        for draw in draws:
+            if draw.perturbation.space != "input":
+                unperturbed = draw.perturbation.space == "none"
+                predictions.append(reference if unperturbed else next(featured))
+                continue
+            view = self.view(draw.perturbation)
+            images, warp = perturbed(given, draw, plain=plain, view=view)
+            moved = warp if draw.perturbation.geometric else None
+            predictions += self._batched(self._samples(images, view, given), [], view, moved)
+        return predictions
+
+    def _samples(self, images: Any, view: View, given: Given) -> Tensor:
+        how: Any = {"view": view, "intensity": given.intensity, "like": self._like}
+        return samples(images, self.spec, **how)
+
+    def _masks(self, given: Given, draw: Draw) -> list[Tensor]:
+        if self.path is None:
+            raise ValueError(f"model {self.spec.name!r} was loaded without feature perturbation")
+        return tile_masks(
+            draw,
+            given.tiles,
+            seed=given.seed,
+            channels=self.path.channels,
+            planes=self.samples_per_tile,
+            dims=self.spec.dims,
+            like=self._like,
+        )
+
+    def _batched(
+        self,
+        samples: Tensor,
+        masks: Sequence[Sequence[Tensor]],
+        view: View,
+        warp: Warp | None = None,
+    ) -> list[Prediction]:
+        """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
+        core = self.passes.core if warp is None else None
+        warp, frame = warp or unmoved(view), view.frame
+        parts: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
+        with torch.inference_mode():
+            for low in range(0, len(samples), self.batch):
+                rows = slice(low, low + self.batch)
+                n = len(samples[rows])
+                cut = [[padded(m[rows], self.batch) for m in layers] for layers in masks]
+                passes = self.passes.run(padded(samples[rows], self.batch), cut, core=core)
+                for part, output in zip(parts, passes, strict=True):
+                    part.append(self._predicted(output[:n], warp, frame, low, core=core))
+        return [self._tiles(part, warp, frame) for part in parts]
+
+    def _predicted(
+        self, output: Tensor, warp: Warp, frame: Frame, first: int, *, core: Core | None = None
+    ) -> Prediction:
+        """Cut the tile out of an output, (S, C, [z,] y, x); maps for a segmenter stay whole."""
+        nearest = self.spec.output.activation == "labels"
+        if core is None:
+            output = resized(output, frame.shape, nearest=nearest)
+        tiles = part(output, core) if core else warp.back(output, first, nearest=nearest)
+        whole = segmenter_maps(output, self.spec, self.channels) if self.instances else None
+        maps = foreground(tiles, self.spec.output)
+        return Prediction(tuple(from_torch(m.contiguous()) for m in maps.unbind(1)), whole)
+
+    def _tiles(self, parts: Sequence[Prediction], warp: Warp, frame: Frame) -> Prediction:
+        """Join batches and put planes of a 2D model together again: (S, …) → (T, z, y, x)."""
+        xp = namespace(parts[0].foreground[0])
+        joined = (xp.concatenate(maps) for maps in zip(*(p.foreground for p in parts), strict=True))
+        maps = tuple(m.reshape(-1, *self.tile) for m in joined)
+        if not self.instances:
+            return Prediction(maps)
+
+        def cut(number: int, labels: Any) -> Any:
+            sample = to_torch(labels, self.device)[None, None]
+            return from_torch(warp.back(sample, number, nearest=True)[0, 0].contiguous())
+
+        whole = xp.concatenate([p.labels for p in parts])
+        labels = tile_labels(
+            whole, self.segmenter, dims=self.spec.dims, frame=frame, tile=self.tile, cut=cut
+        )
+        return Prediction(maps, labels)

@@ -1,0 +1,82 @@
+"""Foreground above a threshold, cut where it is narrow: watershed on the distance transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import ndimage
+
+from cte_dask.arrays import Array
+from cte_dask.inference.segmenters.flooding import depth_of, flooded, seeds_of
+from cte_dask.inference.segmenters.maps import (
+    check_at_least,
+    check_fraction,
+    check_sizes,
+    check_spacing,
+    host_maps,
+)
+from cte_dask.inference.segmenters.sizes import within_sizes
+
+__all__ = ["DistanceWatershed"]
+
+
+@dataclass(frozen=True, slots=True)
+class DistanceWatershed:
+    """Seeded watershed on the distance to the background, for roundish objects that touch.
+
+    Parameters
+    ----------
+    threshold
+        A voxel is foreground if its probability is strictly greater, compared in the map's dtype.
+    sigma
+        Standard deviation of the Gaussian that smooths the distances before seeds are sought; more
+        keeps uneven objects in one piece.
+    seed_distance
+        Least distance of two seeds along some axis: about the radius of an object.
+    min_size, max_size
+        Objects of fewer or of more voxels become background; None sets no upper limit.
+    spacing
+        Extent of a voxel (z, y, x), in whose units `sigma` and `seed_distance` are; None for voxels
+        as long as wide.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+    """
+
+    threshold: float = 0.5
+    sigma: float = 1.0
+    seed_distance: float = 5.0
+    min_size: int = 0
+    max_size: int | None = None
+    spacing: tuple[float, float, float] | None = None
+
+    channels: ClassVar[tuple[str, ...]] = ("foreground",)
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_fraction("threshold", self.threshold)
+        check_at_least("sigma", self.sigma, 0)
+        check_at_least("seed_distance", self.seed_distance, 1)
+        check_sizes(self.min_size, self.max_size)
+        check_spacing(self.spacing)
+
+    def __call__(self, maps: Array) -> Array:
+        """Segment one frame; see `cte_dask.inference.segmenters.Segmenter`."""
+        (probability,) = host_maps(maps, self.channels)
+        foreground = probability > self.threshold
+        depth = depth_of(foreground, self.spacing)
+        seeds, smooth = seeds_of(
+            depth, sigma=self.sigma, seed_distance=self.seed_distance, spacing=self.spacing
+        )
+        labels = _with_unseeded(flooded(-smooth, seeds, foreground), foreground)
+        return within_sizes(labels, min_size=self.min_size, max_size=self.max_size)
+
+
+def _with_unseeded(labels: Array, foreground: Array) -> Array:
+    """Label the components that got no seed, since a larger neighbour was too near."""
+    rest, _ = ndimage.label(foreground & (labels == 0))
+    return np.where(rest > 0, rest + labels.max(initial=0), labels)

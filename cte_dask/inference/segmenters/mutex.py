@@ -1,0 +1,92 @@
+"""Objects from affinities: the mutex watershed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cte_dask.arrays import Array
+from cte_dask.inference.segmenters.bioimage_cpp import library
+from cte_dask.inference.segmenters.maps import check_fraction, check_sizes, host_maps
+from cte_dask.inference.segmenters.sizes import within_sizes
+
+__all__ = ["Mutex"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutex:
+    """Mutex watershed on affinities (Wolf et al. 2020, arXiv 1904.12654).
+
+    Channel i is the probability that a voxel and the one `offsets[i]` away lie in one object, and
+    after those there may be a foreground channel; without one every voxel belongs to an object.
+    Offsets of one step through a face attract by the probability, longer ones repel by 1 minus it.
+
+    Parameters
+    ----------
+    offsets
+        One offset (y, x) or (z, y, x) a channel; those of one step first.
+    strides
+        Of the longer offsets only every so many voxels are used along each axis: faster, coarser.
+        None uses all.
+    foreground_threshold
+        A voxel is foreground if its probability is strictly greater, compared in the map's dtype.
+    min_size, max_size
+        Objects of fewer or of more voxels become background; None sets no upper limit.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+    """
+
+    offsets: tuple[tuple[int, ...], ...]
+    strides: tuple[int, ...] | None = None
+    foreground_threshold: float = 0.5
+    min_size: int = 0
+    max_size: int | None = None
+
+    optional: ClassVar[tuple[str, ...]] = ("foreground",)
+
+    def __post_init__(self) -> None:
+        check_fraction("foreground_threshold", self.foreground_threshold)
+        check_sizes(self.min_size, self.max_size)
+        offsets = tuple(tuple(int(step) for step in offset) for offset in self.offsets)
+        object.__setattr__(self, "offsets", offsets)
+        lengths = [sum(map(abs, offset)) for offset in offsets]
+        ranks = {len(offset) for offset in offsets}
+        if len(ranks) != 1 or not ranks <= {2, 3} or lengths != sorted(lengths, key=_is_long):
+            raise ValueError(
+                f"offsets {offsets} must all be (y, x) or all (z, y, x), those of one step first"
+            )
+        if min(lengths) != 1:
+            raise ValueError(f"offsets {offsets} need one of a single step, none may be zero")
+        if self.strides is not None and (
+            {len(self.strides)} != ranks or not all(s >= 1 for s in self.strides)
+        ):
+            raise ValueError(f"strides {self.strides} must be one positive number an axis, or None")
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """One affinity an offset, then the foreground."""
+        return *(f"affinity {offset}" for offset in self.offsets), "foreground"
+
+    def __call__(self, maps: Array) -> Array:
+        """Segment one frame; see `cte_dask.inference.segmenters.Segmenter`."""
+        given = host_maps(maps, self.channels, self.optional)
+        if given[0].ndim != len(self.offsets[0]):
+            raise ValueError(f"maps of shape {maps.shape} do not fit offsets {self.offsets}")
+        near = sum(not _is_long(sum(map(abs, offset))) for offset in self.offsets)
+        weights = np.array(maps[: len(self.offsets)], dtype=np.float32)
+        weights[near:] = 1 - weights[near:]
+        mask = given[-1] > self.foreground_threshold if len(given) > len(self.offsets) else None
+        labels = library().segmentation.mutex_watershed(
+            weights, self.offsets, near, strides=self.strides, mask=mask
+        )
+        kept = labels.astype(np.int32)
+        return within_sizes(kept, min_size=self.min_size, max_size=self.max_size)
+
+
+def _is_long(length: int) -> bool:
+    return length > 1

@@ -1,0 +1,69 @@
+"""Regions, how strong the boundary between neighbours is, and regions joined into objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cte_dask.arrays import Array
+from cte_dask.inference.segmenters.bioimage_cpp import library
+
+__all__ = ["Borders", "joined"]
+
+
+class Borders(NamedTuple):
+    """The borders between neighbouring regions.
+
+    Attributes
+    ----------
+    graph
+        bioimage-cpp's region adjacency graph; node 0 is the background.
+    strength
+        Mean boundary probability along each border, float64.
+    size
+        Voxels of each border, float64.
+    outer
+        Whether it is a border with the background; such regions are never joined to it.
+    """
+
+    graph: Any
+    strength: Array
+    size: Array
+    outer: Array
+
+
+def joined(regions: Array, boundary: Array, partition: Callable[[Borders], Array]) -> Array:
+    """Join regions into objects.
+
+    Parameters
+    ----------
+    regions
+        int32 labels, 0 for background.
+    boundary
+        Probability of a boundary.
+    partition
+        Gives each node of a region graph the number of its cluster.
+
+    Returns
+    -------
+    ndarray of int32
+        Labels, consecutive from 1, with the background of `regions`.
+    """
+    if regions.max(initial=0) < 2:
+        return regions
+    nodes = partition(_borders(regions.astype(np.uint32), boundary))
+    nodes = np.unique(nodes, return_inverse=True)[1] + 1
+    nodes[0] = 0
+    return nodes.astype(np.int32)[regions]
+
+
+def _borders(regions: Array, boundary: Array) -> Borders:
+    graphs = library().graph
+    graph = graphs.region_adjacency_graph(regions, number_of_threads=1)
+    probability = np.ascontiguousarray(boundary, dtype=np.float32)
+    features = graphs.features.edge_map_features(graph, regions, probability, number_of_threads=1)
+    strength, size = np.asarray(features, dtype=np.float64).T
+    outer = np.asarray(graph.uv_ids()).reshape(-1, 2).min(axis=1) == 0
+    return Borders(graph, strength, size, outer)

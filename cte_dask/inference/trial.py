@@ -1,0 +1,242 @@
+"""Trying a loaded model on one tile: its shapes, its needs, and where it can be perturbed.
+
+ModelReport: what trying one model of a bank told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cte_dask.errors import reason
+from cte_dask.inference.probe import measure_halo, probe_multiple
+from cte_dask.models.described import described
+from cte_dask.models.loading import load_network
+from cte_dask.models.network import ModelError, Network
+from cte_dask.models.spec import ModelSpec
+
+__all__ = ["ModelReport", "check_model", "with_needs"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """What one model turned out to be, or why it cannot be used.
+
+    Parameters
+    ----------
+    name
+        The model.
+    ok
+        Whether it can be ranked.
+    reason
+        Why not, in one line; empty when it can.
+    input_shape, output_shape
+        Of the tile that was run, (N, C, [z,] y, x).
+    parameters
+        Number of weights.
+    bottleneck
+        Layers that feature perturbation would touch; empty for a black box.
+    halo
+        Context per side (z, y, x), declared or measured.
+    multiple
+        What input extents must be a multiple of (z, y, x), declared or measured.
+    greybox
+        ``"grey box"``, or ``"black box: why"`` when only the input can be perturbed.
+    notes
+        What else a user should know.
+    """
+
+    name: str
+    ok: bool
+    reason: str = ""
+    input_shape: Shape | None = None
+    output_shape: Shape | None = None
+    parameters: int | None = None
+    bottleneck: tuple[str, ...] = ()
+    halo: Shape | None = None
+    multiple: Shape | None = None
+    greybox: str = ""
+    notes: tuple[str, ...] = ()
+
+
+Forward = Callable[[Tensor], Tensor]
+
+_TILE = {2: (64, 64), 3: (16, 32, 32)}
+
+
+def check_model(spec: ModelSpec) -> ModelReport:
+    """Check one model in this process.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be loaded or does not run a tile.
+    """
+    spec = _described(spec)
+    network = load_network(spec)
+    try:
+        return _inspect(spec, network)
+    # The network's own code runs here and may raise anything.
+    except Exception as error:
+        raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
+
+
+def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
+    """Return the model with all that its package says, and its halo and multiple measured.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    limit
+        Largest halo searched for, in voxels.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be loaded.
+    ValueError
+        If its needs cannot be measured.
+    """
+    spec = _described(spec)
+    if spec.halo is not None and spec.multiple is not None:
+        return spec
+    network = load_network(spec)
+    forward = _single(network)
+    multiple = _multiple(spec, network, forward)
+    halo = _halo(spec, network, forward, multiple, [], limit=limit) if spec.halo is None else None
+    if spec.halo is None and halo is None:
+        raise ValueError("its halo cannot be measured at a fixed extent: name it in the bank")
+    filled = {"multiple": dict(zip(spec.axes, multiple[3 - spec.dims :], strict=True))}
+    if halo is not None:
+        filled["halo"] = dict(zip(spec.axes, halo[3 - spec.dims :], strict=True))
+    return spec.model_copy(update=filled)
+
+
+def _described(spec: ModelSpec) -> ModelSpec:
+    try:
+        return described(spec)
+    except ValueError as error:
+        raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
+
+
+def _inspect(spec: ModelSpec, network: Network) -> ModelReport:
+    notes = list(network.notes)
+    forward = _single(network)
+    multiple = _multiple(spec, network, forward)
+    x = _tile(spec, network, multiple)
+    y = _predict(spec, forward, x)
+    bottleneck, greybox = _bottleneck(spec, network, x)
+    return ModelReport(
+        name=spec.name,
+        ok=True,
+        input_shape=tuple(x.shape),
+        output_shape=tuple(y.shape),
+        parameters=sum(p.numel() for p in network.forward.parameters()),
+        bottleneck=bottleneck,
+        halo=_halo(spec, network, forward, multiple, notes),
+        multiple=multiple,
+        greybox=greybox,
+        notes=tuple(notes),
+    )
+
+
+def _single(network: Network) -> Forward:
+    """Return the network for one tile at a time, whatever batch it insists on."""
+    batch = network.fixed_batch or 1
+
+    def forward(x: Tensor) -> Tensor:
+        output: Tensor = network.forward(x.expand(batch, *x.shape[1:]).contiguous())
+        return output[:1]
+
+    return forward
+
+
+def _multiple(spec: ModelSpec, network: Network, forward: Forward) -> tuple[int, int, int]:
+    if spec.multiple_zyx is not None:
+        return spec.multiple_zyx
+    if network.fixed_spatial is not None:
+        # Extents that the network insists on are the only multiple there is.
+        z, y, x = (1,) * (3 - spec.dims) + tuple(n or 1 for n in network.fixed_spatial)
+        return z, y, x
+    found = probe_multiple(forward, dims=spec.dims, in_channels=spec.in_channels)
+    return found if spec.dims == 3 else 1, found, found
+
+
+def _tile(spec: ModelSpec, network: Network, multiple: tuple[int, int, int]) -> Tensor:
+    strides = multiple[3 - spec.dims :]
+    fixed = network.fixed_spatial or (None,) * spec.dims
+    extent = [f or -(-t // m) * m for f, t, m in zip(fixed, _TILE[spec.dims], strides, strict=True)]
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, spec.in_channels, *extent, generator=generator)
+
+
+def _predict(spec: ModelSpec, forward: Forward, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y = forward(x)
+    if not isinstance(y, Tensor) or y.ndim != x.ndim or y.shape[2:] != x.shape[2:]:
+        what = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"a tile {tuple(x.shape)} gave {what}, not an image of the same extent")
+    if spec.output.channel >= y.shape[1]:
+        raise ValueError(
+            f"output.channel {spec.output.channel} does not exist: the network has {y.shape[1]}"
+        )
+    if not bool(torch.isfinite(y).all()):
+        raise ValueError("the prediction of random noise holds NaN or infinity")
+    return y
+
+
+def _bottleneck(spec: ModelSpec, network: Network, x: Tensor) -> tuple[tuple[str, ...], str]:
+    from cte_dask.inference.graph.feature_path import bottleneck_of
+
+    names = ((spec.bottleneck,) if spec.bottleneck else ()) + spec.layers
+    batch = x.expand(network.fixed_batch or 1, *x.shape[1:]).contiguous()
+    try:
+        return tuple(bottleneck_of(network, batch, names=names)), "grey box"
+    except ValueError as error:
+        if names:
+            raise
+        return (), f"black box: {reason(error)}"
+
+
+def _halo(
+    spec: ModelSpec,
+    network: Network,
+    forward: Forward,
+    multiple: tuple[int, int, int],
+    notes: list[str],
+    *,
+    limit: int | None = None,
+) -> Shape | None:
+    if network.fixed_spatial is not None:
+        if spec.halo is None:
+            notes.append("halo unknown: it cannot be measured at a fixed extent, name it in halo")
+        return spec.halo_zyx
+    measured = measure_halo(
+        forward,
+        dims=spec.dims,
+        multiple=multiple[3 - spec.dims :],
+        in_channels=spec.in_channels,
+        activation=_activation(spec),
+        limit=limit,
+    )
+    if measured.note:
+        notes.append(measured.note)
+    if spec.halo_zyx is None:
+        return measured.zyx
+    if any(d < m for d, m in zip(spec.halo_zyx, measured.zyx, strict=True)):
+        notes.append(f"the declared halo {spec.halo_zyx} is below the measured {measured.zyx}")
+    return spec.halo_zyx
+
+
+def _activation(spec: ModelSpec) -> Forward | None:
+    if spec.output.activation == "labels":
+        return lambda y: (y > 0).float()  # numbers of objects change with the extent
+    if spec.output.activation == "softmax":
+        return lambda y: torch.softmax(y, dim=1)
+    return torch.sigmoid if spec.output.activation == "sigmoid" else None

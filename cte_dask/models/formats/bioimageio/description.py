@@ -1,0 +1,171 @@
+"""Reading the description (``rdf.yaml``) of a BioImage.IO package. No torch, no network.
+
+bioimageio.spec validates what is said; nothing that a description refers to is fetched or run.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from cte_dask.models import yaml as safe_yaml
+from cte_dask.models.formats.bioimageio.mapping import (
+    axes_of,
+    extents,
+    output_of,
+    steps_of,
+    voxel_size,
+)
+from cte_dask.models.network import ModelError
+from cte_dask.models.package import Package
+
+if TYPE_CHECKING:
+    from cte_dask.models.spec import ModelSpec
+
+__all__ = ["Description", "described_entry", "read_description"]
+
+_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
+_USABLE = ("pytorch_state_dict", "torchscript", "onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A validated description.
+
+    Parameters
+    ----------
+    package
+        The files it refers to.
+    model
+        bioimageio.spec's own object, in its newest version.
+    """
+
+    package: Package
+    model: Any
+
+    @property
+    def image(self) -> Any:
+        """The description of the input image."""
+        return self.model.inputs[0]
+
+
+def described_entry(spec: ModelSpec, path: Path) -> dict[str, Any]:
+    """Return what a description says, as keys of a bank's entry.
+
+    Parameters
+    ----------
+    spec
+        What the bank says; processing that it names itself is not looked for.
+    path
+        ``rdf.yaml``, its folder or the archive.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_description`, or for processing that cannot be repeated here.
+    """
+    model = read_description(path).model
+    image, given = model.inputs[0], spec.model_fields_set
+    axes = axes_of(image)
+    entry: dict[str, Any] = {
+        "axes": "".join(a for a in "zyx" if a in axes),
+        "in_channels": next((a.size for a in image.axes if a.type == "channel"), 1),
+        **extents(model),
+    }
+    if (size := voxel_size(image)) is not None:
+        entry["voxel_size"] = size
+    if "preprocessing" not in given:
+        entry["preprocessing"] = steps_of(image)
+    entry["output"] = output_of(model, spec.output)
+    return entry
+
+
+def read_description(path: Path) -> Description:
+    """Read and validate the description of a package.
+
+    Raises
+    ------
+    ValueError
+        If there is none, it is invalid, describes no model of one image, or has only weights that
+        cannot be used here.
+    """
+    package = Package(path)
+    name = _name(package)
+    try:
+        document = safe_yaml.parse(package.text(name))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if not isinstance(document, Mapping) or document.get("type") != "model":
+        raise ModelError(f"{name} describes no model (type: model)")
+    _refuse_weights(name, document.get("weights"))
+    for tensor in document.get("inputs") or ():
+        if isinstance(tensor, Mapping) and "output_of" in tensor:
+            raise ValueError(f"{name}: an input is the output of another model (output_of)")
+    model = _validated(package, name, dict(document))
+    required = [tensor for tensor in model.inputs if not tensor.optional]
+    if len(required) != 1 or required[0] is not model.inputs[0]:
+        raise ValueError(f"{name}: the model takes {len(required)} inputs, not one image")
+    return Description(package, model)
+
+
+def _name(package: Package) -> str:
+    if package.path.is_file() and not package.is_zip:
+        return package.path.name
+    names = [name for name in package.names() if "/" not in name]
+    for name in _NAMES:
+        if name in names:
+            return name
+    found = [n for n in names if n.endswith(tuple(f".{name}" for name in _NAMES))]
+    if len(found) != 1:
+        raise ValueError(f"{package.path} holds no rdf.yaml: it is no BioImage.IO package")
+    return found[0]
+
+
+def _refuse_weights(name: str, weights: object) -> None:
+    kinds = list(weights) if isinstance(weights, Mapping) else []
+    if kinds and not set(kinds) & set(_USABLE):
+        raise ValueError(
+            f"{name} has only the weights {', '.join(map(str, kinds))}: TensorFlow and Keras are "
+            f"not supported, one of {', '.join(_USABLE)} is needed"
+        )
+
+
+def _validated(package: Package, name: str, document: dict[str, Any]) -> Any:
+    try:
+        library = import_module("bioimageio.spec")
+    except ImportError as error:
+        raise ValueError(
+            "format bioimageio needs bioimageio.spec: pip install 'cte-dask[bioimageio]'"
+        ) from error
+    with _root(package) as root:
+        context = library.ValidationContext(
+            root=root,
+            file_name=PurePosixPath(name).name,
+            perform_io_checks=False,  # else it would download what the description refers to
+            log_warnings=False,
+            progressbar=False,
+        )
+        found = library.build_description(document, context=context, format_version="latest")
+    if isinstance(found, library.InvalidDescr):
+        raise ModelError(f"{name} is not valid: {_first_errors(found)}")
+    return found
+
+
+@contextmanager
+def _root(package: Package) -> Iterator[Path | zipfile.ZipFile]:
+    if not package.is_zip:
+        yield package.root.resolve()
+        return
+    with zipfile.ZipFile(package.path) as archive:
+        yield archive
+
+
+def _first_errors(found: Any) -> str:
+    errors = [e for detail in found.validation_summary.details for e in detail.errors]
+    shown = [f"{'.'.join(map(str, e.loc))}: {' '.join(e.msg.split())}" for e in errors[:3]]
+    return "; ".join(shown) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")

@@ -1,0 +1,1 @@
+"""Folders of pytorch-3dunet and PlantSeg."""

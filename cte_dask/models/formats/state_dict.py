@@ -1,0 +1,183 @@
+"""State dicts: weights as safetensors or a ``.pt`` file, and an architecture by name."""
+
+from __future__ import annotations
+
+import json
+import struct
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cte_dask.models.network import ModelError, Network
+from cte_dask.models.spec import OWN, ModelSpec
+from cte_dask.registry import resolve
+
+__all__ = ["StateDict", "load_weights", "read_state_dict"]
+
+_WRAPPERS = ("state_dict", "model_state_dict")
+_PREFIXES = ("module.", "_orig_mod.")
+_MAX_HEADER = 16 * 1024 * 1024
+_SHOWN = 3
+
+
+class StateDict:
+    """Loads a state dict into its architecture; nothing in the file is ever executed."""
+
+    def load(self, spec: ModelSpec, path: Path) -> Network:
+        """Return the architecture with the weights of the file.
+
+        Raises
+        ------
+        ValueError
+            If the file is no state dict, or does not fit the architecture.
+        """
+        weights = read_state_dict(path)
+        module = _build(spec)
+        load_weights(module, weights)
+        code = json.dumps([spec.architecture, spec.arguments, spec.output.index], sort_keys=True)
+        return Network(forward=module, kind="module", code=code)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a module.
+
+    Raises
+    ------
+    ValueError
+        If they are not exactly those of the module, naming the first that differ.
+    """
+    _check_fit(weights, module.state_dict())
+    module.load_state_dict(dict(weights), strict=False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from safetensors or a ``torch.save`` file without running its code.
+
+    Parameters
+    ----------
+    path
+        The content decides, not the file name. A dict nested under ``state_dict`` or
+        ``model_state_dict`` is found, and the prefixes of DataParallel and compile are taken off.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, is damaged, or needs pickle to run code.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    tensors = _read_safetensors(path) if head[8:] == b"{" else _read_pt(path, head)
+    return _unprefixed(tensors)
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    _check_header(path)
+    try:
+        return load_file(path, device="cpu")
+    except Exception as error:  # safetensors raises a type of its own, and OSError
+        raise ValueError(f"{path.name} is not a valid safetensors file: {error}") from error
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that lies about its length before anything of that length is made."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(_MAX_HEADER, path.stat().st_size - 8):
+            raise ValueError(
+                f"{path.name} is not a valid safetensors file: a header of {length} bytes in a "
+                f"file of {path.stat().st_size}"
+            )
+        try:
+            json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path.name} has no valid safetensors header: {error}") from error
+
+
+def _read_pt(path: Path, head: bytes) -> Mapping[str, Any]:
+    if not head.startswith((b"PK", b"\x80")):
+        raise ValueError(f"{path.name} is neither safetensors nor a torch.save file")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"'torch.load' received a zip file", UserWarning)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    # A TorchScript archive, a whole pickled module, a truncated file: torch has a type for each.
+    except Exception as error:
+        raise ValueError(_why_not_loaded(path, error)) from error
+    for _ in range(2):
+        if isinstance(loaded, Mapping):
+            loaded = next((loaded[w] for w in _WRAPPERS if w in loaded), loaded)
+    if not isinstance(loaded, Mapping):
+        raise ModelError(f"{path.name} holds a {type(loaded).__name__}, not a state dict")
+    return cast("Mapping[str, Any]", loaded)
+
+
+def _why_not_loaded(path: Path, error: Exception) -> str:
+    text = str(error)
+    if "TorchScript" in text:
+        return f"{path.name} is a TorchScript archive: use format torchscript"
+    if "weights_only" in text.lower() or "Unsupported" in text:
+        return (
+            f"{path.name} holds more than weights and would have to run code to load: "
+            "save the state_dict alone, best as safetensors"
+        )
+    return f"{path.name} cannot be read: {text}"
+
+
+def _unprefixed(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    if not tensors:
+        raise ValueError("the state dict is empty")
+    foreign = [k for k, v in tensors.items() if not isinstance(k, str) or not _is_real(v)]
+    if foreign:
+        raise ValueError(f"not a state dict of real tensors: {_few(foreign)}")
+    result = dict(tensors)
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in result):
+            result = {key.removeprefix(prefix): value for key, value in result.items()}
+    return result
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
+
+
+def _build(spec: ModelSpec) -> nn.Module:
+    reference = str(spec.architecture)
+    architecture = resolve(reference)
+    if not (isinstance(architecture, type) and issubclass(architecture, nn.Module)) and not (
+        spec.trust and callable(architecture)
+    ):
+        raise ValueError(f"{reference} is not a torch.nn.Module")
+    if not spec.trust and not architecture.__module__.startswith(OWN):
+        raise ValueError(f"{reference} is not one of cte_dask's own: it needs trust: true")
+    # The weights drawn here are overwritten: the caller's random state must not notice them.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return cast("Callable[..., nn.Module]", architecture)(**spec.arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{reference} refuses its arguments: {error}") from error
+
+
+def _check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    # Weights saved before torch 1.0 lack the batch counters, which no prediction depends on.
+    missing = [k for k in wanted if k not in weights and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in weights if k not in wanted]
+    shapes = [
+        f"{k} is {tuple(weights[k].shape)}, not {tuple(wanted[k].shape)}"
+        for k in wanted
+        if k in weights and weights[k].shape != wanted[k].shape
+    ]
+    groups = {"missing": missing, "unexpected": unexpected, "wrong shapes": shapes}
+    faults = [f"{what}: {_few(names)}" for what, names in groups.items() if names]
+    if faults:
+        raise ValueError(f"the weights do not fit the architecture: {'; '.join(faults)}")
+
+
+def _few(names: Iterable[object]) -> str:
+    listed = [str(name) for name in names]
+    rest = len(listed) - _SHOWN
+    return ", ".join(listed[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,93 @@
+"""What a loader returns: a network behind one call, whatever format it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+from cte_dask.models.format_registry import FORMATS
+from cte_dask.registry import resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from cte_dask.models.spec import ModelSpec
+
+__all__ = ["Loader", "ModelError", "Network", "find_loader"]
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; from ``load_network`` one line naming it and the reason."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Network:
+    """A loaded source model.
+
+    Parameters
+    ----------
+    forward
+        Maps float (N, C, [z,] y, x) to float (N, C_out, [z,] y, x).
+    kind
+        ``"module"`` an ordinary ``nn.Module``, ``"graph"`` an exported graph module, ``"script"``
+        a TorchScript module, ``"opaque"`` something whose inside cannot be reached.
+    fixed_shape
+        The input shape (N, C, [z,] y, x) where the network accepts only one extent, None where
+        it accepts several; None as a whole when every extent is free.
+    notes
+        What a reader of ``cte models check`` should know.
+    code
+        Names what was built, weights aside: networks of equal `code` differ in weights alone.
+        Empty where that is not known.
+    """
+
+    forward: torch.nn.Module
+    kind: Literal["module", "graph", "script", "opaque"]
+    fixed_shape: tuple[int | None, ...] | None = None
+    notes: tuple[str, ...] = ()
+    code: str = ""
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size accepted, None when any is."""
+        return None if self.fixed_shape is None else self.fixed_shape[0]
+
+    @property
+    def fixed_spatial(self) -> tuple[int | None, ...] | None:
+        """The only extents accepted along ([z,] y, x), None when all are free."""
+        spatial = None if self.fixed_shape is None else self.fixed_shape[2:]
+        return spatial if spatial and any(spatial) else None
+
+
+class Loader(Protocol):
+    """Turns the weights of one format into a network."""
+
+    def load(self, spec: ModelSpec, path: Path) -> Network:
+        """Return the network in evaluation mode, in float32 on the CPU.
+
+        Parameters
+        ----------
+        spec
+            What the bank says about the model.
+        path
+            The verified weights on this machine; for format ``python`` not a file.
+
+        Raises
+        ------
+        ValueError
+            With the reason in one line, without the model's name.
+        """
+        ...
+
+
+def find_loader(format_: str) -> Loader:
+    """Return the loader of a format: a key of :data:`FORMATS` or ``"package.module:Loader"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such module or attribute.
+    """
+    return cast("Callable[[], Loader]", resolve(FORMATS.get(format_, format_)))()

@@ -1,0 +1,1 @@
+"""From the numbers of tiles to the order of the models."""

@@ -1,0 +1,1 @@
+"""Which strength of a perturbation tells the models of a bank apart."""

@@ -1,0 +1,335 @@
+"""Calibration: which strength of a perturbation tells the models of a bank apart on a target.
+
+Too strong a perturbation makes every model inconsistent, too weak a one none. A grid of strengths
+is tried on a pilot sample of tiles, all in one experiment, so that each model's reference
+prediction and encoder pass is made once; no label is used.
+
+The pilot: a few tiles spread over a target of any size, never the list of them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.perturb import PERTURBATIONS, Perturbation
+from cte_dask.ranking.calibration.strengths import Calibration, calibrated
+from cte_dask.results.dataset import tile_scores
+from cte_dask.results.layout import layout_of
+from cte_dask.scoring.score_block import score_block
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from numpy.typing import NDArray
+
+    from cte_dask.models.bank import ModelBank
+    from cte_dask.ranking.rank_target import TargetOptions
+    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.volume import Volume
+
+__all__ = ["GRIDS", "Calibration", "calibrate", "calibrate_target", "parse_grid", "pilot_indices"]
+
+TRIES = 16
+
+
+def pilot_indices(experiment: Experiment, count: int) -> tuple[int, ...]:
+    """Draw tiles at random, one from each of `count` equal parts of the target.
+
+    The parts are runs of tiles in C order, so that slabs, or bands of rows of one plane, are all
+    represented; within a part any tile may be drawn. Where there is a mask, up to 16 tiles of a
+    part are tried, and a part in which none of them holds a voxel of the mask gives no tile.
+
+    Parameters
+    ----------
+    experiment
+        Its grid, seed and mask; the cut into blocks does not matter.
+    count
+        Tiles wanted; a target of fewer gives all of them.
+
+    Returns
+    -------
+    tuple of int
+        Numbers of tiles, ascending.
+    """
+    total = len(experiment.grid)
+    count = min(count, total)
+    rng = np.random.default_rng(experiment.seed)
+    found = []
+    for part in range(count):
+        low, high = part * total // count, (part + 1) * total // count
+        tried = dict.fromkeys(int(i) for i in rng.integers(low, high, size=TRIES))
+        chosen = next((i for i in tried if _inside(experiment, i)), None)
+        if chosen is not None:
+            found.append(chosen)
+    return tuple(found)
+
+
+def _inside(experiment: Experiment, index: int) -> bool:
+    tile = experiment.grid.tile_at(index)
+    mask = experiment.volume.read_mask(tile.start, tile.stop)
+    return mask is None or bool(mask.any())
+
+
+GRIDS: dict[str, tuple[float, ...]] = {
+    "dropout": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "gaussian": (0.01, 0.02, 0.05, 0.1, 0.15, 0.2),
+    "brightness": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
+    "contrast": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
+    "gamma": (1.1, 1.2, 1.4, 1.6, 2.0, 2.5),
+}
+"""Strengths tried by default, from weak to strong."""
+
+PILOT_REPEATS = 4
+"""Draws of a random perturbation by default: on few tiles the noise of one draw would decide."""
+
+DRAWN_ONCE = ("brightness", "contrast", "gamma")
+"""Perturbations without anything random: one run says it all."""
+
+
+def calibrate(
+    volume: Volume,
+    bank: ModelBank,
+    *,
+    kind: str = "dropout",
+    grid: Sequence[float] | None = None,
+    metric: str = "nhd",
+    pilot_tiles: int = 64,
+    repeats: int | None = None,
+    seed: int = 0,
+    client: Client | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Calibration:
+    """Choose the strength at which the target's tiles agree best on the order of the models.
+
+    The chosen strength has the highest Kendall's W with tiles as raters
+    (`cte_dask.ranking.concordance.kendall_w`) among those whose spread between models exceeds the
+    spread within (`cte_dask.ranking.concordance.Spread.ratio` above 1); if none does, W alone
+    chooses and `Calibration.fallback` says so. Models that predict nothing or everything at any
+    strength (`ModelRank.degenerate`) are left out of both, and so are tiles on which a model
+    compared has no consistency.
+
+    Parameters
+    ----------
+    volume, bank
+        Target and source models.
+    kind
+        A perturbation that every model supports: dropout, gaussian, brightness, contrast, gamma,
+        or the place of your own.
+    grid
+        Strengths, from weak to strong; by default those of `GRIDS`.
+    metric
+        The metric of consistency.
+    pilot_tiles
+        Tiles to try them on, spread over the target
+        (`cte_dask.ranking.calibration.calibrate.pilot_indices`).
+    repeats
+        Perturbed runs a strength; by default `PILOT_REPEATS` where draws are random, else 1.
+    seed
+        Of the pilot, the perturbations and the bootstrap.
+    client
+        A Dask client; None computes in this process. The numbers are the same.
+    tell
+        Receives one line of progress per step.
+    **options
+        As of `cte_dask.scoring.resolve.resolve`: tile, border, device, precision, threads,
+        batch.
+
+    Returns
+    -------
+    Calibration
+        The curve over the grid and the strength chosen.
+
+    Raises
+    ------
+    ValueError
+        For any bad value, naming it; if fewer than two models or tiles can be compared.
+    TypeError
+        If an option is given that the calibration decides by itself.
+
+    Notes
+    -----
+    Agreement is no proof of being right. Towards strong perturbations it can rise again, when the
+    tiles agree on which models withstand the perturbation rather than on which fit the target; look
+    at the whole curve. ``benchmarks/calibrate_demo.py`` measures what the choice is worth.
+    """
+    from cte_dask.scoring.resolve import resolve
+
+    if taken := {"perturbations", "metrics", "block", "workers", "sample"} & set(options):
+        raise TypeError(f"calibrate does not take {', '.join(sorted(taken))}")
+    perturbations = _perturbations(kind, grid)
+    if pilot_tiles < 2:
+        raise ValueError(f"pilot_tiles must be at least 2, not {pilot_tiles}")
+    # A block of one tile: the pilot is the same tiles however a run would be cut.
+    experiment = resolve(
+        volume,
+        bank,
+        perturbations=perturbations,
+        metrics=(metric,),
+        block=(1, 1, 1),
+        repeats=(1 if kind in DRAWN_ONCE else PILOT_REPEATS) if repeats is None else repeats,
+        seed=seed,
+        tell=tell,
+        **options,
+    )
+    indices = pilot_indices(experiment, pilot_tiles)
+    if not indices:
+        raise ValueError(f"no tile tried lies in the mask of {volume.name}: use more pilot tiles")
+    values = _values(experiment, indices, client, tell)
+    return calibrated(experiment, tile_scores(layout_of(experiment), values, indices))
+
+
+def _perturbations(kind: str, grid: Sequence[float] | None) -> tuple[Perturbation, ...]:
+    if grid is None and kind in PERTURBATIONS:
+        grid = GRIDS[kind]
+    if grid is not None and len(grid) < 2:
+        raise ValueError(f"a grid needs at least two strengths, not {list(grid)}")
+    if grid is None:
+        _ = Perturbation.parse(f"{kind}:1")  # an unknown kind, or one without strength, is told
+        raise ValueError(f"no strengths are known for {kind!r}: give a grid (--strengths)")
+    return tuple(Perturbation(kind, strength) for strength in grid)
+
+
+def _values(
+    experiment: Experiment,
+    indices: Sequence[int],
+    client: Client | None,
+    tell: Callable[[str], None],
+) -> NDArray[np.float64]:
+    """Return (model, draw, column, tile) of the pilot's tiles."""
+    tell(f"scoring {len(indices)} of {len(experiment.grid):,} tiles")
+    if client is None:
+        return np.concatenate([score_block(experiment, i).values for i in indices], axis=-1)
+    from cte_dask.engine.dask_runner import RETRIES, blocks_array
+
+    lazy = blocks_array(experiment, indices)
+    values: NDArray[np.float64] = client.compute(lazy, retries=RETRIES).result()
+    return values
+
+
+def calibrate_target(
+    options: TargetOptions,
+    bank_path: str,
+    out: str,
+    *,
+    perturb: str = "dropout",
+    strengths: str | None = None,
+    cluster: str = "none",
+    workers: int | None = None,
+    threads: int = 1,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
+    **settings: Any,
+) -> Calibration:
+    """Do what ``cte calibrate`` does: calibrate, and write the curve as numbers and as a picture.
+
+    Parameters
+    ----------
+    options
+        The target.
+    bank_path
+        Path or URL of ``bank.yaml``.
+    out
+        Folder or URL of ``calibration.json``, ``calibration.csv`` and ``calibration.png``.
+    perturb, strengths
+        As `parse_grid` reads them.
+    cluster, workers, threads
+        Where the tiles are scored; see `cte_dask.engine.clusters.open_cluster`. The numbers are the
+        same.
+    overwrite
+        Whether a calibration that is there may be replaced.
+    tell, warn
+        Receive one line per step, and what a user must know.
+    **settings
+        As of `calibrate`.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError, OSError
+        For any bad value, naming it and the remedy.
+    """
+    import fsspec
+
+    from cte_dask.engine.clusters import open_cluster
+    from cte_dask.models import load_bank
+    from cte_dask.ranking.calibration.numbers import calibration_dict, write_numbers
+    from cte_dask.ranking.rank_target import open_target
+    from cte_dask.report.calibration import write_curve
+
+    kind, grid = parse_grid(perturb, strengths)
+    filesystem, path = fsspec.core.url_to_fs(out)
+    if filesystem.exists(f"{path}/calibration.json") and not overwrite:
+        raise FileExistsError(f"{out} holds a calibration already: give --overwrite to replace it")
+    filesystem.makedirs(path, exist_ok=True)
+    bank = load_bank(bank_path)
+    tell("opening the target")
+    volume = open_target(options, bank)
+    with open_cluster(cluster, workers=workers, threads=threads) as client:
+        settings |= {"kind": kind, "grid": grid, "threads": threads, "tell": tell}
+        found = calibrate(volume, bank, client=client, **settings)
+    write_numbers(out, calibration_dict(found))
+    try:
+        write_curve(out, found)
+    except ImportError as error:  # a picture is worth less than the numbers, which are there
+        warn(str(error))
+    return found
+
+
+def parse_grid(perturb: str, strengths: str | None) -> tuple[str, tuple[float, ...] | None]:
+    """Read a grid as the command line gives it.
+
+    Parameters
+    ----------
+    perturb
+        A kind, such as ``"dropout"``, or ``kind:low:high:number`` for strengths evenly apart.
+    strengths
+        Strengths with commas between them, such as ``"0.05,0.1,0.2"``; excludes the second form.
+
+    Returns
+    -------
+    tuple
+        The kind, and its strengths or None for those of `GRIDS`.
+
+    Raises
+    ------
+    ValueError
+        If a text has another form.
+
+    Examples
+    --------
+    >>> parse_grid("gaussian:0.1:0.3:3", None)
+    ('gaussian', (0.1, 0.2, 0.3))
+    """
+    kind, *rest = perturb.strip().split(":")
+    if "." in kind and rest:  # the place of a perturbation, module:thing
+        kind = f"{kind}:{rest.pop(0)}"
+    if not rest:
+        return kind, None if strengths is None else _listed(strengths)
+    if strengths is not None:
+        raise ValueError(f"--perturb {perturb!r} has strengths already: leave out --strengths")
+    try:
+        low, high, number = float(rest[0]), float(rest[1]), int(":".join(rest[2:]))
+    except (ValueError, IndexError):
+        raise ValueError(
+            f"--perturb {perturb!r} must read kind or kind:low:high:number, such as "
+            "gaussian:0.02:0.2:10"
+        ) from None
+    if number < 2 or not np.isfinite([low, high]).all() or low == high:
+        raise ValueError(f"--perturb {perturb!r} must give at least two different strengths")
+    return kind, tuple(float(f"{s:.6g}") for s in np.linspace(low, high, number))
+
+
+def _listed(strengths: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in strengths.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--strengths {strengths!r} must be numbers with commas between, such as 0.05,0.1,0.2"
+        ) from None

@@ -1,0 +1,112 @@
+"""The curve of a calibration as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+if TYPE_CHECKING:
+    from cte_dask.ranking.calibration.strengths import Calibration, Strength
+    from cte_dask.ranking.rank import Score
+
+__all__ = ["calibration_dict", "write_numbers"]
+
+CALIBRATION_SCHEMA = "cte-calibration/1"
+COLUMNS = (
+    "perturbation",
+    "strength",
+    "chosen",
+    "eligible",
+    "kendall_w",
+    "spread_ratio",
+    "between",
+    "within",
+    "n_tiles",
+)
+
+
+def calibration_dict(calibration: Calibration) -> dict[str, Any]:
+    """Return the content of ``calibration.json``; what is not finite is None, which JSON has."""
+    from cte_dask.scoring.experiment import versions
+
+    experiment = calibration.experiment
+    return {
+        "schema": CALIBRATION_SCHEMA,
+        "kind": calibration.kind,
+        "metric": calibration.metric,
+        "chosen": calibration.chosen.perturbation,
+        "strength": calibration.chosen.value,
+        "fallback": calibration.fallback,
+        "strengths": [
+            _strength_dict(s, calibration.metric, chosen=s is calibration.chosen)
+            for s in calibration.strengths
+        ],
+        "compared": list(calibration.compared),
+        "degenerate": {name: list(flags) for name, flags in calibration.degenerate.items()},
+        "excluded": dict(calibration.excluded),
+        "pilot_tiles": calibration.n_pilot,
+        "tiles": calibration.n_grid,
+        "tile": list(experiment.grid.tile),
+        "target": experiment.volume.describe(),
+        "seed": experiment.seed,
+        "experiment": experiment.digest(),
+        "versions": versions(),
+    }
+
+
+def _strength_dict(strength: Strength, metric: str, *, chosen: bool) -> dict[str, Any]:
+    return {
+        "perturbation": strength.perturbation,
+        "strength": strength.value,
+        "chosen": chosen,
+        "eligible": strength.eligible,
+        "kendall_w": _plain(strength.agreement),
+        "spread_ratio": _plain(strength.spread.ratio),
+        "between": _plain(strength.spread.between),
+        "within": _plain(strength.spread.within),
+        "n_tiles": strength.n_tiles,
+        "models": {
+            name: {**score.to_dict(), "flags": list(flags)}
+            for name, (score, flags) in sorted(_models(strength, metric).items())
+        },
+    }
+
+
+def _models(strength: Strength, metric: str) -> dict[str, tuple[Score, tuple[str, ...]]]:
+    name = f"{metric}@{strength.perturbation}"
+    return {m.name: (m.scores[name], m.flags) for m in strength.models if name in m.scores}
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def write_numbers(out: str, result: Mapping[str, Any]) -> None:
+    """Write ``calibration.json`` and ``calibration.csv`` (one row a strength).
+
+    Parameters
+    ----------
+    out
+        Folder or URL.
+    result
+        From `calibration_dict`.
+    """
+    with fsspec.open(f"{out}/calibration.json", "w") as file:
+        file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    models = sorted({name for s in result["strengths"] for name in s["models"]})
+    fields = ("cte", "low", "high", "nan_fraction")
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*COLUMNS, *(f"{name} {field}" for name in models for field in fields)])
+    for strength in result["strengths"]:
+        lead = [strength[column] for column in COLUMNS]
+        cells = [strength["models"].get(n, {}).get(f) for n in models for f in fields]
+        table.writerow([*lead, *cells])
+    with fsspec.open(f"{out}/calibration.csv", "w") as file:
+        file.write(text.getvalue())

@@ -1,0 +1,92 @@
+"""How a run ends: what was scored is ranked and written, and an exit code says how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cte_dask.ranking.rank import Ranking, rank, ranking_dict, with_intervals
+from cte_dask.results.dataset import read_scores, told_attributes
+from cte_dask.results.files import write_ranking, write_tiles
+from cte_dask.results.store import DONE, count_all
+
+if TYPE_CHECKING:
+    from cte_dask.engine.anytime import Anytime
+    from cte_dask.engine.jobs import Shard
+    from cte_dask.engine.racing.decision import Decision
+    from cte_dask.results.store import Scores
+    from cte_dask.scoring.experiment import Experiment
+
+__all__ = ["EXIT", "Outcome", "all_tried", "concluded"]
+
+EXIT = {"complete": 0, "bad input": 2, "incomplete": 3, "interrupted": 130}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to.
+
+    Parameters
+    ----------
+    experiment, ranking
+        The run and its ranking.
+    result
+        Content of ``ranking.json``.
+    exit_code
+        0 complete, 3 incomplete, 130 interrupted.
+    decision
+        What an anytime run came to; None of an exhaustive one.
+    """
+
+    experiment: Experiment
+    ranking: Ranking
+    result: dict[str, Any]
+    exit_code: int
+    decision: Decision | None = None
+
+
+def concluded(
+    out: str,
+    experiment: Experiment,
+    scores: Scores,
+    race: Anytime | None,
+    *,
+    interrupted: bool,
+    shard: Shard | None,
+) -> Outcome:
+    """Rank what was scored, write the results, and say how it ended.
+
+    Parameters
+    ----------
+    out
+        Folder or URL of the results.
+    experiment, scores
+        The run and its store.
+    race
+        The work of an anytime run; None of an exhaustive one.
+    interrupted
+        Whether somebody stopped it.
+    shard
+        The part of the blocks that was to be scored; None for all.
+    """
+    counted = count_all(scores) if race is None else race.count()
+    dataset = read_scores(counted)
+    dataset.attrs |= told_attributes(experiment)
+    ranking, decision = rank(dataset), None
+    if race is not None:
+        able = [m.name for m in ranking.models if m.rank is not None and not m.degenerate]
+        decision = race.decision(interrupted=interrupted).led_by(able)
+        ranking = with_intervals(ranking, decision.intervals)
+    result = ranking_dict(experiment, ranking, counted, decision)
+    whole = shard is None or all_tried(scores)
+    done = result["complete"] if whole or shard is None else not shard.part(scores.missing())
+    state = "interrupted" if interrupted else "complete" if done else "incomplete"
+    if whole:
+        write_tiles(out, counted)
+        write_ranking(out, result)
+    return Outcome(experiment, ranking, result, EXIT[state], decision)
+
+
+def all_tried(scores: Scores) -> bool:
+    """Return whether every block was tried."""
+    return bool((scores.done() != DONE["missing"]).all())

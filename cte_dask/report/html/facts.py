@@ -1,0 +1,267 @@
+"""Everything a report says, as plain data: from the files of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import yaml
+
+from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
+from cte_dask.report.html.certainty import answer, certainty
+from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_path
+from cte_dask.report.html.heat_maps import map_data, winners
+from cte_dask.report.html.tally import tally
+from cte_dask.results.session_log import UNPERTURBED, repeat_command, sessions, shown_url
+from cte_dask.results.store import counted, open_scores
+from cte_dask.scoring.score_tiles import STATUS
+
+if TYPE_CHECKING:
+    from cte_dask.report.html.certainty import Certainty
+    from cte_dask.report.html.tally import Tally
+    from cte_dask.results.store import Scores
+
+__all__ = ["Run", "facts", "read_run"]
+
+RACE = ("verdict", "decided", "goal", "proven", "close", "rivals", "dropped")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+EXPLAINED = {
+    NOTHING: "finds foreground on hardly any tile; what finds nothing never changes",
+    EVERYTHING: "calls nearly every voxel foreground; that never changes either",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The files of a run.
+
+    Parameters
+    ----------
+    folder
+        Folder or URL.
+    ranking, experiment
+        Content of ``ranking.json`` and ``experiment.yaml``.
+    scores
+        The score store.
+    calibration
+        Content of ``calibration.json``, if there is one.
+    """
+
+    folder: str
+    ranking: Mapping[str, Any]
+    experiment: Mapping[str, Any]
+    scores: Scores
+    calibration: Mapping[str, Any] | None
+
+
+def read_run(folder: str, *, calibration: str | None = None) -> Run:
+    """Read the files of a run.
+
+    Parameters
+    ----------
+    folder
+        Folder or URL that `cte rank` wrote.
+    calibration
+        A ``calibration.json``, or the folder of one; by default the run's own, if it has one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no ranking, or no calibration where one was named.
+    """
+    ranking = _read(f"{folder}/ranking.json")
+    experiment = _read(f"{folder}/experiment.yaml")
+    if ranking is None or experiment is None:
+        raise FileNotFoundError(
+            f"no finished run at {folder}: ranking.json or experiment.yaml is missing; make them "
+            "with cte rank --out, or go on with --resume"
+        )
+    return Run(
+        folder,
+        ranking,
+        experiment,
+        counted(open_scores(f"{folder}/scores.zarr")),
+        _calibration(folder, calibration),
+    )
+
+
+def _read(path: str) -> Any:
+    try:
+        with fsspec.open(path, "r") as file:
+            text = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+
+
+def _calibration(folder: str, given: str | None) -> Any:
+    if given is None:
+        return _read(f"{folder}/calibration.json")
+    path = given if given.endswith(".json") else f"{given}/calibration.json"
+    found = _read(path)
+    if found is None:
+        raise FileNotFoundError(f"no calibration at {path}: make one with cte calibrate --out")
+    return found
+
+
+def facts(run: Run) -> tuple[dict[str, Any], Tally]:
+    """Work out what a report says, without predicting anything.
+
+    Returns
+    -------
+    tuple
+        What the page's template takes, and the tally it was taken from.
+    """
+    primary = str(run.ranking["primary"])
+    entries = list(run.ranking["models"])
+    ranked = [m for m in entries if m["rank"] is not None]
+    names = [m["name"] for m in ranked]
+    bad = {m["name"] for m in ranked if _degenerate(m)}
+    found = tally(run.scores, names, [_number(m["scores"][primary]["cte"]) for m in ranked], bad)
+    usable = [n for n, m in enumerate(ranked) if m["name"] not in bad]
+    race = {k: run.ranking[k] for k in RACE} if "verdict" in run.ranking else None
+    sure = None
+    if usable and race is None:  # beaten models have seen other regions
+        sure = certainty(found.histogram[usable], seed=int(run.ranking["seed"]))
+    models = _models(ranked, found, primary)
+    _add_certainty(models, usable, sure)
+    page = {
+        "title": _name_of(run.experiment["target"]),
+        "primary": primary,
+        "metric": primary.split("@", 1)[0],
+        "complete": run.ranking["complete"],
+        "blocks": run.ranking["blocks"],
+        "models": models,
+        "answer": answer(models, usable, race),
+        "race": race,
+        "axis": _axes(models, found)[0],
+        "spread": _axes(models, found)[1],
+        "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(primary)),
+        "combined": run.ranking.get("combined"),
+        "common_note": _common_note(models),
+        "winners": winners(found),
+        "map": map_data(found, run.scores.layout),
+        "excluded": [m for m in entries if m["rank"] is None],
+        "explained": EXPLAINED,
+        "curve": run.calibration and curve_chart(dict(run.calibration), names),
+        "cost": _cost(run, len(names)),
+        "provenance": _provenance(run),
+    }
+    return page, found
+
+
+def _degenerate(model: Mapping[str, Any]) -> bool:
+    return bool({NOTHING, EVERYTHING} & set(model["flags"]))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _first(primary: str) -> Any:
+    return lambda name: (name != primary, name)
+
+
+def _name_of(target: Mapping[str, Any]) -> str:
+    return shown_url(target["url"]).split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+
+
+def _models(
+    ranked: Sequence[Mapping[str, Any]], found: Tally, primary: str
+) -> list[dict[str, Any]]:
+    def median(model: Mapping[str, Any]) -> float | None:
+        return model["scores"][primary]["cte"]  # type: ignore[no-any-return]
+
+    quantiles = found.quantiles(QUANTILES)
+    codes = {code: name.replace("_", " ") for name, code in STATUS.items() if name != "scored"}
+    return [
+        {
+            **model,
+            **model["scores"][primary],
+            "index": number,
+            "degenerate": _degenerate(model),
+            "quantiles": [*quantiles[number, :2], _number(median(model)), *quantiles[number, 3:]],
+            "unscored": {
+                name: int(found.status[number, code])
+                for code, name in codes.items()
+                if found.status[number, code]
+            },
+        }
+        for number, model in enumerate(ranked)
+    ]
+
+
+def _add_certainty(
+    models: list[dict[str, Any]], usable: Sequence[int], sure: Certainty | None
+) -> None:
+    """Add to each model how often it comes first, and how often the first one beats it."""
+    for model in models:
+        model |= {"first": None, "beaten": None}
+    for place, number in enumerate(usable):
+        if sure is not None:
+            models[number]["first"] = float(sure.first[place])
+            models[number]["beaten"] = float(sure.beats[0, place]) if place else None
+
+
+def _common_note(models: Sequence[dict[str, Any]]) -> str:
+    """Take a note that all models have out of each, to be told once."""
+    notes = {str(m["note"]) for m in models}
+    if len(models) < 2 or len(notes) > 1:
+        return ""
+    for model in models:
+        model["note"] = ""
+    return notes.pop()
+
+
+def _axes(models: Sequence[dict[str, Any]], found: Tally) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Place intervals and histograms; return the axes of both for their headings."""
+    ends = [_number(m[key]) for m in models for key in ("low", "high")]
+    interval = axis_over(ends, 10, 150)
+    lows = [q for m in models for q in (m["quantiles"][0],) if not math.isnan(q)]
+    spread = Axis(math.floor(min(lows, default=0.0) * 20) / 20 * 0.999, 1.0, 0, 240)
+    for model, histogram in zip(models, found.histogram, strict=True):
+        if model["cte"] is not None:
+            model["at"] = {key: interval.at(model[key]) for key in ("low", "cte", "high")}
+            model["median_at"] = spread.at(model["cte"])
+        model["histogram"] = histogram_path(histogram.sum(axis=0), spread)
+    return {"marks": interval.marks(5)}, {"marks": spread.marks(4), "low": spread.low}
+
+
+def _cost(run: Run, models: int) -> dict[str, Any]:
+    experiment = run.experiment
+    perturbed = [p for p in experiment["perturbations"] if p != UNPERTURBED]
+    passes = 1 + len(perturbed) * experiment["repeats"]
+    return {
+        "tiles": experiment["tiles"],
+        "models": models,
+        "passes": passes,
+        "predictions": experiment["tiles"] * models * passes,
+        "blocks": run.ranking["blocks"],
+        "device": experiment["device"],
+        "precision": experiment["precision"],
+        "sessions": sessions(run.folder),
+    }
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    experiment = run.experiment
+    banks = [s["bank"] for s in sessions(run.folder) if s.get("bank")]
+    target = {**experiment["target"], "url": shown_url(experiment["target"]["url"])}
+    return {
+        "command": repeat_command(
+            experiment,
+            shown_url(banks[-1]) if banks else "bank.yaml",
+            run.ranking.get("goal"),
+        ),
+        "bank_known": bool(banks),
+        "target": {k: v for k, v in target.items() if v not in (None, [])},
+        "hash": experiment["hash"],
+        "seed": experiment["seed"],
+        "intensity": experiment["intensity"],
+        "models": [{**m, "source": shown_url(str(m["source"]))} for m in experiment["models"]],
+        "versions": run.ranking["versions"],
+    }

@@ -1,0 +1,135 @@
+"""``report.html``: a run in one file that needs nothing else and asks no network for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import fsspec
+
+from cte_dask.report.html.facts import facts, read_run
+
+__all__ = ["page", "write_report"]
+
+GALLERY_MODELS = 3
+
+
+def write_report(
+    run: str,
+    *,
+    out: str | None = None,
+    calibration: str | None = None,
+    gallery_models: int = GALLERY_MODELS,
+    tell: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Write the report of a run.
+
+    Parameters
+    ----------
+    run
+        Folder or URL that `cte rank` wrote.
+    out
+        The file; by default ``report.html`` beside the results.
+    calibration
+        A ``calibration.json`` or its folder; by default the run's own, if it has one.
+    gallery_models
+        How many of the best models get their best, median and worst tile predicted again; 0 opens
+        neither target nor weights.
+    tell
+        Receives one line per step.
+
+    Returns
+    -------
+    str
+        Where the report is.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no finished run, or no calibration where one was named.
+    ValueError
+        If `gallery_models` is negative.
+    """
+    from cte_dask.report.html.gallery import gallery
+
+    if gallery_models < 0:
+        raise ValueError(f"the gallery cannot have {gallery_models} models: give 0 or more")
+    tell("reading the scores")
+    content, tally = facts(read_run(run, calibration=calibration))
+    wanted = [m["name"] for m in content["models"] if not m["degenerate"]][:gallery_models]
+    content["gallery"] = gallery(run, tally, wanted, tell=tell) if wanted else None
+    path = f"{run}/report.html" if out is None else out
+    with fsspec.open(path, "w", encoding="utf-8") as file:
+        file.write(page(content))
+    return path
+
+
+def page(content: dict[str, Any]) -> str:
+    """Render a report.
+
+    Parameters
+    ----------
+    content
+        From `cte_dask.report.html.facts.facts`, with the gallery under ``gallery``.
+
+    Returns
+    -------
+    str
+        HTML. Every text from outside is escaped; the page's policy forbids any request, and any
+        script or style but its own two, named by their hashes.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "percent": _percent, "script_json": _script_json}
+    style, script = _asset("report.css"), _asset("report.js")
+    return environment.from_string(_asset("report.html.j2")).render(
+        **content,
+        style=style,
+        script=script,
+        style_hash=_policy_hash(style),
+        script_hash=_policy_hash(script),
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("cte_dask.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def _policy_hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _script_json(value: object) -> Any:
+    """Return JSON that is safe inside a script element: nothing in it can end the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 (escaped for where it stands)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    shown = 100 * value
+    # neither "100 %" nor "0 %" is said of what is only nearly so
+    least = 10.0**-digits
+    if 0 < shown < least:
+        return f"< {least:g} %"
+    if 100 - least < shown < 100:
+        return f"> {100 - least:g} %"
+    return f"{shown:.{digits}f} %"

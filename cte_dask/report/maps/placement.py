@@ -1,0 +1,125 @@
+"""Where tiles lie in space, in the units that the target itself is described in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cte_dask.volume import VolumeError
+
+if TYPE_CHECKING:
+    from cte_dask.results.layout import Layout
+
+__all__ = ["Placement", "placement_of"]
+
+Triple = tuple[float, float, float]
+Units = tuple[str | None, str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Scale and translation of an image of one voxel a tile (z, y, x).
+
+    Parameters
+    ----------
+    scale
+        Extent of a tile.
+    translation
+        Centre of the first tile.
+    voxel
+        Extent of a voxel of the target.
+    units
+        Unit of each axis, as NGFF names it; None where lengths are in voxels or have no unit.
+    """
+
+    scale: Triple
+    translation: Triple
+    voxel: Triple
+    units: Units
+
+    def axes(self) -> list[dict[str, str]]:
+        """Return the axes as NGFF describes them."""
+        return [
+            {"name": name, "type": "space", **({"unit": unit} if unit else {})}
+            for name, unit in zip("zyx", self.units, strict=True)
+        ]
+
+
+def placement_of(target: Mapping[str, Any], layout: Layout) -> tuple[Placement, list[str]]:
+    """Return where a run's tiles lie, and what a user should know of it.
+
+    The target's own metadata rule, in its own units: viewers that ignore units still lay the maps
+    over it. If it cannot be opened, the run's record of it in nanometre is taken.
+
+    Parameters
+    ----------
+    target
+        The target as ``experiment.yaml`` describes it.
+    layout
+        Of the run's score store.
+    """
+    try:
+        voxel, shift, units = _stated(target)
+        notes = []
+    except (VolumeError, OSError, LookupError) as error:
+        voxel, shift, units = _recorded(layout)
+        notes = [f"the target cannot be opened, its recorded voxel size is taken: {error}"]
+    tile = layout.blocks.grid.tile
+    first = [o + (t - 1) / 2 for o, t in zip(layout.origin, tile, strict=True)]
+    z, y, x = ((v * t, s + f * v) for v, t, s, f in zip(voxel, tile, shift, first, strict=True))
+    return Placement((z[0], y[0], x[0]), (z[1], y[1], x[1]), voxel, units), notes
+
+
+def _recorded(layout: Layout) -> tuple[Triple, Triple, Units]:
+    """Return voxel size, centre of the first voxel and units, in nanometre where it is known."""
+    sizes = layout.voxel_size_nm
+    z, y, x = (
+        (1.0, 0.0, None) if size is None else (size, shift or 0.0, "nanometer")
+        for size, shift in zip(sizes, layout.translation_nm, strict=True)
+    )
+    return (z[0], y[0], x[0]), (z[1], y[1], x[1]), (z[2], y[2], x[2])
+
+
+def _stated(target: Mapping[str, Any]) -> tuple[Triple, Triple, Units]:
+    """Return the same as the target's own metadata state it."""
+    from cte_dask.volume.ngff import ome_attributes, parse_multiscale
+
+    attributes, level = _image(target)
+    if attributes is None:
+        return (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (None, None, None)
+    image = parse_multiscale(attributes)
+    if image is None:
+        raise VolumeError(f"{target['url']} is no image any more")
+    stated = next(entry for entry in image.levels if entry.path == level)
+    axes = ome_attributes(attributes)["multiscales"][0].get("axes", ())
+    named = {str(a["name"]).lower(): a.get("unit") for a in axes if isinstance(a, Mapping)}
+    z, y, x = (
+        (scale or 1.0, (scale or 1.0) * offset, named.get(name) if scale else None)
+        for name, scale, offset in zip("zyx", stated.scale, stated.offset, strict=True)
+    )
+    return (z[0], y[0], x[0]), (z[1], y[1], x[1]), (z[2], y[2], x[2])
+
+
+def _image(target: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the attributes of the image that holds the run's array, and the array's path there.
+
+    None if no group around the array describes it: a plain array has voxels, not lengths.
+    """
+    import zarr
+
+    from cte_dask.results.experiment_file import read_options
+    from cte_dask.volume.ngff import parse_multiscale
+    from cte_dask.volume.zarr_source import open_node, strict_store
+
+    store = strict_store(target["url"], read_options(target), None)
+    parts = [part for part in str(target["path"]).split("/") if part]
+    open_node(target["url"], store, "/".join(parts))  # it is there
+    for cut in range(len(parts) - 1, -1, -1):
+        node = open_node(target["url"], store, "/".join(parts[:cut]))
+        attributes = node.attrs.asdict()
+        image = parse_multiscale(attributes) if isinstance(node, zarr.Group) else None
+        below = "/".join(parts[cut:])
+        if image is not None and any(level.path == below for level in image.levels):
+            return attributes, below
+    return None, ""

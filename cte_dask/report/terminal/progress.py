@@ -1,0 +1,155 @@
+"""Live progress of a run in a terminal; a plain line now and then where there is none."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from cte_dask.consistency import BANK_METRICS, metric
+from cte_dask.report.terminal.tables import shown_number
+from cte_dask.scoring.score_tiles import COLUMNS, STATUS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cte_dask.engine.anytime import Anytime
+    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.scoring.score_block import BlockScores
+
+__all__ = ["RunProgress"]
+
+LEADERS = 10
+PLAIN_EVERY_S = 10.0
+BINS = 10_000
+"""Of the consistencies seen: what is shown while a run lasts does not grow with the target."""
+
+
+class RunProgress:
+    """Progress of a run: blocks, tiles a second, time left and a live leaderboard.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    blocks
+        Blocks to do.
+    console
+        Where to show it.
+    race
+        The work of an anytime run, which may end long before all blocks are done.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        blocks: int,
+        console: Console,
+        race: Anytime | None = None,
+    ) -> None:
+        self.experiment = experiment
+        self.console, self.race = console, race
+        self.total, self.blocks, self.tiles, self.failed = blocks, 0, 0, 0
+        self.began = self.told = time.monotonic()
+        self.counts = np.zeros((len(experiment.candidates), BINS + 1), np.int64)
+        metric_name, _, perturbation = experiment.primary.partition("@")
+        self.metric = metric(metric_name)
+        names = [p.name for p in experiment.perturbations]
+        self.draw = names.index(perturbation) * experiment.repeats
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} blocks"),
+            TextColumn("{task.fields[rate]} tiles/s"),
+            TimeElapsedColumn(),
+            *([] if race else [TimeRemainingColumn()]),
+            console=console,
+        )
+        self.task = self.bar.add_task("scoring", total=blocks, rate="–")
+        self.live: Live | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show progress inside the context: live on a terminal, a line now and then elsewhere."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(self._view(), console=self.console, transient=True) as self.live:
+            yield
+
+    def __call__(self, scores: BlockScores) -> None:
+        """Take in a finished block."""
+        self.blocks += 1
+        self.tiles += scores.values.shape[-1]
+        self.failed += bool(scores.failures)
+        table = dict(zip(COLUMNS, scores.values[:, self.draw].swapaxes(0, 1), strict=True))
+        if self.metric.name in BANK_METRICS:  # whose word counts is known when all tiles are
+            table |= dict.fromkeys(BANK_METRICS, np.full(table["status"].shape, np.nan))
+        tile_scores = np.where(table["status"] == STATUS["scored"], self.metric(table), np.nan)
+        for model, row in enumerate(tile_scores):
+            bins = np.rint(np.clip(row[~np.isnan(row)], 0, 1) * BINS).astype(np.int64)
+            self.counts[model] += np.bincount(bins, minlength=BINS + 1)
+        for name, cause in scores.failures.items():
+            self.console.print(Text(f"block {scores.index}, model {name}: failed: {cause}"))
+        self._tell()
+
+    @property
+    def rate(self) -> float:
+        """Tiles a second so far, each under all models."""
+        return self.tiles / max(time.monotonic() - self.began, 1e-9)
+
+    def _tell(self) -> None:
+        self.bar.update(self.task, completed=self.blocks, rate=f"{self.rate:.1f}")
+        if self.live is not None:
+            self.live.update(self._view())
+        elif time.monotonic() - self.told > PLAIN_EVERY_S or self.blocks == self.total:
+            self.told = time.monotonic()
+            self.console.print(
+                f"{self.blocks}/{self.total} blocks, {self.rate:.1f} tiles/s, {self._left()}; "
+                f"{self._leaders(3)}"
+            )
+
+    def _left(self) -> str:
+        if self.race is not None:
+            return self.race.told()
+        seconds = (self.told - self.began) / self.blocks * (self.total - self.blocks)
+        return f"about {seconds:.0f} s left"
+
+    def _medians(self) -> Sequence[tuple[str, float]]:
+        names = [c.name for c in self.experiment.candidates]
+        medians = map(_median, self.counts)
+        shown = [True] * len(names) if self.race is None else self.race.race.active
+        pairs = [
+            (n, m)
+            for n, m, wanted in zip(names, medians, shown, strict=True)
+            if wanted and not math.isnan(m)  # beaten models have seen fewer blocks
+        ]
+        return sorted(pairs, key=lambda pair: -pair[1])
+
+    def _leaders(self, most: int) -> str:
+        return ", ".join(f"{name} {shown_number(cte)}" for name, cte in self._medians()[:most])
+
+    def _view(self) -> Group:
+        table = Table(title=f"so far, by {self.experiment.primary}", title_justify="left")
+        table.add_column("model")
+        table.add_column("CTE", justify="right")
+        for name, cte in self._medians()[:LEADERS]:
+            table.add_row(Text(name), shown_number(cte))
+        told = [] if self.race is None else [Text(self.race.told())]
+        return Group(self.bar.get_renderable(), *told, table)
+
+
+def _median(counts: NDArray[np.int64]) -> float:
+    total = np.cumsum(counts)
+    if not total[-1]:
+        return math.nan
+    return float(np.searchsorted(total, (total[-1] + 1) // 2)) / BINS

@@ -1,0 +1,314 @@
+"""What the commands print: tables for people, JSON for programs.
+
+What a plan tells of memory and time, as people read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
+from cte_dask.report.terminal.bank_tables import print_combined, print_similarity
+from cte_dask.results.skipped import TOLD, skipped
+from cte_dask.results.store import DONE
+
+if TYPE_CHECKING:
+    from cte_dask.engine.cost import Plan
+    from cte_dask.engine.racing.goal import Goal
+    from cte_dask.inference.trial import ModelReport
+    from cte_dask.ranking.outcome import Outcome
+    from cte_dask.ranking.rank import ModelRank, Ranking
+    from cte_dask.results.store import Scores
+    from cte_dask.scoring.experiment import Experiment
+
+__all__ = [
+    "WORKERS",
+    "memory",
+    "output",
+    "plan_table",
+    "print_checks",
+    "print_outcome",
+    "print_plan",
+    "print_status",
+    "ranking_table",
+    "shown_bytes",
+    "shown_number",
+    "times",
+]
+
+WORKERS = (1, 16, 256)
+"""Numbers of workers that a plan tells the time for."""
+
+
+def shown_bytes(count: float) -> str:
+    """Return a number of bytes with its unit."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} PB"
+
+
+def memory(plan: Plan) -> str:
+    """Return what a worker needs, where it can be measured, and what of the target it holds."""
+    worker = f"{shown_bytes(plan.bytes_worker)} a worker, " if plan.bytes_worker else ""
+    device = f"{shown_bytes(plan.bytes_device)} of its GPU, " if plan.bytes_device else ""
+    return f"{worker}{device}{shown_bytes(plan.bytes_window)} of the target at a time"
+
+
+def times(plan: Plan) -> str:
+    """Return how long the whole target takes some numbers of workers."""
+    told = (f"{_duration(3600 * plan.hours(n))} on {n}" for n in WORKERS)
+    return f"{', '.join(told)} workers like this process, if all of it is scored"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.2g} min"
+    hours = seconds / 3600
+    return f"{hours:.2g} h" if hours < 48 else f"{hours / 24:,.0f} days"
+
+
+PIPE_WIDTH = 140
+
+
+def ranking_table(ranking: Ranking) -> Table:
+    """Return the ranking as a table, excluded models with their reasons below."""
+    table = Table(title=f"Ranking by {ranking.primary}", title_justify="left")
+    for heading in ("rank", "model"):
+        table.add_column(heading)
+    for heading in ("CTE", "95 % interval", "tiles", "NaN", "foreground"):
+        table.add_column(heading, justify="right")
+    table.add_column("notes")
+    for model in ranking.models:
+        table.add_row(*_row(model, ranking.primary))
+    return table
+
+
+def _row(model: ModelRank, primary: str) -> list[str | Text]:
+    name = Text(model.name)
+    if model.rank is None:
+        return ["–", name, "", "", "", "", "", Text(f"excluded: {model.excluded}")]
+    score = model.scores[primary]
+    return [
+        str(model.rank),
+        name,
+        shown_number(score.cte),
+        f"{shown_number(score.low)} – {shown_number(score.high)}",
+        str(score.n_tiles),
+        _percent(score.nan_fraction),
+        _percent(model.foreground_fraction),
+        Text("; ".join(filter(None, (*model.flags, model.note)))),
+    ]
+
+
+def shown_number(value: float) -> str:
+    """Return a score as people read it."""
+    return "–" if math.isnan(value) else f"{value:.4f}"
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _flops(count: float) -> str:
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
+        if count < 1000:
+            return f"{count:.3g} {unit}FLOP"
+        count /= 1000
+    return f"{count:.3g} ZFLOP"
+
+
+def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> Table:
+    """Return what a run will read, compute and store, as a table."""
+    table = Table(title="Plan", show_header=False, title_justify="left")
+    rows = [
+        ("target", f"{experiment.volume.url}  {'×'.join(map(str, experiment.volume.shape))} (zyx)"),
+        ("tiles", f"{plan.tiles:,} of {'×'.join(map(str, experiment.grid.tile))} voxels"),
+        ("blocks", f"{plan.blocks:,} of {'×'.join(map(str, plan.block_shape))} voxels"),
+        ("reads", f"{shown_bytes(plan.bytes_read)} ({_ratio(plan)} of the target, halos included)"),
+        *_anytime_rows(plan, goal),
+        ("memory", memory(plan)),
+        ("computes", f"{_flops(plan.flops)} on {experiment.device} in {experiment.precision}"),
+        ("takes", times(plan)),
+        ("stores", f"{shown_bytes(plan.bytes_stored)} before compression"),
+        ("perturbations", ", ".join(p.name for p in experiment.perturbations)),
+        ("ranks by", experiment.primary),
+    ]
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    for cost in plan.models:
+        passes = f"{cost.passes} predictions a tile"
+        table.add_row(Text(f"model {cost.name}"), f"{_flops(cost.flops)} a tile, {passes}")
+    for name, why in experiment.excluded.items():
+        table.add_row(Text(f"model {name}"), Text(f"excluded: {why}"))
+    return table
+
+
+def _anytime_rows(plan: Plan, goal: Goal | None) -> list[tuple[str, str]]:
+    """Return what an anytime run will read at most, and what it read in simulations."""
+    if goal is None:
+        return [("anytime", "no: every block is scored; --until decided may need fewer")]
+    most = min(plan.blocks, goal.blocks or plan.blocks)
+    rows = [("anytime", f"stops when it is decided, {_part(plan, most)} at most")]
+    if goal.seconds is not None:
+        rows[0] = ("anytime", f"stops when it is decided, or after {goal.seconds:g} s")
+    if goal.top == 1:
+        usual, long = (min(most, n) for n in TYPICAL_BLOCKS)
+        told = f"{_part(plan, usual)} in half of our simulations, {long} in three of four"
+        rows.append(("typically", told))
+    return rows
+
+
+def _part(plan: Plan, blocks: int) -> str:
+    part = blocks / max(plan.blocks, 1)
+    return f"{blocks:,} blocks ({shown_bytes(part * plan.bytes_read)}, {_flops(part * plan.flops)})"
+
+
+def _ratio(plan: Plan) -> str:
+    return f"{plan.bytes_read / max(plan.bytes_target, 1):.2f}×"
+
+
+def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console) -> None:
+    """Print a ranking on standard output, and on the console what a user should know beside it."""
+    if as_json:
+        print(json.dumps(outcome.result, indent=1, allow_nan=False))
+    else:
+        output().print(ranking_table(outcome.ranking))
+        print_similarity(outcome.ranking, output())
+        print_combined(outcome.ranking, output(), console)
+    blocks = outcome.result["blocks"]
+    if outcome.decision is not None:
+        told = outcome.result["verdict"]
+        console.print(Text(told), style="green" if outcome.decision.decided else "yellow")
+        _print_incomplete_race(outcome, console)
+    elif not outcome.result["complete"]:
+        left = blocks["total"] - blocks["done"]
+        console.print(
+            f"incomplete: {left} of {blocks['total']} blocks are missing ({blocks['failed']} "
+            f"failed), {len(outcome.experiment.excluded)} models are excluded; "
+            "--resume tries the blocks again",
+            style="yellow",
+            highlight=False,
+        )
+    console.print(Text(f"results in {out}"), style="dim")
+
+
+def _print_incomplete_race(outcome: Outcome, console: Console) -> None:
+    result, excluded = outcome.result, len(outcome.experiment.excluded)
+    if result["blocks"]["failed"] or excluded:
+        console.print(
+            f"incomplete: {result['blocks']['failed']} of {result['blocks']['sampled']} blocks "
+            f"failed for some model, {excluded} models are excluded; --resume tries them again",
+            style="yellow",
+            highlight=False,
+        )
+    if not result["decided"]:
+        more = "more blocks or time with --until, " if result["stopped"] == "budget" else ""
+        console.print(f"--resume goes on: {more}or --exhaustive for all blocks", style="dim")
+
+
+def output() -> Console:
+    """Return standard output, wide enough for a table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, PIPE_WIDTH))
+
+
+def print_plan(
+    experiment: Experiment, plan: Plan, goal: Goal | None = None, *, as_json: bool
+) -> None:
+    """Print what a run will read, compute and store.
+
+    Parameters
+    ----------
+    experiment, plan
+        The run, and all of its blocks.
+    goal
+        What it is to find out, maybe of fewer; None if it is to score every block.
+    as_json
+        Whether for programs.
+    """
+    if as_json:
+        hours = {str(n): plan.hours(n) for n in WORKERS}
+        derived = {"flops": plan.flops, "hours": hours, "excluded": dict(experiment.excluded)}
+        data = {**asdict(plan), **derived}
+        most = plan.blocks if goal is None else min(plan.blocks, goal.blocks or plan.blocks)
+        anytime = {"goal": goal and asdict(goal), "most_blocks": most}
+        print(json.dumps({**data, "anytime": anytime}, indent=1))
+    else:
+        output().print(plan_table(experiment, plan, goal))
+
+
+def print_status(
+    scores: Scores, ranking: Mapping[str, Any] | None = None, *, as_json: bool = False
+) -> None:
+    """Print how far a run has come, what it decided, and the causes of what failed.
+
+    Parameters
+    ----------
+    scores
+        Its store.
+    ranking
+        Content of its ``ranking.json``, if there is one.
+    as_json
+        Print one JSON document in place of lines.
+    """
+    done = scores.done()
+    counts = {name: int((done == code).sum()) for name, code in DONE.items()}
+    failed = [
+        {"block": int(index), "model": name, "cause": cause}
+        for index in (done == DONE["failures"]).nonzero()[0]
+        for name, cause in scores.failures(int(index)).items()
+    ]
+    verdict, left_out = (ranking or {}).get("verdict"), skipped(scores)
+    if as_json:
+        blocks = {"total": len(done), **counts}
+        told = {"blocks": blocks, "verdict": verdict, "skipped": left_out, "failed": failed}
+        print(json.dumps(told, indent=1))
+        return
+    partial = f"{counts['partial']} without models that had been beaten, "
+    print(
+        f"{counts['complete']} of {len(done)} blocks complete, {counts['failures']} with failures, "
+        f"{partial if counts['partial'] else ''}{counts['missing']} missing"
+    )
+    if verdict is not None:
+        print(f"anytime: {verdict}")
+    for why, tiles in left_out.items():
+        print(f"{tiles} tile{'s' * (tiles > 1)} {TOLD[why]}")
+    for one in failed:
+        print(f"block {one['block']}, model {one['model']}: {one['cause']}")
+
+
+def print_checks(reports: Sequence[ModelReport], *, as_json: bool) -> None:
+    """Print what trying each model of a bank told."""
+    if as_json:
+        print(json.dumps([asdict(r) for r in reports], indent=1))
+        return
+    table = Table(title="Models", title_justify="left")
+    for heading in ("model", "input → output", "parameters", "halo", "bottleneck", "notes"):
+        table.add_column(heading, overflow="fold")
+    for report in reports:
+        table.add_row(*map(Text, _check_row(report)))
+    output().print(table)
+
+
+def _check_row(report: ModelReport) -> list[str]:
+    if not report.ok:
+        return [report.name, "unusable", "", "", "", report.reason]
+    shapes = [
+        "×".join(map(str, shape or ())) for shape in (report.input_shape, report.output_shape)
+    ]
+    halo = "?" if report.halo is None else ",".join(map(str, report.halo))
+    where = ", ".join(report.bottleneck) or report.greybox
+    notes = "; ".join(report.notes)
+    return [report.name, " → ".join(shapes), f"{report.parameters or 0:,}", halo, where, notes]

@@ -1,0 +1,1 @@
+"""What a RUN folder holds: scores, the experiment, result files, the log of sessions."""

@@ -1,0 +1,153 @@
+"""Reopening a finished run: from ``experiment.yaml`` back to the `Experiment` that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import yaml
+
+from cte_dask.models.spec import ModelSpec
+from cte_dask.perturb import Perturbation
+from cte_dask.results.files import _whole
+from cte_dask.scoring.experiment import Candidate, Experiment
+from cte_dask.tiles import Shape, TileGrid
+from cte_dask.volume import open_volume
+from cte_dask.volume.statistics import IntensityStatistics
+
+if TYPE_CHECKING:
+    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.volume import Volume
+
+__all__ = ["read_options", "reopen", "write_experiment"]
+
+SCHEMA = "cte-experiment/1"
+ADDED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused")
+"""Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
+
+
+def reopen(run: str) -> Experiment:
+    """Return the experiment of a finished run, its target and models as they were.
+
+    Parameters
+    ----------
+    run
+        Folder or URL that `cte rank` wrote.
+
+    Returns
+    -------
+    Experiment
+        No network is loaded yet; weights that are no longer those of the run's ``sha256`` will
+        not load.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no ``experiment.yaml``.
+    ValueError
+        If it is of another schema, its target was an array in memory, or the target differs now.
+    """
+    data = _read(run)
+    return Experiment(
+        volume=_volume(data["target"]),
+        grid=TileGrid(_triple(data["target"]["shape"]), _triple(data["tile"]), data["keep_cut"]),
+        per_block=_triple(data["blocks"]["tiles"]),
+        candidates=tuple(_candidate(m) for m in data["models"]),
+        excluded=dict(data["excluded"]),
+        perturbations=tuple(Perturbation.parse(p) for p in data["perturbations"]),
+        metrics=tuple(data["metrics"]),
+        intensity=IntensityStatistics.from_dict(data["intensity"]),
+        seed=data["seed"],
+        repeats=data["repeats"],
+        device=data["device"],
+        precision=data["precision"],
+        threads=data["threads"],
+        border=data["border"],
+        combine=data.get("combine", False),
+    )
+
+
+def _read(run: str) -> dict[str, Any]:
+    path = f"{run}/experiment.yaml"
+    try:
+        with fsspec.open(path, "r") as file:
+            data = yaml.safe_load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"no run at {run}: there is no {path}; make it with cte rank"
+        ) from (None)
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != SCHEMA:
+        raise ValueError(f"{path} is not of schema {SCHEMA}: {found!r}")
+    return dict(data)
+
+
+def read_options(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the storage options that a run's target is read with: unsigned or as usual.
+
+    Parameters
+    ----------
+    target
+        The target as ``experiment.yaml`` describes it.
+    """
+    return {"anonymous": True} if target.get("anonymous") else {}
+
+
+def _volume(target: Mapping[str, Any]) -> Volume:
+    if "/" not in target["url"] and "\\" not in target["url"]:
+        raise ValueError(
+            f"the run's target was an array in memory ({target['url']}): only runs on stored "
+            "targets can be evaluated"
+        )
+    volume = open_volume(
+        target["url"],
+        storage_options=read_options(target),
+        level=target["level"],
+        axes=target["axes"],
+        channel=target["channel"],
+        time=target["time"],
+        roi=target["roi"],
+        mask=target["mask"],
+    )
+    # how a level was once chosen is told in the notes; it is given here
+    volume = replace(volume, notes=tuple(target["notes"]))
+    now = volume.describe()
+    if changed := {k: now.get(k) for k, value in target.items() if now.get(k) != value}:
+        key, value = next(iter(changed.items()))
+        raise ValueError(
+            f"target {volume.name} is not as it was ranked: its {key} was {target[key]}, now "
+            f"{value}: rank it again"
+        )
+    return volume
+
+
+def _candidate(entry: Mapping[str, Any]) -> Candidate:
+    spec = ModelSpec.model_validate({k: v for k, v in entry.items() if k not in ADDED})
+    return Candidate(
+        spec,
+        entry["batch"],
+        features=entry["greybox"],
+        scale=_scale(entry["scale"]),
+        note=entry.get("note", ""),
+        alike=_triple(entry.get("alike", [0, 1, 1])),
+        refused=tuple(entry.get("refused", ())),
+        bytes=entry.get("bytes", 0),
+    )
+
+
+def _triple(values: list[int]) -> Shape:
+    z, y, x = values
+    return z, y, x
+
+
+def _scale(values: list[float]) -> tuple[float, float, float]:
+    z, y, x = values
+    return z, y, x
+
+
+def write_experiment(out: str, experiment: Experiment) -> None:
+    """Write ``experiment.yaml``: the resolved run with hashes and versions."""
+    with _whole(f"{out}/experiment.yaml", "w") as file:
+        yaml.safe_dump(experiment.to_dict(), file, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,341 @@
+"""The score store: a zarr group that is the results, the ledger and the checkpoint of a run.
+
+One chunk holds the numbers of one block, written by the task that made it; a second, tiny one marks
+the block done, and is written after it. Resuming a run is planning the blocks without a mark.
+
+An anytime run scores some blocks for a part of the models only: the others are ``absent`` there.
+What its ranking counts is a part of the store; see `cte_dask.results.store`.
+
+What a ranking counts of a score store: all of it, or what an anytime run has taken in.
+
+An anytime run reads some blocks ahead of its decision, and scores models on them that had been
+beaten before. None of that may depend on the number of workers: it is kept, but not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.results.layout import Layout, layout_of
+from cte_dask.scoring.bank_overlaps import overlap_rows
+from cte_dask.scoring.score_tiles import COLUMNS, STATUS
+
+if TYPE_CHECKING:
+    import zarr
+    from numpy.typing import NDArray
+    from zarr.abc.store import Store
+
+__all__ = [
+    "DONE",
+    "Layout",
+    "Scores",
+    "count",
+    "count_all",
+    "counted",
+    "create",
+    "layout_of",
+    "open_scores",
+]
+
+DONE = {"missing": 0, "complete": 1, "failures": 2, "partial": 3}
+"""Marks of a block; ``partial``: without failures, but not of every model."""
+CAUSE_BYTES = 400
+"""What the ledger holds of a cause, UTF-8."""
+AT_ONCE = 64
+"""Blocks that are read together."""
+
+
+def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = False) -> Scores:
+    """Make the score store of a run, or open it to go on.
+
+    Parameters
+    ----------
+    url
+        Path or fsspec URL of the zarr group.
+    layout
+        What it will hold.
+    resume
+        Go on with what is there; a store of another experiment is refused.
+    overwrite
+        Drop what is there.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    FileExistsError
+        If a store is there and neither `resume` nor `overwrite` is given.
+    ValueError
+        If the store to resume belongs to another experiment.
+    """
+    import zarr
+    from zarr.core.sync import sync
+
+    if overwrite:
+        sync(_store(url).delete_dir(""))
+    try:
+        group = zarr.open_group(_store(url), mode="r+")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        group, resume = _make(url, layout), True
+    if not resume:
+        raise FileExistsError(f"{url} exists: give --resume to go on or --overwrite to start anew")
+    found = str(group.attrs.get("experiment"))
+    if found != layout.experiment:
+        raise ValueError(
+            f"{url} holds another experiment (hash {found[:12]}, this one "
+            f"{layout.experiment[:12]}): the target, a model or an option differs; "
+            "use another --out or --overwrite"
+        )
+    return Scores(group, layout)
+
+
+def _store(url: str, *, read_only: bool = False) -> Store:
+    from cte_dask.storage.stores import absolute, open_store
+
+    return open_store(absolute(url), {}, read_only=read_only)
+
+
+def _make(url: str, layout: Layout) -> zarr.Group:
+    """Make the store; several processes may, at once, for the same run.
+
+    The documents are put together in memory and laid down one by one, each only where there is
+    none yet, the group's own last: whoever sees that sees a whole store.
+    """
+    import zarr
+    from zarr.core.sync import sync
+    from zarr.storage import MemoryStore
+
+    draft, store = MemoryStore(), _store(url)
+    _describe(zarr.create_group(draft), layout)
+    sync(_lay_down(draft, store))
+    return zarr.open_group(store, mode="r+")
+
+
+async def _lay_down(draft: Store, store: Store) -> None:
+    from zarr.core.buffer import default_buffer_prototype
+
+    keys = [key async for key in draft.list()]
+    for key in sorted(keys, key=lambda key: (key == "zarr.json", key)):
+        document = await draft.get(key, default_buffer_prototype())
+        if document is not None:
+            await store.set_if_not_exists(key, document)
+
+
+def _describe(group: zarr.Group, layout: Layout) -> None:
+    blocks, models = len(layout.blocks), len(layout.models)
+    inner = (
+        models,
+        len(layout.perturbations) * layout.repeats,
+        len(COLUMNS),
+        layout.blocks.tiles_per_block,
+    )
+    group.create_array(
+        "values",
+        shape=(blocks, *inner),
+        chunks=(1, *inner),
+        dtype="float64",
+        fill_value=np.nan,
+        dimension_names=("block", "model", "draw", "column", "tile"),
+    )
+    group.create_array("done", shape=(blocks,), chunks=(1,), dtype="uint8", fill_value=0)
+    causes = (models, CAUSE_BYTES)
+    group.create_array(
+        "causes", shape=(blocks, *causes), chunks=(1, *causes), dtype="uint8", fill_value=0
+    )
+    if layout.bank_metrics:
+        overlaps = (overlap_rows(models), layout.blocks.tiles_per_block)
+        group.create_array(
+            "overlaps",
+            shape=(blocks, *overlaps),
+            chunks=(1, *overlaps),
+            dtype="float64",
+            fill_value=np.nan,
+            dimension_names=("block", "row", "tile"),
+        )
+    group.attrs.update(layout.to_dict())
+
+
+def open_scores(url: str, *, writable: bool = False) -> Scores:
+    """Return the score store of a run, opened to read it.
+
+    Parameters
+    ----------
+    url
+        Path or fsspec URL of the zarr group, ``RUN/scores.zarr``.
+    writable
+        Whether blocks will be written, too.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is something else.
+    """
+    import zarr
+
+    try:
+        store = _store(url, read_only=not writable)
+        group = zarr.open_group(store, mode="r+" if writable else "r")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        raise FileNotFoundError(f"no score store at {url}: is that the --out of a run?") from None
+    return Scores(group, Layout.from_dict(dict(group.attrs)))
+
+
+class _Arrays(dict[str, Any]):
+    """The arrays of a group, each opened when it is first asked for."""
+
+    def __init__(self, group: zarr.Group) -> None:
+        self._group = group
+
+    def __missing__(self, name: str) -> Any:
+        found = self[name] = self._group[name]
+        return found
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score store, opened.
+
+    Parameters
+    ----------
+    group
+        The zarr group.
+    layout
+        What it holds.
+    only
+        Number of each block that is shown, and which models of it, bool (model,); None for all.
+    first
+        Models that are proven to be the best, best first.
+    """
+
+    group: zarr.Group
+    layout: Layout
+    only: Mapping[int, NDArray[np.bool_]] | None = None
+    first: tuple[str, ...] = ()
+
+    @cached_property
+    def arrays(self) -> Mapping[str, Any]:
+        """The zarr arrays by name; their documents are read once."""
+        return _Arrays(self.group)
+
+    def done(self) -> NDArray[np.uint8]:
+        """Return each block's mark (`DONE`), uint8 (block,); of what is shown alone."""
+        blocks = len(self.layout.blocks)
+        marks = np.zeros(blocks, np.uint8)
+        if self.only is not None:
+            marks[list(self.only)] = [self.mark(index) for index in self.only]
+        elif marked := self._marked():
+            marks[marked] = self.arrays["done"].oindex[np.array(marked)]
+        return marks
+
+    def _marked(self) -> list[int]:
+        """Return the numbers of blocks that have a mark; of all, where a store cannot be listed."""
+        from zarr.core.sync import sync
+
+        from cte_dask.storage.stores import names_below
+
+        names = sync(names_below(self.group.store, f"{self.group.path}/done/c".lstrip("/")))
+        if names is None:
+            return list(range(len(self.layout.blocks)))
+        return sorted(int(name) for name in names if name.isdigit())  # not what is being written
+
+    def mark(self, index: int) -> int:
+        """Return the mark (`DONE`) of one block; of what is shown alone."""
+        mark = int(np.asarray(self.arrays["done"][index]))
+        if self.only is None or mark == DONE["missing"]:
+            return mark
+        failed = mark == DONE["failures"] and self.failures(index)
+        return DONE["failures" if failed else "complete"]
+
+    def missing(self) -> NDArray[np.int64]:
+        """Return the numbers of the blocks still to be done; failed ones are among them."""
+        return np.flatnonzero(self.done() != DONE["complete"])
+
+    def lacking(self, index: int) -> tuple[int, ...]:
+        """Return the numbers of the models that a done block was not, or in vain, scored for."""
+        status = self.block(index)[:, :, -1]
+        lacking = np.isnan(status) | np.isin(status, [STATUS["absent"], STATUS["failed"]])
+        return tuple(np.flatnonzero(lacking.any(axis=(1, 2))).tolist())
+
+    def block(self, index: int) -> NDArray[np.float64]:
+        """Return the numbers of one block, (model, draw, column, tile)."""
+        return next(self.each([index]))
+
+    def each(self, indices: Sequence[int]) -> Iterator[NDArray[np.float64]]:
+        """Yield the numbers of blocks, (model, draw, column, tile), some read at a time."""
+        for start in range(0, len(indices), AT_ONCE):
+            part = np.asarray(indices[start : start + AT_ONCE])
+            for index, stored in zip(part, self.arrays["values"].oindex[part], strict=True):
+                values = stored[..., : self.layout.blocks.tile_count(int(index))]
+                if self.only is not None:
+                    hidden = ~self.only[int(index)]
+                    values[hidden], values[hidden, :, -1] = np.nan, STATUS["absent"]
+                yield values
+
+    def overlaps(self, index: int) -> NDArray[np.float64] | None:
+        """Return how the models overlap on one block, (row, tile); None if that was not asked.
+
+        Rows are those of `cte_dask.scoring.bank_overlaps.overlap_rows`.
+        """
+        if not self.layout.bank_metrics:
+            return None
+        count = self.layout.blocks.tile_count(index)
+        rows: NDArray[np.float64] = np.asarray(self.arrays["overlaps"][index])[:, :count]
+        return rows
+
+    def failures(self, index: int) -> dict[str, str]:
+        """Return the cause of failure of each model that failed on a block."""
+        rows = np.asarray(self.arrays["causes"][index])
+        texts = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
+        shown = [True] * len(texts) if self.only is None else self.only[index]
+        named = zip(self.layout.models, texts, shown, strict=True)
+        return {name: text for name, text, wanted in named if text and wanted}
+
+
+NOTE = "counted"
+
+
+def count(
+    scores: Scores, blocks: Sequence[int], models: Sequence[int], *, first: Sequence[str] = ()
+) -> Scores:
+    """Note in a store what its ranking counts, and return that part of it.
+
+    Parameters
+    ----------
+    scores
+        The store.
+    blocks
+        Numbers of the blocks, in the order in which they were drawn.
+    models
+        On how many of them, from the first, each model is counted.
+    first
+        Models that are proven to be the best, best first.
+    """
+    note: Any = {"blocks": list(blocks), "models": list(models), "first": list(first)}
+    scores.group.attrs.update({NOTE: note})
+    return counted(scores)
+
+
+def count_all(scores: Scores) -> Scores:
+    """Note that the ranking counts the whole store, and return that."""
+    if NOTE in scores.group.attrs:
+        del scores.group.attrs[NOTE]
+    return replace(scores, only=None, first=())
+
+
+def counted(scores: Scores) -> Scores:
+    """Return the part of a store that its ranking counts."""
+    note = dict(scores.group.attrs).get(NOTE)
+    if not isinstance(note, dict):
+        return replace(scores, only=None, first=())
+    models, blocks = np.asarray(note["models"]), note["blocks"]
+    only = {int(block): models > number for number, block in enumerate(blocks)}
+    return replace(scores, only=only, first=tuple(note["first"]))

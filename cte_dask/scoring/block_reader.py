@@ -1,0 +1,298 @@
+"""The voxels of a block: read once, with the widest context that any model wants.
+
+A block in slabs: read one after another, each chunk once, the next one while one is scored.
+
+A terabyte's block is half a gigabyte. It is taken in slabs along z (along y if it is one row of
+tiles deep), cut where chunks end; what two neighbours both need stays in memory. So a worker's
+memory depends on neither block nor target, and all reads but a block's first cost no time where
+computing takes longer::
+
+      tiles     | r0 | r1 | r2 | r3 |
+      1st read  ~~~~~~~~~~~~~~|          the halo before, r0, r1, up to where a chunk ends
+      2nd read           kept |~~~~~~~~~
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.tiles import Block, Shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cte_dask.perturb import Perturbation
+    from cte_dask.scoring.experiment import Experiment
+
+__all__ = [
+    "MOST_BYTES",
+    "Slab",
+    "Window",
+    "largest_slab",
+    "margins",
+    "read_box",
+    "read_window",
+    "shifted",
+    "slabs_of",
+    "windows",
+]
+
+READ_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The voxels of a block with the widest halo among the models, on the device."""
+
+    voxels: Any
+    start: Shape
+
+    @classmethod
+    def on(cls, device: str, voxels: NDArray[Any], start: Shape) -> Window:
+        """Return a window of some voxels on ``"cpu"`` or ``"cuda"``."""
+        if device == "cuda":
+            import cupy
+
+            return cls(cupy.asarray(voxels), start)
+        return cls(voxels, start)
+
+    def frame(self, start: Shape, shape: Shape) -> Any:
+        """Return a view of the box at `start`."""
+        low = shifted(start, self.start, -1)
+        return self.voxels[tuple(slice(a, a + s) for a, s in zip(low, shape, strict=True))]
+
+
+def margins(
+    experiment: Experiment, perturbations: Iterable[Perturbation] | None = None
+) -> tuple[Shape, Shape]:
+    """Return the context that a block's read adds before its start and behind its stop.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    perturbations
+        What is wanted of it; by default its own. Some read more than the unperturbed pass.
+    """
+    tile = experiment.grid.tile
+    wanted = [None, *(experiment.perturbations if perturbations is None else perturbations)]
+    boxes = [c.view(tile, p).box for c in experiment.candidates for p in wanted]
+    before = [max(b[i] for b, _ in boxes) for i in range(3)]
+    after = [max(s[i] - b[i] - tile[i] for b, s in boxes) for i in range(3)]
+    return (before[0], before[1], before[2]), (after[0], after[1], after[2])
+
+
+def read_window(
+    experiment: Experiment, block: Block, perturbations: Iterable[Perturbation] | None = None
+) -> Window:
+    """Read a block with its margins, once for all models; a failing read is tried again.
+
+    Parameters
+    ----------
+    experiment, block
+        The run and one of its blocks.
+    perturbations
+        As of `margins`.
+
+    Raises
+    ------
+    OSError
+        If the store fails every time.
+    """
+    before, after = margins(experiment, perturbations)
+    last = block.tiles[-1].start
+    start = shifted(block.start, before, -1)
+    stop = shifted(shifted(last, experiment.grid.tile, 1), after, 1)
+    return Window.on(experiment.device, read_box(experiment, start, stop), start)
+
+
+def read_box(experiment: Experiment, start: Shape, stop: Shape) -> NDArray[Any]:
+    """Read a box of the target; a failing read is tried again.
+
+    Raises
+    ------
+    OSError
+        If the store fails every time.
+    """
+    for attempt in range(READ_ATTEMPTS - 1):
+        try:
+            return experiment.volume.read(start, stop)
+        except OSError:
+            time.sleep(0.1 * 4**attempt)
+    return experiment.volume.read(start, stop)
+
+
+def shifted(a: Shape, b: Shape, sign: int) -> Shape:
+    """Return a + sign·b."""
+    return a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2]
+
+
+MOST_BYTES = 2**26
+"""Of a slab, where its chunks allow it."""
+LEAST_BYTES = 2**22
+WANTED = 2
+"""Slabs, at least, of a block larger than `LEAST_BYTES`: all reads but the first are hidden."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """A part of a block that is read and scored at once.
+
+    Parameters
+    ----------
+    tiles
+        Places of its tiles in the block.
+    axis
+        Along which the block is cut.
+    first
+        First voxel along the axis that its tiles need.
+    low, high
+        What is read for it along the axis; what lies between `first` and `low` is there already.
+    """
+
+    tiles: slice
+    axis: int
+    first: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The axis along which a block is cut: extents in voxels of the region of interest."""
+
+    axis: int
+    starts: tuple[int, ...]  # of the rows of tiles
+    before: int
+    behind: int  # from a row's start to the end of what it needs
+    low: int
+    high: int
+    bytes_each: int  # of one plane across
+
+    def need(self, row: int) -> int:
+        return self.starts[row] + self.behind
+
+
+def slabs_of(experiment: Experiment, block: Block) -> list[Slab]:
+    """Cut a block into slabs; each of its chunks lies in one slab's read."""
+    line = _line(experiment, block)
+    ends = _ends(experiment, line)
+    total = (line.high - line.low) * line.bytes_each
+    most = max(LEAST_BYTES, min(MOST_BYTES, total // WANTED))
+    across = len(block.tiles) // len(line.starts)
+    found, first, low, rows = [], 0, line.low, len(line.starts)
+    while first < rows:
+        start = line.starts[first] - line.before
+        last, high = first, ends[first]
+        while last + 1 < rows and (ends[last + 1] - start) * line.bytes_each <= most:
+            last, high = last + 1, ends[last + 1]
+        while last + 1 < rows and line.need(last + 1) <= high:
+            last += 1  # all that it needs is read
+        tiles = slice(first * across, (last + 1) * across)
+        found.append(Slab(tiles, line.axis, start, low, high))
+        first, low = last + 1, high
+    return found
+
+
+def largest_slab(experiment: Experiment, block: Block) -> int:
+    """Return the bytes of the largest slab of a block, with what is kept of the one before."""
+    line = _line(experiment, block)
+    return max(s.high - s.first for s in slabs_of(experiment, block)) * line.bytes_each
+
+
+def _line(experiment: Experiment, block: Block) -> _Line:
+    starts = tuple(sorted({t.start[0] for t in block.tiles}))
+    axis = 0 if len(starts) > 1 else 1
+    if axis:
+        starts = tuple(sorted({t.start[1] for t in block.tiles}))
+    before, after = margins(experiment)
+    tile, last = experiment.grid.tile, block.tiles[-1].start
+    ends = shifted(shifted(last, tile, 1), after, 1)
+    extent = [e - s + b for e, s, b in zip(ends, block.start, before, strict=True)]
+    across = math.prod(extent) // extent[axis]
+    behind = tile[axis] + after[axis]
+    return _Line(
+        axis=axis,
+        starts=starts,
+        before=before[axis],
+        behind=behind,
+        low=starts[0] - before[axis],
+        high=starts[-1] + behind,
+        bytes_each=across * experiment.volume.dtype.itemsize,
+    )
+
+
+def _ends(experiment: Experiment, line: _Line) -> list[int]:
+    """Return how far to read for each row: to where the chunk ends in which its need ends."""
+    volume, axis = experiment.volume, line.axis
+    extent, origin = volume.array_shape[axis], volume.origin[axis]
+    unit = volume.chunks[axis]
+    whole = volume.read_unit[axis]
+    if whole * line.bytes_each <= MOST_BYTES:
+        unit = whole  # a shard is best read in one go
+    # beyond the array's edges voxels are reflected: what they are read from is read with them
+    least = max(0, -(line.low + origin)) + 1
+    most = min(extent - 1, 2 * extent - 1 - (line.high + origin))
+    ends = []
+    for row in range(len(line.starts)):
+        end = -(-(line.need(row) + origin) // unit) * unit
+        ends.append(end - origin if least <= end <= most else line.high)
+    return [min(end, line.high) for end in ends]
+
+
+def windows(experiment: Experiment, block: Block) -> Iterator[tuple[slice, Window]]:
+    """Yield the places of a slab's tiles in the block, and its voxels; the next is read meanwhile.
+
+    Raises
+    ------
+    OSError
+        If the store fails every time.
+    """
+    slabs = slabs_of(experiment, block)
+    before, after = margins(experiment)
+    start = list(shifted(block.start, before, -1))
+    stop = list(shifted(shifted(block.tiles[-1].start, experiment.grid.tile, 1), after, 1))
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        coming = [reader.submit(_read, experiment, slabs[0], start, stop, None)]
+        for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
+            held = coming.pop().result()
+            if following is not None:
+                coming.append(reader.submit(_read, experiment, following, start, stop, held))
+            corner = list(start)
+            corner[slab.axis] = slab.first
+            yield slab.tiles, Window.on(experiment.device, held, (corner[0], corner[1], corner[2]))
+            del held  # before the next one is waited for
+
+
+def _read(
+    experiment: Experiment,
+    slab: Slab,
+    start: list[int],
+    stop: list[int],
+    held: NDArray[Any] | None,
+) -> NDArray[Any]:
+    """Read a slab and put it behind what it needs of the one before."""
+    low, high = list(start), list(stop)
+    low[slab.axis], high[slab.axis] = slab.low, slab.high
+    return _joined(held, read_box(experiment, _triple(low), _triple(high)), slab)
+
+
+def _joined(held: NDArray[Any] | None, new: NDArray[Any], slab: Slab) -> NDArray[Any]:
+    """Put what is read behind what is kept of the slab before."""
+    kept = slab.low - slab.first
+    lead = (slice(None),) * slab.axis
+    if held is None or kept <= 0:
+        return new[(*lead, slice(-kept, None))] if kept < 0 else new
+    return np.concatenate([held[(*lead, slice(-kept, None))], new], axis=slab.axis)
+
+
+def _triple(values: list[int]) -> Shape:
+    z, y, x = values
+    return z, y, x

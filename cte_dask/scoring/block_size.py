@@ -1,0 +1,89 @@
+"""How a target is cut into blocks: aligned to its chunks, of seconds of work each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cte_dask.tiles import Shape, TileGrid
+
+if TYPE_CHECKING:
+    from cte_dask.scoring.experiment import Experiment
+
+__all__ = ["plan_blocks"]
+
+LEAST_BLOCK_VOXELS = 2**22
+MOST_BLOCK_VOXELS = 2**29
+MOST_SLAB_VOXELS = 2**25  # one layer of chunks along z: what a worker must hold at least
+BLOCKS_PER_VOXEL = 2000 / 2**40
+BLOCKS_PER_WORKER = 8  # for balance, progress and resuming
+LEAST_PLENTY = 64
+LEAST_BLOCKS_PER_WORKER = 2  # worth cutting chunks for
+
+
+def plan_blocks(experiment: Experiment, *, workers: int) -> Shape:
+    """Choose the tiles of a block: whole chunks (or shards), enough blocks for the workers.
+
+    Parameters
+    ----------
+    experiment
+        The run; its ``per_block`` is ignored.
+    workers
+        Number of workers to keep busy.
+
+    Returns
+    -------
+    tuple of int
+        Tiles of a block along z, y and x.
+    """
+    grid, unit = experiment.grid, experiment.volume.read_unit
+    cut = [_aligned(t, u) for t, u in zip(grid.tile, unit, strict=True)]
+    cut = [min(c, n) for c, n in zip(cut, grid.counts, strict=True)]
+    total = math.prod(grid.shape)
+    wanted = min(max(total * BLOCKS_PER_VOXEL, 1), total / LEAST_BLOCK_VOXELS)
+    target = min(max(total / max(wanted, 1), LEAST_BLOCK_VOXELS), MOST_BLOCK_VOXELS)
+    # half of what a terabyte may have: growing doubles, and must not stop above the whole
+    plenty = max(total * BLOCKS_PER_VOXEL / 2, LEAST_PLENTY)
+    deep = max(grid.tile[0], unit[0])
+    _grow(
+        cut, grid, target=target, deep=deep, least_blocks=min(BLOCKS_PER_WORKER * workers, plenty)
+    )
+    least = LEAST_BLOCKS_PER_WORKER * workers if workers > 1 else 1
+    while _number(cut, grid) < least and max(cut) > 1:
+        axis = max(range(3), key=lambda i: cut[i])
+        cut[axis] = -(-cut[axis] // 2)
+    return cut[0], cut[1], cut[2]
+
+
+def _aligned(tile: int, unit: int) -> int:
+    """Tiles that make up whole chunks, or the fewest that cover one where they never fit."""
+    common = math.lcm(tile, unit)
+    return common // tile if common <= 4 * max(tile, unit) else -(-unit // tile)
+
+
+def _grow(cut: list[int], grid: TileGrid, *, target: float, deep: int, least_blocks: float) -> None:
+    """Double the shortest axis while a block, and where z can grow a slab, stays small enough."""
+
+    def doubled(axis: int) -> list[int]:
+        return [min(c * (2 if i == axis else 1), grid.counts[i]) for i, c in enumerate(cut)]
+
+    def thin(axis: int) -> bool:
+        _, y, x = (c * t for c, t in zip(doubled(axis), grid.tile, strict=True))
+        return axis == 0 or deep * y * x <= MOST_SLAB_VOXELS
+
+    while True:
+        options = [i for i in (2, 1, 0) if cut[i] < grid.counts[i]]
+        if not options:
+            return
+        options = [i for i in options if thin(i)] or options
+        axis = min(options, key=lambda i: cut[i] * grid.tile[i])
+        grown = doubled(axis)
+        voxels = math.prod(c * t for c, t in zip(grown, grid.tile, strict=True))
+        if voxels > target or _number(grown, grid) < least_blocks:
+            return
+        cut[:] = grown
+
+
+def _number(cut: Sequence[int], grid: TileGrid) -> int:
+    return math.prod(-(-n // c) for n, c in zip(grid.counts, cut, strict=True))

@@ -1,0 +1,237 @@
+"""Experiment: one whole run as a value, resolved, hashed and written beside its results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cte_dask.consistency import BANK_METRICS, metric
+from cte_dask.perturb import Perturbation
+from cte_dask.perturb.views import Alike, View, view_of
+from cte_dask.scoring.tile_statistics import PAIRS
+from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
+from cte_dask.volume.statistics import IntensityStatistics
+
+if TYPE_CHECKING:
+    from cte_dask.models.spec import ModelSpec
+    from cte_dask.volume import Volume
+
+__all__ = ["Candidate", "Experiment", "versions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A usable source model with everything its inference needs settled.
+
+    Parameters
+    ----------
+    spec
+        The model; halo, multiple and sha256 filled in, `layers` the ones perturbed.
+    batch
+        Samples in one forward pass.
+    features
+        Whether its features can be perturbed (a grey box).
+    scale
+        Voxels of the network per voxel of the target (z, y, x); 1 unless it resamples.
+    note
+        Why not, or why the encoder is not shared; empty if nothing is to be said.
+    alike
+        Which axes have voxels of equal length (`cte_dask.perturb.views`).
+    refused
+        Names of geometric perturbations whose extents the network does not take.
+    bytes
+        Of its weights, in memory; changes no score.
+    """
+
+    spec: ModelSpec
+    batch: int
+    features: bool
+    scale: Scale = SAME
+    note: str = ""
+    alike: Alike = (0, 1, 1)
+    refused: tuple[str, ...] = ()
+    bytes: int = 0
+
+    def frame(self, tile: Shape) -> Frame:
+        """Return what the model reads around a whole tile, unperturbed."""
+        return self.view(tile).frame
+
+    def view(self, tile: Shape, perturbation: Perturbation | None = None) -> View:
+        """Return what the model reads and sees of a whole tile under a perturbation."""
+        return view_of(
+            perturbation,
+            tile=tile,
+            dims=self.spec.dims,
+            halo=self.spec.halo_zyx or (0, 0, 0),
+            multiple=self.spec.multiple_zyx or (1, 1, 1),
+            scale=self.scale,
+            alike=self.alike,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name in the bank."""
+        return self.spec.name
+
+    def supports(self, perturbation: Perturbation) -> bool:
+        """Whether this perturbation can be applied to the model."""
+        if perturbation.name in self.refused:
+            return False
+        return perturbation.space != "feature" or self.features
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Everything that decides the numbers of a run, and how its work is cut.
+
+    Parameters
+    ----------
+    volume
+        The target.
+    grid
+        Its tiles.
+    per_block
+        Tiles of a block (z, y, x); changes no score.
+    candidates
+        The usable models, in bank order.
+    excluded
+        Name and reason of every model left out.
+    perturbations, metrics
+        What is computed.
+    intensity
+        Intensity statistics of the whole target, raw units; None if only a plan is wanted.
+    seed, repeats
+        Seed of every random draw; N_pert, the perturbed runs of each perturbation.
+    device, precision, threads
+        Where and how inference runs; `threads` is torch's intra-op threads in a worker.
+    border
+        Width in voxels of the band along reference borders that V^Rand leaves out.
+    combine
+        Whether the ranking combines all scores (`cte_dask.ranking.combination`); changes no score.
+    """
+
+    volume: Volume
+    grid: TileGrid
+    per_block: Shape
+    candidates: tuple[Candidate, ...]
+    excluded: Mapping[str, str]
+    perturbations: tuple[Perturbation, ...]
+    metrics: tuple[str, ...]
+    intensity: IntensityStatistics | None
+    seed: int = 0
+    repeats: int = 1
+    device: str = "cpu"
+    precision: str = "float32"
+    threads: int = 1
+    border: int = 0
+    combine: bool = False
+
+    @property
+    def blocks(self) -> BlockGrid:
+        """The blocks of the run."""
+        return BlockGrid(self.grid, self.per_block)
+
+    @property
+    def instances(self) -> bool:
+        """Whether a metric needs instances."""
+        return any(set(metric(name).statistics) & set(PAIRS) for name in self.metrics)
+
+    @property
+    def bank_metrics(self) -> tuple[str, ...]:
+        """The metrics that compare the models of the bank with each other."""
+        return tuple(m for m in self.metrics if m in BANK_METRICS)
+
+    @property
+    def primary(self) -> str:
+        """The score that ranks: the first metric under the first perturbation all models support.
+
+        A metric of the whole bank ranks by the unperturbed predictions, ``agreement@none``.
+
+        Raises
+        ------
+        ValueError
+            If no perturbation is supported by every usable model.
+        """
+        if self.metrics[0] in BANK_METRICS:
+            return f"{self.metrics[0]}@none"
+        for perturbation in self.perturbations:
+            if perturbation.space != "none" and all(
+                c.supports(perturbation) for c in self.candidates
+            ):
+                return f"{self.metrics[0]}@{perturbation.name}"
+        told = [c.name for c in self.candidates if not all(map(c.supports, self.perturbations))]
+        raise ValueError(
+            f"no perturbation fits every model ({', '.join(told)} cannot be opened for feature "
+            "perturbation, or take one extent alone): add an input perturbation such as "
+            "--perturb gaussian:0.1"
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the tile scores, as plain data."""
+        return {
+            "schema": "cte-experiment/1",
+            "target": self.volume.describe(),
+            "tile": list(self.grid.tile),
+            "keep_cut": self.grid.keep_cut,
+            "models": {
+                c.name: {"spec": c.spec.digest(), "batch": c.batch, "scale": list(c.scale)}
+                for c in self.candidates
+            },
+            "perturbations": [p.name for p in self.perturbations],
+            "repeats": self.repeats,
+            "seed": self.seed,
+            "intensity": self.intensity and self.intensity.to_dict(),
+            "device": self.device,
+            "precision": self.precision,
+            "threads": self.threads,
+            "instances": self.instances,
+            "border": self.border,
+            **({"overlaps": list(self.bank_metrics)} if self.bank_metrics else {}),
+        }
+
+    def digest(self) -> str:
+        """Return the SHA-256 of `identity` and the blocks: what a score store must match."""
+        data = {**self.identity(), "per_block": list(self.per_block)}
+        data["target"].pop("anonymous", None)  # the same voxels, signed for or not
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved experiment as plain data, for ``experiment.yaml``."""
+        return {
+            **self.identity(),
+            "metrics": list(self.metrics),
+            "primary": self.primary,
+            "combine": self.combine,
+            "blocks": {"tiles": list(self.per_block), "number": len(self.blocks)},
+            "tiles": len(self.grid),
+            "models": [_candidate_dict(c) for c in self.candidates],
+            "excluded": dict(self.excluded),
+            "hash": self.digest(),
+            "versions": versions(),
+        }
+
+
+def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
+    spec = candidate.spec.model_dump(mode="json", exclude_none=True)
+    return {
+        **spec,
+        "batch": candidate.batch,
+        "scale": list(candidate.scale),
+        "greybox": candidate.features,
+        "alike": list(candidate.alike),
+        "bytes": candidate.bytes,
+        **({"refused": list(candidate.refused)} if candidate.refused else {}),
+        **({"note": candidate.note} if candidate.note else {}),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computed a result."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("cte-dask", "torch", "numpy", "numba", "zarr", "dask")
+    return {"python": platform.python_version(), **{n: version(n) for n in names}}

@@ -1,0 +1,231 @@
+"""The method, in one process: one block of the target, read once, scored for every model.
+
+No prediction leaves the device it was made on; a few numbers a tile come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.errors import reason
+from cte_dask.inference.memory import with_smaller_batches
+from cte_dask.scoring.bank_overlaps import BankOverlaps, overlap_rows, parts_of, without
+from cte_dask.scoring.block_reader import Window, read_window, windows
+from cte_dask.scoring.score_tiles import COLUMNS, STATUS, Keep, Work, groups
+from cte_dask.tiles import Block, Tile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cte_dask.inference.predictor import Predictor
+    from cte_dask.perturb.draw import Draw
+    from cte_dask.scoring.experiment import Candidate, Experiment
+
+__all__ = [
+    "COLUMNS",
+    "STATUS",
+    "BlockScores",
+    "failed_block",
+    "loaded",
+    "predict_tiles",
+    "score_block",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockScores:
+    """The numbers of one block.
+
+    Parameters
+    ----------
+    index
+        Number of the block.
+    values
+        float64 (model, draw, column, tile); the columns are `COLUMNS`.
+    failures
+        Cause of failure per model name; empty when all went well.
+    overlaps
+        float64 (row, tile): how the models' unperturbed predictions overlap, rows as of
+        `cte_dask.scoring.bank_overlaps.overlap_rows`; None unless a metric of the whole bank is
+        asked for.
+    """
+
+    index: int
+    values: NDArray[np.float64]
+    failures: dict[str, str]
+    overlaps: NDArray[np.float64] | None = None
+
+
+def score_block(experiment: Experiment, index: int) -> BlockScores:
+    """Score every tile of one block under every model and perturbation.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    index
+        Number of the block in ``experiment.blocks``.
+
+    Returns
+    -------
+    BlockScores
+        A model that raises, or a block that cannot be read, is a failure with its cause, never a
+        score.
+    """
+    import torch
+
+    torch.set_num_threads(experiment.threads)
+    block = experiment.blocks.block_at(index)
+    scores = failed_block(experiment, index, {})
+    for number, candidate in enumerate(experiment.candidates):
+        scores.values[number] = _unscored(experiment, candidate, len(block.tiles))
+    try:
+        for places, window in windows(experiment, block):
+            chosen = _unmasked(experiment, block.tiles[places])
+            for part in parts_of(experiment, places.start + np.flatnonzero(chosen)):
+                _score_part(experiment, block, window, part, scores)
+    except (OSError, ValueError) as error:
+        causes = {c.name: reason(error) for c in experiment.candidates}
+        return failed_block(experiment, index, causes)
+    return scores
+
+
+def _score_part(
+    experiment: Experiment,
+    block: Block,
+    window: Window,
+    part: NDArray[np.int64],
+    scores: BlockScores,
+) -> None:
+    """Score some tiles of a block under every model, in place."""
+    models, tiles = len(experiment.candidates), [block.tiles[i] for i in part]
+    kept = BankOverlaps(
+        models,
+        len(part),
+        consensus="consensus" in experiment.bank_metrics,
+        instances=experiment.instances,
+    )
+    for number, candidate in enumerate(experiment.candidates):
+        if candidate.name in scores.failures:
+            continue
+        keep = partial(kept.keep, number) if experiment.bank_metrics else None
+        try:
+            work = Work(experiment, loaded(experiment, candidate), window)
+            score = partial(_score_model, work, candidate, tiles, keep)
+            scores.values[number][..., part] = with_smaller_batches(work.ready, score)
+        except Exception as error:  # foreign code: one model's fault must not stop the bank
+            scores.failures[candidate.name] = reason(error)
+            scores.values[number] = np.nan
+            scores.values[number, :, -1] = STATUS["failed"]
+            kept.forget(number)
+    if scores.overlaps is not None:
+        scores.overlaps[:, part] = kept.rows()
+        failed = [i for i, c in enumerate(experiment.candidates) if c.name in scores.failures]
+        without(scores.overlaps, failed, models)
+
+
+def failed_block(experiment: Experiment, index: int, causes: dict[str, str]) -> BlockScores:
+    """Return the scores of a block of which nothing was computed, with a cause per model."""
+    draws = len(experiment.perturbations) * experiment.repeats
+    tiles = experiment.blocks.tile_count(index)
+    values = np.full((len(experiment.candidates), draws, len(COLUMNS), tiles), np.nan)
+    values[:, :, -1] = STATUS["failed"]
+    overlaps = np.full((overlap_rows(len(values)), tiles), np.nan)
+    return BlockScores(index, values, causes, overlaps if experiment.bank_metrics else None)
+
+
+def predict_tiles(
+    experiment: Experiment, index: int, draws: Sequence[Draw]
+) -> Iterator[tuple[str, Tile, list[Any]]]:
+    """Yield the predictions of a block, to look at or to evaluate.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    index
+        Number of the block.
+    draws
+        The perturbed runs wanted.
+
+    Yields
+    ------
+    tuple
+        Name of the model, tile, and its foreground probabilities (the largest of the classes):
+        the reference, then one array a draw, float32 (z, y, x) of the tile's extent.
+    """
+    block = experiment.blocks.block_at(index)
+    window = read_window(experiment, block, [d.perturbation for d in draws])
+    for candidate in experiment.candidates:
+        work = Work(experiment, loaded(experiment, candidate), window)
+        for group in groups(np.arange(len(block.tiles)), work.ready):
+            tiles = [block.tiles[i] for i in group]
+            passes = work.predict(tiles, draws)
+            for number, tile in enumerate(tiles):
+                core = tuple(slice(0, s) for s in tile.shape)
+                maps = [np.maximum.reduce(p.foreground)[number][core] for p in passes]
+                yield candidate.name, tile, maps
+
+
+def _unmasked(experiment: Experiment, tiles: Sequence[Tile]) -> NDArray[np.bool_]:
+    """Return which of some tiles, a box of them, hold a voxel that the mask lets through."""
+    mask = experiment.volume.read_mask(tiles[0].start, tiles[-1].stop)
+    if mask is None:
+        return np.ones(len(tiles), bool)
+    window = Window(mask, tiles[0].start)
+    return np.array([bool(window.frame(t.start, t.shape).any()) for t in tiles])
+
+
+def _unscored(experiment: Experiment, candidate: Candidate, tiles: int) -> NDArray[np.float64]:
+    """Return the numbers (draw, column, tile) of a model before any tile is scored."""
+    supported = [candidate.supports(d.perturbation) for d in _draws(experiment)]
+    values = np.full((len(supported), len(COLUMNS), tiles), np.nan)
+    values[:, -1] = np.where(supported, STATUS["masked"], STATUS["unsupported"])[:, None]
+    return values
+
+
+def _draws(experiment: Experiment) -> tuple[Draw, ...]:
+    from cte_dask.perturb.draw import draws_of
+
+    return draws_of(experiment.perturbations, experiment.repeats)
+
+
+def _score_model(
+    work: Work,
+    candidate: Candidate,
+    tiles: Sequence[Tile],
+    keep: Keep | None,
+) -> NDArray[np.float64]:
+    """Return (draw, column, tile) of one model for some tiles."""
+    draws = _draws(work.experiment)
+    values = _unscored(work.experiment, candidate, len(tiles))
+    rows = np.array([i for i, d in enumerate(draws) if candidate.supports(d.perturbation)], int)
+    possible = [draws[i] for i in rows]
+    for at in groups(np.arange(len(tiles)), work.ready):
+        columns = work.score([tiles[i] for i in at], possible, keep and _at(keep, at))
+        values[np.ix_(rows, np.arange(len(COLUMNS)), at)] = columns
+    return values
+
+
+def _at(keep: Keep, places: NDArray[np.int64]) -> Keep:
+    """Return what keeps the tiles of a group that lies at some places."""
+    return lambda good, reference, **how: keep(places[good], reference, **how)
+
+
+def loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
+    """Return a candidate's network, loaded once a process."""
+    from cte_dask.scoring.candidates import predictor
+
+    return predictor(
+        candidate,
+        tile=experiment.grid.tile,
+        device=experiment.device,
+        precision=experiment.precision,
+        features=any(p.space == "feature" for p in experiment.perturbations),
+        instances=experiment.instances,
+    )

@@ -1,0 +1,411 @@
+"""The commands: their files, their exit codes, and one clear line for every kind of bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+import zarr
+from conftest import write_bank
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from cte_dask.cli.app import app
+from cte_dask.consistency import BANK_METRICS, METRICS
+from cte_dask.perturb import GEOMETRIC, PERTURBATIONS
+
+FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
+
+
+def cte(*arguments: str | Path):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def rank(target, bank, out, *more):
+    return cte("rank", target, "--bank", bank, "--out", out, *FAST, *more)
+
+
+def refused(result, *words: str) -> None:
+    """Bad input is exit code 2 and one line that names the value."""
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def run(target, bank_path, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "RUN"
+    result = rank(target, bank_path, out, "--metric", "nhd", "--metric", "ei")
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_rank_prints_the_ranking_and_leaves_every_file(run):
+    out, result = run
+    assert "Ranking by nhd@dropout:0.2" in result.stdout
+    names = {p.name for p in out.iterdir()}
+    assert {"experiment.yaml", "scores.zarr", "tiles.parquet", "ranking.json"} <= names
+    assert "ranking.csv" in names
+
+
+def test_ranking_json_has_the_promised_fields(run):
+    ranking = json.loads((run[0] / "ranking.json").read_text())
+    assert ranking["schema"] == "cte-ranking/1"
+    assert ranking["primary"] == "nhd@dropout:0.2"
+    assert ranking["complete"] is True
+    assert ranking["blocks"]["done"] == ranking["blocks"]["total"] > 0
+    assert ranking["blocks"]["failed"] == 0
+    assert ranking["seed"] == 0
+    assert ranking["versions"]["torch"]
+    assert [m["rank"] for m in ranking["models"]] == [1, 2, 3]
+    ctes = [m["scores"]["nhd@dropout:0.2"]["cte"] for m in ranking["models"]]
+    assert ctes == sorted(ctes, reverse=True)
+    for model in ranking["models"]:
+        assert model["excluded"] is None
+        assert set(model["scores"]) == {
+            f"{m}@{p}" for m in ("nhd", "ei") for p in ("dropout:0.2", "gaussian:0.1")
+        }
+        for score in model["scores"].values():
+            assert score["low"] <= score["cte"] <= score["high"]
+            assert score["n_tiles"] == 6 * 3 * 3
+
+
+def test_tiles_parquet_has_one_row_a_model_perturbation_and_tile(run):
+    table = pq.read_table(run[0] / "tiles.parquet").to_pandas()
+    assert len(table) == 3 * 2 * 6 * 3 * 3
+    columns = "model perturbation z0 z1 y0 y1 x0 x1 n_union nhd ei vrand foreground_fraction status"
+    assert set(columns.split()) <= set(table.columns)
+    assert set(table.status) == {"scored"}
+    ranking = json.loads((run[0] / "ranking.json").read_text())
+    first = ranking["models"][0]
+    rows = table[(table.model == first["name"]) & (table.perturbation == "dropout:0.2")]
+    assert rows.nhd.median() == first["scores"]["nhd@dropout:0.2"]["cte"]
+    assert (rows.y1 - rows.y0).max() == 32
+
+
+def test_ranking_csv_agrees_with_the_json(run):
+    rows = list(csv.DictReader((run[0] / "ranking.csv").read_text().splitlines()))
+    ranking = json.loads((run[0] / "ranking.json").read_text())
+    assert [r["model"] for r in rows] == [m["name"] for m in ranking["models"]]
+    got = float(rows[0]["ei@gaussian:0.1 cte"])
+    assert got == ranking["models"][0]["scores"]["ei@gaussian:0.1"]["cte"]
+
+
+def test_experiment_yaml_is_resolved_with_hashes_and_versions(run):
+    experiment = yaml.safe_load((run[0] / "experiment.yaml").read_text())
+    assert len(experiment["hash"]) == 64
+    assert experiment["intensity"]["percentiles"]
+    assert all(len(m["sha256"]) == 64 for m in experiment["models"])
+    assert all(m["layers"] == ["encoders.2"] for m in experiment["models"])
+    assert experiment["versions"]["zarr"]
+
+
+def test_an_existing_run_is_neither_lost_nor_repeated(run, target, bank_path):
+    out, _ = run
+    refused(rank(target, bank_path, out), "--resume", "--overwrite")
+    before = (out / "scores.zarr" / "values" / "c").stat().st_mtime_ns
+    again = rank(target, bank_path, out, "--metric", "nhd", "--metric", "ei", "--resume")
+    assert again.exit_code == 0, again.output
+    assert (out / "scores.zarr" / "values" / "c").stat().st_mtime_ns == before
+
+
+def test_resume_computes_the_missing_blocks_only_and_ends_with_the_same_ranking(
+    target, bank_path, tmp_path
+):
+    out = tmp_path / "RUN"
+    options = ("--block", "1,3,3")
+    assert rank(target, bank_path, out, *options).exit_code == 0
+    whole = json.loads((out / "ranking.json").read_text())
+    group = zarr.open_group(out / "scores.zarr", mode="r+")
+    group["done"][2:4] = 0
+    group["values"][2:4] = np.nan
+    kept = out / "scores.zarr" / "values" / "c" / "0" / "0" / "0" / "0" / "0"
+    before = kept.stat().st_mtime_ns
+    status = cte("status", out)
+    assert "4 of 6 blocks complete, 0 with failures, 2 missing" in status.stdout
+    assert rank(target, bank_path, out, *options, "--resume").exit_code == 0
+    assert json.loads((out / "ranking.json").read_text()) == whole
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_resume_refuses_another_experiment(target, bank_path, tmp_path):
+    out = tmp_path / "RUN"
+    assert rank(target, bank_path, out, "--roi", "0:1,0:64,0:64").exit_code == 0
+    result = rank(target, bank_path, out, "--roi", "0:1,0:64,0:64", "--seed", "1", "--resume")
+    refused(result, "another experiment", "--overwrite")
+
+
+def test_json_is_all_that_is_printed_on_standard_output(target, bank_path, tmp_path):
+    result = rank(target, bank_path, tmp_path / "RUN", "--json", "--roi", "0:1,0:64,0:64")
+    assert json.loads(result.stdout)["schema"] == "cte-ranking/1"
+
+
+def test_a_bad_model_is_excluded_with_its_reason_and_the_rest_is_ranked(target, tmp_path):
+    bank = write_bank(tmp_path / "bank", 3)
+    (tmp_path / "bank" / "model-1.safetensors").write_bytes(b"broken")
+    result = rank(target, bank, tmp_path / "RUN", "--roi", "0:1,0:64,0:64", "--json")
+    assert result.exit_code == 3
+    ranking = json.loads(result.stdout)
+    assert ranking["complete"] is False
+    last = ranking["models"][-1]
+    assert (last["name"], last["rank"]) == ("model-1", None)
+    assert "safetensors" in last["excluded"].lower()
+    assert [m["rank"] for m in ranking["models"][:2]] == [1, 2]
+
+
+def test_a_black_box_moves_the_ranking_to_a_perturbation_that_all_support(target, tmp_path):
+    bank = write_bank(tmp_path / "bank", 2)
+    text = (
+        bank.read_text()
+        + """
+  flat:
+    format: python
+    source: flatnet:make
+    trust: true
+    axes: yx
+    halo: {y: 8, x: 8}
+    preprocessing: [{name: scale_range, scope: volume}]
+"""
+    )
+    bank.write_text(text)
+    module = Path(__file__).parent / "flatnet.py"
+    assert module.is_file()
+    result = rank(target, bank, tmp_path / "RUN", "--roi", "0:1,0:64,0:64", "--json")
+    assert result.exit_code == 0, result.output
+    ranking = json.loads(result.stdout)
+    assert ranking["primary"] == "nhd@gaussian:0.1"
+    flat = next(m for m in ranking["models"] if m["name"] == "flat")
+    assert set(flat["scores"]) == {"nhd@gaussian:0.1"}
+    only = rank(target, bank, tmp_path / "no", "--perturb", "dropout:0.2")
+    refused(only, "flat", "--perturb gaussian")
+
+
+def test_plan_reads_no_voxel_and_agrees_with_the_run(target, bank_path, run):
+    result = cte("plan", target, "--bank", bank_path, "--tile", "1,32,32", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert plan["tiles"] == 6 * 3 * 3
+    assert plan["flops"] > 0
+    assert {m["name"] for m in plan["models"]} == {"model-0", "model-1", "model-2"}
+    assert [m["passes"] for m in plan["models"]] == [3, 3, 3]
+    shown = cte("plan", target, "--bank", bank_path, "--tile", "1,32,32", "--quiet").stdout
+    assert "ranks by" in shown
+    assert "nhd@dropout:0.2" in shown
+
+
+def test_models_check_lists_good_and_bad_models(tmp_path):
+    bank = write_bank(tmp_path / "bank", 2)
+    (tmp_path / "bank" / "model-1.safetensors").unlink()
+    result = cte("models", "check", bank)
+    assert result.exit_code == 3
+    assert "encoders.2" in result.stdout
+    assert "unusable" in result.stdout
+
+
+def test_the_version_is_told():
+    assert cte("--version").stdout.strip() == __import__("cte_dask").__version__
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+
+def test_bad_targets_are_refused(bank_path, tmp_path):
+    out = tmp_path / "RUN"
+    refused(rank(tmp_path / "nowhere.zarr", bank_path, out), "nowhere.zarr")
+    (tmp_path / "text.zarr").write_text("hello")
+    refused(rank(tmp_path / "text.zarr", bank_path, out), "text.zarr")
+    (tmp_path / "folder").mkdir()
+    refused(rank(tmp_path / "folder", bank_path, out), "folder")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--axes", "zzx"), ("zzx",)),
+        (("--axes", "yx"), ("yx",)),
+        (("--channel", "3"), ("channel", "3")),
+        (("--roi", "3:3,0:32,0:32"), ("3:3",)),
+        (("--roi", "0:1,0:32"), ("larger than the target", "--tile")),
+        (("--roi", "banana"), ("banana",)),
+        (("--level", "9"), ("9",)),
+        (("--level", "two"), ("two",)),
+        (("--tile", "1,512,512"), ("(1, 512, 512)", "larger than the target")),
+        (("--tile", "1,2"), ("1,2", "z,y,x")),
+        (("--tile", "0,32,32"), ("0,32,32",)),
+        (("--tile", "1,4,4"), ("halo", "larger than the tile")),
+        (("--perturb", "dropot:0.2"), ("dropot", "dropout")),
+        (("--perturb", "dropout:1.5"), ("1.5",)),
+        (("--metric", "nhdd"), ("nhdd", "nhd")),
+        (("--repeats", "0"), ("repeats", "0")),
+        (("--threads", "0"), ("threads", "0")),
+        (("--batch", "0"), ("batch", "0")),
+        (("--seed", "-1"), ("seed", "-1")),
+        (("--device", "tpu"), ("tpu",)),
+        (("--precision", "float8"), ("float8",)),
+        (("--cluster", "lokal"), ("lokal", "local")),
+        (("--cluster", "tcp://127.0.0.1:1"), ("tcp://127.0.0.1:1",)),
+        (("--workers", "0"), ("workers", "0")),
+        (("--resume", "--overwrite"), ("--resume", "--overwrite")),
+        (("--mask", "/nowhere/mask.zarr"), ("mask.zarr",)),
+    ],
+)
+def test_bad_options_are_refused(target, bank_path, tmp_path, options, words):
+    out = tmp_path / "RUN"
+    refused(rank(target, bank_path, out, *options), *words)
+    assert not (out / "ranking.json").exists()
+
+
+def test_targets_without_information_are_refused(bank_path, tmp_path):
+    for name, value in (("nan", np.nan), ("constant", 7.0)):
+        path = tmp_path / f"{name}.zarr"
+        zarr.create_array(path, data=np.full((2, 64, 64), value, np.float32), chunks=(2, 64, 64))
+        refused(rank(path, bank_path, tmp_path / "RUN"), f"{name}.zarr")
+
+
+def damaged(folder: Path, change) -> Path:
+    """A bank of one model whose weights or text were changed."""
+    bank = write_bank(folder, 1)
+    change(folder, bank)
+    return bank
+
+
+def unknown_key(_folder, bank):
+    bank.write_text(bank.read_text().replace("halo:", "haloo:"))
+
+
+def missing_weights(folder, _bank):
+    (folder / "model-0.safetensors").unlink()
+
+
+def wrong_digest(_folder, bank):
+    bank.write_text(bank.read_text() + f"    sha256: {'0' * 64}\n")
+
+
+def wrong_shapes(_folder, bank):
+    bank.write_text(bank.read_text().replace("[4, 6, 8]", "[4, 6, 10]"))
+
+
+def nan_weights(folder, _bank):
+    path = folder / "model-0.safetensors"
+    weights = load_file(path)
+    weights["head.weight"][...] = np.nan
+    save_file(weights, path)
+
+
+def not_yaml(_folder, bank):
+    bank.write_text("models: [unclosed")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (unknown_key, ("haloo", "halo")),
+        (missing_weights, ("model-0.safetensors",)),
+        (wrong_digest, ("sha256",)),
+        (wrong_shapes, ("model-0", "encoders")),
+        (nan_weights, ("model-0", "NaN")),
+        (not_yaml, ("bank.yaml",)),
+    ],
+)
+def test_bad_banks_are_refused(target, tmp_path, change, words):
+    refused(rank(target, damaged(tmp_path / "bank", change), tmp_path / "RUN"), *words)
+
+
+def test_a_missing_bank_is_refused(target, tmp_path):
+    refused(rank(target, tmp_path / "no.yaml", tmp_path / "RUN"), "no.yaml")
+
+
+def test_status_of_no_run_is_refused(tmp_path):
+    refused(cte("status", tmp_path), "no score store", "--out")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for hardly anything; needs root, as CI has."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mount], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system: {done.stderr.decode().strip()}")
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+def test_no_space_in_the_output_is_refused_before_any_work(target, bank_path, small_disk):
+    refused(rank(target, bank_path, small_disk / "RUN"), "bytes free", "--out")
+
+
+def test_an_output_that_cannot_be_made_is_refused(target, bank_path, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(rank(target, bank_path, tmp_path / "file" / "RUN"), "file")
+
+
+# A petabyte -------------------------------------------------------------------------------------
+
+
+def test_a_petabyte_is_planned_in_little_time_and_memory(tmp_path, bank_path):
+    path = tmp_path / "petabyte.zarr"
+    zarr.create_array(path, shape=(100_000,) * 3, chunks=(128,) * 3, dtype="uint8")
+    code = (
+        "import sys; from cte_dask.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')))"
+    )
+    arguments = ["plan", path, "--bank", bank_path, "--json", "--quiet", "--tile", "1,256,256"]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *text, last, _ = done.stdout.splitlines()
+    plan = json.loads("\n".join(text))
+    assert plan["bytes_target"] == 10**15
+    assert plan["tiles"] == 100_000 * 391**2
+    assert plan["blocks"] <= 2_000_000
+    assert int(last.split()[1]) < 1_000_000, "kilobytes of memory"
+
+
+def test_the_command_is_installed(target):
+    script = Path(sys.executable).with_name("cte")
+    done = subprocess.run(
+        [script, "plan", target, "--bank", target],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+
+
+COMMANDS = (
+    "", "rank", "plan", "calibrate", "evaluate", "report", "maps", "doctor", "status", "models",
+    "models check", "demo",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_of_80_columns(command):
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert "..." not in result.output.partition("Commands:")[2]  # no command's line is cut
+
+
+@pytest.mark.parametrize("command", ["rank", "plan", "calibrate"])
+def test_help_tells_every_metric_and_perturbation(command):
+    told = cte(command, "--help").output
+    for metric in METRICS if command == "calibrate" else {**METRICS, **BANK_METRICS}:
+        assert f"{metric}:" in told
+    kinds = PERTURBATIONS if command == "calibrate" else {**PERTURBATIONS, **GEOMETRIC}
+    for kind in kinds:
+        assert kind in told

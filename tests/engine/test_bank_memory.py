@@ -1,0 +1,169 @@
+"""A bank larger than memory: groups of models, each of which reads a block once."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from conftest import FEATURES, write_bank
+from distributed import Client, LocalCluster
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cte_dask.engine import jobs as work
+from cte_dask.engine.checkpoint import Checkpoint
+from cte_dask.engine.jobs import Job, score_job
+from cte_dask.inference.memory import MODELS_SHARE, bytes_for_models, bytes_of, groups_that_fit
+from cte_dask.models import load_bank
+from cte_dask.models.unet import UNet
+from cte_dask.results.layout import layout_of
+from cte_dask.results.store import create
+from cte_dask.scoring import candidates
+from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.score_block import score_block
+from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.volume import open_volume
+
+OPTIONS = {"tile": (1, 32, 32), "block": (1, 3, 2)}
+WEIGHTS = sum(
+    t.numel() * t.element_size() for t in UNet(dims=2, features=FEATURES).state_dict().values()
+)
+
+
+@pytest.fixture
+def experiment(target, tmp_path):
+    candidates._READY.clear()
+    bank = load_bank(str(write_bank(tmp_path / "bank", 5)))
+    yield resolve(open_volume(str(target)), bank, **OPTIONS)
+    candidates._READY.clear()
+
+
+@given(st.lists(st.integers(0, 10), min_size=1, max_size=9), st.integers(0, 20))
+def test_groups_hold_every_model_once_fit_and_are_as_few_as_there_can_be(sizes, limit):
+    groups = groups_that_fit(sizes, limit)
+    assert [m for group in groups for m in group] == list(range(len(sizes)))
+    for group in groups:
+        assert len(group) == 1 or sum(sizes[m] for m in group) <= limit
+    for group, following in pairwise(groups):
+        assert sum(sizes[m] for m in group) + sizes[following[0]] > limit, "one more would fit"
+
+
+def test_a_model_weighs_what_its_tensors_do(experiment, tmp_path):
+    assert [c.bytes for c in experiment.candidates] == [WEIGHTS] * 5
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("weights", bytes(1000))
+    opaque = SimpleNamespace(
+        network=SimpleNamespace(forward=torch.nn.Identity()), spec=SimpleNamespace(source=path)
+    )
+    assert bytes_of(opaque) == path.stat().st_size
+    opaque.spec.source = "https://example.org/model.zip"
+    assert bytes_of(opaque) == 0
+
+
+def test_a_worker_may_use_its_own_limit():
+    limit = 2**29
+    with (
+        LocalCluster(
+            n_workers=1,
+            processes=False,
+            memory_limit=limit,
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        assert client.submit(bytes_for_models, "cpu").result() == MODELS_SHARE * limit
+    pages = Path("/proc/meminfo").read_text().splitlines()[0].split()
+    assert MODELS_SHARE * limit < bytes_for_models("cpu") <= MODELS_SHARE * 1024 * int(pages[1])
+
+
+@pytest.fixture
+def little(monkeypatch):
+    """Memory for two models and a half."""
+    for module in (work, candidates):
+        monkeypatch.setattr(module, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
+
+
+@pytest.fixture
+def reads(monkeypatch, target):
+    """How often each chunk of the target is read."""
+    counts, original = Counter(), zarr.storage.LocalStore.get
+
+    async def counted(self, key, *args, **kwargs):
+        if str(self.root).startswith(str(target)) and "/c/" in f"/{key}":
+            counts[key] += 1
+        return await original(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", counted)
+    return counts
+
+
+def test_groups_give_the_bits_of_the_whole_bank(experiment, little, reads, monkeypatch):
+    want = score_block(experiment, 1)
+    once = dict(reads)
+    assert set(once.values()) == {1}
+    candidates._READY.clear()
+    reads.clear()
+    held, loads, original = [], [], candidates.Predictor
+
+    def noted(spec, **how):
+        loads.append(spec.name)
+        made = original(spec, **how)
+        held.append(len(candidates._READY) + 1)
+        return made
+
+    monkeypatch.setattr(candidates, "Predictor", noted)
+    got = score_job(experiment, Job(1))
+    np.testing.assert_array_equal(got.values, want.values)
+    assert (got.values[:, :, -1] == STATUS["scored"]).any()
+    assert got.failures == {}
+    assert reads == dict.fromkeys(once, 3), "two models, two models, one"
+    assert loads == [f"model-{i}" for i in range(5)], "each once"
+    assert max(held) == 2, "as many as fit"
+
+
+def test_a_part_of_the_bank_is_cut_into_groups_too(experiment, little, reads):
+    job = Job(1, (0, 3, 4))
+    got = score_job(experiment, job)
+    assert set(reads.values()) == {2}
+    want = score_block(experiment, 1)
+    np.testing.assert_array_equal(got.values[[0, 3, 4]], want.values[[0, 3, 4]])
+    assert (got.values[[1, 2], :, -1] == STATUS["absent"]).all()
+
+
+def test_a_block_that_cannot_be_read_tells_of_every_model_of_every_group(
+    experiment, little, monkeypatch, tmp_path
+):
+    async def broken(self, key, *args, **kwargs):
+        raise OSError(f"{key} is broken")
+
+    url = str(tmp_path / "scores.zarr")
+    create(url, layout_of(experiment))
+    checkpoint = Checkpoint(experiment, url)
+    checkpoint.store.done()
+    real = zarr.storage.LocalStore.get
+
+    async def get(self, key, *args, **kwargs):
+        wrong = "target" in str(self.root) and "/c/" in f"/{key}"
+        return await (broken if wrong else real)(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", get)
+    got = checkpoint.score(Job(1))
+    assert list(got.failures) == [f"model-{i}" for i in range(5)]
+    assert (got.values[:, :, -1] == STATUS["failed"]).all()
+
+
+def test_metrics_of_the_whole_bank_keep_it_together(target, tmp_path, little):
+    bank = load_bank(str(write_bank(tmp_path / "bank", 4)))
+    metrics = ("nhd", "consensus")
+    experiment = resolve(open_volume(str(target)), bank, metrics=metrics, **OPTIONS)
+    got, want = score_job(experiment, Job(1)), score_block(experiment, 1)
+    np.testing.assert_array_equal(got.values, want.values)
+    np.testing.assert_array_equal(got.overlaps, want.overlaps)

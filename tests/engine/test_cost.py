@@ -1,0 +1,159 @@
+"""Planning: whole chunks a block, enough blocks, few enough tasks, and true predictions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zarr
+from conftest import write_bank
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cte_dask.engine.cost import plan
+from cte_dask.models import load_bank
+from cte_dask.scoring.block_size import plan_blocks
+from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.score_block import score_block
+from cte_dask.tiles import BlockGrid, TileGrid
+from cte_dask.volume import open_volume
+
+
+class Target:
+    """What planning needs to know of a volume."""
+
+    def __init__(self, shape, unit) -> None:
+        self.shape, self.read_unit = shape, unit
+
+
+class Draft:
+    def __init__(self, shape, tile, unit) -> None:
+        self.grid, self.volume = TileGrid(shape, tile), Target(shape, unit)
+
+
+@st.composite
+def drafts(draw) -> Draft:
+    shape = draw(st.tuples(*[st.integers(1, 3000)] * 3))
+    tile = tuple(min(n, draw(st.sampled_from([1, 32, 64, 256]))) for n in shape)
+    unit = tuple(min(n, draw(st.sampled_from([1, 16, 64, 128, 512]))) for n in shape)
+    return Draft(shape, tile, unit)
+
+
+@given(drafts(), st.integers(1, 64))
+@settings(max_examples=200, deadline=None)
+def test_every_plan_is_a_valid_cut_with_enough_blocks_for_the_workers(draft, workers):
+    cut = plan_blocks(draft, workers=workers)
+    blocks = BlockGrid(draft.grid, cut)
+    assert all(1 <= c <= n for c, n in zip(cut, draft.grid.counts, strict=True))
+    if workers > 1:
+        assert len(blocks) >= min(2 * workers, len(draft.grid)) / 4
+    assert math.prod(blocks.block_shape) <= max(
+        2**29,
+        math.prod(u + t for u, t in zip(draft.volume.read_unit, draft.grid.tile, strict=True)),
+    )
+
+
+def test_blocks_are_whole_chunks_where_tiles_and_chunks_fit():
+    draft = Draft((512, 4096, 4096), (1, 256, 256), (64, 128, 128))
+    cut = plan_blocks(draft, workers=8)
+    shape = BlockGrid(draft.grid, cut).block_shape
+    assert [n % u for n, u in zip(shape, draft.volume.read_unit, strict=True)] == [0, 0, 0]
+
+
+def test_a_terabyte_has_at_most_two_thousand_blocks():
+    draft = Draft((10_000, 10_000, 10_000), (1, 256, 256), (128, 128, 128))
+    cut = plan_blocks(draft, workers=256)
+    assert 512 <= len(BlockGrid(draft.grid, cut)) <= 2000
+
+
+def test_predicted_reads_are_those_of_the_run(tmp_path, bank_path):
+    image = np.random.default_rng(0).integers(0, 255, (4, 96, 96)).astype(np.uint8)
+    path = tmp_path / "image.zarr"
+    zarr.create_array(path, data=image, chunks=(2, 32, 32))
+    volume = open_volume(str(path))
+    experiment = resolve(volume, load_bank(str(bank_path)), tile=(1, 32, 32), block=(2, 1, 1))
+    read = []
+    original = zarr.storage.LocalStore.get
+
+    async def counted(self, key, *args, **kwargs):
+        value = await original(self, key, *args, **kwargs)
+        if "/c/" in f"/{key}" and value is not None:
+            read.append(key)
+        return value
+
+    zarr.storage.LocalStore.get = counted
+    try:
+        for index in range(len(experiment.blocks)):
+            score_block(experiment, index)
+    finally:
+        zarr.storage.LocalStore.get = original
+    assert plan(experiment).bytes_read == len(read) * 2 * 32 * 32
+
+
+def test_a_shard_is_read_chunk_by_chunk_where_a_halo_touches_it(tmp_path, bank_path, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 255, (2, 128, 128)).astype(np.uint8)
+    path = tmp_path / "image.zarr"
+    zarr.create_array(path, data=image, chunks=(1, 16, 16), shards=(2, 64, 64), compressors=None)
+    volume = open_volume(str(path))
+    experiment = resolve(volume, load_bank(str(bank_path)), tile=(1, 32, 32), block=(2, 2, 2))
+    read = []
+    original = zarr.storage.LocalStore.get
+
+    async def counted(self, key, *args, **kwargs):
+        value = await original(self, key, *args, **kwargs)
+        if "/c/" in f"/{key}" and value is not None:
+            read.append(len(value))
+        return value
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", counted)
+    for index in range(len(experiment.blocks)):
+        score_block(experiment, index)
+    chunk, per_shard = 16 * 16, 2 * 16
+    index_bytes = 16 * per_shard + 4  # offset and length of each chunk, and a checksum
+    whole = per_shard * chunk + index_bytes  # a shard read in one go
+    chunks = sum((n - index_bytes * (n == whole)) // chunk for n in read if n != index_bytes)
+    assert plan(experiment).bytes_read == chunks * chunk
+    assert plan(experiment).bytes_read < 2.5 * image.nbytes
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_flops_count_one_encoder_and_a_decoder_a_pass(target, bank_path, repeats):
+    volume, bank = open_volume(str(target)), load_bank(str(bank_path))
+    options = {"tile": (1, 32, 32), "sample": False}
+
+    def flops(*perturbations, repeats=1):
+        settled = resolve(volume, bank, perturbations=perturbations, repeats=repeats, **options)
+        return plan(settled).models[0].flops
+
+    plain = flops("gaussian:0.1") / 2
+    decoder = flops("dropout:0.2") - plain
+    assert 0 < decoder < plain
+    assert flops("dropout:0.2", repeats=repeats) == plain + repeats * decoder
+    both = flops("dropout:0.2", "gaussian:0.1", repeats=repeats)
+    assert both == plain + repeats * (decoder + plain)
+
+
+def test_planes_of_a_box_count(tmp_path, target):
+    bank = load_bank(str(write_bank(tmp_path / "bank", 1)))
+    volume = open_volume(str(target))
+    flat = resolve(volume, bank, tile=(1, 32, 32), sample=False)
+    deep = replace(flat, grid=TileGrid(volume.shape, (3, 32, 32)))
+    assert plan(deep).models[0].flops == 3 * plan(flat).models[0].flops
+
+
+def test_settling_planning_and_scoring_load_each_model_once(tmp_path, monkeypatch):
+    from cte_dask.inference import predictor as predict
+
+    made = []
+    real = predict.load_network
+    monkeypatch.setattr(
+        predict, "load_network", lambda spec, **how: made.append(spec.name) or real(spec, **how)
+    )
+    target = np.random.default_rng(0).random((2, 64, 64), np.float32)
+    bank = load_bank(str(write_bank(tmp_path)))
+    experiment = resolve(open_volume(target, axes="zyx"), bank, tile=(1, 32, 32))
+    plan(experiment)
+    score_block(experiment, 0)
+    assert sorted(made) == sorted(bank.names)

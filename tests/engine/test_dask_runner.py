@@ -1,0 +1,240 @@
+"""Running: every scheduler gives the numbers of the serial run, and what dies loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+
+import cte_dask
+from cte_dask.engine import checkpoint
+from cte_dask.engine.checkpoint import Checkpoint
+from cte_dask.engine.clusters import open_cluster
+from cte_dask.engine.dask_runner import blocks_array, run, run_serially
+from cte_dask.models import load_bank
+from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.results.dataset import read_scores
+from cte_dask.results.layout import layout_of
+from cte_dask.results.store import create, open_scores
+from cte_dask.scoring.resolve import resolve
+from cte_dask.volume import open_volume
+
+OPTIONS = {"tile": (1, 32, 32), "block": (1, 3, 2), "metrics": ("nhd", "ei")}
+
+
+@pytest.fixture(scope="module")
+def experiment(target, bank_path):
+    return resolve(open_volume(str(target)), load_bank(str(bank_path)), **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def serial(experiment, tmp_path_factory) -> xr.Dataset:
+    """The tile scores of the serial run, the specification of all others."""
+    url = str(tmp_path_factory.mktemp("serial") / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    run_serially(experiment, url, range(len(experiment.blocks)), lambda _: None)
+    return read_scores(scores)
+
+
+def assert_equal_bits(got: xr.Dataset, want: xr.Dataset) -> None:
+    got, want = (d.sortby("tile").drop_vars("block") for d in (got, want))
+    xr.testing.assert_identical(got, want)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_local_cluster_gives_the_bits_of_the_serial_run(experiment, serial, tmp_path, workers):
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    seen = []
+    with open_cluster("local", workers=workers, threads=1) as client:
+        run(experiment, url, scores, client=client, progress=seen.append)
+    assert sorted(s.index for s in seen) == list(range(len(experiment.blocks)))
+    assert_equal_bits(read_scores(scores), serial)
+
+
+def test_blocks_in_any_order_give_the_same_store(experiment, serial, tmp_path):
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    order = np.random.default_rng(0).permutation(len(experiment.blocks))
+    run_serially(experiment, url, [int(i) for i in order], lambda _: None)
+    assert_equal_bits(read_scores(scores), serial)
+
+
+def test_score_is_lazy_and_computes_the_same_numbers(target, bank_path, serial):
+    lazy = cte_dask.score(
+        cte_dask.open_volume(str(target)), cte_dask.load_bank(str(bank_path)), **OPTIONS
+    )
+    assert lazy.nhd.chunks is not None
+    assert lazy.nhd.dims == ("model", "perturbation", "tile")
+    tasks = len(lazy.nhd.data.__dask_graph__())
+    assert tasks <= 3 * 12 + 2, "tasks must not grow faster than the blocks"
+    computed = lazy.compute(scheduler="synchronous")
+    computed.attrs = serial.attrs
+    assert_equal_bits(computed, serial)
+    ranking = cte_dask.rank(lazy)
+    assert ranking.primary == "nhd@dropout:0.2"
+    assert [m.rank for m in ranking.models][:1] == [1]
+
+
+def test_positions_are_given_in_voxels_and_nanometre(serial):
+    assert serial.z.max() == 5
+    assert serial.y_extent.min() == 24
+    np.testing.assert_allclose(serial.y_nm - serial.y_nm[0], (serial.y - serial.y[0]) * 10.0)
+    np.testing.assert_allclose(serial.z_nm - serial.z_nm[0], (serial.z - serial.z[0]) * 40.0)
+
+
+def test_a_dask_array_that_no_zarr_backs_is_accepted(image, bank_path, serial):
+    import dask.array as da
+
+    volume = cte_dask.open_volume(da.from_array(image, chunks=(2, 40, 50)), axes="zyx")
+    scores = cte_dask.score(volume, cte_dask.load_bank(str(bank_path)), **OPTIONS)
+    got = scores.compute(scheduler="synchronous").sortby("tile")
+    np.testing.assert_array_equal(got.nhd, serial.sortby("tile").nhd)
+
+
+def test_two_volumes_in_memory_never_share_a_task(image, bank_path):
+    bank = cte_dask.load_bank(str(bank_path))
+    names = set()
+    for array in (image, image[::-1].copy()):
+        experiment = resolve(cte_dask.open_volume(array), bank, **OPTIONS)
+        names.add(blocks_array(experiment, [0]).name)
+    assert len(names) == 2
+
+
+def test_an_address_of_a_running_scheduler_is_used(target, bank_path, tmp_path, serial):
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        outcome = rank_target(
+            TargetOptions(str(target)),
+            str(bank_path),
+            str(tmp_path / "RUN"),
+            cluster=cluster.scheduler_address,
+            **OPTIONS,
+        )
+        with Client(cluster) as client:
+            assert client.nthreads()
+    assert outcome.exit_code == 0
+    assert_equal_bits(read_scores(open_scores(str(tmp_path / "RUN" / "scores.zarr"))), serial)
+
+
+def test_a_killed_worker_costs_no_result(experiment, serial, tmp_path):
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    killed = []
+
+    with open_cluster("local", workers=2, threads=1) as client:
+
+        def kill_one(_scores) -> None:
+            if not killed:
+                pids = client.run(os.getpid)
+                killed.append(pids)
+                os.kill(next(iter(pids.values())), signal.SIGKILL)
+
+        run(experiment, url, scores, client=client, progress=kill_one)
+    assert killed
+    assert_equal_bits(read_scores(scores), serial)
+
+
+def test_a_killed_run_resumes_to_the_same_bits_without_redoing_finished_blocks(
+    target, bank_path, tmp_path, serial
+):
+    out = tmp_path / "RUN"
+    command = [
+        Path(sys.executable).with_name("cte"), "rank", target, "--bank", bank_path, "--out", out,
+        "--cluster", "none", "--tile", "1,32,32", "--block", "1,3,2", "--metric", "nhd",
+        "--metric", "ei", "--quiet",
+    ]  # fmt: skip
+    process = subprocess.Popen(command)
+    done = out / "scores.zarr" / "done" / "c"
+    while process.poll() is None and not (done.is_dir() and len(list(done.iterdir())) >= 2):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    finished = {p: p.stat().st_mtime_ns for p in done.iterdir()}
+    assert len(finished) >= 2
+    subprocess.run([*command, "--resume"], check=True)
+    if len(finished) < 12:
+        assert json.loads((out / "ranking.json").read_text())["complete"]
+    assert all(p.stat().st_mtime_ns == at for p, at in finished.items())
+    assert_equal_bits(read_scores(open_scores(str(out / "scores.zarr"))), serial)
+
+
+def test_ctrl_c_leaves_a_valid_ranking_of_what_was_done(target, bank_path, tmp_path, monkeypatch):
+    from cte_dask.ranking import rank_target as pipeline
+
+    class Impatient:
+        def __init__(self, *_args) -> None:
+            self.blocks = 0
+
+        def shown(self):
+            import contextlib
+
+            return contextlib.nullcontext()
+
+        def __call__(self, _scores) -> None:
+            self.blocks += 1
+            if self.blocks == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "RunProgress", Impatient)
+    outcome = rank_target(
+        TargetOptions(str(target)), str(bank_path), str(tmp_path / "RUN"), cluster="none", **OPTIONS
+    )
+    assert outcome.exit_code == 130
+    assert outcome.result["complete"] is False
+    assert outcome.result["blocks"]["done"] == 3
+    assert [m.rank for m in outcome.ranking.models] == sorted(
+        m.rank for m in outcome.ranking.models
+    )
+    assert outcome.ranking.models[0].scores["nhd@dropout:0.2"].n_tiles == 3 * 3 * 2 - 3 * 1
+
+
+def test_a_task_that_dies_is_a_failed_block_with_its_cause(experiment, tmp_path):
+    from cte_dask.engine.dask_runner import _result
+    from cte_dask.engine.jobs import Job
+    from cte_dask.results.store import DONE
+
+    class Dead:
+        status = "error"
+
+        def exception(self):
+            return RuntimeError("the worker died")
+
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    result = _result(Dead(), Job(3), Checkpoint(experiment, url))
+    assert set(result.failures.values()) == {"RuntimeError: the worker died"}
+    assert scores.done()[3] == DONE["failures"]
+    assert scores.failures(3)["model-0"] == "RuntimeError: the worker died"
+    assert 3 in scores.missing()
+
+
+def test_a_full_disk_is_told_and_what_is_complete_stays(experiment, serial, tmp_path, monkeypatch):
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    real, written = checkpoint.write_block, []
+
+    def filling(store, block):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(block.index)
+        real(store, block)
+
+    monkeypatch.setattr(checkpoint, "write_block", filling)
+    with pytest.raises(OSError, match=r"no space left for .*scores\.zarr: make room.*--resume"):
+        run(experiment, url, scores)
+    assert list(scores.missing()) == list(range(2, len(experiment.blocks)))
+    monkeypatch.setattr(checkpoint, "write_block", real)
+    run(experiment, url, scores)
+    assert_equal_bits(read_scores(scores), serial)

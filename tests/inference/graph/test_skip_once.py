@@ -1,0 +1,73 @@
+"""What a convolution does with a skip connection is done once, and nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cte_dask.inference.graph.bottleneck import hooked
+from cte_dask.inference.graph.feature_path import example_masks, feature_path
+from cte_dask.models.network import Network
+
+
+class Joined(nn.Module):
+    """Two skips and one map from below, joined in an order, then convolved."""
+
+    def __init__(self, order: str, after: nn.Module, **options) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(1, 2, 3, padding=1)
+        self.down = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(6, 6, 2, stride=2)
+        given = {"padding": 2, "dilation": 2, **options}
+        self.joined, self.after = nn.Conv2d(12, 4, 3, **given), after
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.one(x), self.two(x)
+        maps = {"a": one, "b": two, "u": self.up(self.down(one))}
+        return self.after(self.joined(torch.cat([maps[c] for c in self.order], 1)))
+
+
+def opened(module: nn.Module, layout=torch.contiguous_format):
+    module = module.eval().requires_grad_(False).to(memory_format=layout)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.3)
+            part.running_var.uniform_(0.3, 2)
+    x = torch.rand(2, 1, 16, 24)
+    return feature_path(Network(forward=module, kind="module"), x), x
+
+
+AFTER = {
+    "nothing": nn.Identity,
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(0.2),
+    "norm and relu": lambda: nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()),
+    "group norm": lambda: nn.GroupNorm(2, 4),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("order", ["abu", "uab", "aub"])
+@pytest.mark.parametrize("after", AFTER)
+def test_the_passes_are_the_same(order, after, layout):
+    module = Joined(order, AFTER[after]())
+    path, x = opened(module, layout)
+    assert path.note == ""
+    fused_leaky = after == "leaky"  # oneDNN adds before a ReLU alone
+    assert (path.once is None) == fused_leaky
+    masks = example_masks(x, path.channels, random=True)
+    with torch.inference_mode():
+        with hooked(module, path.layers, lambda i, y: y * masks[i]):
+            want = module(x)
+        state = path.encode(x)
+        for _ in range(2):
+            torch.testing.assert_close(path.decode(state, masks), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_grouped_convolution_is_left_whole():
+    path, _ = opened(Joined("abu", nn.ReLU(), groups=2))
+    assert path.note == ""
+    assert path.once is None

@@ -1,0 +1,93 @@
+"""Traces shared between models of one code: traced once, each with its own weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cte_dask.inference.graph import feature_path as feature
+from cte_dask.inference.graph import trace_cache as shared
+from cte_dask.inference.graph.bottleneck import hooked
+from cte_dask.models.network import Network
+from cte_dask.models.unet import UNet
+
+
+def unet(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return UNet(dims=2, features=(4, 6, 8)).eval().requires_grad_(False)
+
+
+class Signed(nn.Module):
+    """Which way it goes is decided by a weight, without a trace noticing."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(4, 1, 2, stride=2)
+        self.sign = nn.Parameter(torch.tensor(sign))
+        self.positive = sign > 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(self.down(x))
+        return y + self.sign if self.positive else y - 2 * self.sign
+
+
+@pytest.fixture
+def traced(monkeypatch) -> list[object]:
+    """Collects what is traced; nothing is remembered from other tests."""
+    calls: list[object] = []
+    real = feature.traced
+    monkeypatch.setattr(feature, "traced", lambda f, *x: calls.append(f) or real(f, *x))
+    monkeypatch.setattr(shared, "_KEPT", type(shared._KEPT)())
+    return calls
+
+
+def path_of(module: nn.Module, x: Tensor, code: str = "unet"):
+    module.eval().requires_grad_(False)
+    return feature.feature_path(Network(forward=module, kind="module", code=code), x)
+
+
+def assert_as_plain(path, module: nn.Module, x: Tensor) -> None:
+    masks = [torch.rand(len(x), c, 1, 1) for c in path.channels]
+    with torch.inference_mode(), hooked(module, path.layers, lambda i, y: y * masks[i]):
+        want = module(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(path.decode(path.encode(x), masks), want, rtol=1e-5, atol=1e-6)
+
+
+def test_models_of_one_code_are_traced_once_and_keep_their_own_weights(traced):
+    x = torch.rand(2, 1, 32, 32)
+    modules = [unet(seed) for seed in range(3)]
+    paths = [path_of(m, x) for m in modules]
+    assert len(traced) == 1
+    for path, module in zip(paths, modules, strict=True):
+        assert path.note == ""
+        assert_as_plain(path, module, x)
+
+
+@pytest.mark.parametrize("what", ["code", "extent", "no code"])
+def test_another_code_or_batch_is_traced_for_itself(traced, what):
+    x = torch.rand(2, 1, 32, 32)
+    code = "" if what == "no code" else "unet"
+    path_of(unet(0), x, code)
+    other = torch.rand(2, 1, 64, 64) if what == "extent" else x
+    path = path_of(module := unet(1), other, "wider" if what == "code" else code)
+    assert len(traced) == 2
+    assert_as_plain(path, module, other)
+
+
+def test_a_network_whose_weights_decide_its_way_gets_a_trace_of_its_own(traced):
+    x = torch.rand(2, 1, 32, 32)
+    path_of(Signed(1.0), x, "signed")
+    path = path_of(module := Signed(-1.0), x, "signed")
+    assert len(traced) == 2
+    assert path.note == ""
+    assert_as_plain(path, module, x)
+
+
+def test_no_more_traces_are_kept_than_a_process_can_hold(traced):
+    module = unet(0)
+    for number in range(shared._MOST + 3):
+        path_of(module, torch.rand(1, 1, 16, 16), f"code {number}")
+    assert len(shared._KEPT) == shared._MOST
