@@ -1,8 +1,10 @@
 # Two commands do everything on a fresh machine with Python >= 3.11:
 #   make demo   install into .venv and rank the example bank on the example target
-#   make test   install into .venv and run the linters, the type checker and the tests
-# and a third one installs the servers that some tests start (as root, Debian):
+#   make test   install into .venv and check a change: linters, types, documentation, fast tests
+# Two more are for what takes longer: the servers that some tests start (as root, Debian), and the
+# tests that start them, kill processes, open a browser, run every documented command:
 #   make services
+#   make test-slow
 PYTHON ?= python3
 BIN := .venv/bin
 BASE := .venv/.installed
@@ -12,7 +14,10 @@ SERVICES := slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins chromium
 APT := apt-get install -y -qq --no-install-recommends
 AZURITE := .services/node_modules/.bin/azurite-blob
 
-.PHONY: demo test lint types docs unit services clean
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: demo test test-slow lint types docs unit services clean
 
 $(BASE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -40,9 +45,13 @@ docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) --dist worksteal -m "not slow" --durations=25
 
 test: lint types docs unit
+
+# Property tests are run again, with all their examples. A file's tests share its servers.
+test-slow: $(STAMP)
+	HYPOTHESIS_PROFILE=ci $(PYTEST) --dist loadfile -m "slow or hypothesis" --durations=25
 
 # SeaweedFS and fake-gcs-server come with the extra `test`.
 services: $(AZURITE)

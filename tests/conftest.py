@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 
 from cte_dask.models.unet import UNet
@@ -20,6 +21,35 @@ FEATURES = (4, 6, 8)
 pytest_plugins = ["small_networks"]
 
 torch.set_num_threads(1)
+
+# `make test` tries a few examples of each property, `make test-slow` all of them:
+# HYPOTHESIS_PROFILE names the profile. No deadline, as the first example may compile a kernel, and
+# in CI the same examples every time.
+FEW_EXAMPLES, ALL_EXAMPLES = 15, 100
+ALWAYS_THE_SAME = bool(os.environ.get("CI"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
+for _name, _count in (("dev", FEW_EXAMPLES), ("ci", ALL_EXAMPLES)):
+    settings.register_profile(
+        _name, deadline=None, max_examples=_count, derandomize=ALWAYS_THE_SAME
+    )
+settings.load_profile(PROFILE)
+
+
+def examples(count: int) -> settings:
+    """Decorate a property that has its own number of examples; profile `dev` tries fewer."""
+    return settings(max_examples=min(count, FEW_EXAMPLES) if PROFILE == "dev" else count)
+
+
+SLOW = ("documents/test_commands.py", "examples", "faults", "services")
+"""Folders and files of tests that are not run for every change; others are marked one by one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by where it lies."""
+    slow = [REPOSITORY / "tests" / place for place in SLOW]
+    for item in items:
+        if any(item.path.is_relative_to(place) for place in slow):
+            item.add_marker(pytest.mark.slow)
 
 
 MAY_BE_SKIPPED = {"gpu"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.consistency.bank_agreement import CUT, similarity_of, tile_agreement, tile_votes
@@ -74,7 +75,7 @@ def test_a_bank_of_one_has_no_agreement_and_says_so():
     times=st.integers(1, 3),
     silent=st.booleans(),
 )
-@settings(deadline=None, max_examples=400)
+@examples(400)
 def test_a_copy_moves_no_models_agreement(models, tiles, seed, copied, times, silent):
     rng = np.random.default_rng(seed)
     masks = random_masks(rng, models, tiles)

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
@@ -113,7 +114,6 @@ def test_tiles_aggregate_by_the_median_and_pool_by_their_counts(case: dict) -> N
 # --- definition
 
 
-@settings(deadline=None)  # the first example compiles
 @given(pairs_of_maps(), st.sampled_from([0.0, 0.3, 0.5, 0.9]))
 def test_kernel_counts_what_the_formula_counts(pair: tuple, threshold: float) -> None:
     found = np.array(binary_agreement(*pair, threshold=threshold))
@@ -140,7 +140,6 @@ def test_byte_order_does_not_matter() -> None:
     assert binary_agreement(p.astype(">f4"), q.astype(">f4")) == binary_agreement(p, q)
 
 
-@settings(deadline=None)  # the first example compiles
 @given(pairs_of_maps())
 def test_nhd_is_symmetric_and_lies_in_the_unit_interval(pair: tuple) -> None:
     forth, back = binary_agreement(*pair), binary_agreement(*pair[::-1])
@@ -150,7 +149,6 @@ def test_nhd_is_symmetric_and_lies_in_the_unit_interval(pair: tuple) -> None:
         assert 0 <= forth.ei <= 1
 
 
-@settings(deadline=None)  # the first example compiles
 @given(pairs_of_maps())
 def test_identical_maps_agree_wholly_or_say_nothing(pair: tuple) -> None:
     agreement = binary_agreement(pair[0], pair[0])
@@ -177,7 +175,6 @@ def test_empty_tiles_score_nan_without_a_warning() -> None:
 # --- layout, batches and cores
 
 
-@settings(deadline=None)  # the first example compiles
 @given(pairs_of_maps(), st.permutations(range(3)), st.integers(0, 2))
 def test_layout_in_memory_does_not_change_a_bit(pair: tuple, order: list, reverse: int) -> None:
     p, q = (np.broadcast_to(m, (1,) * (3 - m.ndim) + m.shape) for m in pair)
@@ -191,7 +188,7 @@ def test_layout_in_memory_does_not_change_a_bit(pair: tuple, order: list, revers
     assert binary_agreement(padded, q) == wanted
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.data())
 def test_a_tile_scores_alike_alone_and_in_a_batch(seed: int, n: int, data: st.DataObject) -> None:
     p, q = maps(seed, (n, 4, 9, 11))
@@ -202,7 +199,6 @@ def test_a_tile_scores_alike_alone_and_in_a_batch(seed: int, n: int, data: st.Da
     assert [tuple(row) for row in batch.tolist()] == [tuple(map(float, s)) for s in singles]
 
 
-@settings(deadline=None)  # the first example compiles
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 5))
 def test_counts_of_tiles_add_up_to_those_of_the_whole(seed: int, a: int, b: int) -> None:
     p, q = maps(seed, (3, 10, 10))

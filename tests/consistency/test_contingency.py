@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
@@ -65,20 +65,17 @@ def labelings(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 # --- definition
 
 
-@settings(deadline=None)  # the first example of each pair of dtypes compiles
 @given(labelings())
 def test_counts_are_those_of_the_definition(pair: tuple) -> None:
     assert pair_counts(*pair) == counted(*pair)
 
 
-@settings(deadline=None)
 @given(labelings(), st.integers(0, 99))
 def test_counts_under_a_mask_are_those_of_the_voxels_it_keeps(pair: tuple, seed: int) -> None:
     mask = np.random.default_rng(seed).random(pair[0].shape) < 0.6
     assert pair_counts(*pair, mask=mask) == counted(*pair, mask)
 
 
-@settings(deadline=None)
 @given(labelings())
 def test_the_sorting_implementation_counts_the_same(pair: tuple) -> None:
     with without_numba():
@@ -138,7 +135,6 @@ def band_by_search(labels: np.ndarray, width: int) -> np.ndarray:
     return band
 
 
-@settings(deadline=None)
 @given(
     hnp.arrays(np.int16, hnp.array_shapes(max_dims=3, max_side=4), elements=st.integers(0, 2)),
     st.integers(1, 3),

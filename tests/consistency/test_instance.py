@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
@@ -84,13 +84,11 @@ def test_a_cube_moved_by_a_voxel_scores_as_the_method_says() -> None:
 # --- definition and properties
 
 
-@settings(deadline=None)  # the first example compiles
 @given(labelings(max_side=3), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 def test_it_is_the_share_of_pairs_of_voxels_kept_together(pair: tuple, alpha: float) -> None:
     assert_allclose(v_rand(*pair, alpha=alpha), by_enumeration(*pair, alpha), rtol=1e-12)
 
 
-@settings(deadline=None)
 @given(labelings(max_side=3), st.integers(1, 2))
 def test_a_border_band_counts_in_neither_segmentation(pair: tuple, border: int) -> None:
     kept = ~border_band(pair[0], border)
@@ -98,7 +96,6 @@ def test_a_border_band_counts_in_neither_segmentation(pair: tuple, border: int) 
     assert_allclose(v_rand(*pair, border=border), by_enumeration(*cut, 0.5), rtol=1e-12)
 
 
-@settings(deadline=None)
 @given(labelings(), st.permutations(range(1, 4)), st.permutations([1, 70_000, 2**40]))
 def test_ids_do_not_matter(pair: tuple, first: list, second: list) -> None:
     renamed = np.array([0, *first])[pair[0]], np.array([0, *second])[pair[1]]
@@ -106,14 +103,12 @@ def test_ids_do_not_matter(pair: tuple, first: list, second: list) -> None:
     assert_array_equal(v_rand(*renamed, border=1), v_rand(*pair, border=1))
 
 
-@settings(deadline=None)
 @given(labelings())
 def test_the_two_sides_may_be_exchanged_at_alpha_one_half(pair: tuple) -> None:
     assert_array_equal(v_rand(*pair), v_rand(*pair[::-1]))
     assert_array_equal(v_rand(*pair, alpha=0.25), v_rand(*pair[::-1], alpha=0.75))
 
 
-@settings(deadline=None)
 @given(labelings())
 def test_equal_segmentations_score_one(pair: tuple) -> None:
     sizes = np.unique(pair[0][pair[0] > 0], return_counts=True)[1]
@@ -121,7 +116,6 @@ def test_equal_segmentations_score_one(pair: tuple) -> None:
     assert v_rand(pair[0], pair[0].copy()) == 1.0
 
 
-@settings(deadline=None)
 @given(labelings(), st.integers(0, 2))
 def test_scores_lie_between_zero_and_one(pair: tuple, border: int) -> None:
     score = v_rand(*pair, border=border)

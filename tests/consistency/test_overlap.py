@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.consistency.instance import v_rand
@@ -35,7 +35,6 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None)
 def test_packed_overlaps_are_those_of_plain_masks(shape, models, tiles, density, seed):
     rng = np.random.default_rng(seed)
     maps = [rng.random((tiles, *shape)).astype(np.float32) for _ in range(models)]

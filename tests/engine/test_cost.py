@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
-from conftest import write_bank
-from hypothesis import given, settings
+from conftest import examples, write_bank
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.engine.cost import plan
@@ -42,7 +42,7 @@ def drafts(draw) -> Draft:
 
 
 @given(drafts(), st.integers(1, 64))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_every_plan_is_a_valid_cut_with_enough_blocks_for_the_workers(draft, workers):
     cut = plan_blocks(draft, workers=workers)
     blocks = BlockGrid(draft.grid, cut)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.perturb import Perturbation
@@ -118,7 +118,6 @@ def test_a_tile_that_is_not_square_is_turned_in_a_square_box():
     multiple=st.sampled_from([1, 4, 16]),
     scale=st.sampled_from([1.0, 0.5, 1.3]),
 )
-@settings(deadline=None)
 def test_the_halo_covers_the_magnified_tile(factor, extent, halo, multiple, scale):
     view = view_of(
         Perturbation("zoom", factor),

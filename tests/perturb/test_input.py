@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -116,7 +117,7 @@ def test_raw_and_canonical_images_are_perturbed_alike(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STRONG)
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(st.integers(0, 4), st.integers(0, 4), st.tuples(*[st.integers(1, 9)] * 3))
 def test_models_with_different_halos_see_the_same_tile(
     name: str, one: int, other: int, shape: tuple

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy import stats
@@ -126,7 +126,6 @@ def test_words_at_the_edges_of_their_range_give_finite_normals() -> None:
     np.testing.assert_allclose(sine, np.sin(angle), atol=2e-7)
 
 
-@settings(deadline=None)  # the first example compiles
 @given(st.tuples(*[coordinate] * 3), st.tuples(*[extent] * 3), st.integers(0, 2**32 - 1))
 def test_compiled_normals_have_the_bits_of_the_formula(
     start: tuple, shape: tuple, word: int
@@ -143,7 +142,6 @@ def test_long_rows_have_the_bits_of_the_formula() -> None:
     assert_array_equal(found, normals_by_formula((1, 2), corner, stop))
 
 
-@settings(deadline=None)
 @given(
     st.tuples(*[st.integers(0, 9)] * 3),
     st.tuples(*[st.integers(0, 9)] * 3),

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.consistency.score_names import families_of, family_of
@@ -165,7 +166,7 @@ def test_the_interval_draws_whole_cells():
     parts=st.integers(1, 6),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_resampled_medians_are_those_of_the_tiles_drawn(values, parts, seed):
     row = np.array(values)
     member = np.arange(len(row)) % min(parts, len(row))

@@ -7,7 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import friedmanchisquare, rankdata
@@ -125,7 +126,7 @@ def test_noise_that_neighbours_share_counts_as_noise():
     assert together.within > 8 * alone.within
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(TABLES, st.integers(0, 9))
 def test_spread_is_seeded_and_moves_with_no_shift(table, seed):
     group = np.arange(len(table))

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import examples
 from golden import cases
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -107,7 +108,7 @@ def test_a_model_without_any_score_is_ranked_last_not_lost():
     parts=st.integers(1, 8),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_an_interval_lies_within_the_values_and_is_seeded(values, parts, seed):
     cell = np.arange(len(values)) % parts
     low, high = median_interval(values, cell, seed=seed, resamples=200)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.scoring import block_reader as slabs
@@ -60,10 +61,7 @@ def reads(monkeypatch):
     origin=triples(*[st.integers(0, 5)] * 3),
     most=st.sampled_from([1, 500, 4000, 2**25]),
 )
-@settings(
-    max_examples=40,
-    deadline=None,
-)
+@examples(40)
 def test_every_tile_sees_its_voxels(
     tmp_path_factory, shape, tile, chunks, per_block, margins, origin, most
 ):

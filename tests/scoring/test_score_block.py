@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from conftest import blobs, write_bank
-from hypothesis import given, settings
+from conftest import blobs, examples, write_bank
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.consistency.binary import binary_agreement, ei, nhd
@@ -80,7 +80,7 @@ def test_scores_are_not_trivial(plain):
     chosen=st.sets(st.integers(0, 2), min_size=1),
     randomness=st.randoms(use_true_random=False),
 )
-@settings(max_examples=12, deadline=None)
+@examples(12)
 def test_same_bits_for_any_blocks_order_chunks_and_bank(
     tmp_path_factory, plain, bank, image, block, chunks, chosen, randomness
 ):

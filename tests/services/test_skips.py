@@ -36,7 +36,7 @@ def test_a_hidden_server_is_named_and_fails_ci(tmp_path, variables, code, told):
     assert "make services" in done.stdout
 
 
-@pytest.mark.parametrize("failing", ["", "services", "test"])
+@pytest.mark.parametrize("failing", ["", "services", "test", "test-slow"])
 def test_ci_installs_the_servers_and_tests_and_tells_what_failed(tmp_path, failing):
     make = tmp_path / "make"
     make.write_text(f'#!/bin/sh\necho "$1 CI=$CI" >> {tmp_path}/asked\n[ "$1" != "{failing}" ]\n')
@@ -44,5 +44,7 @@ def test_ci_installs_the_servers_and_tests_and_tells_what_failed(tmp_path, faili
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run([REPOSITORY / ".ci/run"], env={**os.environ, "PATH": path}, check=False)
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked == ["services CI=true", "test CI=true"][: 1 if failing == "services" else 2]
+    steps = ["services", "test", "test-slow"]
+    last = steps.index(failing) if failing else len(steps)
+    assert asked == [f"{step} CI=true" for step in steps[: last + 1]]
     assert bool(done.returncode) == bool(failing)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -56,7 +57,7 @@ def test_a_plane_is_the_mask_of_every_plane(
     up=st.booleans(),
     data=st.data(),
 )
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_a_smaller_mask_stands_for_its_nearest_voxels(
     shape: tuple[int, int, int], factors: tuple[int, int, int], up: bool, data: st.DataObject
 ) -> None:

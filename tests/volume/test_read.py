@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from zarr.storage import MemoryStore, WrapperStore
@@ -35,7 +36,7 @@ def targets(draw: st.DrawFn) -> tuple[Volume, NDArray[Any]]:
 
 
 @given(targets(), st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_reading_equals_padding_the_whole_array_by_reflection(
     target: tuple[Volume, NDArray[Any]], data: st.DataObject
 ) -> None:

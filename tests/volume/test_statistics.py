@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ NUMBERS = ["u1", "u2", "i4", "i8", "f2", "f4", "f8"]
     ),
     wanted=st.lists(st.floats(0, 100), min_size=1, max_size=4, unique=True).map(sorted),
 )
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_a_target_read_whole_is_described_as_numpy_does(
     data: NDArray[Any], wanted: list[float]
 ) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden import cases
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
@@ -279,7 +279,6 @@ def test_a_tile_costs_one_encoder_and_one_decoder_a_pass(make, dims, draws, monk
     mode=st.sampled_from(["bernoulli", "fixed"]),
     seed=st.integers(0, 2**32),
 )
-@settings(deadline=None)
 def test_a_mask_drops_whole_maps_and_scales_the_rest(channels, rate, mode, seed):
     mask = channel_mask(channels, rate, mode=mode, key=philox.key(seed, "dropout"))
     kept = np.float32(1 / (1 - rate))
