@@ -1,8 +1,6 @@
-"""Evaluation against labels: foreground F1, and how well CTE ranks as performance does.
+"""Performance against labels: F1 of the foreground and average precision of instances.
 
-Needs NumPy alone. Labels are used here and nowhere else. The correlations live in `correlation`.
-
-Average precision of instances against labels: for evaluation only.
+Needs NumPy alone. Labels are used in this room and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,24 +12,8 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from cte_dask.arrays import Array
-from cte_dask.evaluation.rank_correlation import (
-    RankCorrelation,
-    permutation_p,
-    rank_correlation,
-    scores_to_rank,
-)
 
-__all__ = [
-    "THRESHOLDS",
-    "RankCorrelation",
-    "average_precision",
-    "f1",
-    "f1_of_counts",
-    "foreground_counts",
-    "permutation_p",
-    "rank_correlation",
-    "scores_to_rank",
-]
+__all__ = ["THRESHOLDS", "average_precision", "f1", "f1_of_counts", "foreground_counts"]
 
 Floats = npt.NDArray[np.float64]
 

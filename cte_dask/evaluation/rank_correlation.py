@@ -1,4 +1,4 @@
-"""Agreement of two rankings: ranks, rank correlations and their permutation p-values.
+"""Agreement of two rankings: ranks, rank correlations and their permutation p-values, by SciPy.
 
 Kendall 1945 (doi:10.1093/biomet/33.3.239) for τ-b, Spearman 1904 (doi:10.2307/1412159) for ρ.
 """
@@ -6,9 +6,9 @@ Kendall 1945 (doi:10.1093/biomet/33.3.239) for τ-b, Spearman 1904 (doi:10.2307/
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
 from dataclasses import dataclass
-from itertools import islice, pairwise, permutations
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ TIE = 1e-6
 
 FEWEST_FOR_P = 5
 """Models below which no p-value is given: even a perfect order could not be significant."""
+
+STATISTICS = ("kendall", "spearman", "pearson")
 
 __all__ = ["RankCorrelation", "permutation_p", "rank_correlation", "scores_to_rank"]
 
@@ -128,14 +130,32 @@ def rank_correlation(
         If the lengths differ.
     """
     x, y = _paired(cte, performance)
-    kendall, spearman, pearson = (_correlation(t(x), t(y)) for t in _TABLES.values())
     p = [
         permutation_p(x, y, statistic=name, seed=seed, n_resamples=n_resamples)
         if x.size >= FEWEST_FOR_P
         else None
-        for name in _TABLES
+        for name in STATISTICS
     ]
+    kendall, spearman, pearson = (_correlation(x, y, name) for name in STATISTICS)
     return RankCorrelation(kendall, spearman, pearson, x.size, *p)
+
+
+def _correlation(x: Floats, y: Floats, statistic: str) -> float:
+    """Return the correlation SciPy gives; NaN where a side has no two different scores."""
+    from scipy import stats
+
+    if statistic != "pearson":
+        x, y = _places(x), _places(y)
+    if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    correlate = {
+        "kendall": stats.kendalltau,  # τ-b is its default
+        "spearman": stats.spearmanr,
+        "pearson": stats.pearsonr,
+    }[statistic]
+    with warnings.catch_warnings(action="ignore", category=stats.NearConstantInputWarning):
+        # Sums of a perfect order may miss 1 by a last digit.
+        return round(float(correlate(x, y).statistic), 12)
 
 
 def permutation_p(
@@ -171,20 +191,32 @@ def permutation_p(
     ValueError
         If the lengths differ or the statistic is unknown.
     """
-    if statistic not in _TABLES:
-        raise ValueError(f"unknown statistic {statistic!r}: accepted are {', '.join(_TABLES)}")
+    if statistic not in STATISTICS:
+        raise ValueError(f"unknown statistic {statistic!r}: accepted are {', '.join(STATISTICS)}")
     x, y = _paired(x, y)
-    a, b = _TABLES[statistic](x), _TABLES[statistic](y)
-    observed = abs(_correlation(a, b))
-    if math.isnan(observed):
+    if math.isnan(_correlation(x, y, statistic)):
         return math.nan
-    exact = math.factorial(min(x.size, 20)) <= n_resamples
-    pairings = _all_pairings(x.size) if exact else _random_pairings(x.size, n_resamples, seed)
-    extreme = total = 0
-    for chunk in pairings:
-        extreme += int((np.abs(_permuted(a, b, chunk)) >= observed - 1e-12).sum())
-        total += len(chunk)
-    return extreme / total if exact else (extreme + 1) / (total + 1)
+    from scipy.stats import permutation_test
+
+    a, b = _unit_table(x, statistic), _unit_table(y, statistic)
+
+    def distance(pairings: npt.NDArray[np.int64], axis: int) -> Floats:
+        """Return the correlation's distance from 0 for pairings (..., n)."""
+        rows = pairings if b.ndim == 1 else (pairings[..., :, None], pairings[..., None, :])
+        cosine = (b[rows] * a).reshape(*pairings.shape[:-1], -1).sum(axis=-1)
+        rounded: Floats = np.abs(cosine).round(12)  # equal but for the order of a sum
+        return rounded
+
+    result = permutation_test(
+        (np.arange(x.size),),
+        distance,
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=n_resamples,
+        batch=max(1, 2_000_000 // x.size**2),  # 16 MB of float64 for the pairwise tables
+        rng=seed,
+    )
+    return float(result.pvalue)
 
 
 def _paired(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -195,61 +227,23 @@ def _paired(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats]:
     return a[known], b[known]
 
 
-def _order(x: Floats) -> Floats:
-    """Which of each two models is ahead: -1, 0 or 1, shape (n, n)."""
-    ranks = scores_to_rank(x)
-    ahead: Floats = np.sign(ranks[None, :] - ranks[:, None]).astype(np.float64)
-    return ahead
+def _places(x: Floats) -> Floats:
+    """Return places, the highest score's the highest; close scores share one."""
+    return -scores_to_rank(x).astype(np.float64)
 
 
-def _mean_ranks(x: Floats) -> Floats:
-    """Twice the ranks, ties at their mean, centred: how many models are behind less those ahead."""
-    balance: Floats = _order(x).sum(axis=1)
-    return balance
+def _unit_table(x: Floats, statistic: str) -> Floats:
+    """Return the vector, of Kendall the table of pairwise orders, whose cosine correlates.
 
+    A pairing reorders it and changes nothing else, so thousands cost one product, where SciPy's
+    own functions would be called for each.
+    """
+    from scipy.stats import rankdata
 
-def _centred(x: Floats) -> Floats:
-    centred: Floats = x - (x.sum() / max(1, x.size))
-    return centred
-
-
-# Each correlation is the cosine of two tables: Kendall's of pairwise orders, the rest of vectors.
-_TABLES: dict[str, Callable[[Floats], Floats]] = {
-    "kendall": _order,
-    "spearman": _mean_ranks,
-    "pearson": _centred,
-}
-
-
-def _correlation(a: Floats, b: Floats) -> float:
-    everyone = np.arange(len(a))[None]
-    return float(_permuted(a, b, everyone)[0])
-
-
-def _permuted(a: Floats, b: Floats, pairings: npt.NDArray[np.int64]) -> Floats:
-    """Correlation of `a` with `b` reordered, for each pairing (k, n); NaN if either is all 0."""
-    reordered: Floats = (
-        b[pairings] if b.ndim == 1 else b[pairings[:, :, None], pairings[:, None, :]]
-    )
-    norm = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
-    products = (reordered * a).reshape(len(pairings), -1).sum(axis=1)
-    cosine: Floats = np.clip(products / (norm or math.nan), -1.0, 1.0)
-    return cosine
-
-
-def _all_pairings(n: int) -> Iterator[npt.NDArray[np.int64]]:
-    everyone = permutations(range(n))
-    while chunk := list(islice(everyone, _chunk(n))):
-        yield np.array(chunk, dtype=np.int64)
-
-
-def _random_pairings(n: int, count: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    rng = np.random.default_rng(seed)
-    for first in range(0, count, _chunk(n)):
-        rows = min(_chunk(n), count - first)
-        yield rng.permuted(np.tile(np.arange(n, dtype=np.int64), (rows, 1)), axis=1)
-
-
-def _chunk(n: int) -> int:
-    """Pairings handled at once: about 16 MB of float64 for the pairwise tables."""
-    return max(1, 2_000_000 // max(1, n * n))
+    if statistic == "kendall":
+        table = np.sign(np.subtract.outer(_places(x), _places(x)))
+    else:
+        values = x if statistic == "pearson" else rankdata(_places(x))
+        table = values - values.mean()
+    unit: Floats = table / np.linalg.norm(table)
+    return unit
