@@ -7,31 +7,38 @@ one fused pass over the voxels serves all of them.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from cte_dask.arrays import Array
+from cte_dask.registry import Registry, checked
 
 __all__ = ["BANK_METRICS", "METRICS", "STATISTICS", "Metric", "applies", "metric"]
 
 STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan")
 """What the fused pass of `binary` counts in one tile, in the order of its output's columns."""
 
-METRICS: dict[str, str] = {
-    "nhd": "cte_dask.consistency.binary:NHD",
-    "ei": "cte_dask.consistency.binary:EI",
-    "vrand": "cte_dask.consistency.instance:VRAND",
-}
+METRICS = Registry(
+    "metric",
+    {
+        "nhd": "cte_dask.consistency.binary:NHD",
+        "ei": "cte_dask.consistency.binary:EI",
+        "vrand": "cte_dask.consistency.instance:VRAND",
+    },
+)
 """Name of each metric and where it is defined, as ``"module:attribute"``."""
 
-BANK_METRICS: dict[str, str] = {
-    "agreement": "cte_dask.consistency.overlap:AGREEMENT",
-    "consensus": "cte_dask.consistency.overlap:CONSENSUS",
-}
+BANK_METRICS = Registry(
+    "metric",
+    {
+        "agreement": "cte_dask.consistency.overlap:AGREEMENT",
+        "consensus": "cte_dask.consistency.overlap:CONSENSUS",
+    },
+)
 """Metrics of the unperturbed predictions of a whole bank, not of one model and a perturbation."""
+
+_ALL = Registry("metric", {**METRICS, **BANK_METRICS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +134,4 @@ def metric(name: str) -> Metric:
     >>> metric("nhd").statistics
     ('n_union', 'n_disagree')
     """
-    listed = {**METRICS, **BANK_METRICS}
-    place = listed.get(name, name)
-    module, colon, attribute = place.partition(":")
-    if not colon:
-        close = get_close_matches(name, listed, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"unknown metric {name!r}: accepted are {', '.join(listed)} "
-            f"or 'your_package.module:ATTRIBUTE'{hint}"
-        )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"metric {name!r} cannot be imported: {error}") from error
-    if not isinstance(found, Metric):
-        raise TypeError(f"{name!r} is a {type(found).__qualname__}, not a Metric")
-    return found
+    return checked(_ALL.load(name), Metric, name)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from cte_dask.models.format_registry import FORMATS
-from cte_dask.registry import resolve
 
 if TYPE_CHECKING:
     import torch
@@ -90,4 +88,5 @@ def find_loader(format_: str) -> Loader:
     ValueError
         If there is no such module or attribute.
     """
-    return cast("Callable[[], Loader]", resolve(FORMATS.get(format_, format_)))()
+    loader: Loader = FORMATS.load(format_)()
+    return loader

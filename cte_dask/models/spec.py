@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, StrictBool, StrictInt, field_validator, m
 from cte_dask.models.format_registry import FORMATS
 from cte_dask.models.steps import Step
 from cte_dask.models.yaml import Strict
-from cte_dask.registry import unknown
+from cte_dask.registry import is_reference
 
 __all__ = ["ModelSpec", "Output", "Segmentation", "Step", "VoxelSize", "is_url"]
 
@@ -20,7 +20,6 @@ Shape = tuple[int, int, int]
 
 NANOMETRES = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
 OWN = "cte_dask.models."
-_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 def is_url(source: str) -> bool:
@@ -167,8 +166,7 @@ class ModelSpec(Strict):
     @field_validator("format")
     @classmethod
     def _known_format(cls, format_: str) -> str:
-        if format_ not in FORMATS and not _REFERENCE.fullmatch(format_):
-            raise ValueError(f"{unknown('format', format_, FORMATS)} or 'package.module:Loader'")
+        FORMATS.check(format_)
         return format_
 
     @field_validator("sha256")
@@ -221,7 +219,7 @@ class ModelSpec(Strict):
 
     def _check_source(self) -> None:
         if self.format == "python":
-            if not _REFERENCE.fullmatch(self.source):
+            if not is_reference(self.source):
                 raise ValueError(f"source {self.source!r} must be 'package.module:function'")
             if self.sha256 is not None:
                 raise ValueError("sha256 does not apply to format python: there is no file")
@@ -229,7 +227,7 @@ class ModelSpec(Strict):
             raise ValueError(f"sha256 is required for a URL ({self.source})")
         if self.format == "state_dict" and self.architecture is None:
             raise ValueError("architecture is required for format state_dict")
-        if self.architecture is not None and not _REFERENCE.fullmatch(self.architecture):
+        if self.architecture is not None and not is_reference(self.architecture):
             raise ValueError(f"architecture {self.architecture!r} must be 'package.module:Class'")
         own = self.architecture or self.arguments
         if self.format in ("torchscript", "torch_export", "onnx") and own:

@@ -17,33 +17,40 @@ attribute ``check(strength)`` that raises ValueError:
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 from cte_dask.arrays import Array
+from cte_dask.registry import Registry
 from cte_dask.tiles import Shape
 
 __all__ = ["GEOMETRIC", "PERTURBATIONS", "InputPerturbation", "Perturbation"]
 
-PERTURBATIONS: dict[str, str] = {
-    "dropout": "cte_dask.perturb.dropout:channel_mask",
-    "gaussian": "cte_dask.perturb.input:gaussian",
-    "brightness": "cte_dask.perturb.input:brightness",
-    "contrast": "cte_dask.perturb.input:contrast",
-    "gamma": "cte_dask.perturb.input:gamma",
-}
+PERTURBATIONS = Registry(
+    "perturbation",
+    {
+        "dropout": "cte_dask.perturb.dropout:channel_mask",
+        "gaussian": "cte_dask.perturb.input:gaussian",
+        "brightness": "cte_dask.perturb.input:brightness",
+        "contrast": "cte_dask.perturb.input:contrast",
+        "gamma": "cte_dask.perturb.input:gamma",
+    },
+)
 """Name of each perturbation of values and where it is defined, as ``"module:attribute"``."""
 
-GEOMETRIC: dict[str, str] = {
-    "rotate": "cte_dask.perturb.geometric:rotate",
-    "mirror": "cte_dask.perturb.geometric:mirror",
-    "zoom": "cte_dask.perturb.geometric:zoom",
-}
+GEOMETRIC = Registry(
+    "perturbation",
+    {
+        "rotate": "cte_dask.perturb.geometric:rotate",
+        "mirror": "cte_dask.perturb.geometric:mirror",
+        "zoom": "cte_dask.perturb.geometric:zoom",
+    },
+)
 """Name of each perturbation of geometry and where it is defined; predictions are mapped back."""
+
+_ALL = Registry("perturbation", {**PERTURBATIONS, **GEOMETRIC})
 
 
 class InputPerturbation(Protocol):
@@ -159,9 +166,7 @@ class Perturbation:
         ValueError
             If the text has another form, or the perturbation is not accepted.
         """
-        kind, *rest = text.strip().split(":")
-        if kind not in _RULES and rest and rest[0].isidentifier():  # a place, module:thing
-            kind = f"{kind}:{rest.pop(0)}"
+        kind, rest = _ALL.split(text.strip())
         if _rule(kind).strengthless:
             if rest:
                 raise ValueError(f"perturbation {text!r} must read {kind!r}: it has no strength")
@@ -201,34 +206,19 @@ class Perturbation:
             An `InputPerturbation`, a drawer of feature-map multipliers, or a maker of
             `cte_dask.perturb.geometric.Warp`.
         """
-        return _load({**PERTURBATIONS, **GEOMETRIC}.get(self.kind, self.kind))
+        return _ALL.load(self.kind)
 
 
 def _rule(kind: str) -> _Rule:
     """Limits of a kind, known for ours and asked of any other."""
     if kind in _RULES:
         return _RULES[kind]
-    if ":" not in kind:
-        close = get_close_matches(kind, _RULES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"unknown perturbation {kind!r}: accepted are {', '.join(_RULES)} "
-            f"or 'your_package.module:thing'{hint}"
-        )
-    thing = _load(kind)
+    thing = _ALL.load(kind)
     space = getattr(thing, "space", None)
     if space not in ("input", "feature"):
         raise ValueError(f"{kind!r} must have an attribute space, 'input' or 'feature': {space!r}")
     check = getattr(thing, "check", lambda strength: None)
     return _Rule(space, lambda s: check(s) is None, "what its check accepts")
-
-
-def _load(place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"perturbation {place!r} cannot be imported: {error}") from error
 
 
 def _checked_strength(kind: str, strength: float, rule: _Rule) -> float:

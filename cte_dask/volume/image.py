@@ -29,6 +29,8 @@ class Image:
         Names of the channels, empty if not known.
     notes
         What a report should say about the image.
+    format
+        Where the format that found it is defined, ``"module:function"``; empty if it is listed.
     """
 
     name: str
@@ -37,3 +39,4 @@ class Image:
     open_level: Callable[[int], Source]
     channels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    format: str = ""

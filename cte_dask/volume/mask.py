@@ -32,8 +32,7 @@ class Mask:
     @property
     def name(self) -> str:
         """URL and path of the stored mask."""
-        source = self.view.source
-        return f"{source.url}/{source.path}" if source.path else source.url
+        return self.view.name
 
     def read(self, box: Box) -> NDArray[np.bool_]:
         """Return the mask of a box of the target, nearest voxels where the mask is smaller.

@@ -42,7 +42,8 @@ def open_volume(
     target
         Path or fsspec URL of a zarr array (v2, v3, sharded), of a group holding one array, or of
         an OME-Zarr image (0.1 to 0.5; a label image too); or a zarr array or group, or a NumPy,
-        dask or xarray array.
+        dask or xarray array. ``"your_package.module:find::PATH"`` is found by a format of yours
+        (`cte_dask.volume.formats`).
     level
         Pyramid level; ``"auto"`` is the one whose voxels are nearest to ``training_voxel_size``
         (mean absolute log ratio in the plane, then z), level 0 without it.
@@ -145,6 +146,7 @@ def _view(
         axes=named,
         channel=checked_index("c", channel, extents.get("c"), names=image.channels),
         time=checked_index("t", time, extents.get("t")),
+        format=image.format,
     )
 
 

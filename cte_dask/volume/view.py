@@ -27,12 +27,25 @@ class View:
         Its axes, letters of ``tczyx`` in its order; a missing z is one plane.
     channel, time
         What is taken along c and t; None if there is no such axis.
+    format
+        As of :class:`~cte_dask.volume.image.Image`.
     """
 
     source: Source
     axes: str
     channel: int | None = None
     time: int | None = None
+    format: str = ""
+
+    @property
+    def url(self) -> str:
+        """What `open_volume` finds the store by: its URL, after the format that it needs."""
+        return f"{self.format}::{self.source.url}" if self.format else self.source.url
+
+    @property
+    def name(self) -> str:
+        """URL and path in one."""
+        return f"{self.url}/{self.source.path}" if self.source.path else self.url
 
     @property
     def shape(self) -> Shape:

@@ -56,7 +56,7 @@ class Volume:
     @property
     def url(self) -> str:
         """URL or absolute path of the store, or the type of an array in memory."""
-        return self.view.source.url
+        return self.view.url
 
     @property
     def path(self) -> str:
@@ -66,7 +66,7 @@ class Volume:
     @property
     def name(self) -> str:
         """URL and path in one."""
-        return f"{self.url}/{self.path}" if self.path else self.url
+        return self.view.name
 
     @property
     def anonymous(self) -> bool:

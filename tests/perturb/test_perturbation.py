@@ -64,7 +64,7 @@ def test_one_perturbation_has_one_name(text: str, name: str, space: str) -> None
     ("text", "message"),
     [
         ("dropuot:0.2", "did you mean 'dropout'"),
-        ("noise:0.2", "accepted are dropout, gaussian"),
+        ("noise:0.2", "accepted: brightness, contrast, dropout"),
         ("dropout", "kind:strength"),
         ("dropout:0.2:fixed:more", "kind:strength"),
         ("dropout:1", "0 <= p < 1"),

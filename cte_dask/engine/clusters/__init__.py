@@ -1,40 +1,45 @@
 """Where the work runs: each way is a context manager that yields a Dask client, or None in-process.
 
-To add one, write a module with a function ``open(name, *, workers, threads)``, one that tells how
-many workers it starts by itself, ``workers(name, threads)``, and name both here.
+A way to run is a `ClusterKind`: how it is written in ``--cluster``, how it is opened, how many
+workers it starts by itself, whether they have GPUs.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cte_dask.registry import Registry, checked
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["CLUSTERS", "default_workers", "has_gpus", "open_cluster", "planned_workers"]
+__all__ = [
+    "CLUSTERS",
+    "ClusterKind",
+    "default_workers",
+    "has_gpus",
+    "open_cluster",
+    "planned_workers",
+]
 
-_HERE = "cte_dask.engine.clusters:_machine_workers"
-CLUSTERS = {
-    "local": ("cte_dask.engine.clusters.local:open_local", _HERE),
-    "cuda": (
-        "cte_dask.engine.clusters.cuda:open_cuda",
-        "cte_dask.engine.clusters.cuda:cuda_workers",
-    ),
-    "slurm": (
-        "cte_dask.engine.clusters.slurm:open_slurm",
-        "cte_dask.engine.clusters.slurm:slurm_workers",
-    ),
-    "tcp": ("cte_dask.engine.clusters.address:open_address", _HERE),
-    "tls": ("cte_dask.engine.clusters.address:open_address", _HERE),
-    "file": ("cte_dask.engine.clusters.address:open_address", _HERE),
-}
-"""Kind of each way to run: where it is opened, and where its default number of workers is told."""
-CHOICES = "none, local, cuda[:SITE], slurm[:SITE], tcp://HOST:PORT, tls://HOST:PORT, FILE.json"
+CLUSTERS = Registry(
+    "cluster",
+    {
+        "none": "cte_dask.engine.clusters:NONE",
+        "local": "cte_dask.engine.clusters.local:LOCAL",
+        "cuda": "cte_dask.engine.clusters.cuda:CUDA",
+        "slurm": "cte_dask.engine.clusters.slurm:SLURM",
+        "tcp": "cte_dask.engine.clusters.address:TCP",
+        "tls": "cte_dask.engine.clusters.address:TLS",
+        "file": "cte_dask.engine.clusters.address:FILE",
+    },
+)
+"""Kind of each way to run and where it is defined."""
 
 
 def default_workers(threads: int) -> int:
@@ -60,6 +65,50 @@ def default_workers(threads: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
+def _one_a_core(_name: str, threads: int) -> int:
+    return default_workers(threads)
+
+
+def _without_gpus(_name: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterKind:
+    """One way to run.
+
+    Parameters
+    ----------
+    open
+        Function of ``(name, *, workers, threads)`` that returns a context manager, as
+        `open_cluster` does; `name` is the whole of what ``--cluster`` says.
+    workers
+        Function of ``(name, threads)``: the worker processes that it has or starts where no
+        number is asked for; by default one a core of this machine.
+    gpus
+        Function of the name: whether its workers have GPUs, without looking for one.
+    form
+        How it is written, for messages, such as ``"slurm[:SITE]"``; empty if that is its name.
+    pattern
+        Regular expression of the names that it takes.
+    """
+
+    open: Callable[..., AbstractContextManager[Client | None]]
+    workers: Callable[[str, int], int] = _one_a_core
+    gpus: Callable[[str], bool] = _without_gpus
+    form: str = ""
+    pattern: str = ".*"
+
+
+@contextmanager
+def _open_none(_name: str, *, workers: int, threads: int) -> Iterator[None]:
+    yield None
+
+
+NONE = ClusterKind(_open_none, workers=lambda _name, _threads: 1, pattern="none")
+"""Blocks are scored in this process, one after another."""
+
+
 def planned_workers(name: str, *, workers: int | None, threads: int) -> int:
     """Return for how many worker processes a run is to be cut into blocks.
 
@@ -83,8 +132,8 @@ def planned_workers(name: str, *, workers: int | None, threads: int) -> int:
     default_workers(threads)
     if name == "none":
         return 1
-    _, told = CLUSTERS[_kind(name)]
-    return int(_named(told)(name, threads)) if workers is None else workers
+    kind = _kind(name)
+    return kind.workers(name, threads) if workers is None else workers
 
 
 def has_gpus(name: str) -> bool:
@@ -103,12 +152,9 @@ def has_gpus(name: str) -> bool:
     Raises
     ------
     ValueError
-        If its site file is wrong.
+        If the name is unknown or its site file is wrong.
     """
-    from cte_dask.engine.clusters.site import read_site
-
-    kind = name.partition(":")[0]
-    return kind == "cuda" or (kind == "slurm" and read_site(name).slurm.gpus > 0)
+    return _kind(name).gpus(name)
 
 
 @contextmanager
@@ -122,7 +168,8 @@ def open_cluster(
     name
         ``none`` (this process), ``local`` (worker processes on this machine), ``cuda`` (its GPUs),
         ``slurm`` (jobs), each with a site file as ``slurm:FILE``; or a scheduler that is there:
-        ``tcp://host:port``, ``tls://host:port``, or the file (``.json``) that it wrote.
+        ``tcp://host:port``, ``tls://host:port``, or the file (``.json``) that it wrote; or
+        ``your_package.module:THING``, a `ClusterKind` of yours, with anything after a colon.
     workers
         Worker processes to start, where it is us who start them; by default one a core, one a GPU,
         or what the site says.
@@ -139,29 +186,20 @@ def open_cluster(
         If the name is unknown, a number is not positive, or the cluster cannot be had.
     """
     workers = planned_workers(name, workers=workers, threads=threads)
-    if name == "none":
-        yield None
-        return
-    opener, _ = CLUSTERS[_kind(name)]
-    with _named(opener)(name, workers=workers, threads=threads) as client:
+    with _kind(name).open(name, workers=workers, threads=threads) as client:
         yield client
 
 
-def _kind(name: str) -> str:
-    kind = "file" if name.endswith(".json") else name.partition(":")[0]
-    # a site belongs to the kinds that read one, an address to the others
-    shaped = {"local": name == "local", "tcp": "://" in name, "tls": "://" in name}
-    if kind in CLUSTERS and shaped.get(kind, True):
-        return kind
-    close = get_close_matches(name, ["none", *CLUSTERS], n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"cluster {name!r} is not one of {CHOICES}{hint}")
+def _kind(name: str) -> ClusterKind:
+    key = "file" if name.endswith(".json") else CLUSTERS.split(name)[0]
+    try:
+        kind = checked(CLUSTERS.load(key), ClusterKind, key)
+    except ValueError as error:
+        raise ValueError(f"{error}; written {_forms()}") from error
+    if not re.fullmatch(kind.pattern, name):
+        raise ValueError(f"cluster {name!r} must read {kind.form or key}")
+    return kind
 
 
-def _named(place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _machine_workers(_name: str, threads: int) -> int:
-    return default_workers(threads)
+def _forms() -> str:
+    return ", ".join(CLUSTERS.load(name).form or name for name in CLUSTERS)

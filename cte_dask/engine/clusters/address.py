@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cte_dask.engine.clusters import ClusterKind
 from cte_dask.engine.clusters.connection import check_workers
 from cte_dask.errors import reason
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["open_address"]
+__all__ = ["FILE", "TCP", "TLS", "open_address"]
 
 TIMEOUT = "10s"
 PATIENCE = 60
@@ -47,6 +48,12 @@ def open_address(name: str, *, workers: int, threads: int) -> Iterator[Client]:
             raise ValueError(f"the scheduler at {name} has no workers: start some first") from None
         check_workers(client, name)
         yield client
+
+
+TCP = ClusterKind(open_address, form="tcp://HOST:PORT", pattern="tcp://.+")
+TLS = ClusterKind(open_address, form="tls://HOST:PORT", pattern="tls://.+")
+FILE = ClusterKind(open_address, form="FILE.json", pattern=r".+\.json")
+"""A scheduler that is there already: by its address, or by the file that it wrote."""
 
 
 def _connected(name: str, where: dict[str, str]) -> Client:

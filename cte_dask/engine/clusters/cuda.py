@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from cte_dask.engine.clusters import ClusterKind
 from cte_dask.engine.clusters.connection import SETTINGS, worker_environment
 from cte_dask.engine.clusters.site import CudaSite, read_site
 from cte_dask.errors import reason
@@ -17,7 +18,7 @@ from cte_dask.errors import reason
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["cuda_arguments", "cuda_workers", "open_cuda"]
+__all__ = ["CUDA", "cuda_arguments", "cuda_workers", "open_cuda"]
 
 
 def cuda_workers(name: str, _threads: int) -> int:
@@ -66,6 +67,10 @@ def open_cuda(name: str, *, workers: int, threads: int) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         yield client
+
+
+CUDA = ClusterKind(open_cuda, workers=cuda_workers, gpus=lambda _name: True, form="cuda[:SITE]")
+"""The GPUs of this machine."""
 
 
 def cuda_arguments(site: CudaSite, devices: list[int]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cte_dask.engine.clusters import ClusterKind
 from cte_dask.engine.clusters.connection import SETTINGS, worker_environment
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
-__all__ = ["open_local"]
+__all__ = ["LOCAL", "open_local"]
 
 
 @contextmanager
@@ -45,6 +46,10 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
                 yield client
         finally:
             _close(cluster)
+
+
+LOCAL = ClusterKind(open_local, pattern="local")
+"""Worker processes on this machine."""
 
 
 def _close(cluster: LocalCluster) -> None:

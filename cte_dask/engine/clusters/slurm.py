@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cte_dask.engine.clusters import ClusterKind
 from cte_dask.engine.clusters.certificate import write_certificate
 from cte_dask.engine.clusters.connection import SETTINGS, check_workers, worker_environment
 from cte_dask.engine.clusters.site import SlurmSite, read_site, seconds
@@ -22,7 +23,7 @@ from cte_dask.engine.clusters.site import SlurmSite, read_site, seconds
 if TYPE_CHECKING:
     from distributed import Client, Security
 
-__all__ = ["job_arguments", "open_slurm", "slurm_workers"]
+__all__ = ["SLURM", "job_arguments", "open_slurm", "slurm_workers"]
 
 PREEMPTIONS = 5
 """Workers that may die with a block before the block is called failed: queues do preempt."""
@@ -75,6 +76,15 @@ def open_slurm(name: str, *, workers: int, threads: int) -> Iterator[Client]:
             _wait_for_a_worker(client, cluster, folder)
             check_workers(client, name)
             yield client
+
+
+SLURM = ClusterKind(
+    open_slurm,
+    workers=slurm_workers,
+    gpus=lambda name: read_site(name).slurm.gpus > 0,
+    form="slurm[:SITE]",
+)
+"""Jobs of SLURM."""
 
 
 def job_arguments(

@@ -7,23 +7,25 @@ needs NumPy alone; a segmenter's library is imported when it is first called.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
 from cte_dask.arrays import Array, namespace
+from cte_dask.registry import Registry, checked
 
 __all__ = ["SEGMENTERS", "Segmenter", "segmenter", "to_core"]
 
-SEGMENTERS: dict[str, str] = {
-    "components": "cte_dask.inference.segmenters.components:Components",
-    "distance_watershed": "cte_dask.inference.segmenters.distance_watershed:DistanceWatershed",
-    "boundary_watershed": "cte_dask.inference.segmenters.boundary_watershed:BoundaryWatershed",
-    "mutex": "cte_dask.inference.segmenters.mutex:Mutex",
-    "multicut": "cte_dask.inference.segmenters.multicut:Multicut",
-    "gasp": "cte_dask.inference.segmenters.gasp:Gasp",
-}
+SEGMENTERS = Registry(
+    "segmenter",
+    {
+        "components": "cte_dask.inference.segmenters.components:Components",
+        "distance_watershed": "cte_dask.inference.segmenters.distance_watershed:DistanceWatershed",
+        "boundary_watershed": "cte_dask.inference.segmenters.boundary_watershed:BoundaryWatershed",
+        "mutex": "cte_dask.inference.segmenters.mutex:Mutex",
+        "multicut": "cte_dask.inference.segmenters.multicut:Multicut",
+        "gasp": "cte_dask.inference.segmenters.gasp:Gasp",
+    },
+)
 """Name of each segmenter and where it is defined, as ``"module:attribute"``."""
 
 
@@ -81,23 +83,8 @@ def segmenter(name: str, **parameters: Any) -> Segmenter:
     >>> segmenter("components", threshold=0.7, min_size=20).channels
     ('foreground',)
     """
-    place = SEGMENTERS.get(name, name)
-    module, colon, attribute = place.partition(":")
-    if not colon:
-        close = get_close_matches(name, SEGMENTERS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"unknown segmenter {name!r}: accepted are {', '.join(SEGMENTERS)} "
-            f"or 'your_package.module:Thing'{hint}"
-        )
-    try:
-        make = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"segmenter {name!r} cannot be imported: {error}") from error
-    made = make(**parameters)
-    if not isinstance(made, Segmenter):
-        raise TypeError(f"{name!r} made a {type(made).__qualname__}, not a Segmenter")
-    return made
+    made: object = SEGMENTERS.load(name)(**parameters)
+    return checked(made, Segmenter, name)  # type: ignore[type-abstract]
 
 
 def to_core(labels: Array, core: Sequence[slice]) -> Array:

@@ -14,9 +14,12 @@ from cte_dask.ranking.rank_target import TargetOptions, rank_target
     [
         ("lokal", "did you mean 'local'"),
         ("slrum", "did you mean 'slurm'"),
-        ("local:site.yaml", "is not one of none, local"),
-        ("tcp", "is not one of none, local"),
-        ("http://127.0.0.1:1", "tcp://HOST:PORT"),
+        ("slrum:site", "did you mean 'slurm'"),
+        ("local:site.yaml", "must read local"),
+        ("none:", "must read none"),
+        ("tcp", "must read tcp://HOST:PORT"),
+        ("file", r"must read FILE\.json"),
+        ("http://127.0.0.1:1", r"written none, local, cuda\[:SITE\].* tcp://HOST:PORT"),
     ],
 )
 def test_an_unknown_cluster_is_refused_with_what_there_is(name, told):

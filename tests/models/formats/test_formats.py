@@ -292,7 +292,7 @@ def nothing():
 
 class Loader:
     def load(self, spec, path):
-        from cte_dask.models.format_registry import Network
+        from cte_dask.models.network import Network
         return Network(forward=make(), kind="opaque", notes=(str(path),))
 """
 
