@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cte_dask.consistency import applies
-from cte_dask.evaluation.rank_correlation import rank_correlation
+from cte_dask.evaluation.rank_correlation import kendall_rows, rank_correlation
 from cte_dask.evaluation.result import (
     COMPARATORS,
     MEASURES,
@@ -19,7 +19,7 @@ from cte_dask.evaluation.result import (
     Evaluation,
     ModelEvaluation,
 )
-from cte_dask.evaluation.tau_bootstrap import resamples
+from cte_dask.ranking.bootstrap import RESAMPLES, interval, median, resample
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,7 +58,7 @@ def evaluation_of(
     measured: TileMeasures,
     *,
     seed: int = 0,
-    number: int = 1000,
+    resamples: int = RESAMPLES,
     causes: Mapping[str, str] | None = None,
     left_out: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
@@ -74,7 +74,7 @@ def evaluation_of(
         From `cte_dask.ranking.rank.rank`.
     measured
         What was measured.
-    seed, number
+    seed, resamples
         Of the bootstrap; the seed also of the permutation p-values.
     causes
         Why models could not be evaluated, by name.
@@ -94,7 +94,12 @@ def evaluation_of(
     """
     causes, left_out = dict(causes or {}), dict(left_out or {})
     numbers = _Numbers(
-        dataset, ranking, measured, apart=set(causes) | set(left_out), seed=seed, number=number
+        dataset,
+        ranking,
+        measured,
+        apart=set(causes) | set(left_out),
+        seed=seed,
+        resamples=resamples,
     )
     if not numbers.compared:
         why = "; ".join(dict.fromkeys((*causes.values(), *left_out.values()))) or "none is ranked"
@@ -128,7 +133,7 @@ class _Numbers:
         *,
         apart: set[str],
         seed: int,
-        number: int,
+        resamples: int,
     ) -> None:
         self.measured, self.seed = measured, seed
         self.names = [str(n) for n in dataset.model.to_numpy()]
@@ -137,7 +142,7 @@ class _Numbers:
         self.scores = _tile_scores(dataset, measured)
         self.performances = _performances(measured)
         self.common = {name: self._common(values) for name, values in self.scores.items()}
-        self.drawn = resamples(measured.units, seed=seed, number=number)
+        self.drawn = resample(measured.units, seed=seed, resamples=resamples)
         rows = [self._row(m) for m in self.compared]
         self.medians = {
             name: np.array([self.drawn.medians(values[row]) for row in rows])
@@ -157,15 +162,15 @@ class _Numbers:
         """Return a model's median over its own tiles, or its CCFV."""
         if name == "ccfv":
             return self.measured.ccfv.get(model.name, math.nan)
-        return _median(self.scores[name][self._row(model)])
+        return median(self.scores[name][self._row(model)])
 
     def performance(self, model: ModelRank, name: str) -> float:
         """Return a model's median over the labelled tiles."""
-        return _median(self.performances[name][self._row(model)])
+        return median(self.performances[name][self._row(model)])
 
     def shared(self, model: ModelRank, name: str) -> float:
         """Return a model's median over the common tiles."""
-        return _median(self.scores[name][self._row(model)][self.common[name]])
+        return median(self.scores[name][self._row(model)][self.common[name]])
 
     def model(self, model: ModelRank, cause: str, left_out: str) -> ModelEvaluation:
         """Return one model against the labels."""
@@ -182,6 +187,12 @@ class _Numbers:
             left_out,
         )
 
+    def interval(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+        """Return the interval of Kendall's τ-b between medians (model, resample) of both."""
+        if self.drawn.drawn.shape[1] < 2:  # nothing to draw from
+            return math.nan, math.nan
+        return interval(kendall_rows(x.T, y.T))
+
     def agreement(self, score: str, performance: str) -> Agreement:
         """Return how well a score orders the models as a performance does."""
         x = np.array([self.score(m, score) for m in self.compared])
@@ -190,7 +201,7 @@ class _Numbers:
         low = high = math.nan
         shared = None
         if score in self.scores:
-            low, high = self.drawn.interval(self.medians[score], self.medians[performance])
+            low, high = self.interval(self.medians[score], self.medians[performance])
             z = [self.shared(m, score) for m in self.compared]
             shared = rank_correlation(z, y, seed=self.seed)
         return Agreement(
@@ -238,11 +249,6 @@ def _performances(measured: TileMeasures) -> dict[str, Any]:
         if name == "f1" or not np.isnan(values).all():
             found[name] = np.where(measured.labelled > 0, values, math.nan)
     return found
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if len(known) else math.nan
 
 
 def _flagged_last(x: NDArray[np.float64], degenerate: NDArray[np.bool_]) -> NDArray[np.float64]:

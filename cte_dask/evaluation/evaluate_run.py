@@ -119,7 +119,7 @@ def evaluate_run(
         rank(dataset),
         _joined(experiment, dataset, found, units, features=features),
         seed=seed,
-        number=resamples,
+        resamples=resamples,
         causes={n: c for b in found for n, c in b.causes.items()},
         left_out=leave_out,
         notes=(*notes, *_early(dataset)),

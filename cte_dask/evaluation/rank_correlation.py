@@ -23,7 +23,7 @@ FEWEST_FOR_P = 5
 
 STATISTICS = ("kendall", "spearman", "pearson")
 
-__all__ = ["RankCorrelation", "permutation_p", "rank_correlation", "scores_to_rank"]
+__all__ = ["RankCorrelation", "kendall_rows", "permutation_p", "rank_correlation", "scores_to_rank"]
 
 
 def scores_to_rank(scores: npt.ArrayLike, *, tolerance: float = 0.0) -> npt.NDArray[np.int64]:
@@ -247,3 +247,32 @@ def _unit_table(x: Floats, statistic: str) -> Floats:
         table = values - values.mean()
     unit: Floats = table / np.linalg.norm(table)
     return unit
+
+
+def kendall_rows(x: Floats, y: Floats) -> Floats:
+    """Return Kendall's τ-b of each row.
+
+    Parameters
+    ----------
+    x, y
+        (row, model); a model with NaN in either is left out of that row, and scores within `TIE`
+        are tied.
+
+    Returns
+    -------
+    ndarray of float64, shape (row,)
+        NaN where all are tied.
+    """
+    known = ~(np.isnan(x) | np.isnan(y))
+    both = known[:, :, None] & known[:, None, :]
+    a, b = (np.where(both, _ahead(np.where(known, v, 0.0)), 0.0) for v in (x, y))
+    norm = np.sqrt((a * a).sum(axis=(1, 2)) * (b * b).sum(axis=(1, 2)))
+    ratio: Floats = (a * b).sum(axis=(1, 2)) / np.where(norm > 0, norm, math.nan)
+    return ratio
+
+
+def _ahead(x: Floats) -> Floats:
+    """Which of each two models is ahead in each row: -1, 0 or 1, shape (row, n, n)."""
+    apart = x[:, :, None] - x[:, None, :]
+    ahead: Floats = np.where(np.abs(apart) > TIE, np.sign(apart), 0.0)
+    return ahead

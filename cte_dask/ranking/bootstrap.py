@@ -1,17 +1,41 @@
-"""Bootstrap over regions of a target: medians of tiles when whole cells of them are drawn."""
+"""The bootstrap: units of tiles are drawn with replacement, a statistic is taken of each resample.
+
+Every bootstrap of the package is this one. Units are by default spatial cells of the target, for
+neighbouring tiles are alike; intervals are those of percentiles (Efron & Tibshirani 1993,
+doi:10.1007/978-1-4899-4541-9).
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cell_draws", "cells", "median_interval", "resampled_medians"]
+__all__ = [
+    "RESAMPLES",
+    "TAILS",
+    "Resamples",
+    "cells",
+    "draw",
+    "interval",
+    "median",
+    "median_interval",
+    "resample",
+    "weighted_medians",
+]
+
+Floats = NDArray[np.float64]
 
 CELLS_PER_AXIS = 4
 RESAMPLES = 1000
+LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+"""Quantiles that bound an interval."""
+
 MOST_NUMBERS = 2**22
+"""Weights held at once, 32 MB of int64."""
 
 
 def cells(starts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -30,106 +54,153 @@ def cells(starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     number = np.zeros(len(starts), np.int64)
     for axis in range(starts.shape[1]):
-        places, at = np.unique(starts[:, axis], return_inverse=True)
+        places, index = np.unique(starts[:, axis], return_inverse=True)
         parts = min(len(places), CELLS_PER_AXIS)
-        number = number * CELLS_PER_AXIS + (at * parts // max(len(places), 1))
+        number = number * CELLS_PER_AXIS + (index * parts // max(len(places), 1))
     return number
 
 
-def median_interval(
-    values: NDArray[np.float64],
-    cell: NDArray[np.int64],
-    *,
-    seed: int,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """Bootstrap interval of a median, drawing whole cells of tiles.
+def draw(units: int, *, seed: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
+    """Draw units with replacement, each time as many as there are.
 
     Parameters
     ----------
-    values
-        Tile consistencies without NaN, (n,).
-    cell
-        Cell of each tile, (n,).
+    units
+        How many there are.
     seed
-        Of the resampling; equal seeds draw equal cells for every model.
-    level
-        Coverage.
+        Equal seeds draw equal units, so that models and scores are compared on the same ones.
     resamples
-        Number of resamples.
+        Their number.
 
     Returns
     -------
-    tuple of float
-        Percentile interval (Efron & Tibshirani 1993, doi:10.1007/978-1-4899-4541-9); NaN twice
-        if there is no value.
+    ndarray of int64, shape (resample, unit)
+        How often each unit is drawn.
     """
-    if not len(values):
-        return math.nan, math.nan
-    names, member = np.unique(cell, return_inverse=True)
-    drawn = cell_draws(len(names), seed=seed, resamples=resamples)
-    medians = resampled_medians(values, member, drawn)
-    tail = (1 - level) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def cell_draws(cells: int, *, seed: int, resamples: int) -> NDArray[np.int64]:
-    """Draw cells with replacement (Efron & Tibshirani 1993, doi:10.1007/978-1-4899-4541-9).
-
-    Parameters
-    ----------
-    cells
-        How many there are, and how many are drawn each time.
-    seed
-        Equal seeds draw equal cells, so that models and scores are compared on the same ones.
-    resamples
-        Number of resamples.
-
-    Returns
-    -------
-    ndarray of int64, shape (resamples, cells)
-        How often each cell is drawn.
-    """
+    if not units:  # NumPy refuses to draw none of none
+        return np.zeros((resamples, 0), np.int64)
     rng = np.random.default_rng(seed)
-    return rng.multinomial(cells, np.full(cells, 1 / cells), size=resamples)
+    return rng.multinomial(units, np.full(units, 1 / units), size=resamples)
 
 
-def resampled_medians(
-    values: NDArray[np.float64], member: NDArray[np.int64], draws: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return the median of each resample.
+@dataclass(frozen=True, slots=True, eq=False)
+class Resamples:
+    """How often each unit of tiles is drawn in each resample.
 
     Parameters
     ----------
-    values
-        Of tiles, (tile,); NaN ones are left out.
+    drawn
+        Counts, int64 (resample, unit).
     member
-        Cell of each tile, from 0, (tile,).
-    draws
-        From `cell_draws`.
+        Unit of each tile, from 0, (tile,).
+    """
+
+    drawn: NDArray[np.int64]
+    member: NDArray[np.int64]
+
+    def medians(self, values: Floats) -> Floats:
+        """Return the median of each resample.
+
+        Parameters
+        ----------
+        values
+            One number a tile, (tile,); NaN ones are left out.
+
+        Returns
+        -------
+        ndarray of float64, shape (resample,)
+            NaN where no tile with a number was drawn.
+        """
+        order = np.argsort(values, kind="stable")  # NaN come last
+        order = order[: np.count_nonzero(~np.isnan(values))]
+        if not len(order):
+            return np.full(len(self.drawn), math.nan)
+        ascending, unit = values[order], self.member[order]
+        step = max(1, MOST_NUMBERS // len(order))
+        chunks = (self.drawn[i : i + step, unit] for i in range(0, len(self.drawn), step))
+        return np.concatenate([weighted_medians(ascending, weights) for weights in chunks])
+
+
+def resample(units: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES) -> Resamples:
+    """Draw whole units of tiles with replacement.
+
+    Parameters
+    ----------
+    units
+        Unit of each tile, any numbers, (tile,).
+    seed, resamples
+        See `draw`.
+    """
+    names, member = np.unique(units, return_inverse=True)
+    return Resamples(draw(len(names), seed=seed, resamples=resamples), member)
+
+
+def weighted_medians(ascending: Floats, weights: NDArray[np.number]) -> Floats:
+    """Return the medians of values repeated by each row of whole weights.
+
+    Parameters
+    ----------
+    ascending
+        The values, (value,).
+    weights
+        How often each one counts, (row, value).
 
     Returns
     -------
-    ndarray of float64, shape (resample,)
-        NaN where no tile with a value was drawn.
+    ndarray of float64, shape (row,)
+        The mean of the middle two if their number is even; NaN where all weights are 0.
     """
-    valid = np.flatnonzero(~np.isnan(values))
-    if not len(valid):
-        return np.full(len(draws), math.nan)
-    order = valid[np.argsort(values[valid], kind="stable")]
-    ordered, at = values[order], member[order]
-    step = max(1, MOST_NUMBERS // len(order))
-    parts = [_medians(ordered, draws[i : i + step, at]) for i in range(0, len(draws), step)]
-    return np.concatenate(parts)
-
-
-def _medians(ordered: NDArray[np.float64], weights: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Medians of ascending values repeated `weights` times; the mean of the middle two if even."""
     running = np.cumsum(weights, axis=1)
     total = running[:, -1:]
     lower = (running > (total - 1) // 2).argmax(axis=1)
     upper = (running > total // 2).argmax(axis=1)
-    medians: NDArray[np.float64] = (ordered[lower] + ordered[upper]) / 2
-    return np.where(total[:, 0] > 0, medians, math.nan)
+    middle: Floats = (ascending[lower] + ascending[upper]) / 2
+    return np.where(total[:, 0] > 0, middle, math.nan)
+
+
+def interval(statistics: Floats) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic of resamples, NaN ones left out.
+
+    Parameters
+    ----------
+    statistics
+        One number a resample, (resample,).
+
+    Returns
+    -------
+    tuple of float
+        NaN twice if there is no number.
+    """
+    known = statistics[~np.isnan(statistics)]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = np.quantile(known, TAILS)
+    return float(low), float(high)
+
+
+def median_interval(
+    values: Floats, units: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the bootstrap interval of a median.
+
+    Parameters
+    ----------
+    values
+        One number a tile, without NaN, (tile,).
+    units
+        What is drawn: unit of each tile, (tile,).
+    seed, resamples
+        See `draw`.
+
+    Returns
+    -------
+    tuple of float
+        NaN twice if there is no tile.
+    """
+    return interval(resample(units, seed=seed, resamples=resamples).medians(values))
+
+
+def median(values: Floats) -> float:
+    """Return the median of the numbers that are not NaN; NaN if there is none."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else math.nan

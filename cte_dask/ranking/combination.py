@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from cte_dask.consistency import applies
 from cte_dask.consistency.score_names import families_of
-from cte_dask.ranking.bootstrap import cell_draws, resampled_medians
+from cte_dask.ranking.bootstrap import RESAMPLES, TAILS, resample
 from cte_dask.ranking.concordance import kendall_w
 from cte_dask.scoring.score_tiles import STATUS
 
@@ -49,8 +49,6 @@ __all__ = ["Combined", "CombinedModel", "combine_scores", "evidence", "percentil
 Floats = NDArray[np.float64]
 
 LOW_CORRELATION = 0.3
-RESAMPLES = 1000
-LEVEL = 0.95
 TIE = 1e-9
 """Combined scores this close share a rank: sums of percentiles are rounded."""
 
@@ -178,7 +176,7 @@ def combine_scores(
     degenerate
         Which models are flagged for predicting nothing or everything.
     cell
-        Cell of each tile, drawn as a whole (`cte_dask.ranking.rank.cells`).
+        Cell of each tile, drawn as a whole (`cte_dask.ranking.bootstrap.cells`).
     supported
         For each score, which models support it; all by default.
     seed, resamples
@@ -201,13 +199,10 @@ def combine_scores(
             "such as --perturb rotate, or --metric agreement"
         )
     families = families_of(used)
-    _, member = np.unique(cell, return_inverse=True)
-    draws = cell_draws(int(member.max(initial=0)) + 1, seed=seed, resamples=resamples)
-    draws = np.concatenate([np.ones((1, draws.shape[1]), np.int64), draws])  # first, as it is
-    medians = {
-        s: np.stack([resampled_medians(row, member, draws) for row in values[s]], axis=1)
-        for s in used
-    }
+    draws = resample(cell, seed=seed, resamples=resamples)
+    as_they_are = np.ones_like(draws.drawn[:1])  # row 0: every cell once
+    draws = replace(draws, drawn=np.concatenate([as_they_are, draws.drawn]))
+    medians = {s: np.stack([draws.medians(row) for row in values[s]], axis=1) for s in used}
     table = np.stack([_family(scores, medians, degenerate) for scores in families.values()])
     combined = table.mean(axis=0)
     ranks = _ranks(combined, degenerate)
@@ -247,10 +242,9 @@ def _models(
     ranks: NDArray[np.int64],
     families: Sequence[str],
 ) -> dict[str, CombinedModel]:
-    tail = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    low, high = np.quantile(combined[1:], tail, axis=0)
-    first = np.quantile(ranks[1:], tail[0], axis=0, method="lower")
-    last = np.quantile(ranks[1:], tail[1], axis=0, method="higher")
+    low, high = np.quantile(combined[1:], TAILS, axis=0)
+    first = np.quantile(ranks[1:], TAILS[0], axis=0, method="lower")
+    last = np.quantile(ranks[1:], TAILS[1], axis=0, method="higher")
     found = {}
     for i in np.argsort(ranks[0], kind="stable"):
         own = {family: float(table[k, i]) for k, family in enumerate(families)}

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cte_dask.ranking.bootstrap import resample
+
 Floats = npt.NDArray[np.float64]
 
 __all__ = ["LEAST_RATIO", "Choice", "Spread", "choose", "kendall_w", "spread"]
@@ -117,9 +119,9 @@ def spread(
         Table (tile, model) without NaN, so that every median is taken over the same tiles.
     group
         Group of each tile (tile,); groups are drawn as a whole, for neighbouring tiles are alike
-        (`cte_dask.ranking.rank.cells`).
+        (`cte_dask.ranking.bootstrap.cells`).
     seed, resamples
-        Of the bootstrap (Efron & Tibshirani 1993, doi:10.1007/978-1-4899-4541-9).
+        Of the bootstrap (`cte_dask.ranking.bootstrap`).
 
     Returns
     -------
@@ -134,12 +136,10 @@ def spread(
     table, member = _checked(consistencies), np.asarray(group)
     if member.shape != table.shape[:1]:
         raise ValueError(f"{member.shape} groups for {table.shape[0]} tiles")
-    names, at = np.unique(member, return_inverse=True)
-    if len(names) < 2 or table.shape[1] < 2:
+    draws = resample(member, seed=seed, resamples=resamples)
+    if draws.drawn.shape[1] < 2 or table.shape[1] < 2:
         return Spread(math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    medians = np.array([np.median(np.repeat(table, row[at], axis=0), axis=0) for row in drawn])
+    medians = np.stack([draws.medians(column) for column in table.T], axis=1)
     between = float(np.median(table, axis=0).var(ddof=1))
     return Spread(between, float(medians.var(axis=0, ddof=1).mean()))
 

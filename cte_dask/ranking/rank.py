@@ -12,7 +12,7 @@ import numpy as np
 from cte_dask.consistency import BANK_METRICS, applies
 from cte_dask.consistency.degenerate import EVERYTHING, FAILED, NOTHING, flag
 from cte_dask.engine.racing.decision import verdict
-from cte_dask.ranking.bootstrap import cells, median_interval
+from cte_dask.ranking.bootstrap import cells, median, median_interval
 from cte_dask.ranking.combination import Combined, combine_scores, evidence
 from cte_dask.ranking.order import placed
 from cte_dask.results.bank_metrics import similarity_in
@@ -250,7 +250,7 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
     metric, _, perturbation = primary.partition("@")
     part = data.sel(perturbation=perturbation)
     scored = part.status.to_numpy() == STATUS["scored"]
-    fraction = _median((part.n_reference / part.n_voxels).to_numpy()[scored])
+    fraction = median((part.n_reference / part.n_voxels).to_numpy()[scored])
     nothing = scores[primary].nan_fraction
     if metric in BANK_METRICS and scored.any():  # to differ from others is no NaN
         nothing = float((part.n_reference.to_numpy()[scored] == 0).mean())
@@ -267,12 +267,7 @@ def _score(values: NDArray[np.float64], cell: NDArray[np.int64], seed: int) -> S
     low, high = median_interval(values[valid], cell[valid], seed=seed)
     n = len(values)
     nan_fraction = 1 - valid.sum() / n if n else math.nan
-    return Score(_median(values), low, high, n, float(nan_fraction))
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    valid = values[~np.isnan(values)]
-    return float(np.median(valid)) if len(valid) else math.nan
+    return Score(median(values), low, high, n, float(nan_fraction))
 
 
 def _plain(value: float) -> float | None:

@@ -17,6 +17,7 @@ from cte_dask.ranking.rank import ModelRank, Ranking, Score
 from cte_dask.report.evaluation import evaluation_dict
 
 NAMES = ("a", "b", "c", "d")
+PRIMARY = "nhd@gaussian:0.1"
 NAN = math.nan
 
 
@@ -165,3 +166,21 @@ def test_an_unknown_score_is_refused():
     found = evaluation_of(dataset(NHD), ranking(), measures(F1))
     with pytest.raises(ValueError, match=r"no agreement of 'nhd@blur:3'.*there are nhd@gaussian"):
         found.agreement("nhd@blur:3")
+
+
+def test_tiles_are_drawn_for_score_and_performance_together():
+    """Each tile orders the models as its F1 does: τ is 1 whatever is drawn."""
+    scores = np.random.default_rng(0).random((4, 4))
+    measured = measures(scores / 2, labelled=(9,) * 4)
+    found = evaluation_of(dataset(scores.tolist()), ranking(), measured).agreement(PRIMARY)
+    assert (found.low, found.high) == (1, 1)
+    apart = measures(scores[:, ::-1], labelled=(9,) * 4)
+    assert evaluation_of(dataset(scores.tolist()), ranking(), apart).agreement(PRIMARY).low < 1
+
+
+def test_one_unit_gives_no_interval():
+    measured = replace(measures(F1), units=np.zeros(4, np.int64))
+    found = evaluation_of(dataset(NHD), ranking(), measured).agreement(PRIMARY)
+    assert found.correlation.kendall == 1
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)

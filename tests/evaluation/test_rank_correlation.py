@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from cte_dask.evaluation.rank_correlation import permutation_p, rank_correlation, scores_to_rank
+from cte_dask.evaluation.rank_correlation import (
+    kendall_rows,
+    permutation_p,
+    rank_correlation,
+    scores_to_rank,
+)
 from tests.golden import cases
 
 scores = st.lists(st.integers(0, 6).map(float), min_size=2, max_size=9)
@@ -161,3 +166,19 @@ def test_scipy_is_loaded_by_the_first_correlation_alone() -> None:
     code = "import cte_dask.evaluation.rank_correlation, sys; print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- many at once
+
+
+def test_tau_of_rows_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (2, 40, 7)).astype(float)
+    wanted = [stats.kendalltau(a, b).statistic for a, b in zip(x, y, strict=True)]
+    assert_allclose(kendall_rows(x, y), wanted, atol=1e-12)
+
+
+def test_a_model_without_a_number_is_left_out_of_its_row() -> None:
+    x = np.array([[1.0, 2, 3, math.nan], [1.0, 1, 1, 1]])
+    y = np.array([[1.0, 3, 2, 4], [1.0, 2, 3, 4]])
+    assert_allclose(kendall_rows(x, y), [1 / 3, math.nan])

@@ -7,12 +7,8 @@ import math
 
 import numpy as np
 import pytest
-from conftest import examples
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cte_dask.consistency.score_names import families_of, family_of
-from cte_dask.ranking.bootstrap import cell_draws, median_interval, resampled_medians
 from cte_dask.ranking.combination import combine_scores, percentiles
 
 
@@ -159,30 +155,3 @@ def test_the_interval_draws_whole_cells():
     found = combined(values, cell=np.repeat([0, 1], 8), resamples=400)
     assert all((m.low, m.high) == (0, 1) for m in found.models.values())
     assert all((m.rank, m.rank_low, m.rank_high) == (1, 1, 2) for m in found.models.values())
-
-
-@given(
-    values=st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), min_size=1, max_size=40),
-    parts=st.integers(1, 6),
-    seed=st.integers(0, 99),
-)
-@examples(60)
-def test_resampled_medians_are_those_of_the_tiles_drawn(values, parts, seed):
-    row = np.array(values)
-    member = np.arange(len(row)) % min(parts, len(row))
-    draws = cell_draws(int(member.max()) + 1, seed=seed, resamples=20)
-    found = resampled_medians(row, member, draws)
-    for drawn, median in zip(draws, found, strict=True):
-        kept = np.repeat(row, drawn[member])
-        kept = kept[~np.isnan(kept)]
-        np.testing.assert_equal(median, np.median(kept) if len(kept) else np.nan)
-
-
-def test_the_bootstrap_is_the_one_of_single_scores():
-    rng = np.random.default_rng(1)
-    row, cell = rng.random(60), np.arange(60) // 4
-    draws = cell_draws(15, seed=3, resamples=500)
-    want = median_interval(row, cell, seed=3, resamples=500)
-    np.testing.assert_allclose(
-        np.quantile(resampled_medians(row, cell, draws), [0.025, 0.975]), want
-    )

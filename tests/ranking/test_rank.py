@@ -8,13 +8,8 @@ import math
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import examples
 from golden import cases
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from cte_dask.ranking.bootstrap import cells, median_interval
 from cte_dask.ranking.rank import rank
 from cte_dask.scoring.score_tiles import STATUS
 
@@ -101,38 +96,3 @@ def test_a_model_without_any_score_is_ranked_last_not_lost():
     ranking = rank(dataset({"nan": [math.nan, math.nan], "poor": [0.01, 0.02]}))
     assert order(ranking) == ["poor", "nan"]
     json.dumps([m.to_dict() for m in ranking.models], allow_nan=False)
-
-
-@given(
-    values=hnp.arrays(float, st.integers(1, 60), elements=st.floats(0, 1)),
-    parts=st.integers(1, 8),
-    seed=st.integers(0, 99),
-)
-@examples(50)
-def test_an_interval_lies_within_the_values_and_is_seeded(values, parts, seed):
-    cell = np.arange(len(values)) % parts
-    low, high = median_interval(values, cell, seed=seed, resamples=200)
-    assert values.min() <= low <= high <= values.max()
-    assert (low, high) == median_interval(values, cell, seed=seed, resamples=200)
-
-
-def test_an_interval_covers_the_true_median_about_as_often_as_it_says():
-    """Tiles of a cell share half of their variance; the interval must know."""
-    rng = np.random.default_rng(0)
-    cell = np.repeat(np.arange(64), 4)
-    covered = 0
-    for trial in range(200):
-        values = rng.normal(size=64).repeat(4) + rng.normal(size=256)
-        low, high = median_interval(values, cell, seed=trial, resamples=300)
-        covered += low <= 0 <= high
-    assert 0.88 <= covered / 200 <= 0.99
-
-
-def test_cells_group_neighbours_and_do_not_depend_on_the_order_of_tiles():
-    z, y, x = np.meshgrid(range(0, 80, 8), range(0, 320, 32), range(0, 320, 32), indexing="ij")
-    starts = np.stack([z.ravel(), y.ravel(), x.ravel()], axis=1)
-    number = cells(starts)
-    assert len(np.unique(number)) == 64
-    shuffled = np.random.default_rng(0).permutation(len(starts))
-    np.testing.assert_array_equal(cells(starts[shuffled]), number[shuffled])
-    assert np.ptp(starts[number == 0], axis=0).max() <= 320 // 3

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.ranking.bootstrap import RESAMPLES, draw, weighted_medians
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Certainty", "answer", "certainty"]
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +47,16 @@ def certainty(histogram: NDArray[np.int64], *, seed: int, resamples: int = RESAM
     ----------
     histogram
         Tiles by consistency (model, region, bin).
-    seed
-        Of the resampling.
-    resamples
-        Their number.
+    seed, resamples
+        Of the bootstrap (`cte_dask.ranking.bootstrap`).
 
     Returns
     -------
     Certainty
-        Percentile bootstrap of medians (Efron & Tibshirani 1993,
-        doi:10.1007/978-1-4899-4541-9), exact to a bin.
+        Of medians that are exact to a bin.
     """
     used = np.flatnonzero(histogram.sum(axis=(0, 2)))
-    drawn = np.random.default_rng(seed).multinomial(
-        len(used), np.full(len(used), 1 / max(len(used), 1)), size=resamples
-    )
+    drawn = draw(len(used), seed=seed, resamples=resamples)
     medians = np.stack([_medians(model[used], drawn) for model in histogram])
     return Certainty(_first(medians), _beats(medians))
 
@@ -69,14 +64,11 @@ def certainty(histogram: NDArray[np.int64], *, seed: int, resamples: int = RESAM
 def _medians(tiles: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the median bin of each resample; -1 where it holds no tile at all."""
     filled = np.flatnonzero(tiles.sum(axis=0))
+    if not len(filled):
+        return np.full(len(drawn), -1.0)
     # floats multiply fast, and hold every count exactly
-    running = (drawn.astype(np.float64) @ tiles[:, filled].astype(np.float64)).cumsum(axis=1)
-    medians = np.full(len(drawn), -1.0)
-    for number, row in enumerate(running):
-        if len(row) and row[-1]:
-            middle = [(row[-1] - 1) // 2, row[-1] // 2]
-            medians[number] = filled[np.searchsorted(row, middle, side="right")].mean()
-    return medians
+    weights = drawn.astype(np.float64) @ tiles[:, filled].astype(np.float64)
+    return np.nan_to_num(weighted_medians(filled.astype(np.float64), weights), nan=-1.0)
 
 
 def _first(medians: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ class Tally:
         Median consistency of each model (model,), to find a typical tile.
     histogram
         Tiles by consistency, int64 (model, region, bin); regions are the units of the bootstrap
-        (`cte_dask.ranking.rank.cells`), bins lie between 0 and 1.
+        (`cte_dask.ranking.bootstrap.cells`), bins lie between 0 and 1.
     total, valid, seen
         Sum of consistencies, tiles with one, and tiles scored, (model, z, y, x).
     wins
