@@ -97,28 +97,33 @@ def test_what_is_to_be_made_is_in_the_makefile(command):
     assert done.returncode == 0, done.stderr
 
 
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+OURS = re.compile(r"(?P<package>\.|cte-dask|dist/[\w.-]+\.whl)(?:\[(?P<extras>[a-z0-9,]+)\])?")
+WHEEL = f"dist/cte_dask-{PROJECT['version']}-py3-none-any.whl"
+
+
 @pytest.mark.parametrize("command", all_of("pip"))
-def test_what_is_to_be_installed_has_the_extras_named(command):
-    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    verb, *wanted = words_of(command)[1:]
-    assert verb == "install"
-    for name in wanted:
-        if name.startswith("cte-dask"):
-            asked = re.fullmatch(r"cte-dask(?:\[([a-z0-9,]+)\])?", name)
-            assert asked, name
-            assert set((asked[1] or "").split(",")) <= {"", *extras}
+def test_what_is_to_be_installed_is_this_project_with_extras_that_it_has(command):
+    verb, *words = words_of(command)[1:]
+    assert verb in {"install", "wheel"}
+    for option in [w for w in words if w.startswith("-")]:
+        value = {"-c": "constraints.txt", "--wheel-dir": "dist", "--no-deps": None}[option]
+        assert value is None or words.pop(words.index(option) + 1) == value
+        words.remove(option)
+    for name in words:
+        if ours := OURS.fullmatch(name):
+            assert ours["package"] in {".", "cte-dask", WHEEL}, name
+            extras = PROJECT["optional-dependencies"]
+            assert set((ours["extras"] or "").split(",")) <= {"", *extras}
         else:
             assert name in {"cellpose", "stardist", "tensorflow"}, "another's package"
 
 
 def test_the_readme_lists_the_extras_that_there_are():
-    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     text = (REPOSITORY / "README.md").read_text()
     block = text[text.index("# extras:") : text.index("cte doctor TARGET")]
     listed = set(block.replace("# extras:", "").replace("#", "").split())
-    assert listed == set(declared["optional-dependencies"]) - {"test", "dev"}
+    assert listed == set(PROJECT["optional-dependencies"]) - {"test", "dev"}
 
 
 # The commands of this package -------------------------------------------------------------------
@@ -153,7 +158,7 @@ def test_a_documented_command_runs_as_it_stands(command, world):
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
     with scheduler_for(words):
         done = cte(*words)
-    if "cuda" in words and done.exit_code == 2:  # tests/cluster/test_cuda.py has more
+    if "cuda" in words and done.exit_code == 2:  # tests/engine/clusters/test_cuda.py has more
         assert re.search("GPU|cte-dask.cuda12", done.output)
     else:
         assert done.exit_code == 0, done.output

@@ -53,7 +53,8 @@ def identity(place: str) -> object:
 
 def test_every_public_name_is_in_the_reference():
     there = {identity(place) for place in DOCUMENTED}
-    missing = [place for place in public() if identity(place) not in there]
+    by_commands = {"cte_dask.cli.app"}  # the reference of the commands is made from it
+    missing = [p for p in public() if identity(p) not in there and p not in by_commands]
     assert missing == []
 
 

@@ -1,8 +1,8 @@
 """Anytime ranking: which blocks to read next, which models drop out, and when to stop.
 
 Pure: numbers of tiles in, decisions out. `rounds` gives the order of the blocks, `Race` takes the
-tile consistencies of each round and tells what is decided, `simulation` makes random banks to
-measure both.
+tile consistencies of each round and tells what is decided; `benchmarks/race_banks.py` makes random
+banks to measure both.
 
 What is compared are the models' medians over all tiles of the target, and blocks, whose tiles are
 alike, are what is drawn. A median is above c just when more than half of the tiles are, so for

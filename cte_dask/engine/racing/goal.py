@@ -14,7 +14,7 @@ ANYTIME_ABOVE = 256
 """Blocks of a target above which a run is anytime unless it is told otherwise."""
 TYPICAL_BLOCKS = 28, 56
 """Blocks that the best model took in half, and in three of four, of simulated banks on a terabyte
-(`benchmarks.race_banks.terabyte_bank`; ``tests/test_race.py``)."""
+(`benchmarks.race_banks.terabyte_bank`; ``tests/engine/racing/test_race.py``)."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

@@ -42,7 +42,7 @@ class Race:
     then a claim of a worse model against b was proven, so only claims against k models matter. A
     model gets its part of the error when it comes into question as one of the best: the first k
     together `FIRST_SHARE` of it, each later one half of what is left. `ASIDE_SHARE` is for
-    whoever sets models aside (`cte_dask.engine.racing.aside`).
+    whoever sets models aside (`cte_dask.engine.racing.watch`).
 
     Parameters
     ----------
