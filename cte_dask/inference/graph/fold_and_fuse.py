@@ -15,15 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-__all__ = ["FUSED", "FUSED_SUM", "fused", "weight_of"]
+from cte_dask.inference.graph.private_torch import FUSED, conv_flop_count, register_flop_formula
+
+__all__ = ["fused", "weight_of"]
 
 _ATEN = torch.ops.aten
-FUSED = torch.ops.mkldnn._convolution_pointwise
-"""A convolution and its activation in one pass, of oneDNN."""
-FUSED_SUM = FUSED.binary
-"""A convolution, a sum with another array, and an activation in one pass, of oneDNN."""
 _NORMS = {
     # position of the epsilon among the arguments
     _ATEN.native_batch_norm.default: 7,

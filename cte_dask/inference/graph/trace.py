@@ -5,25 +5,27 @@ graph holds the ATen operations that ran, in their order, whatever the code arou
 held that no input tells (a branch taken, an array computed elsewhere) is a constant of the graph;
 whoever uses a trace compares it with the function first. PyTorch has tracers of its own; they load
 its compiler, which takes a process longer than all else it does before its first tile, and 70 MB.
-
-Watching the operations that run, and counting those of floating point.
+The same watch counts floating-point operations.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import flop_registry
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.fx.node import map_aggregate
 
-__all__ = ["Watching", "flops_of", "traced"]
+from cte_dask.inference.graph.private_torch import (
+    Watching,
+    WeakTensorKeyDictionary,
+    flop_registry,
+)
+
+__all__ = ["flops_of", "traced"]
 
 
 def flops_of(run: Callable[[], object]) -> int:
@@ -44,34 +46,6 @@ def flops_of(run: Callable[[], object]) -> int:
     with torch.no_grad(), counter:
         run()
     return counter.total
-
-
-class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation inside its context, as PyTorch dispatches it.
-
-    PyTorch's compiler, which its own tracers and counters load, stays unloaded.
-    """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Tell PyTorch that nothing here needs protection from its compiler, nor loading that."""
-        return False
-
-    def ran(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
-        """Take note of an operation that ran."""
-        raise NotImplementedError
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = dict(kwargs or {})
-        result = func(*args, **given)
-        self.ran(func, args, given, result)
-        return result
 
 
 class _Counter(Watching):
@@ -116,7 +90,7 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> GraphModule:
         recorder.note(recorder.graph.placeholder(f"input_{number}"), tensor)
     with recorder:
         result = function(*inputs)
-    recorder.graph.output(tree_map_only(Tensor, recorder.node, result))
+    recorder.graph.output(recorder.nodes(result))
     return GraphModule(recorder.constants, recorder.graph)
 
 
@@ -136,8 +110,12 @@ class _Recorder(Watching):
             looked = f"it looks at values ({func}): other inputs may run other operations"
             raise ValueError(looked)  # noqa: TRY004 - of a trace, not of a type
         name = func.overloadpacket.__name__
-        args, kwargs = tree_map_only(Tensor, self.node, (args, kwargs))
+        args, kwargs = self.nodes((args, kwargs))
         self.note(self.graph.create_node("call_function", func, args, kwargs, name=name), result)
+
+    def nodes(self, values: Any) -> Any:
+        """Return lists, tuples and dicts with nodes in place of their tensors."""
+        return map_aggregate(values, lambda v: self.node(v) if isinstance(v, Tensor) else v)
 
     def node(self, tensor: Tensor) -> Node:
         """Return what a tensor is in the graph; one that nothing in it made is a constant."""

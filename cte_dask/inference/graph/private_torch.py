@@ -1,0 +1,67 @@
+"""What tracing takes from PyTorch that PyTorch does not promise to keep, all of it in this file.
+
+| Name | What for | There since | It may go when |
+|---|---|---|---|
+| `TorchDispatchMode` | sees every ATen operation that runs | 1.13 | it leaves `torch.utils._python_dispatch` for a public module |
+| `_should_skip_dynamo` | keeps the compiler unloaded: 2 s and 70 MB of a process; a PyTorch without it loads the compiler, and traces the same | 2.11 | a dispatch mode no longer loads `torch._dynamo` by itself |
+| `WeakTensorKeyDictionary` | which node a tensor comes from, without keeping the tensor alive | 2.0 | `torch.utils.weak` is documented |
+| `flop_registry`, `conv_flop_count`, `register_flop_formula` | PyTorch's formulas for floating-point operations | 2.1 | `FlopCounterMode`, which is public, counts without loading the compiler |
+| `FUSED`, `FUSED_SUM` | oneDNN's convolution with its activation in one pass | 2.0 | there is a public operator; without oneDNN networks run unfused |
+
+A PyTorch that moves one of them fails when this file is imported, or in
+``tests/inference/graph``, not in a result: every trace is compared with the network before it is
+used.
+"""  # noqa: E501 - a row of a table cannot be broken
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
+from torch.utils.weak import WeakTensorKeyDictionary
+
+__all__ = [
+    "FUSED",
+    "FUSED_SUM",
+    "Watching",
+    "WeakTensorKeyDictionary",
+    "conv_flop_count",
+    "flop_registry",
+    "register_flop_formula",
+]
+
+FUSED = torch.ops.mkldnn._convolution_pointwise
+"""A convolution and its activation in one pass, of oneDNN."""
+FUSED_SUM = FUSED.binary
+"""A convolution, a sum with another array, and an activation in one pass, of oneDNN."""
+
+
+class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation inside its context, as PyTorch dispatches it.
+
+    PyTorch's compiler, which its own tracers and counters load, stays unloaded.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Tell PyTorch that nothing here needs protection from its compiler, nor loading that."""
+        return False
+
+    def ran(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        """Take note of an operation that ran."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        result = func(*args, **named)
+        self.ran(func, args, named, result)
+        return result
