@@ -15,7 +15,6 @@ computing takes longer::
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,8 +42,6 @@ __all__ = [
     "slabs_of",
     "windows",
 ]
-
-READ_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ def margins(
 def read_window(
     experiment: Experiment, block: Block, perturbations: Iterable[Perturbation] | None = None
 ) -> Window:
-    """Read a block with its margins, once for all models; a failing read is tried again.
+    """Read a block with its margins, once for all models.
 
     Parameters
     ----------
@@ -104,7 +101,7 @@ def read_window(
     Raises
     ------
     OSError
-        If the store fails every time.
+        If the storage fails.
     """
     before, after = margins(experiment, perturbations)
     last = block.tiles[-1].start
@@ -114,18 +111,13 @@ def read_window(
 
 
 def read_box(experiment: Experiment, start: Shape, stop: Shape) -> NDArray[Any]:
-    """Read a box of the target; a failing read is tried again.
+    """Read a box of the target.
 
     Raises
     ------
     OSError
-        If the store fails every time.
+        If the storage fails, however often it was asked (`cte_dask.storage.retries`).
     """
-    for attempt in range(READ_ATTEMPTS - 1):
-        try:
-            return experiment.volume.read(start, stop)
-        except OSError:
-            time.sleep(0.1 * 4**attempt)
     return experiment.volume.read(start, stop)
 
 
@@ -253,7 +245,7 @@ def windows(experiment: Experiment, block: Block) -> Iterator[tuple[slice, Windo
     Raises
     ------
     OSError
-        If the store fails every time.
+        If the storage fails.
     """
     slabs = slabs_of(experiment, block)
     before, after = margins(experiment)

@@ -1,8 +1,8 @@
 """Bytes in object stores (s3://, gs://, az://): one way for targets, scores, banks and results.
 
 Importing this package makes ``fsspec.open`` use it for those URLs in this process; arrays go the
-shorter way, `zarr_store`. Both share `buckets`: the same credentials (from the environment alone),
-retries and timeouts, and both say what is wrong in one line without showing a secret.
+shorter way, `zarr_store`. Both take credentials from the environment alone (`buckets`), have the
+same patience (`retries`), and say what is wrong in one line without showing a secret (`faults`).
 """
 
 from __future__ import annotations

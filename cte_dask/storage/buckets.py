@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from obstore.store import BackoffConfig, ObjectStore, RetryConfig
+from cte_dask.storage.retries import TIMEOUTS, retry_config
 
-__all__ = ["PATIENCE", "PROTOCOLS", "bucket_url", "is_cloud", "open_bucket", "options_of"]
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+__all__ = ["PROTOCOLS", "bucket_url", "is_cloud", "open_bucket", "options_of"]
 
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss")
 """URL schemes of object stores: Amazon's (and all that speak its language), Google's, Azure's."""
 
 OPTIONS = {"anonymous": "skip_signature", "endpoint": "endpoint", "region": "region"}
 """What may be given beside the environment; never a credential."""
-
-CLIENT = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "300s"}
-"""Seconds to connect, without a byte, and in all, of one request."""
 
 _EXTRAS = {"s": "s3", "g": "gcs", "a": "azure"}
 
@@ -32,21 +30,6 @@ _ENDPOINTS = (
     "AZURE_ENDPOINT",
     "GOOGLE_BASE_URL",
 )
-
-
-def _retries(number: int, seconds: float) -> RetryConfig:
-    backoff: BackoffConfig = {
-        "init_backoff": timedelta(milliseconds=500),
-        "max_backoff": timedelta(seconds=15),
-        "base": 2,
-    }
-    limit = timedelta(seconds=seconds)
-    return {"max_retries": number, "retry_timeout": limit, "backoff": backoff}
-
-
-PATIENCE = {"first": (3, 10.0), "later": (30, 120.0)}
-"""Retries and seconds: a first look says soon that an address is wrong; later a server may be busy
-for two minutes before a block fails."""
 
 
 def is_cloud(url: str) -> bool:
@@ -107,7 +90,7 @@ def open_bucket(
         ``anonymous``, ``endpoint`` and ``region``; the rest is in the environment, by the names
         that the providers' own tools use.
     patience
-        ``"first"`` or ``"later"``, see `PATIENCE`.
+        ``"first"`` or ``"later"``, see `cte_dask.storage.retries.PATIENCE`.
 
     Raises
     ------
@@ -147,8 +130,8 @@ def _opened(
     try:
         return opener(
             url,
-            client_options={**CLIENT, "allow_http": plain},
-            retry_config=_retries(*PATIENCE[patience]),
+            client_options={**TIMEOUTS, "allow_http": plain},
+            retry_config=retry_config(patience),
             **settings,
         )
     except BaseError as error:

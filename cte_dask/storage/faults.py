@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["CutShortError", "StorageError", "explained", "explaining", "read_again"]
+__all__ = ["CutShortError", "StorageError", "explained", "explaining"]
 
 
 class StorageError(OSError):
@@ -18,21 +16,6 @@ class StorageError(OSError):
 
 class CutShortError(StorageError):
     """An answer ended before its end. The library repeats requests, but no answer half read."""
-
-
-WAITS = (0.2, 1.0, 5.0)
-"""Seconds before what was cut short is read again."""
-
-T = TypeVar("T")
-
-
-async def read_again(read: Callable[[], Awaitable[T]]) -> T:
-    """Return what a read gives, which is tried again where its answer was cut short."""
-    for wait in WAITS:
-        with suppress(CutShortError):
-            return await read()
-        await asyncio.sleep(wait)
-    return await read()
 
 
 _KEYS = {

@@ -10,7 +10,8 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import get_loop, sync
 
 from cte_dask.storage.buckets import PROTOCOLS, bucket_url, open_bucket
-from cte_dask.storage.faults import explaining, read_again
+from cte_dask.storage.faults import explaining
+from cte_dask.storage.retries import read_again
 
 __all__ = ["CloudFiles", "open_file", "register"]
 
@@ -27,7 +28,7 @@ def register() -> None:
 class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
     """Whole objects by URL, read into memory and written in parts.
 
-    Credentials, retries and timeouts are those of `cte_dask.storage.buckets`.
+    Credentials, retries and timeouts are those of all object stores.
     """
 
     cachable = False

@@ -11,7 +11,8 @@ import zarr
 from zarr.storage import ObjectStore
 
 from cte_dask.storage.buckets import bucket_url, open_bucket
-from cte_dask.storage.faults import REMEDIES, explained, explaining, read_again
+from cte_dask.storage.faults import REMEDIES, explained, explaining
+from cte_dask.storage.retries import read_again
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest

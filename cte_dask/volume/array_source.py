@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cte_dask.errors import VolumeReadError, cause
+from cte_dask.storage.retries import read_patiently
 from cte_dask.volume.source import Selection
 
 __all__ = ["ArraySource", "array_source"]
@@ -39,7 +40,7 @@ class ArraySource:
     fill_value = None
 
     def read(self, selection: Selection) -> NDArray[Any]:
-        """Return a copy of the selected elements.
+        """Return a copy of the selected elements, computed again where that fails.
 
         Raises
         ------
@@ -47,16 +48,19 @@ class ArraySource:
             If they cannot be computed.
         """
         try:
-            part = self.array[selection]
-            if hasattr(part, "__dask_graph__") and hasattr(part, "compute"):
-                # in this thread: a task that waits for tasks of its own cluster can lock it up
-                part = part.compute(scheduler="synchronous")
-            return np.array(part, dtype=self.dtype)
+            return read_patiently(lambda: self._read(selection))
         except MemoryError:
             raise
         except Exception as error:
             # a lazy array raises whatever its graph raises
             raise VolumeReadError(f"cannot compute {self.url}: {cause(error)}") from error
+
+    def _read(self, selection: Selection) -> NDArray[Any]:
+        part = self.array[selection]
+        if hasattr(part, "__dask_graph__") and hasattr(part, "compute"):
+            # in this thread: a task that waits for tasks of its own cluster can lock it up
+            part = part.compute(scheduler="synchronous")
+        return np.array(part, dtype=self.dtype)
 
     def missing(self, selection: Selection) -> int:
         """Return 0: nothing of an array is omitted."""

@@ -20,6 +20,7 @@ from zarr.core.sync import sync
 
 from cte_dask.errors import VolumeError, VolumeReadError, cause
 from cte_dask.storage import StorageError
+from cte_dask.storage.retries import read_patiently
 from cte_dask.storage.stores import StrictStore, is_url, open_store
 from cte_dask.volume.source import Selection, checked_dtype
 
@@ -63,7 +64,7 @@ class ZarrSource:
     store: Store | None = field(default=None, repr=False, compare=False)
 
     def read(self, selection: Selection) -> NDArray[Any]:
-        """Return the selected elements in one zarr read.
+        """Return the selected elements in one zarr read, tried again where it fails.
 
         Raises
         ------
@@ -71,11 +72,7 @@ class ZarrSource:
             If a chunk that exists cannot be read or decoded, or the array is no longer there.
         """
         try:
-            array, store = self._array()
-            misses = store.misses
-            data = np.asarray(array[selection])
-            if store.misses > misses:
-                _check_still_there(array, store)
+            data = read_patiently(lambda: self._read(selection))
         except MemoryError:
             raise
         except Exception as error:
@@ -84,6 +81,14 @@ class ZarrSource:
                 f"cannot read {self._name} at {_shown(selection)}: {cause(error)}"
             ) from error
         return data.astype(self.dtype, copy=False)
+
+    def _read(self, selection: Selection) -> NDArray[Any]:
+        array, store = self._array()
+        misses = store.misses
+        data = np.asarray(array[selection])
+        if store.misses > misses:
+            _check_still_there(array, store)
+        return data
 
     def missing(self, selection: Selection) -> int:
         """Return how many chunks (or shards) of the selection are omitted.

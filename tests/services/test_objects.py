@@ -23,7 +23,7 @@ from cte_dask.evaluation.labels import open_labels
 from cte_dask.models import load_bank
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring.resolve import resolve
-from cte_dask.storage import buckets, zarr_store
+from cte_dask.storage import buckets, retries, zarr_store
 from cte_dask.storage.objects import _look
 from cte_dask.volume import VolumeReadError, open_volume
 
@@ -248,7 +248,7 @@ def test_wrong_keys_regions_and_tokens_are_told_in_one_line_each(
 
 def test_a_missing_bucket_and_a_missing_target_are_told_apart(store, bank, tmp_path, monkeypatch):
     entered(monkeypatch, store)
-    monkeypatch.setitem(buckets.PATIENCE, "first", (0, 5.0))
+    monkeypatch.setitem(retries.PATIENCE, "first", (0, 5.0))
     line = refused(store, bank, tmp_path, f"{store.scheme}://cte-nowhere/target.zarr")
     assert "no such bucket" in line or "no bucket named cte-nowhere" in line
     line = refused(store, bank, tmp_path, f"{store.url}/absent.zarr")
@@ -259,7 +259,7 @@ def test_nobody_at_the_endpoint_is_told(store, bank, tmp_path, monkeypatch):
     [port] = objects.free_ports(1)
     [name] = [n for n in store.environment if n.endswith(("ENDPOINT_URL", "ENDPOINT", "BASE_URL"))]
     entered(monkeypatch, store, **{name: f"http://127.0.0.1:{port}"})
-    monkeypatch.setitem(buckets.PATIENCE, "first", (1, 5.0))
+    monkeypatch.setitem(retries.PATIENCE, "first", (1, 5.0))
     assert str(port) in refused(store, bank, tmp_path, f"{store.url}/target.zarr")
 
 
@@ -273,7 +273,7 @@ def test_a_busy_server_is_asked_again(store, monkeypatch):
 
 def test_a_server_that_stays_busy_is_an_error_never_an_omitted_chunk(store, monkeypatch):
     entered(monkeypatch, store)
-    monkeypatch.setitem(buckets.PATIENCE, "later", (1, 5.0))
+    monkeypatch.setitem(retries.PATIENCE, "later", (1, 5.0))
     volume = open_volume(f"{store.url}/target.zarr")
     store.front.failing = 1000
     try:

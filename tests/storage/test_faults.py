@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import fsspec
 import pytest
 from obstore.exceptions import GenericError
 
-from cte_dask.storage import faults
 from cte_dask.storage.buckets import bucket_url, is_cloud, open_bucket
 from cte_dask.storage.faults import StorageError, explained, explaining
 from cte_dask.storage.files import register
@@ -109,20 +107,3 @@ def test_a_store_whose_extra_is_missing_says_which_to_install(monkeypatch, url, 
         fsspec.open(url).open()
     with pytest.raises(ValueError, match=rf"pip install 'cte-dask\[{extra}\]'"):
         zarr_store(url)
-
-
-def test_an_answer_that_is_cut_short_is_read_again_a_few_times(monkeypatch):
-    monkeypatch.setattr(faults, "WAITS", (0.0, 0.0))
-    cut = GenericError("Generic S3 error: HTTP error: request or response body error")
-    given = [cut, cut, b"whole", cut, cut, cut]
-
-    async def read() -> bytes:
-        with explaining("s3://b/x"):
-            if isinstance(answer := given.pop(0), Exception):
-                raise answer
-            return answer
-
-    assert asyncio.run(faults.read_again(read)) == b"whole"
-    with pytest.raises(StorageError, match="body error"):
-        asyncio.run(faults.read_again(read))
-    assert not given

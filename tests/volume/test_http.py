@@ -148,8 +148,9 @@ def test_a_process_that_read_over_http_closes_its_session_without_complaints(
     write_array(voxels, "a")
     code = f"""
 import atexit, gc, fsspec, zarr
-from cte_dask.volume import open_volume, store, zarr_source
-atexit.register(lambda: print(*[f._session.closed for f in store._filesystems.values()]))
+from cte_dask.storage import stores
+from cte_dask.volume import open_volume, zarr_source
+atexit.register(lambda: print(*[f._session.closed for f in stores._filesystems.values()]))
 print(open_volume('{serve(protocol_version="HTTP/1.1")}/a').read((0, 0, 0), (1, 1, 1)).item())
 zarr_source._opened.clear()
 fsspec.filesystem("http").clear_instance_cache()
