@@ -7,8 +7,8 @@ and their union U (Talks & Kreshuk, arXiv 2503.00450, eqs. 4 and 5)::
     EI  = sum over A and B of sqrt(p p') / |U|     soft
 
 One pass reads each map once and counts what both need. NumPy arrays go to a Numba kernel, CuPy
-arrays to a CUDA kernel; `_formula` is the same in plain array functions, the reference
-of the other two and the stand-in where Numba is not installed.
+arrays to a CUDA kernel; `agreement_by_formula` is the same in plain
+array functions, the reference of the other two and the stand-in where Numba is not installed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from cte_dask.arrays import Array, namespace
 from cte_dask.consistency import STATISTICS, Metric
-from cte_dask.consistency._formula import agreement_by_formula
 
 Bounds = npt.NDArray[np.int64]
 Core = tuple[slice, ...]
@@ -33,6 +32,7 @@ __all__ = [
     "EI",
     "NHD",
     "BinaryAgreement",
+    "agreement_by_formula",
     "binary_agreement",
     "binary_agreement_batch",
     "ei",
@@ -288,3 +288,41 @@ def _corners(core: Core, frame: Sequence[int]) -> list[int]:
         starts.append(start)
         stops.append(stop)
     return [*starts, *stops]
+
+
+def agreement_by_formula(
+    reference: Array, perturbed: Array, bounds: Array, threshold: Any
+) -> Array:
+    """Count agreement in plain array functions: the definition that the kernels are held to.
+
+    Parameters
+    ----------
+    reference, perturbed
+        Maps of shape (N, z, y, x).
+    bounds
+        Per tile z0, y0, x0, z1, y1, x1 of its core, shape (N, 6).
+    threshold
+        In the maps' dtype.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, len(STATISTICS))
+        See `binary_agreement_batch`.
+    """
+    xp = namespace(reference, perturbed)
+    counts: Array = xp.zeros((len(bounds), len(STATISTICS)))
+    # roots are taken in the precision of the maps, float32 at least, and summed in float64
+    narrow = reference.dtype.kind == "f" and reference.dtype.itemsize <= 4
+    wide = xp.float32 if narrow else xp.float64
+    for i, (z0, y0, x0, z1, y1, x1) in enumerate(bounds.tolist()):
+        core = i, slice(z0, z1), slice(y0, y1), slice(x0, x1)
+        p, q = reference[core], perturbed[core]
+        a, b = p > threshold, q > threshold
+        both = xp.where(a & b, p, 0).astype(wide) * xp.where(a & b, q, 0).astype(wide)
+        counts[i, 0] = (a | b).sum()
+        counts[i, 1] = (a ^ b).sum()
+        counts[i, 2] = xp.sqrt(both).sum(dtype=xp.float64)
+        counts[i, 3] = a.sum()
+        counts[i, 4] = p.size
+        counts[i, 5] = ((p != p) | (q != q)).sum()  # noqa: PLR0124 - NaN in any dtype
+    return counts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from cte_dask.inference.probe import measure_halo, probe_multiple
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError, Network
-from cte_dask.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from cte_dask.models.spec import ModelSpec
 
 __all__ = ["ModelReport", "check_model", "with_needs"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,7 @@ def described_bank(bank: ModelBank) -> ModelBank:
 
     See :func:`described`.
     """
-    from cte_dask.models.bank import ModelBank
-
-    return ModelBank(tuple(_or_same(spec) for spec in bank), bank.path)
+    return replace(bank, models=tuple(_or_same(spec) for spec in bank))
 
 
 def _or_same(spec: ModelSpec) -> ModelSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,7 +11,9 @@ from torch import nn
 from cte_dask.errors import reason
 from cte_dask.models.network import ModelError, Network, find_loader
 from cte_dask.models.source import fetch
-from cte_dask.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from cte_dask.models.spec import ModelSpec
 
 __all__ = ["ModelError", "Network", "load_network"]
 

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency import BANK_METRICS, metric
-from cte_dask.perturb import Perturbation
 from cte_dask.perturb.views import Alike, View, view_of
 from cte_dask.scoring.tile_statistics import PAIRS
 from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
-from cte_dask.volume.statistics import IntensityStatistics
 
 if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
-    from cte_dask.volume import Volume
+    from cte_dask.perturb import Perturbation
+    from cte_dask.volume import IntensityStatistics, Volume
 
 __all__ = ["Candidate", "Experiment", "versions"]
 

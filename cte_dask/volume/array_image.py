@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cte_dask.volume.array_source import array_source
+from cte_dask.errors import VolumeReadError, cause
+from cte_dask.storage.retries import read_patiently
 from cte_dask.volume.axes import letters
-from cte_dask.volume.image import Image
+from cte_dask.volume.image import Image, Selection, checked_dtype
 from cte_dask.volume.ngff import LevelScale
-from cte_dask.volume.source import checked_dtype
 
-__all__ = ["find_array"]
+__all__ = ["ArraySource", "array_source", "find_array"]
 
 
 def find_array(target: object, storage_options: Mapping[str, Any]) -> Image | None:
@@ -38,3 +40,75 @@ def find_array(target: object, storage_options: Mapping[str, Any]) -> Image | No
         levels=(LevelScale(""),),
         open_level=lambda _: source,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """An array that is not in a zarr store; it is pickled as a whole.
+
+    Parameters
+    ----------
+    array
+        Anything with ``shape``, ``dtype`` and slicing that :func:`numpy.asarray` takes.
+    url
+        The array's type, for messages.
+    shape, dtype, chunks
+        As in :class:`~cte_dask.volume.image.Source`.
+    """
+
+    array: Any = field(repr=False)
+    url: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+
+    path = ""
+    shards = None
+    fill_value = None
+
+    def read(self, selection: Selection) -> NDArray[Any]:
+        """Return a copy of the selected elements, computed again where that fails.
+
+        Raises
+        ------
+        VolumeReadError
+            If they cannot be computed.
+        """
+        try:
+            return read_patiently(lambda: self._read(selection))
+        except MemoryError:
+            raise
+        except Exception as error:
+            # a lazy array raises whatever its graph raises
+            raise VolumeReadError(f"cannot compute {self.url}: {cause(error)}") from error
+
+    def _read(self, selection: Selection) -> NDArray[Any]:
+        part = self.array[selection]
+        if hasattr(part, "__dask_graph__") and hasattr(part, "compute"):
+            # in this thread: a task that waits for tasks of its own cluster can lock it up
+            part = part.compute(scheduler="synchronous")
+        return np.array(part, dtype=self.dtype)
+
+    def missing(self, selection: Selection) -> int:
+        """Return 0: nothing of an array is omitted."""
+        return 0
+
+
+def array_source(array: Any, dtype: str) -> ArraySource:
+    """Describe an array; ``dtype`` is its element type's checked name."""
+    shape = tuple(int(n) for n in array.shape)
+    return ArraySource(
+        array=array,
+        url=f"{type(array).__module__.partition('.')[0]} {type(array).__name__}",
+        shape=shape,
+        dtype=dtype,
+        chunks=_chunks(array, shape),
+    )
+
+
+def _chunks(array: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    # dask and xarray: a tuple of extents along each axis; None or absent means one piece
+    chunks = getattr(array, "chunks", None)
+    if not chunks or any(isinstance(c, int) for c in chunks):
+        return tuple(max(1, n) for n in shape)
+    return tuple(max(map(int, along)) for along in chunks)

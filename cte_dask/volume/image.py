@@ -1,14 +1,94 @@
-"""What every volume format finds: an image of one or more resolutions, not yet cut to zyx."""
+"""What every volume format finds: an image of one or more resolutions, and where each is read.
+
+An `Image` is not yet cut to zyx; each of its levels is a `Source`, an n-dimensional array that each
+process opens for itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cte_dask.volume.ngff import LevelScale
-from cte_dask.volume.source import Source
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Image"]
+from cte_dask.errors import VolumeError
+
+if TYPE_CHECKING:
+    from cte_dask.volume.ngff import LevelScale
+
+__all__ = ["Image", "Selection", "Source", "checked_dtype"]
+
+Selection = tuple[slice | int, ...]
+
+
+class Source(Protocol):
+    """An array in its own order of axes, small to pickle, whose facts need no I/O."""
+
+    @property
+    def url(self) -> str:
+        """Where it is: a URL, an absolute path, or the type of an array in memory."""
+
+    @property
+    def path(self) -> str:
+        """Path of the array below the URL."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of each axis in voxels."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the element type, in native byte order."""
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Extent of a chunk along each axis."""
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """Extent of a shard along each axis, None if there are none."""
+
+    @property
+    def fill_value(self) -> float | int | None:
+        """What an omitted chunk stands for, None if nothing can be omitted."""
+
+    def read(self, selection: Selection) -> NDArray[Any]:
+        """Return the selected elements, indexed axes dropped.
+
+        Parameters
+        ----------
+        selection
+            One index or slice per axis, within the array.
+
+        Raises
+        ------
+        VolumeReadError
+            If stored elements cannot be read.
+        """
+
+    def missing(self, selection: Selection) -> int:
+        """Return how many storage objects (chunks, or shards) of the selection are omitted.
+
+        Raises
+        ------
+        VolumeReadError
+            If the store cannot tell.
+        """
+
+
+def checked_dtype(dtype: np.dtype[Any], name: str) -> str:
+    """Return the name of an element type, in native byte order, if a target or mask can have it.
+
+    Raises
+    ------
+    VolumeError
+        If the elements are not boolean, integers or floating point numbers of at most 8 bytes.
+    """
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
+        raise VolumeError(f"{name} has elements of type {dtype}: want integers or real numbers")
+    return dtype.name
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from cte_dask.tiles import Shape
 from cte_dask.volume.axes import checked_axes, checked_index, default_axes
 from cte_dask.volume.box import RoiLike, parse_roi
 from cte_dask.volume.formats import find_image
-from cte_dask.volume.image import Image
+from cte_dask.volume.image import Image, Source
 from cte_dask.volume.mask import Mask, mask_factors
-from cte_dask.volume.source import Source
 from cte_dask.volume.view import View
 from cte_dask.volume.volume import Volume
 from cte_dask.volume.voxel_size import VoxelSize, VoxelSizeLike, nearest_level

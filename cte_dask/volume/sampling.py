@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from cte_dask.errors import VolumeError, VolumeReadError
 from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
-from cte_dask.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from cte_dask.volume.volume import Volume
 
 __all__ = ["Sample", "draw_sample"]
 

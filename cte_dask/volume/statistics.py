@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cte_dask.errors import VolumeError
 from cte_dask.volume.sampling import Sample, draw_sample
-from cte_dask.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from cte_dask.volume.volume import Volume
 
 __all__ = ["IntensityStatistics", "intensity_statistics"]
 

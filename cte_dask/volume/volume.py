@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
 from cte_dask.volume.mask import Mask
-from cte_dask.volume.padding import reflected
-from cte_dask.volume.view import View, gather
+from cte_dask.volume.view import View, gather, reflected
 from cte_dask.volume.voxel_size import VoxelSize
 
 __all__ = ["Volume"]

@@ -22,7 +22,7 @@ from cte_dask.errors import VolumeError, VolumeReadError, cause
 from cte_dask.storage import StorageError
 from cte_dask.storage.retries import read_patiently
 from cte_dask.storage.stores import StrictStore, is_url, open_store
-from cte_dask.volume.source import Selection, checked_dtype
+from cte_dask.volume.image import Selection, checked_dtype
 
 __all__ = ["ZarrSource", "open_node", "open_zarr_source", "strict_store"]
 
@@ -46,7 +46,7 @@ class ZarrSource:
     url, path
         URL or absolute path of the store, and the array's path in it.
     shape, dtype, chunks, shards, fill_value
-        As in :class:`~cte_dask.volume.source.Source`.
+        As in :class:`~cte_dask.volume.image.Source`.
     storage_options
         What fsspec needs to open the URL; not shown, since it may hold credentials.
     store

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
 from cte_dask.consistency import _numba, binary
-from cte_dask.consistency._formula import agreement_by_formula
 from cte_dask.consistency.binary import (
     BinaryAgreement,
+    agreement_by_formula,
     binary_agreement,
     binary_agreement_batch,
     native_threshold,

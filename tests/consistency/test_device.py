@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from cte_dask.consistency._formula import agreement_by_formula
+from cte_dask.consistency.binary import agreement_by_formula
 from tests.device import PACKAGE, build_for_host, compile_for_gpu
 
 HEADER = PACKAGE / "consistency" / "device" / "agreement.cuh"

@@ -44,7 +44,7 @@ def foreground_entropy(probability: Floats, *, threshold: float = 0.5) -> float:
     if not p.size:
         return float("nan")
     q = np.stack([p, 1 - p])
-    return float(-(q * np.log2(np.where(q > 0, q, 1.0))).sum(axis=0).mean())
+    return float(0.0 - (q * np.log2(np.where(q > 0, q, 1.0))).sum(axis=0).mean())  # never -0.0
 
 
 def foreground_confidence(probability: Floats, *, threshold: float = 0.5) -> float:

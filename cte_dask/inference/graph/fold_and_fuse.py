@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from cte_dask.inference.graph.private_torch import FUSED, conv_flop_count, register_flop_formula
+from cte_dask.inference.graph.split import weight_of
 
-__all__ = ["fused", "weight_of"]
+__all__ = ["fused"]
 
 _ATEN = torch.ops.aten
 _NORMS = {
@@ -178,14 +179,6 @@ def _convolution(node: Any) -> Node | None:
 
 def _only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def weight_of(module: GraphModule, node: Any) -> Tensor | None:
-    """Return the tensor that a node of a graph stands for; None if it is no constant."""
-    if not isinstance(node, Node) or node.op != "get_attr":
-        return None
-    found = getattr(module, str(node.target), None)
-    return found if isinstance(found, Tensor) else None
 
 
 def _put(module: GraphModule, convolution: Node, role: str, value: Tensor, like: Tensor) -> Node:

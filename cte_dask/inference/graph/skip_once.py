@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from cte_dask.inference.graph.fold_and_fuse import weight_of
 from cte_dask.inference.graph.private_torch import FUSED, FUSED_SUM
+from cte_dask.inference.graph.split import weight_of
 
 __all__ = ["halved"]
 
