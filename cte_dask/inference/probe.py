@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Halo", "measure_halo", "probe_halo", "probe_multiple"]
+__all__ = ["Halo", "measure_halo", "probe_multiple"]
 
 Forward = Callable[[Tensor], Tensor]
 Shape = tuple[int, int, int]
@@ -76,28 +76,6 @@ def probe_multiple(forward: Forward, *, dims: int, in_channels: int = 1) -> int:
         multiple *= 2
     why = " ".join(why.split())
     raise ValueError(f"no input extent up to {extent} gives an output of the same extent: {why}")
-
-
-def probe_halo(
-    forward: Forward,
-    *,
-    dims: int,
-    multiple: int | Sequence[int],
-    in_channels: int = 1,
-    tolerance: float = 1e-4,
-    limit: int | None = None,
-    activation: Callable[[Tensor], Tensor] | None = None,
-) -> Shape:
-    """Return the context per side (z, y, x); see :func:`measure_halo`."""
-    return measure_halo(
-        forward,
-        dims=dims,
-        multiple=multiple,
-        in_channels=in_channels,
-        tolerance=tolerance,
-        limit=limit,
-        activation=activation,
-    ).zyx
 
 
 def measure_halo(

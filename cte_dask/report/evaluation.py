@@ -69,7 +69,7 @@ def _agreement_dict(agreement: Agreement, evaluation: Evaluation) -> dict[str, A
         "flagged_last": {
             "kendall": _plain(flagged.kendall),
             "spearman": _plain(flagged.spearman),
-            "p_kendall": _plain_p(flagged.p_kendall),
+            "p_kendall": _plain(flagged.p_kendall),
         },
         "common": common and {**_correlation_dict(common), "n_tiles": agreement.n_common},
     }
@@ -81,18 +81,14 @@ def _correlation_dict(found: RankCorrelation) -> dict[str, Any]:
         "spearman": _plain(found.spearman),
         "pearson": _plain(found.pearson),
         "n": found.n,
-        "p_kendall": _plain_p(found.p_kendall),
-        "p_spearman": _plain_p(found.p_spearman),
-        "p_pearson": _plain_p(found.p_pearson),
+        "p_kendall": _plain(found.p_kendall),
+        "p_spearman": _plain(found.p_spearman),
+        "p_pearson": _plain(found.p_pearson),
     }
 
 
-def _plain(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _plain_p(value: float | None) -> float | None:
-    return None if value is None else _plain(value)
+def _plain(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def write_evaluation(run: str, evaluation: Evaluation) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cte_dask.inference.probe import measure_halo, probe_halo, probe_multiple
+from cte_dask.inference.probe import measure_halo, probe_multiple
 from cte_dask.models.unet import UNet
 
 
@@ -45,22 +45,22 @@ def test_the_halo_of_stacked_convolutions_is_exact(
     dims: int, sizes: list[int], expected: int
 ) -> None:
     forward = transparent(nn.Sequential(*(conv(dims, size) for size in sizes)))
-    halo = probe_halo(forward, dims=dims, multiple=1, tolerance=0)
+    halo = measure_halo(forward, dims=dims, multiple=1, tolerance=0).zyx
     assert halo == (0 if dims == 2 else expected, expected, expected)
 
 
 def test_dilation_and_each_axis_are_measured_for_themselves() -> None:
     flat = nn.Conv3d(1, 1, (1, 3, 5), padding=(0, 2, 2), dilation=(1, 2, 1), bias=False)
-    assert probe_halo(transparent(flat), dims=3, multiple=1, tolerance=0) == (0, 2, 2)
+    assert measure_halo(transparent(flat), dims=3, multiple=1, tolerance=0).zyx == (0, 2, 2)
 
 
 @pytest.mark.parametrize(("dims", "levels"), [(2, 2), (2, 3), (2, 4), (3, 2), (3, 3)])
 def test_the_halo_of_a_u_net_is_exact(dims: int, levels: int) -> None:
     network = UNet(dims=dims, features=(2,) * levels, norm=None)
     expected = unet_halo(levels)
-    halo = probe_halo(
+    halo = measure_halo(
         transparent(network), dims=dims, multiple=network.multiple, tolerance=0, limit=48
-    )
+    ).zyx
     assert halo == (0 if dims == 2 else expected, expected, expected)
 
 
@@ -69,13 +69,13 @@ def test_a_network_that_looks_to_one_side_needs_its_halo_there(
     padding: tuple[int, int, int, int],
 ) -> None:
     lopsided = nn.Sequential(nn.ZeroPad2d(padding), nn.Conv2d(1, 1, (1, 4), bias=False))
-    assert probe_halo(transparent(lopsided), dims=2, multiple=1, tolerance=0) == (0, 0, 3)
+    assert measure_halo(transparent(lopsided), dims=2, multiple=1, tolerance=0).zyx == (0, 0, 3)
 
 
 def test_a_tile_with_the_measured_halo_predicts_what_the_whole_does() -> None:
     torch.manual_seed(0)
     network = UNet(dims=2, features=(4, 8, 8)).eval()
-    _, halo, _ = probe_halo(network, dims=2, multiple=4, tolerance=1e-5)
+    _, halo, _ = measure_halo(network, dims=2, multiple=4, tolerance=1e-5).zyx
     margin = -(-halo // 4) * 4
     x = torch.rand(1, 1, 160, 160)
     with torch.no_grad():
@@ -90,8 +90,8 @@ def test_a_tile_with_the_measured_halo_predicts_what_the_whole_does() -> None:
 def test_a_tolerance_shortens_the_halo() -> None:
     torch.manual_seed(0)
     network = UNet(dims=2, features=(4, 8, 8)).eval()
-    loose = probe_halo(network, dims=2, multiple=4, tolerance=1e-2)
-    tight = probe_halo(network, dims=2, multiple=4, tolerance=1e-6)
+    loose = measure_halo(network, dims=2, multiple=4, tolerance=1e-2).zyx
+    tight = measure_halo(network, dims=2, multiple=4, tolerance=1e-6).zyx
     assert loose < tight
 
 
@@ -106,7 +106,7 @@ def test_a_normalisation_over_the_input_is_said_and_still_given_a_halo(norm: str
 
 
 def test_an_activation_is_applied_before_comparing() -> None:
-    halo = probe_halo(conv(2, 3), dims=2, multiple=1, activation=torch.zeros_like)
+    halo = measure_halo(conv(2, 3), dims=2, multiple=1, activation=torch.zeros_like).zyx
     assert halo == (0, 0, 0)
 
 
@@ -123,7 +123,7 @@ def test_outputs_of_another_extent_are_not_accepted() -> None:
     with pytest.raises(ValueError, match=r"no input extent .* gave an output of"):
         probe_multiple(nn.Conv2d(1, 1, 3), dims=2)
     with pytest.raises(ValueError, match="the extents must be equal"):
-        probe_halo(nn.Conv2d(1, 1, 3), dims=2, multiple=1)
+        measure_halo(nn.Conv2d(1, 1, 3), dims=2, multiple=1)
     pooled = nn.Sequential(nn.MaxPool2d(4, ceil_mode=False), nn.Upsample(scale_factor=4))
     assert probe_multiple(pooled, dims=2) == 4
 
