@@ -6,15 +6,17 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import fsspec
 
-from cte_dask.report.maps.placement import Placement
 from cte_dask.results.session_log import shown_url
 from cte_dask.storage.stores import is_url
 from cte_dask.volume.voxel_size import nanometres
+
+if TYPE_CHECKING:
+    from cte_dask.report.maps.placement import Placement
 
 __all__ = ["neuroglancer_state", "write_guides"]
 
