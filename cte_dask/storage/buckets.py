@@ -18,7 +18,7 @@ PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss")
 """URL schemes of object stores: Amazon's (and all that speak its language), Google's, Azure's."""
 
 OPTIONS = {"anonymous": "skip_signature", "endpoint": "endpoint", "region": "region"}
-"""What may be given beside the environment; never a credential."""
+"""Options beside the environment, and what obstore calls them; never a credential."""
 
 _EXTRAS = {"s": "s3", "g": "gcs", "a": "azure"}
 
@@ -60,33 +60,33 @@ def bucket_url(url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of an object store in its own words.
 
     Raises
     ------
     ValueError
-        If one is not known; credentials are not, they come from the environment.
+        If a name is not known; credentials are not, they come from the environment.
     """
-    for name in given:
+    for name in options:
         if name not in OPTIONS:
             raise ValueError(
                 f"storage option {name!r} is not one of {', '.join(OPTIONS)}: credentials are "
                 "taken from the environment only"
             )
-    return {OPTIONS[name]: value for name, value in given.items()}
+    return {OPTIONS[name]: value for name, value in options.items()}
 
 
 def open_bucket(
-    url: str, given: Mapping[str, Any] | None = None, *, patience: str = "later"
+    url: str, options: Mapping[str, Any] | None = None, *, patience: str = "later"
 ) -> ObjectStore:
-    """Return the object store below a URL; kept, so that connections are used again.
+    """Return the object store below a URL, the same one each time: its connections are used again.
 
     Parameters
     ----------
     url
         Of a bucket, or a prefix in it.
-    given
+    options
         ``anonymous``, ``endpoint`` and ``region``; the rest is in the environment, by the names
         that the providers' own tools use.
     patience
@@ -98,12 +98,12 @@ def open_bucket(
         If an option or a value in the environment is wrong, or the extra is not installed.
     """
     scheme, _, rest = url.partition("://")
-    known = {"s3a": "s3", "gcs": "gs", "azure": "az"}.get(scheme, scheme)
-    options = options_of(given or {})
-    if scheme.startswith("g") and "endpoint" in options:
-        options["base_url"] = options.pop("endpoint")
-    told = tuple(sorted(options.items()))
-    return _opened(f"{known}://{rest}", told, _environment(), patience, os.getpid())
+    provider = {"s3a": "s3", "gcs": "gs", "azure": "az"}.get(scheme, scheme)
+    settings = options_of(options or {})
+    if scheme.startswith("g") and "endpoint" in settings:
+        settings["base_url"] = settings.pop("endpoint")
+    cache_key = tuple(sorted(settings.items()))
+    return _opened(f"{provider}://{rest}", cache_key, _environment(), patience, os.getpid())
 
 
 @lru_cache(maxsize=256)

@@ -80,7 +80,7 @@ _PHRASES = (
 )
 _CUT = re.compile(r"body error|decoding response body|before message completed")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_REGION_TOLD = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
+_REGION_NAME = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
 _QUERY = re.compile(r"\?[^\s,)]*")
 _TAGS = re.compile(r"</?\w+>")
 _BODY = re.compile(r"<\?xml|<\w+>")
@@ -110,9 +110,9 @@ def explained(error: BaseException, url: str, *, signed: bool = True) -> OSError
     remedy = REMEDIES.get(code, "")
     if isinstance(error, FileNotFoundError) and remedy != _NO_BUCKET:
         return FileNotFoundError(f"{url} does not exist")
-    for pattern, told in _PHRASES:
+    for pattern, advice in _PHRASES:
         if pattern.search(text) and code != "SignatureDoesNotMatch":
-            remedy = told
+            remedy = advice
     if not remedy and _CUT.search(text):
         return CutShortError(f"{url}: {_plain(text)}")
     if remedy == _WRONG_KEY and url.startswith("a") and "AZURE_STORAGE_SAS_TOKEN" in os.environ:
@@ -124,8 +124,8 @@ def explained(error: BaseException, url: str, *, signed: bool = True) -> OSError
 
 def _filled(remedy: str, text: str, url: str) -> str:
     kind = {"s": "s3", "g": "gs"}.get(url[:1], "az")
-    told = match[1] or match[2] if (match := _REGION_TOLD.search(text)) else ""
-    region = f" ({told})" if told else ""
+    match = _REGION_NAME.search(text)
+    region = f" ({match[1] or match[2]})" if match else ""
     return remedy.format(keys=_KEYS[kind], token=_TOKENS[kind], region=region)
 
 
@@ -139,10 +139,10 @@ def _plain(text: str) -> str:
     """
     head = _BODY.split(text, maxsplit=1)[0]
     body = text[len(head) :]
-    told = [m[1] for pattern in (_CODE, _MESSAGE) if (m := pattern.search(body))]
-    if body and not told:
-        told = [_TAGS.sub(" ", body)]
-    return " ".join(f"{_QUERY.sub('', head)} {': '.join(told)}".split())[:300]
+    phrases = [match[1] for pattern in (_CODE, _MESSAGE) if (match := pattern.search(body))]
+    if body and not phrases:
+        phrases = [_TAGS.sub(" ", body)]
+    return " ".join(f"{_QUERY.sub('', head)} {': '.join(phrases)}".split())[:300]
 
 
 @contextmanager

@@ -36,8 +36,8 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        scheme, found, rest = path.partition("://")
-        return (rest if found else scheme).strip("/")
+        scheme, separator, rest = path.partition("://")
+        return (rest if separator else scheme).strip("/")
 
     def _located(self, path: str) -> tuple[Any, str, str]:
         """Return the bucket, the key in it, and the URL."""
@@ -81,8 +81,8 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
                 size = None
             if size is not None:
                 return {"name": name, "size": size, "type": "file"}
-            found = obstore.list_with_delimiter(bucket, prefix=key or None)
-        if not found["objects"] and not found["common_prefixes"]:
+            listing = obstore.list_with_delimiter(bucket, prefix=key or None)
+        if not listing["objects"] and not listing["common_prefixes"]:
             raise FileNotFoundError(f"{url} does not exist")
         return {"name": name, "size": 0, "type": "directory"}
 
@@ -100,13 +100,14 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
         import obstore
 
         with explaining(url):
-            found = obstore.list_with_delimiter(bucket, prefix=key or None)
-        place = self._strip_protocol(path).partition("/")[0]
-        files = [(o["path"], o["size"], "file") for o in found["objects"]]
-        folders = [(p, 0, "directory") for p in found["common_prefixes"]]
+            listing = obstore.list_with_delimiter(bucket, prefix=key or None)
+        bucket_name = self._strip_protocol(path).partition("/")[0]
+        files = [(o["path"], o["size"], "file") for o in listing["objects"]]
+        folders = [(prefix, 0, "directory") for prefix in listing["common_prefixes"]]
         names = ("name", "size", "type")
         entries = [
-            dict(zip(names, (f"{place}/{p}", *rest), strict=True)) for p, *rest in files + folders
+            dict(zip(names, (f"{bucket_name}/{key}", *rest), strict=True))
+            for key, *rest in files + folders
         ]
         return entries if detail else [entry["name"] for entry in entries]
 

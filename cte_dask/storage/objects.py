@@ -35,7 +35,7 @@ def zarr_store(
     url
         Of a zarr array or group.
     options
-        As of `cte_dask.storage.buckets.open_bucket`.
+        ``anonymous``, ``endpoint`` and ``region``, see `cte_dask.storage.buckets.open_bucket`.
     read_only
         Whether nothing may be written.
 
@@ -48,10 +48,10 @@ def zarr_store(
     """
     if zarr.config.get("async.concurrency") == _ZARRS_OWN:
         zarr.config.set({"async.concurrency": CONCURRENCY})
-    given = dict(options or {})
-    _look(bucket_url(url), tuple(sorted(given.items())))
-    signed = not given.get("anonymous", False)
-    store = open_bucket(url.rstrip("/"), given)
+    chosen = dict(options or {})
+    _look(bucket_url(url), tuple(sorted(chosen.items())))
+    signed = not chosen.get("anonymous", False)
+    store = open_bucket(url.rstrip("/"), chosen)
     return CloudStore(store, url=url, read_only=read_only, signed=signed)
 
 

@@ -62,7 +62,7 @@ def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = T
 
 
 async def names_below(store: Store, prefix: str) -> list[str] | None:
-    """Return the names right below a prefix, none if there is no such; None if that is not told.
+    """Return the names right below a prefix, [] if there are none; None if the store tells none.
 
     A web server tells no names, and a bucket's owner may forbid it.
     """
@@ -107,7 +107,7 @@ class StrictStore(WrapperStore[Store]):
         """
         buffer = await super().get(key, prototype, byte_range)
         self.misses += buffer is None
-        return _whole(key, buffer, byte_range)
+        return _checked(key, buffer, byte_range)
 
     async def get_partial_values(
         self,
@@ -115,10 +115,10 @@ class StrictStore(WrapperStore[Store]):
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
         """Return several objects or ranges, as :meth:`get` does."""
-        asked = list(key_ranges)
-        buffers = await super().get_partial_values(prototype, asked)
+        ranges = list(key_ranges)
+        buffers = await super().get_partial_values(prototype, ranges)
         self.misses += sum(buffer is None for buffer in buffers)
-        return [_whole(k, buffer, r) for (k, r), buffer in zip(asked, buffers, strict=True)]
+        return [_checked(k, buffer, r) for (k, r), buffer in zip(ranges, buffers, strict=True)]
 
     async def present(self, key: str) -> bool:
         """Tell whether an object exists.
@@ -132,21 +132,21 @@ class StrictStore(WrapperStore[Store]):
         return await self._store.get(key, default_buffer_prototype(), first) is not None
 
 
-def _whole(key: str, buffer: Buffer | None, byte_range: ByteRequest | None) -> Buffer | None:
+def _checked(key: str, buffer: Buffer | None, byte_range: ByteRequest | None) -> Buffer | None:
     if buffer is None:
         return None
     if len(buffer) == 0:
         raise OSError(f"{key} is truncated: no bytes where some are needed")
     if isinstance(byte_range, RangeByteRequest):
-        wanted = byte_range.end - byte_range.start
+        length = byte_range.end - byte_range.start
     elif isinstance(byte_range, SuffixByteRequest):
-        wanted = byte_range.suffix
+        length = byte_range.suffix
     else:
         return buffer
-    if len(buffer) > wanted:
+    if len(buffer) > length:
         raise OSError(f"{key}: the server ignores byte ranges, which sharded arrays need")
-    if len(buffer) < wanted:
-        raise OSError(f"{key} is truncated: {len(buffer)} of {wanted} bytes")
+    if len(buffer) < length:
+        raise OSError(f"{key} is truncated: {len(buffer)} of {length} bytes")
     return buffer
 
 
