@@ -34,9 +34,10 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every page whose commands a user may type."""
+    """Every page whose commands a user or a contributor may type."""
     folders = [p for f in ("docs", "deploy") for p in sorted((REPOSITORY / f).rglob("*.md"))]
-    return [REPOSITORY / "README.md", *folders, REPOSITORY / "examples" / "README.md"]
+    top = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
+    return [*top, *folders, REPOSITORY / "examples" / "README.md"]
 
 
 def blocks(*languages: str) -> list[Block]:

@@ -120,8 +120,17 @@ def rooms_of_the_readme() -> list[str]:
     return [name for row in rows for name in re.findall(r"`([a-z_]+/?)`", row)]
 
 
-def test_the_architecture_has_a_line_for_each_room_and_no_other():
+def rooms_of_contributing() -> list[str]:
+    """What stands at the left of the drawing of the rooms, and the demonstration beside it."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    drawing = text[text.index("```text\ncli") : text.index("`lint-imports`")]
+    beside = re.findall(r" (demo) ", drawing)
+    return beside + re.findall(r"(?:^|(?<=[a-z]  ))([a-z]+)(?=  )", drawing, re.MULTILINE)
+
+
+@pytest.mark.parametrize("named", [rooms_of_the_readme, rooms_of_contributing])
+def test_the_architecture_has_a_line_for_each_room_and_no_other(named):
     package = REPOSITORY / "cte_dask"
     files = {p.stem for p in package.glob("*.py")} - {"__init__"}
-    folders = {f"{p.parent.name}/" for p in package.glob("*/__init__.py")}
-    assert sorted(rooms_of_the_readme()) == sorted(files | folders)
+    folders = {p.parent.name for p in package.glob("*/__init__.py")}
+    assert sorted(name.rstrip("/") for name in named()) == sorted(files | folders)

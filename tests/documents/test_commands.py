@@ -33,7 +33,8 @@ SERVERS = ("s3://", "slurm:", "sbatch ")
 """What `tests/services/test_documented.py` runs against real servers."""
 ELSEWHERE = {
     "cte demo --out demo-run": "tests/demo/test_demo.py runs it on a smaller target",
-    ". .venv/bin/activate": "`make demo` makes it",
+    ". .venv/bin/activate": "`make demo` and `make lint` make it",
+    "pre-commit install": "test_workflows.py looks at the hooks",
 }
 
 
