@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,3 +75,18 @@ def is_no_file(path: str) -> bool:
 )
 def test_a_name_that_leads_nowhere_is_seen(place, missing):
     assert missing_part(place) == missing
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "cli:app",
+        "consistency.binary:binary_agreement",
+        "consistency.binary:BinaryAgreement",
+        "consistency.instance:v_rand",
+        "models.unet:UNet",
+    ],
+)
+def test_what_code_from_outside_calls_stays_where_it_is(place):
+    module, _, name = place.partition(":")
+    assert callable(getattr(importlib.import_module(f"cte_dask.{module}"), name))
