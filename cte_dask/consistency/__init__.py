@@ -17,7 +17,7 @@ from cte_dask.registry import Registry, checked
 __all__ = ["BANK_METRICS", "METRICS", "STATISTICS", "Metric", "applies", "metric"]
 
 STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan")
-"""What the fused pass of `binary` counts in one tile, in the order of its output's columns."""
+"""What `binary.binary_agreement_batch` counts in one tile, in the order of its columns."""
 
 METRICS = Registry(
     "metric",

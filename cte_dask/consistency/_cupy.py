@@ -1,4 +1,4 @@
-"""The fused pass of `binary` on the GPU: ``device/agreement.cuh`` through CuPy.
+"""The fused pass of `binary` on the GPU: ``device/foreground_counts.cuh`` through CuPy.
 
 Not yet run on a GPU: the tests compile the source with nvcc and run its arithmetic, thread by
 thread, on the host; launch and transfer have had no GPU to run on.
@@ -15,17 +15,17 @@ import numpy as np
 
 from cte_dask.arrays import Array
 
-# As in agreement.cuh.
+# The same numbers as in foreground_counts.cuh: the grid and the buffer below are sized by them.
 _THREADS = 256
 _MAX_BLOCKS = 64
 _ROWS_PER_BLOCK = 32
 _COUNTS_BYTES = 24
 
-__all__ = ["agreement"]
+__all__ = ["foreground_counts"]
 
 
-def agreement(reference: Array, perturbed: Array, bounds: Array, threshold: Any) -> Array:
-    """Count the agreement of CuPy maps.
+def foreground_counts(reference: Array, perturbed: Array, bounds: Array, threshold: Any) -> Array:
+    """Count the foreground voxels of each pair of CuPy maps.
 
     Parameters
     ----------
@@ -51,16 +51,19 @@ def _launch(p: Array, q: Array, bounds: Array, threshold: float) -> Array:
     if not tiles or not p.size:
         return counts
     boxes = cp.asarray(bounds)
+    # One Counts struct for each block that may run; unused ones are never read, so no zeros.
     partial = cp.empty(tiles * _MAX_BLOCKS * _COUNTS_BYTES, dtype=cp.uint8)
     arguments = (p, _strides(p), q, _strides(q), boxes, cp.float64(threshold), partial)
     _kernel(f"cte_count_{p.dtype.name}")(_grid(bounds), (_THREADS,), arguments)
+    # A second kernel adds the blocks of a tile in order: atomics would add in any order, and the
+    # last bits of sum_ei would change from run to run.
     finish = (partial, boxes, cp.int64(tiles), counts)
     _kernel("cte_finish")((-(-tiles // _THREADS),), (_THREADS,), finish)
     return counts
 
 
 def _grid(bounds: Array) -> tuple[int, int]:
-    """Tiles, by thread blocks of the largest tile; a smaller tile's surplus blocks do nothing."""
+    """Return (tiles, thread blocks of the largest tile); surplus blocks of smaller tiles return."""
     rows = int(((bounds[:, 3] - bounds[:, 0]) * (bounds[:, 4] - bounds[:, 1])).max())
     return len(bounds), max(1, min(_MAX_BLOCKS, -(-rows // _ROWS_PER_BLOCK)))
 
@@ -70,6 +73,7 @@ def _floating(maps: Array) -> Array:
 
 
 def _strides(maps: Array) -> Array:
+    # CuPy gives strides in bytes, the kernels step through typed pointers.
     elements = np.array([s // maps.itemsize for s in maps.strides], dtype=np.int64)
     strides: Array = cp.asarray(elements)
     return strides
@@ -77,5 +81,5 @@ def _strides(maps: Array) -> Array:
 
 @cache
 def _kernel(name: str) -> Any:
-    source = Path(__file__).with_name("device") / "agreement.cuh"
+    source = Path(__file__).with_name("device") / "foreground_counts.cuh"
     return cp.RawKernel(source.read_text(), name, ("--std=c++17",))

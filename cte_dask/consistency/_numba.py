@@ -23,13 +23,13 @@ LANES = 8
 """Voxels read, and columns summed, side by side."""
 
 MOST_COUNTED = LANES * 2**31
-"""Voxels of a row: each lane counts in int32."""
+"""Most voxels of a row: each lane counts in int32, which more would overflow."""
 
-__all__ = ["agreement"]
+__all__ = ["foreground_counts"]
 
 
-def agreement(reference: Array, perturbed: Array, bounds: Array, threshold: Any) -> Array:
-    """Count the agreement of NumPy maps.
+def foreground_counts(reference: Array, perturbed: Array, bounds: Array, threshold: Any) -> Array:
+    """Count the foreground voxels of each pair of NumPy maps.
 
     Parameters
     ----------
@@ -48,6 +48,8 @@ def agreement(reference: Array, perturbed: Array, bounds: Array, threshold: Any)
     counts = np.zeros((len(bounds), 6))
     if reference.size == 0:
         return counts
+    # float16 values are compared after widening to float32, which is exact, so their threshold may
+    # be widened as well.
     level = np.float32(threshold) if reference.dtype == np.float16 else threshold
     level = level if isinstance(level, np.floating) else np.float64(level)
     p, p_strides = _flat(_loadable(reference))
@@ -63,45 +65,52 @@ def _loadable(maps: Array) -> Array:
         return native.view(np.int16)
     if native.dtype == np.bool_:
         return native.view(np.uint8)
+    # int16 stands for float16 bits (above), so true 16-bit integers must arrive as another type.
     if native.dtype.kind in "iu" and native.dtype.itemsize == 2:
         return native.astype(np.int32)
+    # Numba has no long double (float128).
     return native.astype(np.float64) if native.dtype.itemsize > 8 else native
 
 
 def _flat(maps: Array) -> tuple[Array, Array]:
-    """One-dimensional contiguous view over the memory of a map, and its strides in elements.
+    """Return a flat view of a map's memory and the map's strides in elements.
 
-    One compiled kernel then serves every layout, and rows that are contiguous are seen as such.
+    One compiled kernel then serves every layout, and contiguous rows are recognised by stride 1.
     """
     size = maps.itemsize
+    # The flat view starts at the first element: a negative stride would point before it.
     if any(s < 0 or s % size for s in maps.strides):
         maps = np.ascontiguousarray(maps)
     strides = np.array([s // size for s in maps.strides], dtype=np.int64)
     if maps.flags.c_contiguous:
         return maps.reshape(-1), strides
+    # From the first element to the last one that the strides reach.
     span = 1 + int(((np.array(maps.shape) - 1) * strides).sum())
     flat = np.lib.stride_tricks.as_strided(maps, (span,), (size,), writeable=False)
     return flat, strides
 
 
 def _float_of(value: Any) -> Any:
-    """Return the float a value is compared as: int16 holds float16 bits, other integers numbers."""
+    """Return the float type in which values of a type are compared.
+
+    int16 carries the bits of float16; other integers are numbers.
+    """
     if value == types.int16:
         return types.float32
     return value if isinstance(value, types.Float) else types.float64
 
 
-def _widened(builder: Any, value: Any, held: Any, lanes: int) -> Any:
-    """Widen a value, or a vector of them, from what it is held as to what it is compared as."""
+def _widened(builder: Any, value: Any, dtype: Any, lanes: int) -> Any:
+    """Widen a value, or a vector of values, from its stored type to the one it is compared in."""
 
     def shaped(kind: Any) -> Any:
         return ir.VectorType(kind, lanes) if lanes > 1 else kind
 
-    if held == types.int16:
+    if dtype == types.int16:
         return builder.fpext(builder.bitcast(value, shaped(ir.HalfType())), shaped(ir.FloatType()))
-    if isinstance(held, types.Float):
+    if isinstance(dtype, types.Float):
         return value
-    convert = builder.sitofp if held.signed else builder.uitofp
+    convert = builder.sitofp if dtype.signed else builder.uitofp
     return convert(value, shaped(ir.DoubleType()))
 
 
@@ -120,7 +129,8 @@ def _count_lanes_typed(
 ) -> Any:
     """Count n voxels, a multiple of `LANES`, of two contiguous rows.
 
-    Written out as vectors: a compiler may not reorder sums of floats, so it would not find them.
+    The vectors are written out in LLVM: a compiler may not reorder a sum of floats, so it would not
+    vectorise the plain loop.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -140,14 +150,14 @@ def _at(context: Any, builder: Any, kind: Any, value: Any, index: Any) -> Any:
 
 
 def _lanes_loop(
-    context: Any, builder: Any, rows: Any, held: Any, n: Any, level: Any, lanes: Any, counts: Any
+    context: Any, builder: Any, rows: Any, dtype: Any, n: Any, level: Any, lanes: Any, counts: Any
 ) -> None:
-    number = ir.FloatType() if _float_of(held) == types.float32 else ir.DoubleType()
+    number = ir.FloatType() if _float_of(dtype) == types.float32 else ir.DoubleType()
     floats, doubles = ir.VectorType(number, LANES), ir.VectorType(ir.DoubleType(), LANES)
     ints = ir.VectorType(ir.IntType(32), LANES)
     bits = ir.VectorType(ir.IntType(32 if number == ir.FloatType() else 64), LANES)
-    raw = ir.VectorType(context.get_data_type(held), LANES).as_pointer()
-    width = context.get_abi_sizeof(context.get_data_type(held))
+    raw = ir.VectorType(context.get_data_type(dtype), LANES).as_pointer()
+    width = context.get_abi_sizeof(context.get_data_type(dtype))
     levels = _splat(builder, level, floats)
     sums_at = builder.bitcast(lanes, doubles.as_pointer())
     name = f"llvm.sqrt.v{LANES}f{32 if number == ir.FloatType() else 64}"
@@ -155,6 +165,7 @@ def _lanes_loop(
     starts = [builder.load(sums_at, align=8), *(ir.Constant(ints, None),) * 4]
     state = [cgutils.alloca_once_value(builder, v) for v in starts]  # type: ignore[no-untyped-call]
 
+    # A true lane of a mask, sign-extended, is -1: subtracting it adds one.
     def counted(slot: Any, mask: Any) -> None:
         builder.store(builder.sub(builder.load(slot), builder.sext(mask, ints)), slot)
 
@@ -164,30 +175,32 @@ def _lanes_loop(
             _widened(
                 builder,
                 builder.load(builder.bitcast(builder.gep(row, [x]), raw), align=width),
-                held,
+                dtype,
                 LANES,
             )
             for row in rows
         )
         in_a, in_b = (builder.fcmp_ordered(">", v, levels) for v in (a, b))
         both = builder.and_(in_a, in_b)
-        # bits, not numbers, are masked: a select would end up behind the conversion to float64
-        held_bits = builder.bitcast(builder.fmul(a, b), bits)
-        kept_bits = builder.and_(held_bits, builder.sext(both, bits))
-        root = builder.call(sqrt, [builder.bitcast(kept_bits, floats)])
+        # Voxels outside A and B are zeroed in their bits (sqrt(0) adds nothing): LLVM would move a
+        # select of numbers behind the conversion to float64, where vectors are twice as long.
+        product_bits = builder.bitcast(builder.fmul(a, b), bits)
+        masked_bits = builder.and_(product_bits, builder.sext(both, bits))
+        root = builder.call(sqrt, [builder.bitcast(masked_bits, floats)])
         root = builder.fpext(root, doubles) if floats != doubles else root
         builder.store(builder.fadd(builder.load(state[0]), root), state[0])
         for slot, mask in zip(state[1:], (in_a, in_b, both), strict=False):
             counted(slot, mask)
         counted(state[4], builder.fcmp_unordered("uno", a, b))
     builder.store(builder.load(state[0]), sums_at, align=8)
+    # Lanes are widened before they are added: eight int32 counts may not fit one int32.
     wide = ir.VectorType(ir.IntType(64), LANES)
     kind = ir.FunctionType(ir.IntType(64), [wide])
     reduce = _declared(builder, f"llvm.vector.reduce.add.v{LANES}i64", kind)
     for place, slot in enumerate(state[1:]):
-        found = builder.call(reduce, [builder.sext(builder.load(slot), wide)])
-        at = builder.gep(counts, [ir.Constant(ir.IntType(64), place)])
-        builder.store(builder.add(builder.load(at), found), at)
+        total = builder.call(reduce, [builder.sext(builder.load(slot), wide)])
+        address = builder.gep(counts, [ir.Constant(ir.IntType(64), place)])
+        builder.store(builder.add(builder.load(address), total), address)
 
 
 def _declared(builder: Any, name: str, kind: Any) -> Any:
@@ -208,6 +221,7 @@ _count_lanes: Any = intrinsic(_count_lanes_typed)
 @njit(nogil=True, cache=True, error_model="numpy")
 def _count_voxels(p, i, i_step, q, j, j_step, first, n, level, sums, out):  # type: ignore[no-untyped-def]
     for x in range(first, n):
+        # Unsigned indices spare Numba's check for negative ones.
         a = _as_float(p[np.uint64(i + x * i_step)])
         b = _as_float(q[np.uint64(j + x * j_step)])
         in_a = a > level
@@ -217,41 +231,45 @@ def _count_voxels(p, i, i_step, q, j, j_step, first, n, level, sums, out):  # ty
         out[2] += in_a & in_b
         out[3] += (a != a) | (b != b)  # noqa: PLR0124 - NaN
         if in_a & in_b:
+            # The lane that the vector loop would have used: the order of the sum stays the same.
             sums[x % LANES] += math.sqrt(a * b)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _count_tile(p, ps, i, q, qs, j, shape, level, sums, out):  # type: ignore[no-untyped-def]
     nz, ny, nx = shape
-    # planes without gaps, whose rows begin in the first lane, are long rows
+    # A plane without gaps is one long row, if each of its rows begins in the first lane: lanes, and
+    # so the order of the sum, are then those of separate rows.
     if nx % LANES == 0 and ps[2] == nx and qs[2] == nx and ny * nx < MOST_COUNTED:
         ny, nx = 1, ny * nx
-    whole = nx - nx % LANES if ps[3] == 1 and qs[3] == 1 else 0
+    # Vectors are loaded from contiguous rows only; other strides go voxel by voxel.
+    vector_end = nx - nx % LANES if ps[3] == 1 and qs[3] == 1 else 0
     for z in range(nz):
         for y in range(ny):
             row_i = i + z * ps[1] + y * ps[2]
             row_j = j + z * qs[1] + y * qs[2]
-            if whole:
-                _count_lanes(p, row_i, q, row_j, whole, level, sums, out)
-            _count_voxels(p, row_i, ps[3], q, row_j, qs[3], whole, nx, level, sums, out)
+            if vector_end:
+                _count_lanes(p, row_i, q, row_j, vector_end, level, sums, out)
+            _count_voxels(p, row_i, ps[3], q, row_j, qs[3], vector_end, nx, level, sums, out)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _count_tiles(p, ps, q, qs, bounds, level, counts):  # type: ignore[no-untyped-def]
     sums = np.empty(LANES)
-    found = np.empty(4, np.int64)  # foreground of p, of q, of both, NaN
+    totals = np.empty(4, np.int64)  # foreground of p, of q, of both, NaN
     for t in range(bounds.shape[0]):
         z, y, x = bounds[t, 0], bounds[t, 1], bounds[t, 2]
         i = t * ps[0] + z * ps[1] + y * ps[2] + x * ps[3]
         j = t * qs[0] + z * qs[1] + y * qs[2] + x * qs[3]
         shape = bounds[t, 3] - z, bounds[t, 4] - y, bounds[t, 5] - x
         sums[:] = 0.0
-        found[:] = 0
-        _count_tile(p, ps, i, q, qs, j, shape, level, sums, found)
-        counts[t, 0] = found[0] + found[1] - found[2]
-        counts[t, 1] = found[0] + found[1] - 2 * found[2]
+        totals[:] = 0
+        _count_tile(p, ps, i, q, qs, j, shape, level, sums, totals)
+        # |A or B| = |A| + |B| - |A and B|; |A xor B| leaves the intersection out on both sides.
+        counts[t, 0] = totals[0] + totals[1] - totals[2]
+        counts[t, 1] = totals[0] + totals[1] - 2 * totals[2]
         for lane in range(LANES):
             counts[t, 2] += sums[lane]
-        counts[t, 3] = found[0]
+        counts[t, 3] = totals[0]
         counts[t, 4] = shape[0] * shape[1] * shape[2]
-        counts[t, 5] = found[3]
+        counts[t, 5] = totals[3]

@@ -18,7 +18,7 @@ from cte_dask.arrays import Array
 __all__ = ["CHUNK_VOXELS", "pair_sums"]
 
 CHUNK_VOXELS = 2**16
-"""Voxels a call likes to scan: two columns of ids then fit the processor's second cache."""
+"""Voxels scanned in one call: two columns of int64 ids then fit the processor's second cache."""
 
 _FIRST_ROWS = 1024
 
@@ -47,14 +47,17 @@ def pair_sums(chunks: Iterable[tuple[Array, Array]]) -> tuple[int, int, int, int
 
 @njit(nogil=True, cache=True)
 def _row_of(table, r, p):  # type: ignore[no-untyped-def]
-    """Row of a pair, or the free row where it belongs."""
+    """Return the row of a pair, or the free row where it belongs."""
     rows = np.uint64(table.shape[0])
+    # Ids are often consecutive: multiplying by odd 64-bit constants (the first is 2**64 over the
+    # golden ratio) and folding the upper half down spreads them over the whole table.
     mixed = np.uint64(r) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(p)
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     # The leading bits scaled to the table: a small table's order is that of a large one, so that
     # folding one into another walks through memory instead of jumping.
     row = ((mixed >> np.uint64(32)) * rows) >> np.uint64(32)
+    # Linear probing: neighbouring rows share cache lines. It ends because a third stays free.
     while table[row, 2] != 0 and (table[row, 0] != r or table[row, 1] != p):
         row += np.uint64(1)
         if row == rows:
@@ -80,7 +83,7 @@ def _doubled(table):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _add(table, used, r, p, voxels):  # type: ignore[no-untyped-def]
-    """Add voxels to a pair; returns the table, which may have grown, and its rows in use."""
+    """Add voxels to a pair; return the table, which may be a larger one, and its rows in use."""
     row = _row_of(table, r, p)
     if table[row, 2] != 0:
         table[row, 2] += voxels
@@ -88,16 +91,17 @@ def _add(table, used, r, p, voxels):  # type: ignore[no-untyped-def]
     table[row, 0] = r
     table[row, 1] = p
     table[row, 2] = voxels
-    if 3 * (used + 1) > 2 * table.shape[0]:
+    if 3 * (used + 1) > 2 * table.shape[0]:  # fuller than two thirds, probing gets long
         table = _doubled(table)
     return table, used + 1
 
 
 @njit(nogil=True, cache=True)
 def _add_runs(reference, perturbed, table):  # type: ignore[no-untyped-def]
-    """Add the runs of equal pairs to an empty table, but for those of background in both."""
+    """Add the runs of equal pairs to an empty table, except runs of background in both."""
     used = 0
     start = 0
+    # One step past the end closes the last run.
     for i in range(1, reference.size + 1):
         r, p = reference[start], perturbed[start]
         if i < reference.size and reference[i] == r and perturbed[i] == p:
@@ -110,9 +114,9 @@ def _add_runs(reference, perturbed, table):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _fold(reference, perturbed, table, chunk, used):  # type: ignore[no-untyped-def]
-    """Add a chunk's pairs to the table by way of a small one, which is handed back empty.
+    """Add a chunk's pairs to the table through a small table, which is returned empty.
 
-    A pair met in many rows of the chunk is then looked up in the large table once.
+    A pair that many rows of the chunk hold is then looked up in the large table once.
     """
     chunk, more = _add_runs(reference, perturbed, chunk)
     # Room for all first: rows that arrive in order would pile up in a table that is still filling.
@@ -127,7 +131,7 @@ def _fold(reference, perturbed, table, chunk, used):  # type: ignore[no-untyped-
 
 @njit(nogil=True, cache=True)
 def _pairs_in(table):  # type: ignore[no-untyped-def]
-    """Pairs inside the intersections of objects, and all voxels of the table."""
+    """Return the voxel pairs inside intersections of objects, and all voxels of the table."""
     pairs = 0
     voxels = 0
     for i in range(table.shape[0]):
@@ -139,11 +143,12 @@ def _pairs_in(table):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _pairs_of_column(table, column):  # type: ignore[no-untyped-def]
-    """Pairs inside the objects of one labeling, and their voxels, from the joint table."""
+    """Return the voxel pairs inside the objects of one labeling, and the objects' voxels."""
     sizes = _new_table(_FIRST_ROWS)
     used = 0
     for i in range(table.shape[0]):
         if table[i, 2] != 0 and table[i, column] != 0:
+            # The second half of the key is not needed: 0 for every object.
             sizes, used = _add(sizes, used, table[i, column], np.int64(0), table[i, 2])
     pairs = 0
     voxels = 0

@@ -17,7 +17,7 @@ __all__ = ["CHUNK_VOXELS", "pair_sums"]
 Table = tuple[Array, Array, Array]
 
 CHUNK_VOXELS = 2**22
-"""Voxels a call likes to fold in: enough to keep a GPU busy, few beside a large tile."""
+"""Voxels folded in by one call: enough to keep a GPU busy, few beside a large tile."""
 
 
 def pair_sums(chunks: Iterable[tuple[Array, Array]]) -> tuple[int, int, int, int, int, int]:
@@ -50,7 +50,7 @@ def _pairs(sizes: Array) -> int:
 
 
 def _runs(r: Array, p: Array) -> Table:
-    """Maximal runs of one pair of ids in voxel order, but for those of background in both."""
+    """Return the runs of equal pairs of ids in voxel order, except background in both."""
     xp = namespace(r, p)
     starts = _starts(r, p)
     lengths = xp.diff(starts, append=xp.asarray([r.size]))
@@ -64,6 +64,7 @@ def _merged(table: Table | None, more: Table) -> Table:
     xp = namespace(*more)
     rows = more if table is None else map(xp.concatenate, zip(table, more, strict=True))
     r, p, voxels = rows
+    # The last key sorts first, so rows are ordered by reference id, then by perturbed id.
     order = xp.lexsort(xp.stack((p, r)))
     r, p, voxels = r[order], p[order], voxels[order]
     starts = _starts(r, p)
@@ -71,14 +72,14 @@ def _merged(table: Table | None, more: Table) -> Table:
 
 
 def _totals(ids: Array, voxels: Array) -> Array:
-    """Voxels of each id."""
+    """Return the voxels of each id."""
     xp = namespace(ids)
     order = xp.argsort(ids)
     return _sums_from(_starts(ids[order]), voxels[order])
 
 
 def _starts(*columns: Array) -> Array:
-    """Positions where any column differs from the row before it, with 0."""
+    """Return 0 and the positions where any column differs from the row before."""
     xp = namespace(*columns)
     changes = xp.ones(columns[0].shape, dtype=bool)
     changes[1:] = False
@@ -89,8 +90,9 @@ def _starts(*columns: Array) -> Array:
 
 
 def _sums_from(starts: Array, voxels: Array) -> Array:
-    """Sum of each stretch between neighbouring starts, exact in int64."""
+    """Return the sum of each stretch between neighbouring starts, exact in int64."""
     xp = namespace(starts, voxels)
+    # Differences of the running sum: on integers they lose nothing.
     running = xp.concatenate((xp.zeros(1, dtype=xp.int64), xp.cumsum(voxels)))
     ends = xp.concatenate((starts[1:], xp.asarray([voxels.size])))
     sums: Array = running[ends] - running[starts]

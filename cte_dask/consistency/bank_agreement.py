@@ -70,8 +70,8 @@ class Similarity:
     original: NDArray[np.int64]
     votes: Floats
 
-    def told(self, name: str) -> str:
-        """Return what a user should know of a model's agreement; empty if nothing."""
+    def note(self, name: str) -> str:
+        """Return the note that the ranking shows beside a model; empty if there is none."""
         if self.votes[self.names.index(name)].sum() > 0:
             return ""
         return "no agreement: the bank has no other model that segments something"
@@ -164,11 +164,13 @@ def tile_agreement(pairs: Floats, similarity: Similarity) -> Floats:
     values = np.empty((models, pairs.shape[1]))
     table = pair_table(pairs, models)
     for model, weights in enumerate(similarity.votes):
+        # A copy says what the model itself says: overlap 1 wherever the model has any overlap.
         overlaps, own = table[model], similarity.original == similarity.original[model]
         overlaps[own] = np.where(np.isnan(overlaps).all(axis=0), np.nan, 1.0)
-        known = ~np.isnan(overlaps)
-        total = (weights[:, None] * known).sum(axis=0)
-        mean = (weights[:, None] * np.where(known, overlaps, 0.0)).sum(axis=0)
+        defined = ~np.isnan(overlaps)
+        # Weights are renormalised tile by tile over the pairs that the tile defines.
+        total = (weights[:, None] * defined).sum(axis=0)
+        mean = (weights[:, None] * np.where(defined, overlaps, 0.0)).sum(axis=0)
         values[model] = mean / np.where(total > 0, total, np.nan)
     return values
 
@@ -181,17 +183,19 @@ def _median(pairs: Floats) -> Floats:
 
 def _copies(pairs: Floats, models: int) -> NDArray[np.int64]:
     """Return for each model the first one that predicts the same on every tile."""
-    known = ~np.isnan(pairs)
-    same = np.all((pairs == 1) | ~known, axis=1)
+    defined = ~np.isnan(pairs)
+    same = np.all((pairs == 1) | ~defined, axis=1)
+    # The diagonal of a pair table is NaN, which nan_to_num makes False until it is filled.
     table = np.nan_to_num(pair_table(same.astype(np.float64), models)) > 0
     np.fill_diagonal(table, val=True)
-    whole = pair_table(pairs, models)
-    for (i, j), told in zip(pairs_of(models), np.any(known, axis=1).tolist(), strict=True):
-        if not told:  # silent both, or one of them missing: the others know
-            third = np.delete(whole[[i, j]], [i, j], axis=1)
+    overlaps = pair_table(pairs, models)
+    for (i, j), has_overlap in zip(pairs_of(models), np.any(defined, axis=1).tolist(), strict=True):
+        if not has_overlap:  # no foreground in both, or one missing
+            # The pair itself says nothing: they are the same if all other models see them alike.
+            third = np.delete(overlaps[[i, j]], [i, j], axis=1)
             table[i, j] = table[j, i] = np.array_equal(third[0], third[1], equal_nan=True)
     first = np.arange(models)
-    for model in range(models):  # the same as the same as a third: all are the first of them
+    for model in range(models):  # copies of copies lead back to the first
         first[model] = first[int(np.argmax(table[model]))]
     return first
 
@@ -213,13 +217,16 @@ def _with_copies(tree: Floats, distinct: NDArray[np.int64], copy_of: NDArray[np.
     """Return a linkage of all models: copies joined at 0, then the tree of the distinct ones."""
     models = len(copy_of)
     rows: list[list[float]] = []
-    node = {int(m): int(m) for m in distinct}  # of each distinct model, with its copies so far
+    node = {
+        int(m): int(m) for m in distinct
+    }  # SciPy's cluster number of each model and its copies so far
     size = dict.fromkeys(range(models), 1)
     for model in np.flatnonzero(copy_of != np.arange(models)):
         first, new = int(copy_of[model]), models + len(rows)
         size[new] = size[node[first]] + 1
         rows.append([node[first], int(model), 0.0, size[new]])
         node[first] = new
+    # The tree numbers distinct models 0..n-1 and its own clusters from n on; translate both.
     name = {i: node[int(m)] for i, m in enumerate(distinct)}
     for number, (a, b, distance, _) in enumerate(tree):
         new = models + len(rows)
@@ -233,17 +240,23 @@ def _with_copies(tree: Floats, distinct: NDArray[np.int64], copy_of: NDArray[np.
 def _votes(
     copy_of: NDArray[np.int64], cluster: NDArray[np.int64], voters: NDArray[np.bool_]
 ) -> Floats:
-    """Return rules 3 to 5: the weight of each voter (column) for each model (row)."""
+    """Return the weight of each voter (column) for each model (row), by rules 3 to 5."""
     weights = np.zeros(len(copy_of))
     for number in np.unique(cluster[voters]):
         inside = np.flatnonzero((cluster == number) & voters)
-        originals, at, copies = np.unique(copy_of[inside], return_inverse=True, return_counts=True)
-        weights[inside] = 1 / (len(originals) * copies[at])
+        originals, group, copies = np.unique(
+            copy_of[inside], return_inverse=True, return_counts=True
+        )
+        # A cluster's one vote is split over its distinct models, each share over that one's copies.
+        weights[inside] = 1 / (len(originals) * copies[group])
     if len(copy_of) < 2:
         return np.zeros((1, 1))
     outside = np.where(cluster[:, None] != cluster[None, :], weights[None, :], 0.0)
     alone = outside.sum(axis=1) == 0
+    # Where the whole bank is one cluster, votes from inside the cluster count (rule 5).
     table = np.where(alone[:, None], weights[None, :], outside)
-    table[np.count_nonzero(table, axis=1) == np.diag(table > 0)] = 0  # no one but itself
+    table[np.count_nonzero(table, axis=1) == np.diag(table > 0)] = (
+        0  # the only vote would be its own
+    )
     total = table.sum(axis=1, keepdims=True)
     return np.asarray(table / np.where(total > 0, total, 1.0))

@@ -1,4 +1,4 @@
-"""NHD and EI: agreement of two foreground probability maps over their foreground union.
+"""NHD and EI: consistency of two foreground probability maps over their foreground union.
 
 With the foreground masks A = [p > t] of the reference and B = [p' > t] of the perturbed prediction
 and their union U (Talks & Kreshuk, arXiv 2503.00450, eqs. 4 and 5)::
@@ -7,8 +7,8 @@ and their union U (Talks & Kreshuk, arXiv 2503.00450, eqs. 4 and 5)::
     EI  = sum over A and B of sqrt(p p') / |U|     soft
 
 One pass reads each map once and counts what both need. NumPy arrays go to a Numba kernel, CuPy
-arrays to a CUDA kernel; `agreement_by_formula` is the same in plain
-array functions, the reference of the other two and the stand-in where Numba is not installed.
+arrays to a CUDA kernel; `counts_by_formula` counts the same in plain array functions. It is the
+reference of both kernels and takes their place where Numba is not installed.
 """
 
 from __future__ import annotations
@@ -32,16 +32,19 @@ __all__ = [
     "EI",
     "NHD",
     "BinaryAgreement",
-    "agreement_by_formula",
     "binary_agreement",
     "binary_agreement_batch",
+    "counts_by_formula",
     "ei",
     "nhd",
 ]
 
 
 class BinaryAgreement(NamedTuple):
-    """What one tile says about the agreement of its two predictions.
+    """Voxel counts of one tile from which NHD and EI follow.
+
+    It counts where the reference and the perturbed prediction call the same voxels foreground.
+    Agreement between the models of a bank is another thing: `cte_dask.consistency.overlap`.
 
     Parameters
     ----------
@@ -69,7 +72,7 @@ class BinaryAgreement(NamedTuple):
 
     @property
     def nhd(self) -> float:
-        """Normalised Hamming agreement (eq. 5), NaN where the union is empty."""
+        """1 - normalised Hamming distance (eq. 5), NaN where the union is empty."""
         return float(nhd(self.n_union, self.n_disagree))
 
     @property
@@ -119,7 +122,7 @@ EI = Metric("ei", ("n_union", "sum_ei"), ei)
 def binary_agreement(
     reference: Array, perturbed: Array, *, threshold: float = 0.5
 ) -> BinaryAgreement:
-    """Count the agreement of two foreground maps of one tile.
+    """Count foreground union, disagreement and soft overlap of two maps of one tile.
 
     Parameters
     ----------
@@ -145,8 +148,8 @@ def binary_agreement(
 
     Examples
     --------
-    >>> agreement = binary_agreement(np.array([0.9, 0.8, 0.1]), np.array([0.9, 0.2, 0.1]))
-    >>> agreement.n_union, agreement.nhd
+    >>> counts = binary_agreement(np.array([0.9, 0.8, 0.1]), np.array([0.9, 0.2, 0.1]))
+    >>> counts.n_union, counts.nhd
     (2, 0.5)
     """
     counts = binary_agreement_batch(reference[None], perturbed[None], threshold=threshold)
@@ -161,7 +164,7 @@ def binary_agreement_batch(
     cores: Sequence[Core] | None = None,
     threshold: float = 0.5,
 ) -> Array:
-    """Count the agreement of two foreground maps for each tile of a batch.
+    """Count the same as `binary_agreement` for each tile of a batch.
 
     Parameters
     ----------
@@ -194,7 +197,7 @@ def binary_agreement_batch(
 
 
 def native_threshold(threshold: float, dtype: np.dtype[Any]) -> Any:
-    """Return a threshold as the maps' dtype holds it.
+    """Return a threshold in the maps' dtype.
 
     float32(0.3) is greater than the float64 0.3, so upcasting either side would move voxels across.
     For integers ``value > threshold`` and ``value > floor(threshold)`` are the same.
@@ -215,16 +218,16 @@ def native_threshold(threshold: float, dtype: np.dtype[Any]) -> Any:
 
 
 def _implementation(xp: ModuleType) -> Callable[[Array, Array, Bounds, Any], Array]:
-    """Native kernel of an array library; the formula where Numba is not installed."""
+    """Return an array library's kernel; the formula where Numba is not installed."""
     if xp is not np:
         from cte_dask.consistency import _cupy
 
-        return _cupy.agreement
+        return _cupy.foreground_counts
     if importlib.util.find_spec("numba") is None:
-        return agreement_by_formula
+        return counts_by_formula
     from cte_dask.consistency import _numba
 
-    return _numba.agreement
+    return _numba.foreground_counts
 
 
 def _per_union(amount: npt.ArrayLike, n_union: npt.ArrayLike) -> Array:
@@ -258,17 +261,17 @@ def _frames(maps: Array) -> Array:
 
 
 def _frame(spatial: tuple[int, ...]) -> tuple[int, ...]:
-    """Extent as (z, y, x): axes beyond three are merged into z, missing ones are 1."""
+    """Return an extent as (z, y, x): axes beyond three are merged into z, missing ones are 1."""
     padded = (1, 1, 1, *spatial)
     return math.prod(padded[:-2]), *padded[-2:]
 
 
 def _bounds(shape: tuple[int, ...], cores: Sequence[Core] | None) -> Bounds:
-    """Corners of each tile's core, shape (N, 6): z0, y0, x0, z1, y1, x1."""
+    """Return the corners of each tile's core, shape (N, 6): z0, y0, x0, z1, y1, x1."""
     tiles, *spatial = shape
     if cores is None:
-        whole = np.array([0, 0, 0, *_frame(tuple(spatial))], dtype=np.int64)
-        return np.tile(whole, (tiles, 1))
+        frame = np.array([0, 0, 0, *_frame(tuple(spatial))], dtype=np.int64)
+        return np.tile(frame, (tiles, 1))
     if len(cores) != tiles:
         raise ValueError(f"{len(cores)} cores for {tiles} tiles: one core a tile is needed")
     rows = [_corners(core, spatial) for core in cores]
@@ -280,9 +283,10 @@ def _corners(core: Core, frame: Sequence[int]) -> list[int]:
         raise ValueError(f"core {core} must have one slice for each of the {len(frame)} <= 3 axes")
     padding = 3 - len(core)
     starts, stops = [0] * padding, [1] * padding
-    for part, extent in zip(core, frame, strict=True):
-        start, stop, step = part.indices(extent)
-        outside = part.stop is not None and part.stop > extent
+    for span, extent in zip(core, frame, strict=True):
+        start, stop, step = span.indices(extent)
+        # `indices` clips a stop beyond the extent, which would hide a core outside its frame.
+        outside = span.stop is not None and span.stop > extent
         if step != 1 or stop < start or outside:
             raise ValueError(f"core {core} must lie inside its frame {tuple(frame)}, with step 1")
         starts.append(start)
@@ -290,10 +294,8 @@ def _corners(core: Core, frame: Sequence[int]) -> list[int]:
     return [*starts, *stops]
 
 
-def agreement_by_formula(
-    reference: Array, perturbed: Array, bounds: Array, threshold: Any
-) -> Array:
-    """Count agreement in plain array functions: the definition that the kernels are held to.
+def counts_by_formula(reference: Array, perturbed: Array, bounds: Array, threshold: Any) -> Array:
+    """Count in plain array functions: the definition that the kernels are held to.
 
     Parameters
     ----------
@@ -318,6 +320,7 @@ def agreement_by_formula(
         core = i, slice(z0, z1), slice(y0, y1), slice(x0, x1)
         p, q = reference[core], perturbed[core]
         a, b = p > threshold, q > threshold
+        # Zeros in place of p[mask], which would copy; sqrt(0) adds nothing to the sum.
         both = xp.where(a & b, p, 0).astype(wide) * xp.where(a & b, q, 0).astype(wide)
         counts[i, 0] = (a | b).sum()
         counts[i, 1] = (a ^ b).sum()

@@ -12,9 +12,8 @@ object::
 
 Each of the three tables splits U into parts, so its sizes add to n and the sum of squares less n is
 the sum of size * (size - 1). A part of one voxel adds 1 * 0: background voxels, which are parts of
-one voxel in their own labeling and hence in the intersection, drop out, and no id is ever given to
-one. What remains runs over true objects only, and since no square is summed and taken away again,
-nothing cancels.
+one voxel in their own labeling and hence in the intersection, drop out and need no id. The sums run
+over true objects only, and since no square is added and taken away again, nothing cancels.
 
 All of it is exact: for a tile of at most 2**31 voxels the largest sum is n (n - 1) < 2**62, and
 every count fits int64. Memory follows the number of pairs of objects that meet, never the product
@@ -44,7 +43,7 @@ MAX_VOXELS = 2**31
 
 
 class PairCounts(NamedTuple):
-    """What one tile says about the agreement of its two labelings.
+    """Counts of voxels, and of pairs of voxels in one object, in two labelings of one tile.
 
     Attributes
     ----------
@@ -57,7 +56,7 @@ class PairCounts(NamedTuple):
     n_union
         Voxels with an object in either labeling, n = |U|.
     n_reference, n_perturbed
-        Voxels with an object in the one and in the other.
+        Voxels with an object in the reference, and in the perturbed labeling.
     n_voxels
         Voxels compared; those left out by a mask or a border band are in none of the counts.
     """
@@ -110,10 +109,10 @@ n_perturbed=3, n_voxels=4)
     """
     xp = namespace(*(a for a in (reference, perturbed, mask) if a is not None))
     _check(reference, perturbed, mask)
-    kept = _kept(reference, mask, check_border(border))
+    selection = _selection(reference, mask, check_border(border))
     pair_sums, voxels = _implementation(xp)
-    sums = pair_sums(_chunks(reference, perturbed, kept, voxels))
-    n_voxels = reference.size if kept is None else int(kept.sum())
+    sums = pair_sums(_chunks(reference, perturbed, selection, voxels))
+    n_voxels = reference.size if selection is None else int(selection.sum())
     return PairCounts(*sums, n_voxels=n_voxels)
 
 
@@ -138,6 +137,7 @@ def border_band(labels: Array, width: int) -> Array:
         Of the shape and library of `labels`.
     """
     band = _either_side(labels, operator.ne)
+    # On booleans, "either of two neighbours" is one dilation with the cross.
     for _ in range(width - 1):
         band = band | _either_side(band, operator.or_)
     return band
@@ -170,7 +170,7 @@ def _either_side(values: Array, relation: Callable[[Array, Array], Array]) -> Ar
     marked: Array = xp.zeros(values.shape, dtype=bool)
     for axis in range(values.ndim):
         ahead, behind = (
-            (*(slice(None),) * axis, part) for part in (slice(1, None), slice(None, -1))
+            (*(slice(None),) * axis, span) for span in (slice(1, None), slice(None, -1))
         )
         holds = relation(values[ahead], values[behind])
         marked[ahead] |= holds
@@ -178,8 +178,8 @@ def _either_side(values: Array, relation: Callable[[Array, Array], Array]) -> Ar
     return marked
 
 
-def _kept(reference: Array, mask: Array | None, border: int) -> Array | None:
-    """Voxels to compare, or None for all of them."""
+def _selection(reference: Array, mask: Array | None, border: int) -> Array | None:
+    """Return a mask of the voxels to compare, or None for all of them."""
     if not border:
         return mask
     outside_band = ~border_band(reference, border)
@@ -187,7 +187,7 @@ def _kept(reference: Array, mask: Array | None, border: int) -> Array | None:
 
 
 def _implementation(xp: ModuleType) -> tuple[Callable[[Chunks], PairSums], int]:
-    """Hash table on the CPU, sorting on the GPU and without Numba; and the voxels it likes."""
+    """Return the hash table (CPU) or the sort (GPU, no Numba), and its voxels a chunk."""
     if xp is np and importlib.util.find_spec("numba") is not None:
         from cte_dask.consistency import _numba_pairs
 
@@ -197,11 +197,11 @@ def _implementation(xp: ModuleType) -> tuple[Callable[[Chunks], PairSums], int]:
     return _sorted_pairs.pair_sums, _sorted_pairs.CHUNK_VOXELS
 
 
-def _chunks(reference: Array, perturbed: Array, kept: Array | None, voxels: int) -> Chunks:
-    """Yield the ids of a tile a few rows at a time, so that one dtype and layout is enough."""
+def _chunks(reference: Array, perturbed: Array, selection: Array | None, voxels: int) -> Chunks:
+    """Yield the ids of a tile a few rows at a time, in the one dtype and layout that is counted."""
     for rows in _boxes_of_rows(reference.shape, voxels):
-        cut = None if kept is None else kept[rows]
-        yield _ids(reference[rows], cut), _ids(perturbed[rows], cut)
+        rows_mask = None if selection is None else selection[rows]
+        yield _ids(reference[rows], rows_mask), _ids(perturbed[rows], rows_mask)
 
 
 def _boxes_of_rows(shape: tuple[int, ...], voxels: int) -> Iterator[tuple[slice, ...]]:
@@ -209,6 +209,7 @@ def _boxes_of_rows(shape: tuple[int, ...], voxels: int) -> Iterator[tuple[slice,
     *leading, nx = shape
     left = max(1, voxels // max(1, nx))
     steps = []
+    # The budget is spent from the fast axis outwards: whole rows, then whole planes.
     for n in reversed(leading):
         steps.append(max(1, min(left, n)))
         left = max(1, left // max(1, n))
@@ -217,11 +218,15 @@ def _boxes_of_rows(shape: tuple[int, ...], voxels: int) -> Iterator[tuple[slice,
         yield tuple(slice(a, a + b) for a, b in zip(corner, reversed(steps), strict=True))
 
 
-def _ids(labels: Array, kept: Array | None) -> Array:
-    """Flat int64 ids, 0 where nothing is compared; ids of 2**63 and above keep their bits."""
+def _ids(labels: Array, selection: Array | None) -> Array:
+    """Return flat int64 ids, 0 where nothing is compared.
+
+    uint64 ids of 2**63 and above become negative but stay distinct, which is all that counting
+    needs.
+    """
     xp = namespace(labels)
     ids: Array = labels.astype(xp.int64).ravel()
-    return ids if kept is None else xp.where(kept.ravel(), ids, 0)
+    return ids if selection is None else xp.where(selection.ravel(), ids, 0)
 
 
 def _check(reference: Array, perturbed: Array, mask: Array | None) -> None:

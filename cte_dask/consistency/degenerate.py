@@ -1,4 +1,4 @@
-"""Flags: what makes a model's score untrustworthy, told from its unperturbed predictions."""
+"""Flags: signs in a model's unperturbed predictions that its score cannot be trusted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPARSE_FLAG = 0.001
 
 
 def flag(n_tiles: int, nan_fraction: float, foreground: float) -> tuple[str, ...]:
-    """Return what a model's predictions are flagged for.
+    """Return the flags of a model's predictions.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def flag(n_tiles: int, nan_fraction: float, foreground: float) -> tuple[str, ...
 
 
 def degenerate(n_reference: NDArray[np.float64], n_voxels: NDArray[np.float64]) -> bool:
-    """Whether unperturbed predictions are nothing or everything.
+    """Return whether a model predicts nothing or everything.
 
     Parameters
     ----------

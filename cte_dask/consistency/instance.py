@@ -1,4 +1,4 @@
-"""V^Rand: agreement of two instance segmentations over their foreground union.
+"""V^Rand: consistency of two instance segmentations over their foreground union.
 
 Talks & Kreshuk, arXiv 2503.00450, eq. 6, in pair form. A background voxel inside the union is an
 object of its own; with the background as one label instead, two segmentations that share nothing
@@ -62,9 +62,9 @@ def v_rand_of_pairs(
     xp = namespace(*(v for v in values if hasattr(v, "dtype")))
     common, s, t, n = (xp.asarray(v, dtype=xp.float64) for v in values)
     pairs = alpha * s + (1 - alpha) * t
-    # Alpha at its ends may see only the side without pairs; nothing is common then, so 0 / 1.
-    seen = xp.where(pairs > 0, pairs, 1.0)
-    ratio: Array = common / xp.where((n > 0) & (s + t > 0), seen, math.nan)
+    # Alpha 0 or 1 looks at one side only; if that side has no pairs, nothing is common: 0 / 1.
+    divisor = xp.where(pairs > 0, pairs, 1.0)
+    ratio: Array = common / xp.where((n > 0) & (s + t > 0), divisor, math.nan)
     return ratio
 
 
@@ -143,8 +143,8 @@ def pair_statistics_batch(
             f"reference {reference.shape} and perturbed {perturbed.shape} must have one shape"
         )
     tiles, *frame = reference.shape
-    whole = tuple(slice(0, n) for n in frame)
-    boxes = [whole] * tiles if cores is None else [_checked(c, frame) for c in cores]
+    frame_box = tuple(slice(0, n) for n in frame)
+    boxes = [frame_box] * tiles if cores is None else [_checked(c, frame) for c in cores]
     if len(boxes) != tiles:
         raise ValueError(f"{len(boxes)} cores for {tiles} tiles: one core a tile is needed")
     rows = [
@@ -158,8 +158,8 @@ def pair_statistics_batch(
 def _checked(core: tuple[slice, ...], frame: Sequence[int]) -> tuple[slice, ...]:
     """Return a core that lies in its frame."""
     fits = len(core) == len(frame) and all(
-        part.indices(n)[2] == 1 and (part.stop is None or part.stop <= n)
-        for part, n in zip(core, frame, strict=True)
+        span.indices(n)[2] == 1 and (span.stop is None or span.stop <= n)
+        for span, n in zip(core, frame, strict=True)
     )
     if not fits:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Agreement between the models of a bank: how the unperturbed predictions of one tile overlap.
 
 Masks are packed, a bit a voxel, so that those of a whole bank stay on the device until every model
-has seen a tile; overlaps are bitwise ands and population counts. Nothing is predicted for it: the
-reference predictions are there anyway. Which model's word counts how much is decided later
-(`cte_dask.consistency.bank_agreement`), from all tiles.
+has predicted a tile; overlaps are bitwise ands and population counts. They cost no prediction: the
+reference predictions exist already. The weight of each model's vote is decided later, from all
+tiles (`cte_dask.consistency.bank_agreement`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
 WORD = 64
 HALF = 0.5 + 1e-6  # rounding of weights must not turn a tie into a majority
 UNPACKED_VOXELS = 2**19
+"""Voxels of each model that `majority_overlaps` unpacks at a time, 8 and then 32 bits a voxel."""
 
 
 def _itself(value: npt.ArrayLike) -> Array:
@@ -99,8 +100,9 @@ def packed(maps: Sequence[Array], *, cores: Sequence[tuple[slice, ...]], thresho
     for number, values in enumerate(maps):
         limit = native_threshold(threshold, values.dtype)
         for tile, core in enumerate(cores):
-            whole = masks[number, tile, :voxels].reshape(extent)
-            whole[core] = values[tile][core] > limit
+            # A view: writing through it leaves voxels outside the core, and the padding, False.
+            mask = masks[number, tile, :voxels].reshape(extent)
+            mask[core] = values[tile][core] > limit
     bits = xp.packbits(masks.reshape(-1))
     words: Array = bits.view(xp.uint64).reshape(len(maps), tiles, -1)
     return words
@@ -160,17 +162,19 @@ def _class_overlaps(masks: Array) -> Floats:
     sizes = _counts(xp, masks)
     rows = []
     for i in range(len(masks) - 1):
+        # One model against all later ones at once; |A or B| follows from the sizes, without a pass.
         common = _counts(xp, masks[i + 1 :] & masks[i])
         union = sizes[i + 1 :] + sizes[i] - common
         rows.append(common / xp.where(union > 0, union, math.nan))
     if not rows:
         return np.empty((0, masks.shape[1]))
-    found: Floats = to_numpy(xp.concatenate(rows)).astype(np.float64)
-    return found
+    overlaps: Floats = to_numpy(xp.concatenate(rows)).astype(np.float64)
+    return overlaps
 
 
 def _counts(xp: ModuleType, words: Array) -> Array:
-    """Return the set bits of (..., word), float64 (...)."""
+    """Return the number of set bits of (..., word) as float64 (...)."""
+    # On the GPU one instruction a word does what bitwise_count does on the CPU.
     bits = np.bitwise_count(words) if xp is np else _device_popcount()(words)
     total: Array = bits.sum(axis=-1, dtype=xp.float64)
     return total
@@ -206,7 +210,7 @@ def label_overlaps(labels: Sequence[Array], *, cores: Sequence[tuple[slice, ...]
 
 
 def majority_overlaps(masks: Array, votes: Sequence[Floats]) -> Floats:
-    """Return the IoU of each model with what the other models' votes make foreground.
+    """Return the IoU of each model with the majority vote of the other models.
 
     Parameters
     ----------
@@ -225,8 +229,8 @@ def majority_overlaps(masks: Array, votes: Sequence[Floats]) -> Floats:
     xp = namespace(masks)
     union = _any_class(xp, masks)[0]
     tiles = [_majority(xp, union[:, t], v) for t, v in enumerate(votes)]
-    found: Floats = np.stack(tiles, axis=1)
-    return found
+    overlaps: Floats = np.stack(tiles, axis=1)
+    return overlaps
 
 
 def _majority(xp: ModuleType, words: Array, votes: Floats) -> Floats:
@@ -235,8 +239,9 @@ def _majority(xp: ModuleType, words: Array, votes: Floats) -> Floats:
     common, either = xp.zeros(len(words)), xp.zeros(len(words))
     step = max(1, UNPACKED_VOXELS // WORD)
     for low in range(0, words.shape[1], step):
-        part = xp.ascontiguousarray(words[:, low : low + step])
-        bits = xp.unpackbits(part.view(xp.uint8).reshape(-1)).reshape(len(words), -1)
+        chunk = xp.ascontiguousarray(words[:, low : low + step])
+        bits = xp.unpackbits(chunk.view(xp.uint8).reshape(-1)).reshape(len(words), -1)
+        # The weighted vote of every voxel for every model is one matrix product.
         majority = weights @ bits.astype(xp.float32) > HALF
         own = bits.astype(bool)
         common += (majority & own).sum(axis=1)

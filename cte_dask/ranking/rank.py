@@ -173,7 +173,7 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, combine: bool | None =
     alike = similarity_in(data)
     ranked = [_model(data.sel(model=name), primary, cell, seed) for name in data.model.to_numpy()]
     if alike is not None:
-        ranked = [replace(m, note=_noted(m.note, alike.told(m.name))) for m in ranked]
+        ranked = [replace(m, note=_noted(m.note, alike.note(m.name))) for m in ranked]
     ranked = [replace(m, note=_noted(m.note, _partly(m.name, data))) for m in ranked]
     ranked = _ordered(ranked, data, primary)
     excluded = dict(data.attrs.get("excluded", {}))

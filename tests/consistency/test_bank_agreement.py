@@ -62,7 +62,7 @@ def test_a_bank_of_one_has_no_agreement_and_says_so():
     pairs = np.empty((0, 4))
     found = similarity_of(["only"], pairs)
     assert np.isnan(tile_agreement(pairs, found)).all()
-    assert "no other model" in found.told("only")
+    assert "no other model" in found.note("only")
     assert found.order() == [0]
     assert found.to_dict()["linkage"] == []
 

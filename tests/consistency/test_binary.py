@@ -15,9 +15,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from cte_dask.consistency import _numba, binary
 from cte_dask.consistency.binary import (
     BinaryAgreement,
-    agreement_by_formula,
     binary_agreement,
     binary_agreement_batch,
+    counts_by_formula,
     native_threshold,
     nhd,
 )
@@ -37,7 +37,7 @@ def by_formula(reference: np.ndarray, perturbed: np.ndarray, threshold: float = 
     bounds = np.array([[0, 0, 0, *frame[1:]]])
     level = native_threshold(threshold, reference.dtype)
     frames = reference.reshape(frame), perturbed.reshape(frame)
-    return agreement_by_formula(*frames, bounds, level)[0]
+    return counts_by_formula(*frames, bounds, level)[0]
 
 
 @st.composite
@@ -56,26 +56,26 @@ def pairs_of_maps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("case", cases("NHD"))
 def test_nhd_is_that_of_the_paper(case: dict) -> None:
-    agreement = binary_agreement(
+    counts = binary_agreement(
         array(case["inputs"]["unperturbed"]),
         array(case["inputs"]["perturbed"]),
         threshold=case["params"]["threshold"],
     )
     expected = case["independent"]
-    assert agreement.n_union == expected["counts"]["n_union"]
-    assert agreement.n_disagree == expected["counts"]["n_diff"]
-    assert_allclose(agreement.nhd, number(expected["value"]), atol=case["tolerance"], rtol=0)
+    assert counts.n_union == expected["counts"]["n_union"]
+    assert counts.n_disagree == expected["counts"]["n_diff"]
+    assert_allclose(counts.nhd, number(expected["value"]), atol=case["tolerance"], rtol=0)
 
 
 @pytest.mark.parametrize("case", cases("EI"))
 def test_ei_is_that_of_the_paper(case: dict) -> None:
-    agreement = binary_agreement(
+    counts = binary_agreement(
         array(case["inputs"]["unperturbed"]),
         array(case["inputs"]["perturbed"]),
         threshold=case["params"]["threshold"],
     )
     expected = number(case["independent"]["value"])
-    assert_allclose(agreement.ei, expected, atol=case["tolerance"], rtol=0)
+    assert_allclose(counts.ei, expected, atol=case["tolerance"], rtol=0)
 
 
 @pytest.mark.parametrize("case", cases("CMB"))
@@ -151,18 +151,18 @@ def test_nhd_is_symmetric_and_lies_in_the_unit_interval(pair: tuple) -> None:
 
 @given(pairs_of_maps())
 def test_identical_maps_agree_wholly_or_say_nothing(pair: tuple) -> None:
-    agreement = binary_agreement(pair[0], pair[0])
-    assert agreement.nhd == 1 if agreement.n_union else math.isnan(agreement.nhd)
+    counts = binary_agreement(pair[0], pair[0])
+    assert counts.nhd == 1 if counts.n_union else math.isnan(counts.nhd)
 
 
 def test_nan_is_never_foreground_and_always_counted() -> None:
     for dtype in FLOATS:
         p = np.array([np.nan, 0.9, 0.9, 0.1], dtype=dtype)
         q = np.array([np.nan, -np.nan, 0.9, 0.1], dtype=dtype)
-        agreement = binary_agreement(p, q)
-        assert agreement.n_nan == 2
-        assert (agreement.n_union, agreement.n_disagree) == (2, 1)
-        assert math.isfinite(agreement.sum_ei)
+        counts = binary_agreement(p, q)
+        assert counts.n_nan == 2
+        assert (counts.n_union, counts.n_disagree) == (2, 1)
+        assert math.isfinite(counts.sum_ei)
 
 
 def test_empty_tiles_score_nan_without_a_warning() -> None:
@@ -256,8 +256,8 @@ def test_numpy_maps_are_counted_by_the_compiled_kernel(monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise AssertionError("the formula ran where the kernel should")
 
-    monkeypatch.setattr(binary, "agreement_by_formula", refuse)
-    assert binary._implementation(np) is _numba.agreement
+    monkeypatch.setattr(binary, "counts_by_formula", refuse)
+    assert binary._implementation(np) is _numba.foreground_counts
     for dtype in (*FLOATS, "bool", "uint8", "int64"):
         binary_agreement(*maps(6, (3, 4), dtype))
 
@@ -270,9 +270,9 @@ for name in ("numba", "torch", "dask", "zarr", "cupy", "scipy"):
 import numpy as np
 from cte_dask.consistency import METRICS, metric
 from cte_dask.consistency.binary import binary_agreement
-agreement = binary_agreement(np.array([0.9, 0.8]), np.array([0.9, 0.2]))
+counts = binary_agreement(np.array([0.9, 0.8]), np.array([0.9, 0.2]))
 assert [metric(m).name for m in METRICS if m in ("nhd", "ei")] == ["nhd", "ei"]
-print(agreement.nhd)
+print(counts.nhd)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "0.5", done.stderr

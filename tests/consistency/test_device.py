@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from cte_dask.consistency.binary import agreement_by_formula
+from cte_dask.consistency.binary import counts_by_formula
 from tests.device import PACKAGE, build_for_host, compile_for_gpu
 
-HEADER = PACKAGE / "consistency" / "device" / "agreement.cuh"
-SHIM = Path(__file__).with_name("agreement_shim.cpp")
+HEADER = PACKAGE / "consistency" / "device" / "foreground_counts.cuh"
+SHIM = Path(__file__).with_name("foreground_counts_shim.cpp")
 
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return build_for_host(SHIM, HEADER, tmp_path_factory.mktemp("shim") / "agreement.so")
+    return build_for_host(SHIM, HEADER, tmp_path_factory.mktemp("shim") / "counts.so")
 
 
 def run(shim: ctypes.CDLL, p: np.ndarray, q: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -27,14 +27,14 @@ def run(shim: ctypes.CDLL, p: np.ndarray, q: np.ndarray, bounds: np.ndarray) -> 
     count = ctypes.c_longlong(len(bounds))
     level = ctypes.c_double(float(p.dtype.type(0.3)))
     out = rows.ctypes.data_as(ctypes.c_void_p)
-    getattr(shim, f"agreement_{p.dtype.name}")(*pointers, count, level, out)
+    getattr(shim, f"count_{p.dtype.name}")(*pointers, count, level, out)
     return rows
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_kernels_compile_for_the_gpu(architecture: str, tmp_path: Path) -> None:
-    compile_for_gpu(HEADER, architecture, tmp_path / "agreement.cubin")
-    code = (tmp_path / "agreement.cubin").read_bytes()
+    compile_for_gpu(HEADER, architecture, tmp_path / "counts.cubin")
+    code = (tmp_path / "counts.cubin").read_bytes()
     for name in ("float16", "bfloat16", "float32", "float64"):
         assert f"cte_count_{name}".encode() in code
     assert b"cte_finish" in code
@@ -55,7 +55,7 @@ def test_device_arithmetic_counts_what_the_formula_counts(
     bounds[2, 3:] = [(n + 1) // 2 for n in shape]
     found, wanted = (
         run(shim, p, q, bounds),
-        agreement_by_formula(p, q, bounds, p.dtype.type(0.3)),
+        counts_by_formula(p, q, bounds, p.dtype.type(0.3)),
     )
     assert_array_equal(np.delete(found, 2, axis=1), np.delete(wanted, 2, axis=1))
     assert_allclose(found[:, 2], wanted[:, 2], rtol=1e-12)

@@ -1,5 +1,5 @@
-// Runs the threads of agreement.cuh one after another, in the order of its two kernels.
-#include "agreement.cuh"
+// Runs the threads of foreground_counts.cuh one after another, in the order of its two kernels.
+#include "foreground_counts.cuh"
 
 template <typename T>
 static void run(const T *p, const cte::index_t *p_strides, const T *q,
@@ -22,12 +22,12 @@ static void run(const T *p, const cte::index_t *p_strides, const T *q,
 }
 
 extern "C" {
-void agreement_float32(const float *p, const cte::index_t *ps, const float *q,
+void count_float32(const float *p, const cte::index_t *ps, const float *q,
                        const cte::index_t *qs, const cte::index_t *boxes, cte::index_t tiles,
                        double threshold, double *rows) {
   run(p, ps, q, qs, boxes, tiles, threshold, rows);
 }
-void agreement_float64(const double *p, const cte::index_t *ps, const double *q,
+void count_float64(const double *p, const cte::index_t *ps, const double *q,
                        const cte::index_t *qs, const cte::index_t *boxes, cte::index_t tiles,
                        double threshold, double *rows) {
   run(p, ps, q, qs, boxes, tiles, threshold, rows);
