@@ -97,7 +97,7 @@ def median_f1(experiment: Experiment, truth: NDArray[np.integer]) -> dict[str, f
     dict
         Model name → median F1 over the tiles with labels (METHOD: evaluation only).
     """
-    found: dict[str, list[float]] = {c.name: [] for c in experiment.candidates}
+    scores: dict[str, list[float]] = {c.name: [] for c in experiment.candidates}
     no_draws: tuple[Draw, ...] = ()
     for index in range(len(experiment.blocks)):
         for name, tile, (reference,) in predict_tiles(experiment, index, no_draws):
@@ -105,8 +105,8 @@ def median_f1(experiment: Experiment, truth: NDArray[np.integer]) -> dict[str, f
             labels = truth[box] > 0
             if labels.any():
                 counts = foreground_counts(reference > 0.5, labels)
-                found[name].append(float(f1_of_counts(*counts)))
-    return {name: float(np.median(values)) for name, values in found.items()}
+                scores[name].append(float(f1_of_counts(*counts)))
+    return {name: float(np.median(values)) for name, values in scores.items()}
 
 
 def _print(console: Console, outcome: Outcome, performance: dict[str, float]) -> None:
@@ -130,8 +130,8 @@ def _print(console: Console, outcome: Outcome, performance: dict[str, float]) ->
         highlight=False,
     )
     for name in ranked[0].scores:
-        agreement = rank_correlation([m.scores[name].cte for m in ranked], truth)
+        correlation = rank_correlation([m.scores[name].cte for m in ranked], truth)
         console.print(
-            f"Kendall's tau of the bare CTE ({name}) and F1: {agreement.kendall:.2f}",
+            f"Kendall's tau of the bare CTE ({name}) and F1: {correlation.kendall:.2f}",
             highlight=False,
         )

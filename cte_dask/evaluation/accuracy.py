@@ -123,20 +123,23 @@ def average_precision(
     if not all(0.5 <= t < 1 for t in thresholds):
         raise ValueError(f"thresholds {thresholds} must lie in [0.5, 1)")
     overlaps, predicted, true = _objects(prediction.ravel(), truth.ravel())
-    if not predicted and not true:
+    if not predicted and not true:  # an empty tile says nothing, as in F1
         return math.nan
-    found = [int((overlaps > t).sum()) for t in thresholds]
-    return float(np.mean([tp / (predicted + true - tp) for tp in found]))
+    true_positives = [int((overlaps > t).sum()) for t in thresholds]
+    # predicted + true - tp is TP + FP + FN: each true positive is counted on both sides.
+    return float(np.mean([tp / (predicted + true - tp) for tp in true_positives]))
 
 
 def _objects(
     prediction: NDArray[np.integer], truth: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], int, int]:
-    """Return the IoU of every touching pair, and the numbers of objects."""
+    """Return the IoU of every pair of objects that overlap, and the number of objects each."""
     p_ids, p = np.unique(prediction, return_inverse=True)
     t_ids, t = np.unique(truth, return_inverse=True)
     if min(p_ids.min(initial=0), t_ids.min(initial=0)) < 0:
         raise ValueError("labels must not be negative: 0 is the background")
+    # One number a pair of ids, so that a single sort counts all intersections: only pairs that
+    # occur take memory.
     pairs, common = np.unique(p.astype(np.int64) * len(t_ids) + t, return_counts=True)
     row, column = pairs // len(t_ids), pairs % len(t_ids)
     real = (p_ids[row] > 0) & (t_ids[column] > 0)

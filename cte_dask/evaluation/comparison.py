@@ -15,9 +15,9 @@ from cte_dask.evaluation.result import (
     COMPARATORS,
     MEASURES,
     PERFORMANCES,
-    Agreement,
     Evaluation,
     ModelEvaluation,
+    ScoreCorrelation,
 )
 from cte_dask.ranking.bootstrap import RESAMPLES, interval, median, resample
 
@@ -32,16 +32,16 @@ __all__ = ["TileMeasures", "evaluation_of"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileMeasures:
-    """What was measured of the tiles of a run.
+    """Measures of the tiles of a run against labels.
 
     Parameters
     ----------
     values
-        float64 (model, `MEASURES`, tile), NaN where there is nothing.
+        float64 (model, `MEASURES`, tile), NaN where nothing could be measured.
     labelled
         Voxels of each tile that the labels call foreground, (tile,).
     units
-        What the bootstrap draws: a number a tile, (tile,).
+        Number of each tile's bootstrap unit, (tile,): tiles of one unit are drawn together.
     ccfv
         CCFV of each model, NaN where it is not available; empty if it was not asked for.
     """
@@ -73,13 +73,13 @@ def evaluation_of(
     ranking
         From `cte_dask.ranking.rank.rank`.
     measured
-        What was measured.
+        Measures of the same tiles.
     seed, resamples
         Of the bootstrap; the seed also of the permutation p-values.
     causes
         Why models could not be evaluated, by name.
     left_out
-        Why models are no part of the comparison though they were evaluated, by name.
+        Why models are left out of the comparison though they were evaluated, by name.
     notes, about
         See `Evaluation`.
 
@@ -111,7 +111,9 @@ def evaluation_of(
             numbers.model(m, causes.get(m.name, ""), left_out.get(m.name, ""))
             for m in numbers.ranked
         ),
-        agreements=tuple(numbers.agreement(s, p) for s in scores for p in numbers.performances),
+        score_correlations=tuple(
+            numbers.score_correlation(s, p) for s in scores for p in numbers.performances
+        ),
         n_tiles=dataset.sizes["tile"],
         n_labelled=int((measured.labelled > 0).sum()),
         n_units=numbers.drawn.drawn.shape[1],
@@ -123,7 +125,7 @@ def evaluation_of(
 
 
 class _Numbers:
-    """Tile numbers of a run by score and performance, and what follows from them."""
+    """Tile values of a run by score and by performance; medians and correlations of them."""
 
     def __init__(
         self,
@@ -155,8 +157,9 @@ class _Numbers:
     def _common(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return the tiles that all compared, unflagged models with a score have a number for."""
         rows = [self._row(m) for m in self.compared if not m.degenerate]
-        known = ~np.isnan(values[[r for r in rows if not np.isnan(values[r]).all()]])
-        return np.asarray(known.all(axis=0) & (len(known) > 0))
+        # A model without a single number would leave no tile in common: it does not count here.
+        defined = ~np.isnan(values[[r for r in rows if not np.isnan(values[r]).all()]])
+        return np.asarray(defined.all(axis=0) & (len(defined) > 0))
 
     def score(self, model: ModelRank, name: str) -> float:
         """Return a model's median over its own tiles, or its CCFV."""
@@ -188,13 +191,13 @@ class _Numbers:
         )
 
     def interval(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-        """Return the interval of Kendall's τ-b between medians (model, resample) of both."""
-        if self.drawn.drawn.shape[1] < 2:  # nothing to draw from
+        """Return the 95 % interval of Kendall's τ-b from resampled medians (model, resample)."""
+        if self.drawn.drawn.shape[1] < 2:  # drawing one unit gives the same medians every time
             return math.nan, math.nan
         return interval(kendall_rows(x.T, y.T))
 
-    def agreement(self, score: str, performance: str) -> Agreement:
-        """Return how well a score orders the models as a performance does."""
+    def score_correlation(self, score: str, performance: str) -> ScoreCorrelation:
+        """Return the correlation of a score with a performance over the compared models."""
         x = np.array([self.score(m, score) for m in self.compared])
         y = np.array([self.performance(m, performance) for m in self.compared])
         degenerate = np.array([m.degenerate for m in self.compared], bool)
@@ -204,7 +207,7 @@ class _Numbers:
             low, high = self.interval(self.medians[score], self.medians[performance])
             z = [self.shared(m, score) for m in self.compared]
             shared = rank_correlation(z, y, seed=self.seed)
-        return Agreement(
+        return ScoreCorrelation(
             score,
             performance,
             rank_correlation(x, y, seed=self.seed),
@@ -229,30 +232,31 @@ def _columns(dataset: xr.Dataset, measured: TileMeasures) -> dict[str, NDArray[A
 
 
 def _tile_scores(dataset: xr.Dataset, measured: TileMeasures) -> dict[str, Any]:
-    """Return every score as (model, tile), higher better."""
-    found = {
+    """Return every score as (model, tile); higher is better."""
+    scores = {
         f"{name}@{perturbation}": dataset[name].sel(perturbation=perturbation).to_numpy()
         for perturbation in dataset.perturbation.to_numpy()
         for name in dataset.attrs["metrics"]
         if applies(name, str(perturbation))
     }
     for name, sign in COMPARATORS.items():
-        found[name] = sign * measured.values[:, MEASURES.index(name)]
-    return found
+        scores[name] = sign * measured.values[:, MEASURES.index(name)]
+    return scores
 
 
 def _performances(measured: TileMeasures) -> dict[str, Any]:
-    """Return F1, and mAP if there is any, as (model, tile); NaN where there are no labels."""
-    found = {}
+    """Return F1, and mAP of runs with instances, as (model, tile); NaN in tiles without labels."""
+    performances = {}
     for name in PERFORMANCES:
         values = measured.values[:, MEASURES.index(name)]
         if name == "f1" or not np.isnan(values).all():
-            found[name] = np.where(measured.labelled > 0, values, math.nan)
-    return found
+            performances[name] = np.where(measured.labelled > 0, values, math.nan)
+    return performances
 
 
 def _flagged_last(x: NDArray[np.float64], degenerate: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return scores with those of degenerate models below all others, in their own order."""
-    known = x[~np.isnan(x)]
-    span = float(np.ptp(known)) + 1.0 if len(known) else 1.0
+    defined = x[~np.isnan(x)]
+    span = float(np.ptp(defined)) + 1.0 if len(defined) else 1.0
+    # One more than the range of all scores puts the best of them below the worst of the others.
     return x - span * degenerate

@@ -52,16 +52,16 @@ _DECODERS: WeakKeyDictionary[Network, tuple[DecoderLayer, ...] | str] = WeakKeyD
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockTask:
-    """What is to be evaluated of a block.
+    """The models and tiles of a block that are evaluated.
 
     Parameters
     ----------
     index
         Number of the block.
     scored
-        Which model scored which tile in the run, bool (model, tile).
+        Whether a model scored a tile in the run, bool (model, tile).
     featured
-        Numbers of the tiles whose features CCFV wants.
+        Numbers of the tiles whose features CCFV compares.
     """
 
     index: int
@@ -71,7 +71,7 @@ class BlockTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockEvaluation:
-    """What was measured in a block.
+    """Measures of one block.
 
     Parameters
     ----------
@@ -82,11 +82,11 @@ class BlockEvaluation:
     values
         float64 (model, `MEASURES`, tile), NaN where there is nothing to measure.
     features
-        Model and tile → what CCFV needs, a `TileFeatures` a decoder layer.
+        (Model, tile) → its `TileFeatures` for CCFV, one a decoder layer.
     causes
         Why a model failed, by name.
     unreached
-        Why a model's features cannot be looked at, by name.
+        Why a model's features cannot be read, by name.
     """
 
     tiles: NDArray[np.int64]
@@ -107,12 +107,12 @@ def evaluate_block(experiment: Experiment, labels: Volume, task: BlockTask) -> B
     labels
         From `cte_dask.evaluation.labels.open_labels`.
     task
-        What is wanted.
+        The models and tiles to evaluate.
 
     Returns
     -------
     BlockEvaluation
-        A model that raises is a cause, never a measure.
+        A model that raises an error has a cause and no measures.
 
     Raises
     ------
@@ -123,32 +123,32 @@ def evaluate_block(experiment: Experiment, labels: Volume, task: BlockTask) -> B
     block = experiment.blocks.block_at(task.index)
     window = read_window(experiment, block)
     truth = {t.index: read_labels(labels, t.start, t.stop) for t in block.tiles}
-    found = BlockEvaluation(
+    evaluation = BlockEvaluation(
         np.array([t.index for t in block.tiles], np.int64),
         np.array([np.count_nonzero(truth[t.index]) for t in block.tiles], np.int64),
         np.full((len(experiment.candidates), len(MEASURES), len(block.tiles)), math.nan),
     )
-    scene = _Scene(experiment, window, truth, task.featured, found)
+    scene = _Scene(experiment, window, truth, task.featured, evaluation)
     for number, candidate in enumerate(experiment.candidates):
-        wanted = [t for t, yes in zip(block.tiles, task.scored[number], strict=True) if yes]
+        tiles = [t for t, scored in zip(block.tiles, task.scored[number], strict=True) if scored]
         try:
-            for tile, measured in _measured(scene, candidate, wanted):
-                found.values[number, :, tile.index == found.tiles] = measured
+            for tile, measured in _measured(scene, candidate, tiles):
+                evaluation.values[number, :, tile.index == evaluation.tiles] = measured
         except Exception as error:  # foreign code: one model's fault must not stop the bank
-            found.values[number] = math.nan
-            found.causes[candidate.name] = reason(error)
-    return found
+            evaluation.values[number] = math.nan
+            evaluation.causes[candidate.name] = reason(error)
+    return evaluation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scene:
-    """What every model of a block sees; what CCFV needs of it goes into `found`."""
+    """Inputs that all models of a block share, and the evaluation that they fill."""
 
     experiment: Experiment
     window: Window
     truth: Mapping[int, NDArray[Any]]
     featured: frozenset[int]
-    found: BlockEvaluation
+    evaluation: BlockEvaluation
 
 
 def _measured(
@@ -158,21 +158,22 @@ def _measured(
     ready = _loaded(scene.experiment, candidate)
     layers = _decoder(ready) if scene.featured else ()
     if isinstance(layers, str):
-        scene.found.unreached[candidate.name] = layers
+        scene.evaluation.unreached[candidate.name] = layers
         layers = ()
+    # A 2D model predicts each plane of a tile as a sample of its own: fewer tiles fill a batch.
     planes = 1 if ready.spec.dims == 3 else ready.tile[0]
     size = max(1, ready.batch // planes)
     for low in range(0, len(tiles), size):
         group = tiles[low : low + size]
-        watched = layers if any(t.index in scene.featured for t in group) else ()
-        with _watched(ready, watched) as kept:
+        hooked = layers if any(t.index in scene.featured for t in group) else ()
+        with _captured_layers(ready, hooked) as outputs:
             prediction = _predicted(scene, ready, group)
         for number, tile in enumerate(group):
             truth = scene.truth[tile.index]
-            if watched and tile.index in scene.featured:
+            if hooked and tile.index in scene.featured:
                 drawn = drawn_voxels(tile, truth, scene.experiment.seed)
-                features = sampled_features(ready, kept, number, drawn)
-                scene.found.features[candidate.name, tile.index] = features
+                features = sampled_features(ready, outputs, number, drawn)
+                scene.evaluation.features[candidate.name, tile.index] = features
             core = tuple(slice(0, s) for s in tile.shape)
             maps = [to_numpy(m[number])[core] for m in prediction.foreground]
             labels = prediction.labels
@@ -181,13 +182,13 @@ def _measured(
 
 
 @contextmanager
-def _watched(ready: Predictor, layers: Sequence[DecoderLayer]) -> Iterator[Captured]:
-    """Keep what layers give; the network then runs as it is, since a trace has no modules."""
+def _captured_layers(ready: Predictor, layers: Sequence[DecoderLayer]) -> Iterator[Captured]:
+    """Capture the outputs of layers; the network runs untraced, since a trace has no modules."""
     passes = ready.passes
     ready.passes = replace(passes, path=None) if layers else passes
     try:
-        with captured(ready.network.forward, layers) as kept:
-            yield kept
+        with captured(ready.network.forward, layers) as outputs:
+            yield outputs
     finally:
         ready.passes = passes
 
@@ -205,7 +206,7 @@ def _loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
 
 
 def _decoder(ready: Predictor) -> tuple[DecoderLayer, ...] | str:
-    """Return the decoder's layers, looked for once a process, or why there are none."""
+    """Return the decoder's layers, or why there are none; searched once a process."""
     if ready.network not in _DECODERS:
         try:
             _DECODERS[ready.network] = decoder_layers(ready.network, ready.example())
@@ -237,13 +238,15 @@ def _measures(
     truth: NDArray[Any],
 ) -> list[float]:
     """Return the `MEASURES` of one tile."""
-    # of a multi-class model the maps are zero wherever the background wins
+    # A multi-class model's maps are zero wherever the background wins: above 0 is foreground.
     threshold = 0.0 if spec.output.classes else spec.output.threshold
     f1 = float(f1_of_counts(*foreground_counts(probability > threshold, truth > 0)))
     precision = math.nan
     if instances is not None:
         precision = average_precision(instances, _instances(truth, spec.dims))
-    if spec.output.activation == "labels":  # labels alone: no probability to be sure of
+    if (
+        spec.output.activation == "labels"
+    ):  # labels have no probability, so neither entropy nor confidence
         return [f1, precision, math.nan, math.nan]
     return [
         f1,
@@ -257,6 +260,7 @@ def _instances(truth: NDArray[Any], dims: int) -> NDArray[Any]:
     """Return the labels as a model of `dims` axes can find them: plane by plane for a 2D model."""
     if dims == 3 or len(truth) == 1:
         return truth
+    # Ids of each plane are shifted above those of the planes before: an object is one per plane.
     above = int(truth.max()) * np.arange(len(truth), dtype=np.int64)[:, None, None]
     planes: NDArray[Any] = np.where(truth > 0, truth.astype(np.int64) + above, 0)
     return planes

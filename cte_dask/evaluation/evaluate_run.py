@@ -1,4 +1,4 @@
-"""Evaluating a finished run: its tiles predicted once more, block by block, against labels."""
+"""Evaluation of a finished run: its tiles are predicted again and compared with labels."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def evaluate_run(
     features
         Whether to compute CCFV, which looks at the features of up to 32 labelled tiles.
     leave_out
-        Models that are evaluated but no part of the agreements, and why: those that have seen the
-        target's domain in training.
+        Models that are evaluated but left out of the correlations, and why: those that have seen
+        the target's domain in training.
     tell
         Receives one line of progress now and then.
 
     Returns
     -------
     Evaluation
-        Performance of each model, and how well each score ranks as it does.
+        Performance of each model, and each score's correlation with it.
 
     Raises
     ------
@@ -109,18 +109,20 @@ def evaluate_run(
     tell("looking where the labels are")
     tasks = _tasks(experiment, dataset, truth, seed=seed, features=features)
     with open_cluster(cluster, workers=workers, threads=experiment.threads) as client:
-        found = list(_evaluated(experiment, truth, tasks, client, tell))
-    done = scores.done()
-    notes = _notes(experiment, found, int((done != DONE["complete"]).sum()), len(done))
+        evaluations = list(_evaluated(experiment, truth, tasks, client, tell))
+    completion = scores.done()
+    notes = _notes(
+        experiment, evaluations, int((completion != DONE["complete"]).sum()), len(completion)
+    )
     units = _units(experiment, dataset, bootstrap)
     tell("comparing ranks")
     return evaluation_of(
         dataset,
         rank(dataset),
-        _joined(experiment, dataset, found, units, features=features),
+        _joined(experiment, dataset, evaluations, units, features=features),
         seed=seed,
         resamples=resamples,
-        causes={n: c for b in found for n, c in b.causes.items()},
+        causes={n: c for b in evaluations for n, c in b.causes.items()},
         left_out=leave_out,
         notes=(*notes, *_early(dataset)),
         about={
@@ -140,15 +142,15 @@ def evaluate_run(
 
 
 def _check_names(names: Mapping[str, str], experiment: Experiment) -> None:
-    known = {c.name for c in experiment.candidates} | set(experiment.excluded)
-    if unknown := [n for n in names if n not in known]:
-        raise ValueError(f"no model {unknown[0]!r} to leave out: there are {', '.join(known)}")
+    accepted = {c.name for c in experiment.candidates} | set(experiment.excluded)
+    if unknown := [n for n in names if n not in accepted]:
+        raise ValueError(f"no model {unknown[0]!r} to leave out: there are {', '.join(accepted)}")
 
 
 def _units(
     experiment: Experiment, dataset: xr.Dataset, bootstrap: str | Sequence[str]
 ) -> NDArray[np.int64]:
-    """Return what the bootstrap draws: a number a tile."""
+    """Return the number of each tile's bootstrap unit."""
     starts = np.stack([dataset[axis].to_numpy() for axis in "zyx"], axis=1)
     if isinstance(bootstrap, str):
         return cells(starts) if bootstrap == "cell" else np.arange(len(starts))
@@ -159,25 +161,25 @@ def _units(
             f"{experiment.grid.tile}: one name a plane and tiles of one plane are needed"
         )
     _, unit = np.unique(np.asarray(bootstrap), return_inverse=True)
-    found: NDArray[np.int64] = unit[starts[:, 0] - experiment.volume.origin[0]]
-    return found
+    units: NDArray[np.int64] = unit[starts[:, 0] - experiment.volume.origin[0]]
+    return units
 
 
 def _tasks(
     experiment: Experiment, dataset: xr.Dataset, truth: Volume, *, seed: int, features: bool
 ) -> list[BlockTask]:
-    """Return what to evaluate of each block that the run has done."""
+    """Return the task of each block that the run has finished."""
     blocks = [int(b) for b in np.unique(dataset.block.to_numpy())]
-    none = np.empty(0, np.int64)
+    none = np.empty(0, np.int64)  # concatenate refuses an empty list
     labelled = np.concatenate([none, *(_labelled(experiment, truth, b) for b in blocks)])
     scored = (dataset.status == STATUS["scored"]).any("perturbation").to_numpy()
     if not (labelled[scored.any(axis=0)] > 0).any():
         raise ValueError(f"labels {truth.name} are empty (0) in every tile that was scored")
     featured = _featured(dataset, labelled, scored, seed) if features else frozenset()
-    of = dataset.block.to_numpy()
+    block_of = dataset.block.to_numpy()
     tiles = dataset.tile.to_numpy()
     return [
-        BlockTask(b, scored[:, of == b], featured & frozenset(tiles[of == b].tolist()))
+        BlockTask(b, scored[:, block_of == b], featured & frozenset(tiles[block_of == b].tolist()))
         for b in blocks
     ]
 
@@ -205,18 +207,20 @@ def _evaluated(
     client: Client | None,
     tell: Tell,
 ) -> Iterator[BlockEvaluation]:
-    """Yield the blocks as they are done, and tell how far they are."""
+    """Yield the evaluations of blocks as they finish, and tell the progress."""
     if client is None:
-        done: Iterator[BlockEvaluation] = (evaluate_block(experiment, truth, t) for t in tasks)
+        evaluations: Iterator[BlockEvaluation] = (
+            evaluate_block(experiment, truth, t) for t in tasks
+        )
     else:
-        done = _with_dask(experiment, truth, tasks, client)
-    began = told = time.monotonic()
-    for number, block in enumerate(done, start=1):
+        evaluations = _with_dask(experiment, truth, tasks, client)
+    began = last_message = time.monotonic()
+    for number, block in enumerate(evaluations, start=1):
         now = time.monotonic()
-        if now - told > TELL_EVERY_S or number == len(tasks):
+        if now - last_message > TELL_EVERY_S or number == len(tasks):
             left = (now - began) / number * (len(tasks) - number)
             tell(f"predicted {number} of {len(tasks)} blocks, about {left:.0f} s left")
-            told = now
+            last_message = now
         yield block
 
 
@@ -228,6 +232,7 @@ def _with_dask(
 
     shared = client.scatter(experiment, broadcast=True)
     waiting = iter(tasks)
+    # A few tasks a thread keep the workers busy; all at once would hold every result in memory.
     window = max(4, 3 * sum(client.nthreads().values()))
 
     def submitted(number: int) -> list[Any]:
@@ -239,14 +244,14 @@ def _with_dask(
     running = as_completed(submitted(window), loop=client.loop)
     for future in running:
         yield future.result()
-        future.release()
+        future.release()  # the result leaves the cluster's memory now
         running.update(submitted(1))
 
 
 def _joined(
     experiment: Experiment,
     dataset: xr.Dataset,
-    found: Sequence[BlockEvaluation],
+    evaluations: Sequence[BlockEvaluation],
     units: NDArray[np.int64],
     *,
     features: bool,
@@ -255,33 +260,34 @@ def _joined(
     place = {int(t): i for i, t in enumerate(dataset.tile.to_numpy())}
     values = np.full((len(experiment.candidates), len(MEASURES), len(place)), math.nan)
     labelled = np.zeros(len(place), np.int64)
-    for block in found:
-        at = [place[int(t)] for t in block.tiles]
-        values[:, :, at] = block.values
-        labelled[at] = block.labelled
-    return TileMeasures(values, labelled, units, _ccfv(experiment, found) if features else {})
+    for block in evaluations:
+        columns = [place[int(t)] for t in block.tiles]
+        values[:, :, columns] = block.values
+        labelled[columns] = block.labelled
+    return TileMeasures(values, labelled, units, _ccfv(experiment, evaluations) if features else {})
 
 
-def _ccfv(experiment: Experiment, found: Sequence[BlockEvaluation]) -> dict[str, float]:
-    """Return each model's CCFV, NaN where its features cannot be looked at."""
+def _ccfv(experiment: Experiment, evaluations: Sequence[BlockEvaluation]) -> dict[str, float]:
+    """Return each model's CCFV, NaN where its features cannot be read."""
     scores = {}
     for candidate in experiment.candidates:
         tiles = {
             tile: features
-            for block in found
+            for block in evaluations
             for (name, tile), features in block.features.items()
             if name == candidate.name
         }
+        # From a tuple of layers a tile to a tuple of tiles a layer, tiles in one order for all.
         layers = list(zip(*(tiles[t] for t in sorted(tiles)), strict=True))
         scores[candidate.name] = ccfv(layers) if len(tiles) >= 2 else math.nan
     return scores
 
 
 def _notes(
-    experiment: Experiment, found: Sequence[BlockEvaluation], missing: int, total: int
+    experiment: Experiment, evaluations: Sequence[BlockEvaluation], missing: int, total: int
 ) -> tuple[str, ...]:
-    unreached = {n: why for b in found for n, why in b.unreached.items()}
-    featured = len({tile for b in found for _, tile in b.features})
+    unreached = {n: why for b in evaluations for n, why in b.unreached.items()}
+    featured = len({tile for b in evaluations for _, tile in b.features})
     notes = [f"CCFV is not available for {n}: {why}" for n, why in unreached.items()]
     if len(unreached) < len(experiment.candidates) and featured:
         notes.append(f"CCFV compares the features of {featured} tiles")

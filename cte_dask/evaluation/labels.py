@@ -1,4 +1,4 @@
-"""Labels of a target: for evaluation, and for nothing else."""
+"""Labels of a target, which only the evaluation reads."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def open_labels(labels: object, target: Volume) -> Volume:
     Parameters
     ----------
     labels
-        Anything that can be a target, of integer elements, 0 the background. Of the shape of the
-        target's array at the level that was ranked (the region of interest is cut out of it), or
-        of the shape of the region. Of an OME-Zarr pyramid the level that fits is taken. Beside a
-        target that is read unsigned, a URL of an object store is too.
+        Anything that can be a target, with integer elements, 0 the background. They have the shape
+        of the target's array at the level that was ranked (the region of interest is cut out of
+        them), or the shape of the region. Of an OME-Zarr pyramid the level that fits is taken. A
+        URL of an object store is read without credentials if the target is.
     target
         The target.
 
     Returns
     -------
     Volume
-        Of the shape of the target's region.
+        The labels of the target's region, in its shape.
 
     Raises
     ------
@@ -45,19 +45,20 @@ def open_labels(labels: object, target: Volume) -> Volume:
     public = target.anonymous and isinstance(labels, str) and is_cloud(labels)
     options = {"anonymous": True} if public else {}
     number = len(find_image(labels, options).levels)
+    # The level that was ranked comes first; of pyramids of another scale any level may fit.
     levels = sorted(range(number), key=lambda level: level != target.level)
     opened = [open_volume(labels, level=level, storage_options=options) for level in levels]
-    for found in opened:
-        if found.dtype.kind not in "iu":
-            raise ValueError(f"labels {found.name} have {found.dtype} elements: want integers")
-    for found, level in zip(opened, levels, strict=True):
-        if found.shape == target.array_shape:
+    for volume in opened:
+        if volume.dtype.kind not in "iu":
+            raise ValueError(f"labels {volume.name} have {volume.dtype} elements: want integers")
+    for volume, level in zip(opened, levels, strict=True):
+        if volume.shape == target.array_shape:
             roi = str(target.roi)
             return open_volume(labels, level=level, roi=roi, storage_options=options)
-    for found in opened:
-        if found.shape == target.shape:
-            return found
-    shapes = ", ".join(str(found.shape) for found in opened)
+    for volume in opened:
+        if volume.shape == target.shape:
+            return volume
+    shapes = ", ".join(str(volume.shape) for volume in opened)
     region = "" if target.shape == target.array_shape else f" or its region {target.shape}"
     raise ValueError(
         f"labels {opened[0].name} of shape {shapes} do not fit the target's level {target.level} "
@@ -73,10 +74,10 @@ def read_labels(labels: Volume, start: Shape, stop: Shape) -> NDArray[Any]:
     ValueError
         If a label is negative.
     """
-    found = labels.read(start, stop)
-    if found.dtype.kind == "i" and int(np.min(found)) < 0:
+    values = labels.read(start, stop)
+    if values.dtype.kind == "i" and int(np.min(values)) < 0:
         raise ValueError(
-            f"labels {labels.name} hold {int(np.min(found))} in {start} to {stop}: labels are 0 "
+            f"labels {labels.name} hold {int(np.min(values))} in {start} to {stop}: labels are 0 "
             "(background) and above"
         )
-    return found
+    return values

@@ -1,4 +1,4 @@
-"""Agreement of two rankings: ranks, rank correlations and their permutation p-values, by SciPy.
+"""Ranks, rank correlations and their permutation p-values, by SciPy.
 
 Kendall 1945 (doi:10.1093/biomet/33.3.239) for τ-b, Spearman 1904 (doi:10.2307/1412159) for ρ.
 """
@@ -16,7 +16,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 TIE = 1e-6
-"""Scores this close share a rank, whatever the tolerance asked for."""
+"""Scores this close always share a rank, also at tolerance 0: rounding must not order models."""
 
 FEWEST_FOR_P = 5
 """Models below which no p-value is given: even a perfect order could not be significant."""
@@ -37,7 +37,7 @@ def scores_to_rank(scores: npt.ArrayLike, *, tolerance: float = 0.0) -> npt.NDAr
     scores
         One score a model, shape (n,).
     tolerance
-        Difference of scores that does not count.
+        Difference of scores that is no difference in rank.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def scores_to_rank(scores: npt.ArrayLike, *, tolerance: float = 0.0) -> npt.NDAr
 
 
 def _merged_sizes(descending: Floats, limit: float) -> list[int]:
-    """Sizes of the groups left after merging, best first."""
+    """Return the sizes of the groups left after merging, best first."""
     means, sizes = descending.tolist(), [1] * descending.size
     while len(means) > 1:
         gaps = [a - b for a, b in pairwise(means)]
@@ -75,6 +75,7 @@ def _merged_sizes(descending: Floats, limit: float) -> list[int]:
         if not gaps[i] <= limit:
             break
         size = sizes[i] + sizes[i + 1]
+        # A group stands at the mean of its members: a long chain of close scores stops growing.
         means[i : i + 2] = [(means[i] * sizes[i] + means[i + 1] * sizes[i + 1]) / size]
         sizes[i : i + 2] = [size]
     return sizes
@@ -82,7 +83,7 @@ def _merged_sizes(descending: Floats, limit: float) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class RankCorrelation:
-    """Agreement between CTE and performance over the models of a bank.
+    """Correlations of CTE with performance over the models of a bank, three coefficients.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def rank_correlation(
     Parameters
     ----------
     cte, performance
-        One number a model, shape (n,). A model with NaN in either is left out; `n` tells.
+        One number a model, shape (n,). A model with NaN in either is left out and not part of `n`.
     seed, n_resamples
         Of the permutation p-values, see `permutation_p`.
 
@@ -154,7 +155,7 @@ def _correlation(x: Floats, y: Floats, statistic: str) -> float:
         "pearson": stats.pearsonr,
     }[statistic]
     with warnings.catch_warnings(action="ignore", category=stats.NearConstantInputWarning):
-        # Sums of a perfect order may miss 1 by a last digit.
+        # Floating-point sums of a perfect order may miss 1 in the last digit.
         return round(float(correlate(x, y).statistic), 12)
 
 
@@ -178,7 +179,7 @@ def permutation_p(
         Of the random pairings.
     n_resamples
         If all n! pairings are at most this many, each is counted once and the value is exact;
-        otherwise this many are drawn, and the observed one counted with them.
+        otherwise this many are drawn, and the observed pairing is counted with them.
 
     Returns
     -------
@@ -202,9 +203,10 @@ def permutation_p(
 
     def distance(pairings: npt.NDArray[np.int64], axis: int) -> Floats:
         """Return the correlation's distance from 0 for pairings (..., n)."""
+        # Kendall's table has a row and a column a model: a pairing reorders both alike.
         rows = pairings if b.ndim == 1 else (pairings[..., :, None], pairings[..., None, :])
         cosine = (b[rows] * a).reshape(*pairings.shape[:-1], -1).sum(axis=-1)
-        rounded: Floats = np.abs(cosine).round(12)  # equal but for the order of a sum
+        rounded: Floats = np.abs(cosine).round(12)  # pairings of equal distance must tie
         return rounded
 
     result = permutation_test(
@@ -223,20 +225,20 @@ def _paired(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats]:
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"one score and one performance a model are needed: {a.shape}, {b.shape}")
-    known = ~(np.isnan(a) | np.isnan(b))
-    return a[known], b[known]
+    defined = ~(np.isnan(a) | np.isnan(b))
+    return a[defined], b[defined]
 
 
 def _places(x: Floats) -> Floats:
-    """Return places, the highest score's the highest; close scores share one."""
+    """Return negated ranks, so that a higher score has a higher place; close scores share one."""
     return -scores_to_rank(x).astype(np.float64)
 
 
 def _unit_table(x: Floats, statistic: str) -> Floats:
-    """Return the vector, of Kendall the table of pairwise orders, whose cosine correlates.
+    """Return the unit vector of one side: the cosine of two of them is their correlation.
 
-    A pairing reorders it and changes nothing else, so thousands cost one product, where SciPy's
-    own functions would be called for each.
+    Kendall's is the table of pairwise orders. A pairing only reorders the vector, so thousands of
+    pairings cost one product; SciPy's own functions would be called once for each.
     """
     from scipy.stats import rankdata
 
@@ -263,16 +265,17 @@ def kendall_rows(x: Floats, y: Floats) -> Floats:
     ndarray of float64, shape (row,)
         NaN where all are tied.
     """
-    known = ~(np.isnan(x) | np.isnan(y))
-    both = known[:, :, None] & known[:, None, :]
-    a, b = (np.where(both, _ahead(np.where(known, v, 0.0)), 0.0) for v in (x, y))
+    defined = ~(np.isnan(x) | np.isnan(y))
+    # Pairs of models with a NaN become 0 on both sides: they add to no sum.
+    both = defined[:, :, None] & defined[:, None, :]
+    a, b = (np.where(both, _ahead(np.where(defined, v, 0.0)), 0.0) for v in (x, y))
     norm = np.sqrt((a * a).sum(axis=(1, 2)) * (b * b).sum(axis=(1, 2)))
     ratio: Floats = (a * b).sum(axis=(1, 2)) / np.where(norm > 0, norm, math.nan)
     return ratio
 
 
 def _ahead(x: Floats) -> Floats:
-    """Which of each two models is ahead in each row: -1, 0 or 1, shape (row, n, n)."""
-    apart = x[:, :, None] - x[:, None, :]
-    ahead: Floats = np.where(np.abs(apart) > TIE, np.sign(apart), 0.0)
+    """Return which of each two models is ahead in each row: -1, 0 or 1, shape (row, n, n)."""
+    differences = x[:, :, None] - x[:, None, :]
+    ahead: Floats = np.where(np.abs(differences) > TIE, np.sign(differences), 0.0)
     return ahead

@@ -1,6 +1,6 @@
-"""What an evaluation says: performance of each model, and how well each score ranks as it does.
+"""The result of an evaluation: each model's performance, each score's correlation with it.
 
-Names of what an evaluation measures of a tile.
+Also the names of the measures of a tile.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = [
     "COMPARATORS",
     "MEASURES",
     "PERFORMANCES",
-    "Agreement",
     "Evaluation",
     "ModelEvaluation",
+    "ScoreCorrelation",
     "performance_of",
 ]
 
@@ -31,7 +31,7 @@ class ModelEvaluation:
     Parameters
     ----------
     name, rank, flags
-        As in the ranking, made without labels.
+        The same as in the ranking, which saw no labels.
     performance
         ``f1`` and, where the run has instances, ``map``: medians over the labelled tiles.
     scores
@@ -44,7 +44,7 @@ class ModelEvaluation:
     cause
         Why it could not be evaluated; empty if it was.
     left_out
-        Why it is no part of the agreements though it was evaluated; empty if it is.
+        Why it is left out of the correlations though it was evaluated; empty if it is not.
     """
 
     name: str
@@ -59,20 +59,20 @@ class ModelEvaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """How well one score orders the models as one performance does.
+class ScoreCorrelation:
+    """Correlation of one score with one performance over the models of a bank.
 
     Parameters
     ----------
     score, performance
         Their names.
     correlation
-        Of the bare scores, every ranked model alike.
+        Of the scores themselves, every ranked model treated alike.
     low, high
         95 % bootstrap interval of Kendall's τ; NaN for CCFV, which no single tile has.
     flagged_last
-        Of the scores with models flagged as degenerate below all others, as the ranking has them;
-        only its τ and ρ mean anything.
+        Of the scores with models flagged as degenerate moved below all others, where the ranking
+        puts them. The move has no size, so only τ and ρ are to be read.
     common, n_common
         Of the medians over common tiles, and how many tiles are common; None for CCFV.
     """
@@ -97,16 +97,16 @@ class Evaluation:
         The score that ranked.
     models
         In rank order.
-    agreements
+    score_correlations
         One a score and performance.
     n_tiles, n_labelled, n_units
         Tiles scored, those with labels, and the units that the bootstrap drew.
     seed
         Of the bootstrap, the permutations and the sampled voxels.
     notes
-        What a reader should know, such as blocks that were missing.
+        Remarks for the reader, such as missing blocks.
     about
-        Where the run and the labels lie, and what made the numbers.
+        Places of the run and of the labels, settings, and versions of the software.
     tiles
         Columns of a table of one row a model and tile: ``model``, ``tile``, first voxel ``z``,
         ``y``, ``x``, ``labelled`` (voxels) and every measure.
@@ -114,7 +114,7 @@ class Evaluation:
 
     primary: str
     models: tuple[ModelEvaluation, ...]
-    agreements: tuple[Agreement, ...]
+    score_correlations: tuple[ScoreCorrelation, ...]
     n_tiles: int
     n_labelled: int
     n_units: int
@@ -123,8 +123,8 @@ class Evaluation:
     about: Mapping[str, Any] = field(default_factory=dict)
     tiles: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def agreement(self, score: str, performance: str | None = None) -> Agreement:
-        """Return one agreement.
+    def score_correlation(self, score: str, performance: str | None = None) -> ScoreCorrelation:
+        """Return the correlation of a score with a performance.
 
         Parameters
         ----------
@@ -136,19 +136,19 @@ class Evaluation:
         Raises
         ------
         ValueError
-            If there is none.
+            If the evaluation has none of that score and performance.
         """
-        wanted = performance or performance_of(score, self.performances)
-        for found in self.agreements:
-            if (found.score, found.performance) == (score, wanted):
-                return found
-        have = ", ".join(dict.fromkeys(a.score for a in self.agreements))
-        raise ValueError(f"no agreement of {score!r} with {wanted!r}: there are {have}")
+        performance = performance or performance_of(score, self.performances)
+        for correlation in self.score_correlations:
+            if (correlation.score, correlation.performance) == (score, performance):
+                return correlation
+        have = ", ".join(dict.fromkeys(a.score for a in self.score_correlations))
+        raise ValueError(f"no agreement of {score!r} with {performance!r}: there are {have}")
 
     @property
     def performances(self) -> tuple[str, ...]:
         """``f1`` and, where the run has instances, ``map``."""
-        return tuple(dict.fromkeys(a.performance for a in self.agreements))
+        return tuple(dict.fromkeys(a.performance for a in self.score_correlations))
 
 
 def performance_of(score: str, performances: Sequence[str]) -> str:
@@ -162,8 +162,8 @@ PERFORMANCES = ("f1", "map")
 """Against labels: F1 of the foreground, mean average precision of the instances."""
 
 COMPARATORS = {"entropy": -1.0, "confidence": 1.0}
-"""What ranks without labels beside CTE (`cte_dask.evaluation.comparators.confidence`), and the sign
+"""Scores without labels beside CTE (`cte_dask.evaluation.comparators.confidence`), and the sign
 that makes higher better."""
 
 MEASURES = (*PERFORMANCES, *COMPARATORS)
-"""All of them, in the order of the columns."""
+"""Everything measured of a tile, in the order of the columns."""

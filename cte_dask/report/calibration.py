@@ -1,4 +1,4 @@
-"""The calibration curve: as numbers, as a table and as a picture."""
+"""The calibration curve as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_curve(out: str, calibration: Calibration) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _draw_models(left, calibration)
-    _draw_agreement(right, calibration)
+    _draw_concordance(right, calibration)
     for axes in (left, right):
         axes.axvline(calibration.chosen.value, color="0.4", linestyle=":", zorder=0)
         axes.set_xlabel(f"strength of {calibration.kind}")
@@ -76,13 +76,13 @@ def _draw_models(axes: Axes, calibration: Calibration) -> None:
     axes.legend(fontsize=7)
 
 
-def _draw_agreement(axes: Axes, calibration: Calibration) -> None:
+def _draw_concordance(axes: Axes, calibration: Calibration) -> None:
     x = [s.value for s in calibration.strengths]
     axes.plot(x, [s.agreement for s in calibration.strengths], "k-", label="Kendall's W")
     for eligible, face in ((True, "k"), (False, "w")):
-        of = [s for s in calibration.strengths if s.eligible == eligible]
+        group = [s for s in calibration.strengths if s.eligible == eligible]
         label = "eligible" if eligible else "not eligible"
-        points = [s.value for s in of], [s.agreement for s in of]
+        points = [s.value for s in group], [s.agreement for s in group]
         axes.plot(*points, "ko", markerfacecolor=face, label=label)
     axes.set_ylabel("Kendall's W over tiles")
     axes.set_ylim(-0.02, 1.02)
@@ -127,7 +127,7 @@ def _row(strength: Strength, calibration: Calibration) -> Sequence[str | Text]:
 
 
 def print_calibration(calibration: Calibration, *, as_json: bool) -> None:
-    """Print the curve on standard output: a table and what to know of it, or JSON alone."""
+    """Print the curve on standard output: a table and notes, or JSON alone."""
     if as_json:
         print(json.dumps(calibration_dict(calibration), indent=1, allow_nan=False))
         return

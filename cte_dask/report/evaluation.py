@@ -15,7 +15,7 @@ from cte_dask.report.terminal.tables import output
 
 if TYPE_CHECKING:
     from cte_dask.evaluation.rank_correlation import RankCorrelation
-    from cte_dask.evaluation.result import Agreement, Evaluation, ModelEvaluation
+    from cte_dask.evaluation.result import Evaluation, ModelEvaluation, ScoreCorrelation
 
 __all__ = ["evaluation_dict", "print_evaluation", "write_evaluation"]
 
@@ -33,7 +33,9 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
         "seed": evaluation.seed,
         "notes": list(evaluation.notes),
         "models": [_model_dict(m) for m in evaluation.models],
-        "agreement": [_agreement_dict(a, evaluation) for a in evaluation.agreements],
+        "agreement": [
+            _score_correlation_dict(a, evaluation) for a in evaluation.score_correlations
+        ],
         "bootstrap_units": evaluation.n_units,
         **evaluation.about,
     }
@@ -55,35 +57,37 @@ def _model_dict(model: ModelEvaluation) -> dict[str, Any]:
     }
 
 
-def _agreement_dict(agreement: Agreement, evaluation: Evaluation) -> dict[str, Any]:
-    natural = performance_of(agreement.score, evaluation.performances)
-    common = agreement.common
-    flagged = agreement.flagged_last
+def _score_correlation_dict(
+    correlation: ScoreCorrelation, evaluation: Evaluation
+) -> dict[str, Any]:
+    natural = performance_of(correlation.score, evaluation.performances)
+    common = correlation.common
+    flagged = correlation.flagged_last
     return {
-        "score": agreement.score,
-        "performance": agreement.performance,
-        "natural": agreement.performance == natural,
-        **_correlation_dict(agreement.correlation),
-        "low": _plain(agreement.low),
-        "high": _plain(agreement.high),
+        "score": correlation.score,
+        "performance": correlation.performance,
+        "natural": correlation.performance == natural,
+        **_correlation_dict(correlation.correlation),
+        "low": _plain(correlation.low),
+        "high": _plain(correlation.high),
         "flagged_last": {
             "kendall": _plain(flagged.kendall),
             "spearman": _plain(flagged.spearman),
             "p_kendall": _plain(flagged.p_kendall),
         },
-        "common": common and {**_correlation_dict(common), "n_tiles": agreement.n_common},
+        "common": common and {**_correlation_dict(common), "n_tiles": correlation.n_common},
     }
 
 
-def _correlation_dict(found: RankCorrelation) -> dict[str, Any]:
+def _correlation_dict(correlation: RankCorrelation) -> dict[str, Any]:
     return {
-        "kendall": _plain(found.kendall),
-        "spearman": _plain(found.spearman),
-        "pearson": _plain(found.pearson),
-        "n": found.n,
-        "p_kendall": _plain(found.p_kendall),
-        "p_spearman": _plain(found.p_spearman),
-        "p_pearson": _plain(found.p_pearson),
+        "kendall": _plain(correlation.kendall),
+        "spearman": _plain(correlation.spearman),
+        "pearson": _plain(correlation.pearson),
+        "n": correlation.n,
+        "p_kendall": _plain(correlation.p_kendall),
+        "p_spearman": _plain(correlation.p_spearman),
+        "p_pearson": _plain(correlation.p_pearson),
     }
 
 
@@ -112,13 +116,13 @@ def write_evaluation(run: str, evaluation: Evaluation) -> None:
 
 
 def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
-    """Print an evaluation on standard output: tables and what to know, or JSON alone."""
+    """Print an evaluation on standard output: tables and notes, or JSON alone."""
     if as_json:
         print(json.dumps(evaluation_dict(evaluation), indent=1, allow_nan=False))
         return
     console = output()
     console.print(_models_table(evaluation))
-    console.print(_agreements_table(evaluation))
+    console.print(_correlations_table(evaluation))
     for line in evaluation.notes:
         console.print(Text(line))
 
@@ -141,42 +145,42 @@ def _models_table(evaluation: Evaluation) -> Table:
         numbers = [
             scores[evaluation.primary],
             *(model.performance[p] for p in evaluation.performances),
-            -scores["entropy"],
+            -scores["entropy"],  # as a score it is negative; the table shows bits
             scores["confidence"],
             scores.get("ccfv", math.nan),
         ]
-        said = (("not evaluated", model.cause), ("not compared", model.left_out))
-        notes = (*model.flags, *(f"{what}: {why}" for what, why in said if why))
-        shown = [_number(n, 4) for n in numbers]
-        table.add_row(str(model.rank), Text(model.name), *shown, Text("; ".join(notes)))
+        reasons = (("not evaluated", model.cause), ("not compared", model.left_out))
+        notes = (*model.flags, *(f"{what}: {why}" for what, why in reasons if why))
+        cells = [_number(n, 4) for n in numbers]
+        table.add_row(str(model.rank), Text(model.name), *cells, Text("; ".join(notes)))
     return table
 
 
-def _agreements_table(evaluation: Evaluation) -> Table:
-    """Return the correlations of every score with the performance that it is about."""
+def _correlations_table(evaluation: Evaluation) -> Table:
+    """Return each score's correlations with its own kind of performance, F1 or mAP."""
     table = Table(title="Agreement of scores with performance", title_justify="left")
     table.add_column("score")
     table.add_column("with")
     headings = ("Kendall τ", "95 % interval", "Spearman ρ", "Pearson r", "n", "p of τ")
     for heading in (*headings, "τ, flagged last", "τ, common tiles"):
         table.add_column(heading, justify="right")
-    for agreement in evaluation.agreements:
-        if agreement.performance != performance_of(agreement.score, evaluation.performances):
+    for correlation in evaluation.score_correlations:
+        if correlation.performance != performance_of(correlation.score, evaluation.performances):
             continue
-        found, common = agreement.correlation, agreement.common
-        interval = f"{_number(agreement.low)} – {_number(agreement.high)}"
+        plain, common = correlation.correlation, correlation.common
+        interval = f"{_number(correlation.low)} – {_number(correlation.high)}"
         table.add_row(
-            Text(agreement.score),
-            TITLES[agreement.performance],
-            _number(found.kendall),
-            interval if math.isfinite(agreement.low) else "–",
-            _number(found.spearman),
-            _number(found.pearson),
-            str(found.n),
-            "–" if found.p_kendall is None else _number(found.p_kendall, 3),
-            _number(agreement.flagged_last.kendall),
+            Text(correlation.score),
+            TITLES[correlation.performance],
+            _number(plain.kendall),
+            interval if math.isfinite(correlation.low) else "–",
+            _number(plain.spearman),
+            _number(plain.pearson),
+            str(plain.n),
+            "–" if plain.p_kendall is None else _number(plain.p_kendall, 3),
+            _number(correlation.flagged_last.kendall),
             _number(common.kendall) if common else "–",
-            style="bold" if agreement.score == evaluation.primary else None,
+            style="bold" if correlation.score == evaluation.primary else None,
         )
     return table
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cte_dask.evaluation.result import Agreement, Evaluation
+    from cte_dask.evaluation.result import Evaluation, ScoreCorrelation
 
 __all__ = [
-    "draw_agreement",
+    "draw_correlations",
     "draw_performance",
     "draw_strength",
     "strengths",
@@ -54,7 +54,7 @@ def write_figures(run: str, evaluation: Evaluation) -> list[str]:
         If matplotlib is not installed.
     """
     _check_matplotlib()
-    figures = {"performance": _performance(evaluation), "agreement": _agreement(evaluation)}
+    figures = {"performance": _performance(evaluation), "agreement": _correlations(evaluation)}
     if curves := strengths(evaluation):
         figures["strength"] = _strength(evaluation, curves)
     names = []
@@ -86,7 +86,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _performance(evaluation: Evaluation) -> Figure:
-    """CTE against performance, one panel a metric and space: its first perturbation."""
+    """Draw CTE against performance, one panel for the first score of each metric and space."""
     scores = _first_scores(evaluation)
     figure = _figure(4.2 * len(scores), 4.6)
     panels = figure.subplots(1, len(scores), squeeze=False)[0]
@@ -102,12 +102,12 @@ def _performance(evaluation: Evaluation) -> Figure:
 
 def _first_scores(evaluation: Evaluation) -> list[str]:
     """Return the first score of each metric and space of perturbation."""
-    found: dict[tuple[str, str], str] = {}
-    for agreement in evaluation.agreements:
-        metric, _, perturbation = agreement.score.partition("@")
+    scores: dict[tuple[str, str], str] = {}
+    for correlation in evaluation.score_correlations:
+        metric, _, perturbation = correlation.score.partition("@")
         if perturbation:
-            found.setdefault((metric, _space(agreement.score)), agreement.score)
-    return list(found.values())
+            scores.setdefault((metric, _space(correlation.score)), correlation.score)
+    return list(scores.values())
 
 
 def _space(score: str) -> str:
@@ -123,9 +123,9 @@ def draw_performance(
     Parameters
     ----------
     axes
-        Where.
+        The axes to draw into.
     evaluation
-        One target.
+        The evaluation of one target.
     score
         Such as ``nhd@dropout:0.2``.
     colour
@@ -134,14 +134,14 @@ def draw_performance(
         Name of the target where several share the axes; marks then stand for the target, not for
         models.
     """
-    agreement = evaluation.agreement(score)
+    correlation = evaluation.score_correlation(score)
     points = [
-        (m.scores[score], m.performance[agreement.performance], m)
+        (m.scores[score], m.performance[correlation.performance], m)
         for m in evaluation.models
         if not m.cause and not m.left_out
     ]
-    known = [(x, y, m) for x, y, m in points if math.isfinite(x) and math.isfinite(y)]
-    for number, (x, y, model) in enumerate(known):
+    finite = [(x, y, m) for x, y, m in points if math.isfinite(x) and math.isfinite(y)]
+    for number, (x, y, model) in enumerate(finite):
         style: dict[str, Any] = {"color": f"C{number % 10}", "label": model.name}
         if label:
             style = {"color": colour, "label": label if number == 0 else None}
@@ -149,38 +149,38 @@ def draw_performance(
         face = "none" if flagged else style["color"]
         mark = MARKS[number % len(MARKS)] if not label else "o"
         axes.plot([x], [y], mark, markerfacecolor=face, markersize=7, **style)
-    xs, ys = (np.array([p[i] for p in known], dtype=float) for i in (0, 1))
+    xs, ys = (np.array([p[i] for p in finite], dtype=float) for i in (0, 1))
     if len(xs) > 1 and np.ptp(xs) > 0:
         slope, offset = np.polyfit(xs, ys, 1)
         ends = np.array([xs.min(), xs.max()])
         axes.plot(ends, slope * ends + offset, "-", color=colour, linewidth=1, zorder=0)
-    found = agreement.correlation
+    plain = correlation.correlation
     if not label:
-        text = f"τ {found.kendall:.2f}  ρ {found.spearman:.2f}  r {found.pearson:.2f}  n {found.n}"
+        text = f"τ {plain.kendall:.2f}  ρ {plain.spearman:.2f}  r {plain.pearson:.2f}  n {plain.n}"
         axes.text(0.02, 0.98, text, transform=axes.transAxes, va="top", fontsize=8)
     axes.set_xlabel("CTE (open mark: flagged)")
-    axes.set_ylabel(f"median {TITLES[agreement.performance]}")
+    axes.set_ylabel(f"median {TITLES[correlation.performance]}")
     axes.margins(y=0.12)
 
 
-def _agreement(evaluation: Evaluation) -> Figure:
+def _correlations(evaluation: Evaluation) -> Figure:
     rows = _natural(evaluation)
     figure = _figure(7.5, 1.4 + 0.28 * len(rows))
     axes = figure.subplots()
-    draw_agreement(axes, rows)
+    draw_correlations(axes, rows)
     return figure
 
 
-def _natural(evaluation: Evaluation) -> list[Agreement]:
-    """Return each score's agreement with the performance that it is about."""
+def _natural(evaluation: Evaluation) -> list[ScoreCorrelation]:
+    """Return each score's correlation with its own kind of performance, F1 or mAP."""
     return [
         a
-        for a in evaluation.agreements
+        for a in evaluation.score_correlations
         if a.performance == performance_of(a.score, evaluation.performances)
     ]
 
 
-def draw_agreement(axes: Axes, rows: Sequence[Agreement]) -> None:
+def draw_correlations(axes: Axes, rows: Sequence[ScoreCorrelation]) -> None:
     """Draw τ of every score with its interval: feature, input, and comparators in grey."""
     order = sorted(rows, key=lambda a: ("feature", "input", "").index(_space(a.score)))
     seen: set[str] = set()
@@ -194,8 +194,8 @@ def draw_agreement(axes: Axes, rows: Sequence[Agreement]) -> None:
             continue
         if math.isfinite(row.low):
             axes.plot([row.low, row.high], [place, place], "-", color=SPACES[space], linewidth=2)
-        shown = None if label in seen else label
-        axes.plot([tau], [place], "o", color=SPACES[space], label=shown)
+        legend = None if label in seen else label
+        axes.plot([tau], [place], "o", color=SPACES[space], label=legend)
         seen.add(label)
     axes.set_yticks(range(len(order)), [f"{a.score} · {a.performance}" for a in order], fontsize=8)
     axes.invert_yaxis()
@@ -206,26 +206,26 @@ def draw_agreement(axes: Axes, rows: Sequence[Agreement]) -> None:
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
 
-def strengths(evaluation: Evaluation) -> dict[str, dict[str, list[tuple[float, Agreement]]]]:
-    """Return kind → metric → (strength, agreement) for kinds with several strengths."""
-    found: dict[str, dict[str, list[tuple[float, Agreement]]]] = {}
-    for agreement in _natural(evaluation):
-        metric, _, perturbation = agreement.score.partition("@")
+def strengths(evaluation: Evaluation) -> dict[str, dict[str, list[tuple[float, ScoreCorrelation]]]]:
+    """Return kind → metric → (strength, correlation) for kinds with several strengths."""
+    by_kind: dict[str, dict[str, list[tuple[float, ScoreCorrelation]]]] = {}
+    for correlation in _natural(evaluation):
+        metric, _, perturbation = correlation.score.partition("@")
         if not perturbation or metric in COMPARATORS:
             continue
         parsed = Perturbation.parse(perturbation)
         kind = parsed.kind if parsed.mode in (None, "bernoulli") else f"{parsed.kind} {parsed.mode}"
-        curve = found.setdefault(kind, {}).setdefault(metric, [])
-        curve.append((parsed.strength, agreement))
+        curve = by_kind.setdefault(kind, {}).setdefault(metric, [])
+        curve.append((parsed.strength, correlation))
     several = {
         kind: {m: sorted(c, key=lambda point: point[0]) for m, c in curves.items() if len(c) > 1}
-        for kind, curves in found.items()
+        for kind, curves in by_kind.items()
     }
     return {kind: curves for kind, curves in several.items() if curves}
 
 
 def _strength(
-    evaluation: Evaluation, curves: Mapping[str, Mapping[str, list[tuple[float, Agreement]]]]
+    evaluation: Evaluation, curves: Mapping[str, Mapping[str, list[tuple[float, ScoreCorrelation]]]]
 ) -> Figure:
     figure = _figure(4.4 * len(curves), 3.8)
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
@@ -235,7 +235,9 @@ def _strength(
     return figure
 
 
-def draw_strength(axes: Axes, metrics: Mapping[str, Sequence[tuple[float, Agreement]]]) -> None:
+def draw_strength(
+    axes: Axes, metrics: Mapping[str, Sequence[tuple[float, ScoreCorrelation]]]
+) -> None:
     """Draw τ against the strength with its 95 % interval, one line a metric."""
     for number, (metric, curve) in enumerate(metrics.items()):
         x = [strength for strength, _ in curve]

@@ -71,19 +71,21 @@ def test_scores_are_medians_over_own_and_over_common_tiles():
     name = "nhd@gaussian:0.1"
     assert [m.scores[name] for m in found.models[:2]] == pytest.approx([0.2, 0.6])
     assert [m.common[name] for m in found.models[:2]] == pytest.approx([0.5, 0.55])  # tiles 0, 2
-    assert found.agreement(name).n_common == 2
+    assert found.score_correlation(name).n_common == 2
 
 
 def test_a_model_that_predicts_nothing_does_not_take_the_common_tiles_away():
     nhd = [*NHD[:3], [NAN, NAN, NAN, 1.0]]
     plain = evaluation_of(dataset(nhd), ranking(), measures(F1))
-    assert plain.agreement("nhd@gaussian:0.1").n_common == 1
+    assert plain.score_correlation("nhd@gaussian:0.1").n_common == 1
     flagged = evaluation_of(dataset(nhd), ranking({"d": "predicts nothing"}), measures(F1))
-    assert flagged.agreement("nhd@gaussian:0.1").n_common == 4
+    assert flagged.score_correlation("nhd@gaussian:0.1").n_common == 4
 
 
 def test_agreement_is_perfect_where_the_orders_are_equal():
-    found = evaluation_of(dataset(NHD), ranking(), measures(F1)).agreement("nhd@gaussian:0.1")
+    found = evaluation_of(dataset(NHD), ranking(), measures(F1)).score_correlation(
+        "nhd@gaussian:0.1"
+    )
     assert (found.correlation.kendall, found.low, found.high) == (1, 1, 1)
     assert found.correlation.n == 4
     assert found.correlation.p_kendall is None  # below five models
@@ -94,22 +96,24 @@ def test_agreement_is_perfect_where_the_orders_are_equal():
 def test_flagged_models_come_last_in_a_correlation_of_its_own():
     nhd = [*NHD[:3], [0.99] * 4]  # the worst model fills the tile
     found = evaluation_of(dataset(nhd), ranking({"d": "predicts everything"}), measures(F1))
-    agreement = found.agreement("nhd@gaussian:0.1")
-    assert agreement.correlation.kendall == pytest.approx(0)
-    assert agreement.flagged_last.kendall == 1
+    correlation = found.score_correlation("nhd@gaussian:0.1")
+    assert correlation.correlation.kendall == pytest.approx(0)
+    assert correlation.flagged_last.kendall == 1
 
 
 def test_low_entropy_ranks_first():
     entropy = np.array([[0.1] * 4, [0.2] * 4, [0.3] * 4, [0.4] * 4])
     found = evaluation_of(dataset(NHD), ranking(), measures(F1, entropy))
     assert found.models[0].scores["entropy"] == pytest.approx(-0.1)
-    assert found.agreement("entropy").correlation.kendall == 1
-    assert math.isnan(found.agreement("confidence").correlation.kendall)  # all tied
+    assert found.score_correlation("entropy").correlation.kendall == 1
+    assert math.isnan(found.score_correlation("confidence").correlation.kendall)  # all tied
 
 
 def test_ccfv_has_no_interval_and_may_lack_models():
     ccfv = {"a": 2.0, "b": 1.0, "c": 3.0}
-    found = evaluation_of(dataset(NHD), ranking(), measures(F1, ccfv=ccfv)).agreement("ccfv")
+    found = evaluation_of(dataset(NHD), ranking(), measures(F1, ccfv=ccfv)).score_correlation(
+        "ccfv"
+    )
     assert found.correlation.n == 3
     assert found.correlation.kendall == pytest.approx(-1 / 3)
     assert math.isnan(found.low)
@@ -119,7 +123,7 @@ def test_ccfv_has_no_interval_and_may_lack_models():
 def test_a_model_that_failed_is_left_out_with_its_cause():
     found = evaluation_of(dataset(NHD), ranking(), measures(F1), causes={"b": "died"})
     assert found.models[1].cause == "died"
-    assert found.agreement("nhd@gaussian:0.1").correlation.n == 3
+    assert found.score_correlation("nhd@gaussian:0.1").correlation.n == 3
     with pytest.raises(ValueError, match="no model is left to compare: died"):
         evaluation_of(dataset(NHD), ranking(), measures(F1), causes=dict.fromkeys(NAMES, "died"))
 
@@ -127,9 +131,9 @@ def test_a_model_that_failed_is_left_out_with_its_cause():
 def test_a_model_at_home_is_evaluated_but_not_compared():
     nhd = [[0.5, NAN, 0.5, 0.5], *NHD[1:]]  # the best model, and a tile that it alone lacks
     left = evaluation_of(dataset(nhd), ranking(), measures(F1), left_out={"a": "at home"})
-    agreement = left.agreement("nhd@gaussian:0.1")
-    assert (agreement.correlation.n, agreement.correlation.kendall) == (3, 1)
-    assert agreement.n_common == 4
+    correlation = left.score_correlation("nhd@gaussian:0.1")
+    assert (correlation.correlation.n, correlation.correlation.kendall) == (3, 1)
+    assert correlation.n_common == 4
     assert left.models[0].performance == {"f1": 0.9}
     assert left.models[0].left_out == "at home"
 
@@ -148,8 +152,10 @@ def test_scores_that_are_all_the_same_are_json_too():
     found = evaluation_of(dataset(NHD), ranking(), measures(F1))
     same = rank_correlation([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0])
     assert np.isnan(same.p_kendall)
-    agreements = [replace(a, correlation=same, flagged_last=same) for a in found.agreements]
-    data = evaluation_dict(replace(found, agreements=tuple(agreements)))
+    correlations = [
+        replace(a, correlation=same, flagged_last=same) for a in found.score_correlations
+    ]
+    data = evaluation_dict(replace(found, score_correlations=tuple(correlations)))
     told = json.loads(json.dumps(data, allow_nan=False))["agreement"][0]
     assert told["p_kendall"] is None
     assert told["flagged_last"] == {"kendall": None, "spearman": None, "p_kendall": None}
@@ -165,22 +171,24 @@ def test_instances_are_measured_by_map_and_foregrounds_by_f1():
 def test_an_unknown_score_is_refused():
     found = evaluation_of(dataset(NHD), ranking(), measures(F1))
     with pytest.raises(ValueError, match=r"no agreement of 'nhd@blur:3'.*there are nhd@gaussian"):
-        found.agreement("nhd@blur:3")
+        found.score_correlation("nhd@blur:3")
 
 
 def test_tiles_are_drawn_for_score_and_performance_together():
     """Each tile orders the models as its F1 does: τ is 1 whatever is drawn."""
     scores = np.random.default_rng(0).random((4, 4))
     measured = measures(scores / 2, labelled=(9,) * 4)
-    found = evaluation_of(dataset(scores.tolist()), ranking(), measured).agreement(PRIMARY)
+    found = evaluation_of(dataset(scores.tolist()), ranking(), measured).score_correlation(PRIMARY)
     assert (found.low, found.high) == (1, 1)
     apart = measures(scores[:, ::-1], labelled=(9,) * 4)
-    assert evaluation_of(dataset(scores.tolist()), ranking(), apart).agreement(PRIMARY).low < 1
+    assert (
+        evaluation_of(dataset(scores.tolist()), ranking(), apart).score_correlation(PRIMARY).low < 1
+    )
 
 
 def test_one_unit_gives_no_interval():
     measured = replace(measures(F1), units=np.zeros(4, np.int64))
-    found = evaluation_of(dataset(NHD), ranking(), measured).agreement(PRIMARY)
+    found = evaluation_of(dataset(NHD), ranking(), measured).score_correlation(PRIMARY)
     assert found.correlation.kendall == 1
     assert math.isnan(found.low)
     assert math.isnan(found.high)

@@ -157,7 +157,7 @@ def test_instances_are_evaluated_by_their_average_precision(target, truth, label
     out = ranked(target, bank, tmp_path / "RUN", *more)
     found = evaluate_run(str(out), str(labels))
     assert found.performances == ("f1", "map")
-    assert found.agreement("vrand@dropout:0.2").performance == "map"
+    assert found.score_correlation("vrand@dropout:0.2").performance == "map"
     from cte_dask.scoring.block_reader import read_window
     from cte_dask.scoring.score_block import loaded
 
@@ -210,7 +210,7 @@ def test_a_network_that_cannot_be_opened_has_no_ccfv_and_it_is_said(target, labe
     assert math.isnan(score["flat"])
     assert not math.isnan(score["model-0"])
     assert any("not available for flat" in note for note in found.notes)
-    assert found.agreement("ccfv").correlation.n == 2
+    assert found.score_correlation("ccfv").correlation.n == 2
 
 
 def test_a_model_that_fails_now_is_left_out_and_the_exit_code_says_so(target, labels, tmp_path):

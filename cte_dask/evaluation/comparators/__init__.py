@@ -1,1 +1,1 @@
-"""What CTE is compared with: CCFV (supervised), entropy and confidence."""
+"""Scores that CTE is compared with: CCFV (supervised), entropy and confidence."""

@@ -26,7 +26,7 @@ features (a rectifier's zeros) would otherwise have infinite energy, whatever th
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileFeatures:
-    """What CCFV needs of one tile and one decoder layer.
+    """Summary of one tile's features in one decoder layer, from which CCFV follows.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def tile_features(
 
 
 def _energy(v: Floats) -> float:
-    """Hyperspherical potential energy, eq. 3 with s = 1, as a mean over the pairs.
+    """Return the hyperspherical potential energy (eq. 3, s = 1) as a mean over the pairs.
 
     The mean instead of the sum makes tiles with fewer voxels comparable; between models it is one
     factor. Features are not scaled to unit length: the equation does not, and C_cons (eq. 2) grows
@@ -82,9 +82,10 @@ def _energy(v: Floats) -> float:
     """
     squares = (v * v).sum(axis=1)
     floor = CLOSEST * max(float(squares.mean()), np.finfo(np.float64).tiny)
-    apart = np.maximum(squares[:, None] + squares[None, :] - 2 * (v @ v.T), 0.0) + floor
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, one matrix product; rounding may leave it below 0.
+    distances = np.maximum(squares[:, None] + squares[None, :] - 2 * (v @ v.T), 0.0) + floor
     upper = np.triu_indices(len(v), k=1)
-    return float((apart[upper] ** -0.5).mean())
+    return float((distances[upper] ** -0.5).mean())
 
 
 def class_consistency(tiles: Sequence[TileFeatures]) -> float:
@@ -119,9 +120,10 @@ def _pairs(
 
 
 def _wasserstein(a: TileFeatures, b: TileFeatures, root: Floats) -> float:
-    """W_2 of two Gaussians (eq. 1), `root` the square root of the covariance of `a`.
+    """Return W_2 of two Gaussians (eq. 1), `root` the square root of the covariance of `a`.
 
-    Tr (A B)^1/2 is the sum of the roots of the eigenvalues of A^1/2 B A^1/2, which is symmetric.
+    Tr (A B)^1/2 is the sum of the roots of the eigenvalues of A^1/2 B A^1/2. That matrix is
+    symmetric, so `eigvalsh` is exact and real where A B would need complex numbers.
     """
     shared = np.linalg.eigvalsh(root @ b.covariance @ root)
     cross = 2 * np.sqrt(np.clip(shared, 0, None)).sum()
@@ -130,6 +132,7 @@ def _wasserstein(a: TileFeatures, b: TileFeatures, root: Floats) -> float:
 
 
 def _root(covariance: Floats) -> Floats:
+    # Fewer voxels than channels give eigenvalues of 0, which rounding may turn negative.
     values, vectors = np.linalg.eigh(covariance)
     root: Floats = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     return root
@@ -154,9 +157,9 @@ def ccfv(layers: Sequence[Sequence[TileFeatures]]) -> float:
         Mean over the layers of log(F_v / C_cons). A layer that gives the same for every tile
         (C_cons = 0) says nothing and is left out; NaN if every layer is.
     """
-    found = []
+    ratios = []
     for tiles in layers:
-        apart = class_consistency(tiles)
-        if apart > 0:
-            found.append(math.log(feature_variety(tiles) / apart))
-    return float(np.mean(found)) if found else math.nan
+        consistency = class_consistency(tiles)
+        if consistency > 0:
+            ratios.append(math.log(feature_variety(tiles) / consistency))
+    return float(np.mean(ratios)) if ratios else math.nan

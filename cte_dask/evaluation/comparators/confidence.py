@@ -1,6 +1,6 @@
-"""What else might rank models without labels: how sure the reference prediction is of itself.
+"""Entropy and confidence: how sure the reference prediction is of itself.
 
-Two scores that a user would otherwise reach for, computed from the unperturbed prediction alone.
+Two scores that need no labels either, computed from the unperturbed prediction alone.
 Both are taken over the voxels of the predicted foreground, p > t, and not over the tile: most
 voxels of a micrograph are background of which every model is sure, so that a mean over the tile
 tells how much foreground a model predicts rather than how sure of it it is. A tile without
@@ -53,7 +53,7 @@ def foreground_confidence(probability: Floats, *, threshold: float = 0.5) -> flo
     Parameters
     ----------
     probability, threshold
-        As of `foreground_entropy`.
+        The same as those of `foreground_entropy`.
 
     Returns
     -------

@@ -1,7 +1,4 @@
-"""Decoder layers of a network, and their features at sampled voxels: what CCFV looks at.
-
-Features of a tile at sampled voxels: what CCFV needs of one prediction.
-"""
+"""Decoder layers of a network, and their features at sampled voxels of a tile, for CCFV."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ Maps = list[list[Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One call of a module on the way up.
+    """One call of a module behind the bottleneck.
 
     Parameters
     ----------
@@ -51,7 +48,7 @@ class DecoderLayer:
     call, calls
         Which of its calls in a forward pass, and how many there are.
     extent, channels
-        Of its output for the batch that it was found with.
+        Of its output for the batch with which the layers were searched.
     """
 
     name: str
@@ -87,20 +84,20 @@ def decoder_layers(network: Network, x: Tensor) -> tuple[DecoderLayer, ...]:
         raise BlackBoxError(f"the network is no nn.Module but of kind {network.kind!r}")
     name, _, call = bottleneck_module(network.forward, x).partition("@")
     calls, channels = _calls(network.forward, x)
-    at = next(i for i, c in enumerate(calls) if (c.name, c.call) == (name, int(call or 0)))
-    deepest = np.prod(calls[at].extent)
-    found = {
+    position = next(i for i, c in enumerate(calls) if (c.name, c.call) == (name, int(call or 0)))
+    deepest = np.prod(calls[position].extent)
+    layers = {
         c.extent: c
-        for c in calls[at + 1 :]
+        for c in calls[position + 1 :]
         if np.prod(c.extent) > deepest and c.channels > channels
     }
-    if not found:
+    if not layers:
         raise BlackBoxError(f"no layer with features behind the bottleneck {name!r}")
-    return tuple(sorted(found.values(), key=lambda c: int(np.prod(c.extent))))
+    return tuple(sorted(layers.values(), key=lambda c: int(np.prod(c.extent))))
 
 
 def _calls(module: nn.Module, x: Tensor) -> tuple[list[DecoderLayer], int]:
-    """Return every module's calls in the order they end, and the output's channels."""
+    """Return every module's calls in the order in which they end, and the output's channels."""
     ended: list[tuple[str, tuple[int, ...]]] = []
 
     def note(name: str) -> Callable[[nn.Module, object, object], None]:
@@ -117,16 +114,16 @@ def _calls(module: nn.Module, x: Tensor) -> tuple[list[DecoderLayer], int]:
     finally:
         for handle in handles:
             handle.remove()
-    totals, seen, calls = Counter(name for name, _ in ended), Counter[str](), []
+    totals, earlier, calls = Counter(name for name, _ in ended), Counter[str](), []
     for name, (width, *extent) in ended:
-        calls.append(DecoderLayer(name, seen[name], totals[name], tuple(extent), width))
-        seen[name] += 1
+        calls.append(DecoderLayer(name, earlier[name], totals[name], tuple(extent), width))
+        earlier[name] += 1
     return calls, channels
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """Outputs of some layers, kept while predictions ran.
+    """Outputs of some layers from the predictions of a batch.
 
     Parameters
     ----------
@@ -144,21 +141,22 @@ class Captured:
 
 @contextmanager
 def captured(module: nn.Module, layers: Sequence[DecoderLayer]) -> Iterator[Captured]:
-    """Keep the outputs of some layers of every forward pass inside the context."""
-    kept = Captured([[] for _ in layers])
+    """Yield the outputs of some layers, filled by every forward pass inside the context."""
+    outputs = Captured([[] for _ in layers])
     named = dict(module.named_modules())
     handles = [
         named[layer.name].register_forward_hook(_keeper(layer, maps))
-        for layer, maps in zip(layers, kept.maps, strict=True)
+        for layer, maps in zip(layers, outputs.maps, strict=True)
     ]
     try:
-        yield kept
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
 
 
 def _keeper(layer: DecoderLayer, maps: list[Tensor]) -> Callable[[nn.Module, object, Any], None]:
+    # Counts the module's calls over all forward passes: one network may call a module twice.
     count = iter(range(1 << 62))
 
     def hook(_module: nn.Module, _args: object, output: Any) -> None:
@@ -182,24 +180,25 @@ def features_at(features: Tensor, places: NDArray[np.floating]) -> NDArray[np.fl
     -------
     ndarray of float32, shape (n, C)
     """
+    # grid_sample wants x before y (before z), in [-1, 1].
     grid = torch.from_numpy(np.ascontiguousarray(2 * places[:, ::-1] - 1)).to(features.device)
     shape = (1, len(places), *(1,) * (places.shape[1] - 1), places.shape[1])
-    found = functional.grid_sample(
+    samples = functional.grid_sample(
         features[None].float(),
         grid.float().reshape(shape),
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
-    values: NDArray[np.float32] = found.reshape(len(features), len(places)).T.cpu().numpy()
+    values: NDArray[np.float32] = samples.reshape(len(features), len(places)).T.cpu().numpy()
     return values
 
 
 FEWEST_VOXELS = 64
-"""Labelled voxels that a tile needs for its features to be looked at by CCFV."""
+"""Labelled voxels that a tile needs for CCFV to compare its features."""
 
 SAMPLED = 400
-"""Voxels looked at in the finest decoder layer; half as many one deeper."""
+"""Voxels sampled in the finest decoder layer; each deeper layer has half as many."""
 
 
 def drawn_voxels(
@@ -229,20 +228,20 @@ def drawn_voxels(
 
 def sampled_features(
     ready: Predictor,
-    kept: Captured,
+    outputs: Captured,
     number: int,
     drawn: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> tuple[TileFeatures, ...]:
-    """Return what CCFV needs of a tile, a `TileFeatures` a layer, deepest first.
+    """Return a tile's features for CCFV, a `TileFeatures` a layer, deepest first.
 
     Parameters
     ----------
     ready
         The model.
-    kept
-        What its decoder layers gave for some tiles.
+    outputs
+        Outputs of its decoder layers for some tiles.
     number
-        Which of them is meant.
+        Place of the tile among them.
     drawn
         From `drawn_voxels`. A deeper layer gets the first of them, half as many as the finer one:
         its features are coarser ("to avoid feature redundancy", sec. 2.2 of the paper).
@@ -251,28 +250,32 @@ def sampled_features(
     -------
     tuple of TileFeatures
     """
-    found = []
-    for layer in range(len(kept.maps)):
-        most = max(FEWEST_VOXELS, SAMPLED >> (len(kept.maps) - 1 - layer))
+    features = []
+    for layer in range(len(outputs.maps)):
+        most = max(FEWEST_VOXELS, SAMPLED >> (len(outputs.maps) - 1 - layer))
         inside, everywhere = (
-            _at(ready, kept, layer, number, voxels=voxels[:most]) for voxels in drawn
+            _features_of_voxels(ready, outputs, layer, number, voxels=voxels[:most])
+            for voxels in drawn
         )
-        found.append(tile_features(inside, everywhere))
-    return tuple(found)
+        features.append(tile_features(inside, everywhere))
+    return tuple(features)
 
 
-def _at(
-    ready: Predictor, kept: Captured, layer: int, number: int, *, voxels: NDArray[np.int64]
+def _features_of_voxels(
+    ready: Predictor, outputs: Captured, layer: int, number: int, *, voxels: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return a layer's features at voxels (n, 3) of the `number`-th tile, (n, C)."""
     frame, dims = ready.frame, ready.spec.dims
+    # Voxel centres within the frame, as fractions: layers of any extent are read at one place.
     places = (voxels + frame.before + 0.5) / np.array(frame.shape)
     if dims == 3:
-        return features_at(kept.sample(layer, number), places)
+        return features_at(outputs.sample(layer, number), places)
+    # For a 2D model each plane of a tile is a sample. Rows come out ordered by plane, which the
+    # statistics of CCFV do not see.
     planes = np.unique(voxels[:, 0])
     first = number * ready.tile[0]
     parts = [
-        features_at(kept.sample(layer, first + int(z)), places[voxels[:, 0] == z, 1:])
+        features_at(outputs.sample(layer, first + int(z)), places[voxels[:, 0] == z, 1:])
         for z in planes
     ]
     return np.concatenate(parts)
