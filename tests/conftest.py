@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from hypothesis import settings
@@ -40,7 +41,15 @@ def examples(count: int) -> settings:
     return settings(max_examples=min(count, FEW_EXAMPLES) if PROFILE == "dev" else count)
 
 
-SLOW = ("documents/test_commands.py", "examples", "faults", "services")
+SLOW = (
+    "benchmarks/test_paper_study.py",
+    "documents/test_commands.py",
+    "examples",
+    "faults",
+    "inference/test_memory.py",
+    "report/html/test_browser.py",
+    "services",
+)
 """Folders and files of tests that are not run for every change; others are marked one by one."""
 
 
@@ -65,6 +74,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def quick_workers() -> Iterator[None]:
+    """Let Dask fork its worker processes from one that has imported everything."""
+    with processes.quick_workers():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from processes import Command
 
 from cte_dask.cli.console import stoppable
 
@@ -20,15 +18,14 @@ ARGUMENTS = ["--tile", "1,32,32", "--block", "1,1,1", "--cluster", "none", "--qu
 
 def test_a_signal_leaves_whole_blocks_and_the_exit_code_130(target, bank_path, tmp_path):
     out = tmp_path / "RUN"
-    cte = Path(sys.executable).with_name("cte")
-    command = [cte, "rank", target, "--bank", bank_path, "--out", out, *ARGUMENTS]
-    process = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL)
+    command = ["rank", target, "--bank", bank_path, "--out", out, *ARGUMENTS]
+    running = Command([*command, "--resume"], tmp_path)
     done = out / "scores.zarr" / "done" / "c"
     while not (done.is_dir() and any(done.iterdir())):
-        assert process.poll() is None
+        assert running.exit_code is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 130
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.wait() == 130
     result = json.loads((out / "ranking.json").read_text())
     assert not result["complete"]
     assert 0 < result["blocks"]["done"] == len(list(done.iterdir()))

@@ -201,6 +201,7 @@ print((after - before) * 1024, r.nbytes, int(r.max()), counts.n_union)
 """
 
 
+@pytest.mark.slow
 def test_a_crowded_tile_needs_less_than_four_times_its_bytes() -> None:
     code = MEASURE.format(n=256, edge=4)
     done = subprocess.run(

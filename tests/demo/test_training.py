@@ -33,6 +33,7 @@ def write_pack(path: Path, *, seed: int) -> None:
     np.savez(path, raw=raw, label=truth.astype(np.uint8), split=split, group=np.arange(4))
 
 
+@pytest.mark.slow
 def test_a_bank_is_trained_written_and_readable(
     tmp_path: Path, recipe_module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,7 @@ def test_beaten_models_are_not_scored_on_later_blocks(two, whole):
     assert outcome.result["complete"]
 
 
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_finds_the_same(rank_wide, two, tmp_path, workers):
     outcome = rank_wide(tmp_path / "RUN", cluster="local", workers=workers, asked=TWO)

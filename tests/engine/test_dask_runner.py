@@ -6,15 +6,13 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
+from processes import Command, kill
 
 import cte_dask
 from cte_dask.engine import checkpoint
@@ -29,6 +27,7 @@ from cte_dask.results.store import create, open_scores
 from cte_dask.scoring.resolve import resolve
 from cte_dask.volume import open_volume
 
+pytestmark = pytest.mark.usefixtures("quick_workers")
 OPTIONS = {"tile": (1, 32, 32), "block": (1, 3, 2), "metrics": ("nhd", "ei")}
 
 
@@ -151,19 +150,17 @@ def test_a_killed_run_resumes_to_the_same_bits_without_redoing_finished_blocks(
 ):
     out = tmp_path / "RUN"
     command = [
-        Path(sys.executable).with_name("cte"), "rank", target, "--bank", bank_path, "--out", out,
-        "--cluster", "none", "--tile", "1,32,32", "--block", "1,3,2", "--metric", "nhd",
-        "--metric", "ei", "--quiet",
+        "rank", target, "--bank", bank_path, "--out", out, "--cluster", "none", "--tile", "1,32,32",
+        "--block", "1,3,2", "--metric", "nhd", "--metric", "ei", "--quiet",
     ]  # fmt: skip
-    process = subprocess.Popen(command)
+    running = Command(command, tmp_path)
     done = out / "scores.zarr" / "done" / "c"
-    while process.poll() is None and not (done.is_dir() and len(list(done.iterdir())) >= 2):
+    while running.exit_code is None and not (done.is_dir() and len(list(done.iterdir())) >= 2):
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    kill(running.process)
     finished = {p: p.stat().st_mtime_ns for p in done.iterdir()}
     assert len(finished) >= 2
-    subprocess.run([*command, "--resume"], check=True)
+    assert Command([*command, "--resume"], tmp_path).wait() == 0
     if len(finished) < 12:
         assert json.loads((out / "ranking.json").read_text())["complete"]
     assert all(p.stat().st_mtime_ns == at for p, at in finished.items())

@@ -23,6 +23,8 @@ from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import write_ome_zarr
 
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
+PLAIN = {"features": False, "resamples": 100}
+"""Options of evaluations whose test asks neither for CCFV nor for intervals."""
 
 
 def cte(*arguments: object):
@@ -133,6 +135,7 @@ def test_json_tables_and_figures_are_written(run, result):
 FIGURES = ("performance", "agreement", "strength")
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_every_way_to_run_gives_the_same_numbers(run, labels, result):
     here = (run / "evaluation.json").read_bytes()
     again = cte("evaluate", run, "--labels", labels, "--cluster", "local", "--workers", 2, "-q")
@@ -155,7 +158,7 @@ def test_instances_are_evaluated_by_their_average_precision(target, truth, label
     bank = write_bank(tmp_path / "bank", 2)
     more = ("--metric", "vrand", "--tile", "2,32,32", "--roi", "0:4,0:64,0:64")
     out = ranked(target, bank, tmp_path / "RUN", *more)
-    found = evaluate_run(str(out), str(labels))
+    found = evaluate_run(str(out), str(labels), **PLAIN)
     assert found.performances == ("f1", "map")
     assert found.score_correlation("vrand@dropout:0.2").performance == "map"
     from cte_dask.scoring.block_reader import read_window
@@ -176,14 +179,14 @@ def test_instances_are_evaluated_by_their_average_precision(target, truth, label
 
 def test_labels_of_the_array_and_of_the_region_are_the_same(target, truth, bank_path, tmp_path):
     out = ranked(target, bank_path, tmp_path / "RUN", "--roi", "1:3,10:74,20:84")
-    whole = evaluate_run(str(out), str(save(tmp_path / "whole.zarr", truth)))
+    whole = evaluate_run(str(out), str(save(tmp_path / "whole.zarr", truth)), **PLAIN)
     cut = truth[1:3, 10:74, 20:84]
-    region = evaluate_run(str(out), str(save(tmp_path / "region.zarr", cut)))
+    region = evaluate_run(str(out), str(save(tmp_path / "region.zarr", cut)), **PLAIN)
     assert whole.models == region.models
     pyramid = tmp_path / "pyramid.zarr"
     levels = [np.repeat(truth, 2, axis=2), truth]
     write_ome_zarr(pyramid, levels, axes="zyx", voxel_size_nm=(40.0, 10.0, 5.0), chunks=(2, 64, 64))
-    assert evaluate_run(str(out), str(pyramid)).models == whole.models
+    assert evaluate_run(str(out), str(pyramid), **PLAIN).models == whole.models
 
 
 def test_masked_tiles_are_left_out(target, bank_path, labels, tmp_path, image):
@@ -191,7 +194,7 @@ def test_masked_tiles_are_left_out(target, bank_path, labels, tmp_path, image):
     mask[:3] = 1
     save(tmp_path / "mask.zarr", mask)
     out = ranked(target, bank_path, tmp_path / "RUN", "--mask", tmp_path / "mask.zarr")
-    found = evaluate_run(str(out), str(labels))
+    found = evaluate_run(str(out), str(labels), **PLAIN)
     assert max(m.n_labelled for m in found.models) <= 3 * 9
     masked = np.asarray(found.tiles["z"]) >= 3
     assert np.isnan(np.asarray(found.tiles["f1"])[masked]).all()
@@ -224,7 +227,7 @@ def test_a_model_that_fails_now_is_left_out_and_the_exit_code_says_so(target, la
     from cte_dask.scoring import candidates
 
     candidates._READY.clear()
-    done = evaluate(out, labels)
+    done = evaluate(out, labels, "--no-ccfv", "--no-figures")
     assert done.exit_code == 3, done.output
     models = {m["name"]: m for m in json.loads((out / "evaluation.json").read_text())["models"]}
     assert "sha256" in models["m1"]["cause"]
@@ -243,14 +246,16 @@ def test_without_matplotlib_the_numbers_are_there_and_one_line_says_so(run, labe
 
 
 def test_planes_of_one_name_are_drawn_together(run, labels):
-    together = evaluate_run(str(run), str(labels), bootstrap=["a", "a", "b", "c", "c", "c"])
+    together = evaluate_run(
+        str(run), str(labels), bootstrap=["a", "a", "b", "c", "c", "c"], **PLAIN
+    )
     assert together.n_units == 3
     with pytest.raises(ValueError, match="5 names for 6 planes"):
         evaluate_run(str(run), str(labels), bootstrap=["a"] * 5)
 
 
 def test_models_can_be_left_out_of_the_comparison(run, labels):
-    done = evaluate(run, labels, "--leave-out", "model-1", "--json", "--no-figures")
+    done = evaluate(run, labels, "--leave-out", "model-1", "--json", "--no-figures", "--no-ccfv")
     data = json.loads(done.stdout)
     assert {a["n"] for a in data["agreement"]} == {2}
     assert {m["name"] for m in data["models"] if m["left_out"]} == {"model-1"}

@@ -12,8 +12,8 @@ import threading
 from itertools import count
 
 import numpy as np
+import processes
 import pytest
-from faults import processes
 from faults.conftest import OPTIONS
 
 from cte_dask.engine.clusters import open_cluster

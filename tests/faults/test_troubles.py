@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import dask
 import noting
 import numpy as np
+import processes
 import pytest
 from conftest import blobs
 from distributed.scheduler import KilledWorker
-from faults import processes
 from typer.testing import CliRunner
 
 from cte_dask.cli.app import app

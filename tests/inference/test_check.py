@@ -56,6 +56,7 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec_of: Make) -> M
     return lambda name: spec_of(f"odd_models:{name}", name=name, format="python", trust=True)
 
 
+@pytest.mark.slow
 def test_one_model_that_dies_does_not_stop_the_others(
     factory: Make,
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import dask
 import pytest
 from distributed import LocalCluster
+from processes import quick_workers
 from typer.testing import CliRunner
 
 from cte_dask.cli.app import app
@@ -30,13 +31,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scheduler(folder) -> Iterator[LocalCluster]:
     """A scheduler that speaks TLS, with one worker process."""
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        host="tls://127.0.0.1",
-        security=write_certificate(folder),
-        dashboard_address="127.0.0.1:0",
-    ) as cluster:
+    settings = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    certified = {"host": "tls://127.0.0.1", "security": write_certificate(folder)}
+    with quick_workers(), LocalCluster(**settings, **certified) as cluster:
         yield cluster
 
 

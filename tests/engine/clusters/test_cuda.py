@@ -19,7 +19,7 @@ from cte_dask.engine.clusters.site import CudaSite
 
 
 @pytest.fixture
-def two_gpus(monkeypatch):
+def two_gpus(monkeypatch, quick_workers):
     """A stand-in for dask_cuda on a machine with two GPUs; holds the last call's options."""
     told = {}
 

@@ -72,6 +72,7 @@ def test_the_weights_of_a_round_are_the_stretches_its_blocks_stand_for():
     assert sorted(w * 10 / 4 for w in drawn.weights) == [2, 2, 3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3000)  # half a minute on a core that nobody shares
 def test_on_a_terabyte_the_best_model_is_found_in_few_blocks_and_rarely_missed():
     rng, banks = np.random.default_rng(0), 1000

@@ -1,4 +1,4 @@
-"""What a terminal, a pipe and Ctrl-C get from the commands, as real processes."""
+"""What a terminal, a file and Ctrl-C get from the commands, as real processes."""
 
 from __future__ import annotations
 
@@ -13,32 +13,25 @@ from pathlib import Path
 
 import pytest
 from conftest import blobs
+from processes import Command
 
 from cte_dask.results.store import DONE, open_scores
 from cte_dask.volume import write_ome_zarr
 
-CTE = [sys.executable, "-c", "from cte_dask.cli import app; app()"]
 ESCAPE = "\x1b"
 SMALL = ["--cluster", "none", "--tile", "1,32,32", "--roi", "0:2,0:64,0:64"]
 
 
-def cte(*arguments, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CTE, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+def rank(target, bank, out, *more) -> Command:
+    """Run a command to its end."""
+    command = Command(["rank", target, "--bank", bank, "--out", out, *SMALL, *more], out / "..")
+    command.wait()
+    return command
 
 
-def rank(target, bank, out, *more):
-    return cte("rank", target, "--bank", bank, "--out", out, *SMALL, *more)
-
-
-def test_a_pipe_gets_plain_text_and_whole_lines(target, bank_path, tmp_path):
+def test_what_is_no_terminal_gets_plain_text_and_whole_lines(target, bank_path, tmp_path):
     done = rank(target, bank_path, tmp_path / "RUN")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert ESCAPE not in done.stdout + done.stderr
     assert "\r" not in done.stdout + done.stderr
     assert all(f"model-{i}" in done.stdout for i in range(3))
@@ -47,20 +40,16 @@ def test_a_pipe_gets_plain_text_and_whole_lines(target, bank_path, tmp_path):
 
 def test_quiet_says_nothing_but_the_result(target, bank_path, tmp_path):
     done = rank(target, bank_path, tmp_path / "RUN", "--quiet", "--json")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert done.stderr == ""
     assert json.loads(done.stdout)["complete"] is True
 
 
-def test_a_terminal_gets_a_live_view(target, bank_path, tmp_path):
+def test_a_terminal_gets_a_live_view(target, bank_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
     main, other = pty.openpty()
     arguments = [target, "--bank", bank_path, "--out", tmp_path / "RUN", *SMALL]
-    running = subprocess.Popen(
-        [*CTE, "rank", *map(str, arguments)],
-        stdout=other,
-        stderr=other,
-        env={**os.environ, "TERM": "xterm-256color"},
-    )
+    running = Command(["rank", *arguments], tmp_path, terminal=os.ttyname(other))
     os.close(other)
     shown = b""
     while True:
@@ -78,7 +67,7 @@ def test_a_terminal_gets_a_live_view(target, bank_path, tmp_path):
     assert "so far" in text, "the leaderboard"
 
 
-@pytest.mark.parametrize("cluster", ["none", "local"])
+@pytest.mark.parametrize("cluster", ["none", pytest.param("local", marks=pytest.mark.slow)])
 def test_ctrl_c_finishes_cleanly_and_resuming_goes_on(bank_path, tmp_path, cluster):
     target, out = tmp_path / "target.zarr", tmp_path / "RUN"
     write_ome_zarr(
@@ -86,30 +75,24 @@ def test_ctrl_c_finishes_cleanly_and_resuming_goes_on(bank_path, tmp_path, clust
     )
     options = ["--tile", "1,32,32", "--block", "1,1,1", "--cluster", cluster, "--workers", "2"]
     arguments = ["rank", target, "--bank", bank_path, "--out", out, *options]
-    running = subprocess.Popen(
-        [*CTE, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a process group of its own, as a shell gives a job
-    )
+    running = Command(arguments, tmp_path)
     wait_for_blocks(out / "scores.zarr", running)
     os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    _, stderr = running.communicate(timeout=120)
-    assert running.returncode == 130, stderr
-    assert "Traceback" not in stderr
+    assert running.wait() == 130, running.stderr
+    assert "Traceback" not in running.stderr
     ranking = json.loads((out / "ranking.json").read_text())
     assert ranking["complete"] is False
     assert 0 < ranking["blocks"]["done"] < ranking["blocks"]["total"]
     assert ranking["blocks"]["failed"] == 0
-    resumed = cte(*arguments, "--resume", "--json", "--quiet", "--roi", "0:16,0:64,0:64")
-    assert resumed.returncode == 0, resumed.stderr
+    more = ["--resume", "--json", "--quiet", "--roi", "0:16,0:64,0:64"]
+    resumed = Command([*arguments, *more], tmp_path / "resumed")
+    assert resumed.wait() == 0, resumed.stderr
     assert json.loads(resumed.stdout)["blocks"]["done"] == ranking["blocks"]["total"]
 
 
-def wait_for_blocks(store: Path, running: subprocess.Popen) -> None:
-    for _ in range(1200):
-        assert running.poll() is None, running.stderr.read()
+def wait_for_blocks(store: Path, running: Command) -> None:
+    for _ in range(4000):
+        assert running.exit_code is None, running.stderr
         try:
             if (open_scores(str(store)).done() == DONE["complete"]).sum() >= 2:
                 return

@@ -1,4 +1,4 @@
-"""All that a scheduler, a worker or a client imports before it does anything."""
+"""All that a command, a scheduler or a worker imports before it does anything."""
 
 import dask.array
 import distributed
@@ -7,13 +7,14 @@ import distributed.http.worker.prometheus
 import distributed.shuffle
 import noting
 import numba
+import processes
 import pyarrow.parquet
 import rich.live
 import torch
 import xarray
 import zarr
-from faults import processes
 
+import cte_dask.cli.app
 import cte_dask.engine.clusters.address
 import cte_dask.engine.clusters.connection
 import cte_dask.ranking.rank_target
@@ -21,3 +22,5 @@ import cte_dask.scoring.score_block
 
 __all__ = ["cte_dask", "dask", "distributed", "noting", "numba", "processes", "pyarrow", "rich",
            "torch", "xarray", "zarr"]  # fmt: skip
+
+torch.set_num_threads(1)
