@@ -28,7 +28,6 @@ from banks import write_bank
 from measuring import RESULTS, alternated, electron_microscopy, ratio, save
 
 from cte_dask import load_bank, open_volume, resolve
-from cte_dask.engine.checkpoint import write_block
 from cte_dask.inference.graph.feature_path import example_masks
 from cte_dask.perturb.draw import draws_of
 from cte_dask.results.layout import layout_of
@@ -51,7 +50,7 @@ def end_to_end(experiment: Experiment, folder: Path) -> Callable[[], None]:
             scores = score_block(experiment, index)
             if scores.failures:
                 raise RuntimeError(scores.failures)
-            write_block(store, scores)
+            store.write(scores)
 
     return run
 

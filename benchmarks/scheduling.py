@@ -157,13 +157,13 @@ def fall_asleep(seconds: float) -> None:
     from cte_dask.engine import dask_runner as run
     from cte_dask.engine import jobs as work
     from cte_dask.engine.checkpoint import Checkpoint
-    from cte_dask.scoring.score_block import BlockScores, failed_block
-    from cte_dask.scoring.score_tiles import STATUS
+    from cte_dask.scoring.block_scores import BlockScores
+    from cte_dask.scoring.score_block import failed_block
 
     def asleep(experiment: Any, index: int) -> BlockScores:
         time.sleep(seconds)
         scores = failed_block(experiment, index, {})
-        scores.values[:, :, -1] = STATUS["scored"]
+        scores.mark(range(len(experiment.candidates)), "scored")
         return scores
 
     real, lock, total = Checkpoint.score, threading.Lock(), [0.0]

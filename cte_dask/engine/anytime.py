@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cte_dask.consistency import BANK_METRICS, metric
+from cte_dask.consistency import BANK_METRICS
 from cte_dask.engine.jobs import Job
 from cte_dask.engine.racing import Race, Round, rounds
 from cte_dask.engine.racing.decision import Decision
 from cte_dask.engine.racing.watch import BlockTiles, Watch
-from cte_dask.results.dataset import mean_of_draws
+from cte_dask.results.dataset import consistency_of
 from cte_dask.results.layout import Layout, layout_of
 from cte_dask.results.store import DONE, count
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.engine.racing.goal import Asked, Goal
     from cte_dask.results.store import Scores
+    from cte_dask.scoring.block_scores import BlockScores, TileScores
     from cte_dask.scoring.experiment import Experiment
-    from cte_dask.scoring.score_block import BlockScores
 
 __all__ = ["Anytime", "block_tiles", "goal_for"]
 
@@ -212,26 +211,21 @@ class Anytime:
         )
 
 
-def block_tiles(
-    layout: Layout, values: NDArray[np.float64], active: NDArray[np.bool_]
-) -> BlockTiles:
+def block_tiles(layout: Layout, tiles: TileScores, active: NDArray[np.bool_]) -> BlockTiles:
     """Return what a race needs of a block, under the score that ranks.
 
     Parameters
     ----------
     layout
         What the numbers mean.
-    values
-        float64 (model, draw, column, tile).
+    tiles
+        The block's numbers, (model, draw, tile).
     active
         Models that count, bool (model,); the others were not scored.
     """
-    name, _, perturbation = layout.primary.partition("@")
-    first = layout.perturbations.index(perturbation) * layout.repeats
-    draws = values[:, None, first : first + layout.repeats]
-    table = {column: draws[..., i, :] for i, column in enumerate(COLUMNS)}
-    scored = (table["status"] == STATUS["scored"]) & active[:, None, None, None]
-    consistency = mean_of_draws(np.where(scored, metric(name)(table), np.nan))[:, 0]
-    first_draw = {column: numbers[:, 0, 0] for column, numbers in table.items()}
-    foreground = first_draw["n_reference"] / first_draw["n_voxels"]
-    return BlockTiles(consistency, scored[:, 0, 0], foreground)
+    metric, _, perturbation = layout.primary.partition("@")
+    consistency = consistency_of(layout, tiles, metric, perturbation)
+    first = tiles[:, layout.draws(perturbation)][:, 0]
+    counted = active[:, None]
+    foreground = first.statistics["n_reference"] / first.statistics["n_voxels"]
+    return BlockTiles(np.where(counted, consistency, np.nan), first.scored & counted, foreground)

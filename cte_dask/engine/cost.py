@@ -21,10 +21,10 @@ import torch
 
 from cte_dask.consistency.binary import binary_agreement
 from cte_dask.consistency.instance import v_rand
+from cte_dask.results.block_codec import COLUMNS
 from cte_dask.scoring.bank_overlaps import overlap_rows
 from cte_dask.scoring.block_reader import largest_slab, margins
 from cte_dask.scoring.score_block import loaded
-from cte_dask.scoring.score_tiles import COLUMNS
 from cte_dask.tiles import BlockGrid, Shape
 
 if TYPE_CHECKING:

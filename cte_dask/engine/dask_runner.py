@@ -26,9 +26,10 @@ from cte_dask.engine.lost_workers import (
     cause_of,
     scheduler_needed,
 )
+from cte_dask.results.block_codec import COLUMNS, decoded, encoded
 from cte_dask.scoring.bank_overlaps import overlap_rows
-from cte_dask.scoring.score_block import BlockScores, score_block
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS
+from cte_dask.scoring.block_scores import BlockScores
+from cte_dask.scoring.score_block import score_block
 
 if TYPE_CHECKING:
     import dask.array
@@ -66,7 +67,8 @@ def blocks_array(
     Returns
     -------
     dask.array.Array
-        float64 (model, draw, column, tile): the tiles of the blocks, in the order of `indices`.
+        float64 (model, draw, column, tile): the tiles of the blocks, in the order of `indices`, as
+        `cte_dask.results.block_codec` reads them.
     """
     import dask.array as da
     from dask.base import tokenize
@@ -126,7 +128,7 @@ def overlaps_array(
         )
         tiles = experiment.blocks.tile_count(i)
         shape = (models, draws, len(COLUMNS), tiles)
-        values.append(da.from_delayed(block.values, shape, dtype=np.float64))
+        values.append(da.from_delayed(delayed(encoded)(block.tiles), shape, dtype=np.float64))
         rows = (overlap_rows(models), tiles)
         overlaps.append(da.from_delayed(block.overlaps, rows, dtype=np.float64))
     return da.concatenate(values, axis=-1), da.concatenate(overlaps, axis=-1)
@@ -141,7 +143,7 @@ def _scored_chunk(
     place = block_id[-1]
     job = Job(numbers[place], parts[place] if parts else None)
     scores = shared.score(job) if isinstance(shared, Checkpoint) else score_job(shared, job)
-    return scores.values
+    return encoded(scores.tiles)
 
 
 def run(
@@ -288,6 +290,6 @@ def _result(
     """Return a finished block; a block whose task died is written as failed, with the cause."""
     if future.status != "finished":
         return checkpoint.give_up(job, cause_of(future.exception()))
-    values = future.result() if values is None else values
-    failed = bool((values[:, :, -1] == STATUS["failed"]).any())
-    return BlockScores(job.block, values, checkpoint.store.failures(job.block) if failed else {})
+    tiles = decoded(future.result() if values is None else values)
+    failed = bool(tiles.has_status("failed").any())
+    return BlockScores(job.block, tiles, checkpoint.store.failures(job.block) if failed else {})

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cte_dask.inference.memory import bytes_for_models, groups_that_fit
 from cte_dask.results.store import DONE
-from cte_dask.scoring.score_block import BlockScores, failed_block, score_block
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import BlockScores
+from cte_dask.scoring.score_block import failed_block, score_block
 
 if TYPE_CHECKING:
     from cte_dask.results.store import Scores
@@ -115,15 +115,15 @@ def score_job(experiment: Experiment, job: Job) -> BlockScores:
     its bank; metrics of the whole bank need all of them. Models that do not fit into memory
     together are taken in groups, each of which reads the block anew (`cte_dask.inference.memory`).
     """
-    parts = list(_groups(experiment, job))
-    if len(parts) == 1 and job.models is None:
+    groups = list(_groups(experiment, job))
+    if len(groups) == 1 and job.models is None:
         return score_block(experiment, job.block)
     scores = failed_block(experiment, job.block, {})
-    scores.values[:, :, -1] = STATUS["absent"]
-    for part in parts:
-        found = score_block(_part(experiment, part), job.block)
-        scores.values[list(part)] = found.values
-        scores.failures.update(found.failures)
+    scores.mark(range(len(experiment.candidates)), "absent")
+    for group in groups:
+        of_group = score_block(_part(experiment, group), job.block)
+        scores.tiles[list(group)] = of_group.tiles
+        scores.failures.update(of_group.failures)
     return scores
 
 
@@ -143,7 +143,7 @@ def failed_job(experiment: Experiment, job: Job, cause: str) -> BlockScores:
     names = [c.name for c in experiment.candidates]
     wanted = range(len(names)) if job.models is None else job.models
     scores = failed_block(experiment, job.block, {names[number]: cause for number in wanted})
-    scores.values[[i for i in range(len(names)) if i not in wanted], :, -1] = STATUS["absent"]
+    scores.mark([i for i in range(len(names)) if i not in wanted], "absent")
     return scores
 
 

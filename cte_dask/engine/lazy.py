@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.results.dataset import tile_scores, told_attributes
-from cte_dask.results.layout import layout_of
+import numpy as np
+
+from cte_dask.results.bank_metrics import bank_variables
+from cte_dask.results.block_codec import decoded
+from cte_dask.results.dataset import COUNTS, DIMS, labelled, told_attributes, variables_of
+from cte_dask.results.layout import Layout, layout_of
 
 if TYPE_CHECKING:
+    import dask.array
     import xarray as xr
+    from numpy.typing import NDArray
 
     from cte_dask.models.bank import ModelBank
     from cte_dask.volume import Volume
@@ -52,6 +58,70 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
         values, overlaps = overlaps_array(experiment, indices)
     else:
         values, overlaps = blocks_array(experiment, indices), None
-    dataset = tile_scores(layout_of(experiment), values, indices, overlaps=overlaps)
+    layout = layout_of(experiment)
+    variables = _variables(layout, values)
+    if overlaps is not None:
+        variables |= _bank_variables(layout, values, overlaps)
+    dataset = labelled(layout, variables, indices)
     dataset.attrs |= told_attributes(experiment)
     return dataset
+
+
+def _variables(layout: Layout, values: dask.array.Array) -> dict[str, Any]:
+    """Return what each model's own predictions say, a chunk a block."""
+    import dask.array as da
+
+    names = (*layout.own_metrics, *COUNTS, "status")
+    models, _, _, tiles = values.chunks
+    stacked = da.map_blocks(
+        _stacked,
+        values,
+        layout,
+        names,
+        chunks=(models, (len(layout.perturbations),), (len(names),), tiles),
+        dtype=np.float64,
+        meta=np.empty((0, 0, 0, 0)),
+    )
+    variables = {name: stacked[:, :, i] for i, name in enumerate(names)}
+    variables["status"] = variables["status"].astype(np.int8)
+    return {name: (DIMS, array) for name, array in variables.items()}
+
+
+def _stacked(
+    values: NDArray[np.float64], layout: Layout, names: tuple[str, ...]
+) -> NDArray[np.float64]:
+    """Return variables of a chunk as one array (model, perturbation, variable, tile)."""
+    variables = variables_of(layout, decoded(values))
+    return np.stack([variables[name] for name in names], axis=2)
+
+
+def _bank_variables(
+    layout: Layout, values: dask.array.Array, overlaps: dask.array.Array
+) -> dict[str, Any]:
+    """Return what metrics of the whole bank say, in one task: votes are of all tiles."""
+    import dask.array as da
+
+    reference = values[:, layout.draws("none").start]
+    arrays = da.blockwise(
+        _stacked_bank,
+        "vmpt",
+        reference.rechunk(-1),
+        "mct",
+        overlaps.rechunk(-1),
+        "rt",
+        layout=layout,
+        new_axes={"v": len(layout.bank_metrics), "p": len(layout.perturbations)},
+        concatenate=True,
+        dtype=np.float64,
+        meta=np.empty((0, 0, 0, 0)),
+    )
+    variables: dict[str, Any] = {n: (DIMS, arrays[i]) for i, n in enumerate(layout.bank_metrics)}
+    return {**variables, "overlap": (("pair", "tile"), overlaps[: -len(layout.models)])}
+
+
+def _stacked_bank(
+    reference: NDArray[np.float64], overlaps: NDArray[np.float64], *, layout: Layout
+) -> NDArray[np.float64]:
+    """Return the bank's variables as one array (variable, model, perturbation, tile)."""
+    variables = bank_variables(layout, decoded(reference), overlaps)
+    return np.stack([variables[name][1] for name in layout.bank_metrics])

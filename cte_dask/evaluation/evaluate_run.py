@@ -22,8 +22,8 @@ from cte_dask.ranking.rank import rank
 from cte_dask.results.dataset import read_scores, told_attributes
 from cte_dask.results.experiment_file import reopen
 from cte_dask.results.store import DONE, counted, open_scores
+from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.experiment import versions
-from cte_dask.scoring.score_tiles import STATUS
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -38,7 +38,7 @@ from cte_dask.consistency import applies
 from cte_dask.consistency.score_names import families_of
 from cte_dask.ranking.bootstrap import RESAMPLES, TAILS, resample
 from cte_dask.ranking.concordance import kendall_w
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,7 +18,7 @@ from cte_dask.ranking.order import placed
 from cte_dask.results.bank_metrics import similarity_in
 from cte_dask.results.skipped import skipped
 from cte_dask.results.store import DONE, Scores
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     import xarray as xr

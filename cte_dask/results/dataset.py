@@ -1,22 +1,21 @@
-"""Tile scores as an xarray Dataset: lazily from a volume and a bank, or read from a score store.
+"""Tile scores as an xarray Dataset: of a whole store, or a block at a time.
 
-A run's tile scores, a block at a time: what a summary of any size is gathered from.
+The second is what a summary of any size is gathered from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency import BANK_METRICS, metric
 from cte_dask.results.bank_metrics import bank_variables
 from cte_dask.results.layout import Layout
 from cte_dask.results.store import DONE, Scores
 from cte_dask.scoring.bank_overlaps import overlap_rows
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS
+from cte_dask.scoring.block_scores import TileScores, joined, unscored
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,10 +25,21 @@ if TYPE_CHECKING:
     from cte_dask.results.store import Scores
     from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["blocks_of", "mean_of_draws", "read_scores", "tile_scores", "told_attributes"]
+__all__ = [
+    "COUNTS",
+    "DIMS",
+    "blocks_of",
+    "consistency_of",
+    "dataset_of",
+    "labelled",
+    "read_scores",
+    "told_attributes",
+    "variables_of",
+]
 
 DIMS = ("model", "perturbation", "tile")
-COUNTED = ("n_union", "n_reference", "n_voxels", "status")
+COUNTS = ("n_union", "n_reference", "n_voxels")
+"""Statistics that are variables of their own."""
 
 
 def told_attributes(experiment: Experiment) -> dict[str, Any]:
@@ -57,24 +67,24 @@ def read_scores(scores: Scores) -> xr.Dataset:
     """
     indices = [int(i) for i in np.flatnonzero(scores.done() != DONE["missing"])]
     layout = scores.layout
-    shape = (len(layout.models), len(layout.perturbations) * layout.repeats, len(COLUMNS), 0)
-    values = [np.empty(shape), *scores.each(indices)]
+    models, draws = len(layout.models), len(layout.perturbations) * layout.repeats
+    tiles = joined([unscored((models, draws, 0), "absent"), *scores.each(indices)])
     overlaps = None
     if layout.bank_metrics:
-        none = np.empty((overlap_rows(len(layout.models)), 0))
+        none = np.empty((overlap_rows(models), 0))
         rows = (scores.overlaps(i) for i in indices)
         overlaps = np.concatenate([none, *(r for r in rows if r is not None)], axis=-1)
-    dataset = tile_scores(layout, np.concatenate(values, axis=-1), indices, overlaps=overlaps)
+    dataset = dataset_of(layout, tiles, indices, overlaps=overlaps)
     dataset.attrs |= {"first": list(scores.first)} if scores.first else {}
     return dataset
 
 
-def tile_scores(
+def dataset_of(
     layout: Layout,
-    values: Any,
+    tiles: TileScores,
     indices: Sequence[int],
     *,
-    overlaps: Any | None = None,
+    overlaps: NDArray[np.float64] | None = None,
     similarity: Similarity | None = None,
 ) -> xr.Dataset:
     """Turn statistics into consistencies.
@@ -83,8 +93,8 @@ def tile_scores(
     ----------
     layout
         What the numbers mean.
-    values
-        float64 (model, draw, column, tile), NumPy or Dask.
+    tiles
+        The numbers, (model, draw, tile).
     indices
         The blocks that the tiles belong to, in order.
     overlaps
@@ -96,19 +106,35 @@ def tile_scores(
     Returns
     -------
     xarray.Dataset
-        See `score`; with overlaps also ``overlap`` (pair, tile), those of the models. With several
-        repeats, a tile's consistency is the mean over its draws (eq. 3 of Talks & Kreshuk, arXiv
-        2503.00450) with NaN draws left out; counts are the first draw's.
+        See `cte_dask.score`; with overlaps also ``overlap`` (pair, tile), those of the models.
+        Several repeats are averaged (`cte_dask.scoring.block_scores.TileScores.consistency`);
+        counts are the first draw's.
+    """
+    if layout.bank_metrics and overlaps is None:
+        raise ValueError(f"{layout.bank_metrics[0]} needs the overlaps of the bank's models")
+    variables: dict[str, Any] = {
+        name: (DIMS, values) for name, values in variables_of(layout, tiles).items()
+    }
+    if overlaps is not None:
+        reference = tiles[:, layout.draws("none")][:, 0]
+        variables |= bank_variables(layout, reference, overlaps, similarity)
+    return labelled(layout, variables, indices)
+
+
+def labelled(layout: Layout, variables: Mapping[str, Any], indices: Sequence[int]) -> xr.Dataset:
+    """Return variables as a Dataset that knows its models, its perturbations and its tiles.
+
+    Parameters
+    ----------
+    layout
+        What the numbers mean.
+    variables
+        For each name its dimensions and array; NumPy or lazy.
+    indices
+        The blocks that the tiles belong to, in order.
     """
     import xarray as xr
 
-    if layout.bank_metrics and overlaps is None:
-        raise ValueError(f"{layout.bank_metrics[0]} needs the overlaps of the bank's models")
-    names = (*(m for m in layout.metrics if m not in BANK_METRICS), *COUNTED)
-    derived = _mapped(values, layout, len(names))
-    variables: dict[str, Any] = {n: (DIMS, derived[:, :, i]) for i, n in enumerate(names)}
-    if overlaps is not None:
-        variables |= bank_variables(layout, values, overlaps, similarity)
     return xr.Dataset(
         variables,
         coords={
@@ -120,44 +146,47 @@ def tile_scores(
     )
 
 
-def _mapped(values: Any, layout: Layout, variables: int) -> Any:
-    """Derive the variables, chunk by chunk where the values are lazy."""
-    if isinstance(values, np.ndarray):
-        return _derived(values, layout)
-    models, _, _, tiles = values.chunks
-    return values.map_blocks(
-        _derived,
-        layout,
-        chunks=(models, (len(layout.perturbations),), (variables,), tiles),
-        dtype=np.float64,
-        meta=np.empty((0, 0, 0, 0)),
-    )
+def variables_of(layout: Layout, tiles: TileScores) -> dict[str, NDArray[Any]]:
+    """Return what each model's own predictions say, by name: (model, perturbation, tile).
+
+    Parameters
+    ----------
+    layout
+        What the numbers mean.
+    tiles
+        The numbers, (model, draw, tile).
+
+    Returns
+    -------
+    dict
+        Consistency of each metric, float64, NaN at the perturbation ``none``; `COUNTS`, float64,
+        and ``status``, int8, of the first draw.
+    """
+    repeats = layout.repeats
+    variables = {name: tiles.consistency(name, repeats=repeats) for name in layout.own_metrics}
+    unperturbed = [p == "none" for p in layout.perturbations]
+    for consistency in variables.values():  # a prediction agrees with itself: that says nothing
+        consistency[:, unperturbed] = np.nan
+    first = tiles[:, ::repeats]
+    return {**variables, **{n: first.statistics[n] for n in COUNTS}, "status": first.status}
 
 
-def _derived(values: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]:
-    """Turn (model, draw, column, tile) into (model, perturbation, variable, tile)."""
-    models, _, columns, tiles = values.shape
-    draws = values.reshape(models, len(layout.perturbations), layout.repeats, columns, tiles)
-    table = {name: draws[:, :, :, i] for i, name in enumerate(COLUMNS)}
-    scored = table["status"] == STATUS["scored"]
-    consistencies = [
-        mean_of_draws(np.where(scored, metric(name)(table), np.nan))
-        for name in layout.metrics
-        if name not in BANK_METRICS
-    ]
-    for consistency in consistencies:  # a prediction agrees with itself: that says nothing
-        consistency[:, [p == "none" for p in layout.perturbations]] = np.nan
-    counted = [table[name][:, :, 0] for name in COUNTED]
-    return np.stack([*consistencies, *counted], axis=2)
+def consistency_of(
+    layout: Layout, tiles: TileScores, metric: str, perturbation: str
+) -> NDArray[np.float64]:
+    """Return one score of some tiles, (model, tile): the mean over its draws.
 
-
-def mean_of_draws(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the repeats (axis 2), NaN left out, NaN where all are."""
-    valid = ~np.isnan(draws)
-    count = valid.sum(axis=2)
-    total = np.where(valid, draws, 0.0).sum(axis=2)
-    mean: NDArray[np.float64] = total / np.where(count > 0, count, np.nan)
-    return mean
+    Parameters
+    ----------
+    layout
+        What the numbers mean.
+    tiles
+        The numbers, (model, draw, tile).
+    metric, perturbation
+        Of the score; the metric is one of a model's own predictions.
+    """
+    draws = tiles[:, layout.draws(perturbation)]
+    return draws.consistency(metric, repeats=layout.repeats)[:, 0]
 
 
 def _positions(layout: Layout, indices: Sequence[int]) -> dict[str, Any]:
@@ -202,7 +231,7 @@ def blocks_of(scores: Scores, score: str) -> Iterator[tuple[int, xr.DataArray, x
         similarity = similarity_in(read_scores(scores))
     for index in map(int, np.flatnonzero(scores.done() != DONE["missing"])):
         overlaps = scores.overlaps(index) if layout.bank_metrics else None
-        data = tile_scores(
+        data = dataset_of(
             layout, scores.block(index), [index], overlaps=overlaps, similarity=similarity
         ).sel(perturbation=perturbation)
         yield index, data[metric], data.status

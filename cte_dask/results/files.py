@@ -16,9 +16,9 @@ import numpy as np
 
 from cte_dask.consistency import BANK_METRICS, METRICS
 from cte_dask.results.bank_metrics import similarity_in
-from cte_dask.results.dataset import read_scores, tile_scores
+from cte_dask.results.dataset import dataset_of, read_scores
 from cte_dask.results.store import DONE, Scores
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import STATUS
 from cte_dask.storage import is_cloud
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _tables(scores: Scores) -> Iterator[pa.Table]:
         block = int(index)
         overlaps = scores.overlaps(block)
         yield _table(
-            tile_scores(
+            dataset_of(
                 layout, scores.block(block), [block], overlaps=overlaps, similarity=similarity
             )
         )

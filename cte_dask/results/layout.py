@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency import BANK_METRICS
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS
+from cte_dask.results.block_codec import COLUMNS
+from cte_dask.scoring.block_scores import STATUS
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ class Layout:
     def bank_metrics(self) -> tuple[str, ...]:
         """The metrics that compare the models of the bank with each other."""
         return tuple(m for m in self.metrics if m in BANK_METRICS)
+
+    @property
+    def own_metrics(self) -> tuple[str, ...]:
+        """The metrics that compare a model's predictions with its own."""
+        return tuple(m for m in self.metrics if m not in BANK_METRICS)
+
+    def draws(self, perturbation: str) -> slice:
+        """Return the places of a perturbation's draws along the axis of draws."""
+        first = self.perturbations.index(perturbation) * self.repeats
+        return slice(first, first + self.repeats)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for the store's attributes."""

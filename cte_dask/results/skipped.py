@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cte_dask.results.store import DONE
-from cte_dask.scoring.score_tiles import STATUS
 
 if TYPE_CHECKING:
     from cte_dask.results.store import Scores
@@ -39,7 +38,7 @@ def skipped(scores: Scores) -> dict[str, int]:
     """
     counts: Counter[str] = Counter()
     for index in np.flatnonzero(scores.done() != DONE["missing"]):
-        status = scores.block(int(index))[:, :, -1]
+        tiles = scores.block(int(index))
         for name in TOLD:
-            counts[name] += int((status == STATUS[name]).any(axis=(0, 1)).sum())
+            counts[name] += int(tiles.has_status(name).any(axis=(0, 1)).sum())
     return {name: number for name, number in counts.items() if number}

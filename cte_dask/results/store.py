@@ -21,9 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.results.block_codec import (
+    CAUSE_BYTES,
+    COLUMNS,
+    decoded,
+    decoded_causes,
+    encoded,
+    encoded_causes,
+)
 from cte_dask.results.layout import Layout, layout_of
 from cte_dask.scoring.bank_overlaps import overlap_rows
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS
+from cte_dask.scoring.block_scores import BlockScores, TileScores
 
 if TYPE_CHECKING:
     import zarr
@@ -44,8 +52,6 @@ __all__ = [
 
 DONE = {"missing": 0, "complete": 1, "failures": 2, "partial": 3}
 """Marks of a block; ``partial``: without failures, but not of every model."""
-CAUSE_BYTES = 400
-"""What the ledger holds of a cause, UTF-8."""
 AT_ONCE = 64
 """Blocks that are read together."""
 
@@ -261,24 +267,58 @@ class Scores:
 
     def lacking(self, index: int) -> tuple[int, ...]:
         """Return the numbers of the models that a done block was not, or in vain, scored for."""
-        status = self.block(index)[:, :, -1]
-        lacking = np.isnan(status) | np.isin(status, [STATUS["absent"], STATUS["failed"]])
-        return tuple(np.flatnonzero(lacking.any(axis=(1, 2))).tolist())
+        lacking = self.block(index).has_status("absent", "failed").any(axis=(1, 2))
+        return tuple(np.flatnonzero(lacking).tolist())
 
-    def block(self, index: int) -> NDArray[np.float64]:
-        """Return the numbers of one block, (model, draw, column, tile)."""
+    def block(self, index: int) -> TileScores:
+        """Return the numbers of one block, (model, draw, tile)."""
         return next(self.each([index]))
 
-    def each(self, indices: Sequence[int]) -> Iterator[NDArray[np.float64]]:
-        """Yield the numbers of blocks, (model, draw, column, tile), some read at a time."""
+    def each(self, indices: Sequence[int]) -> Iterator[TileScores]:
+        """Yield the numbers of blocks, (model, draw, tile), some read at a time."""
         for start in range(0, len(indices), AT_ONCE):
-            part = np.asarray(indices[start : start + AT_ONCE])
-            for index, stored in zip(part, self.arrays["values"].oindex[part], strict=True):
-                values = stored[..., : self.layout.blocks.tile_count(int(index))]
+            numbers = np.asarray(indices[start : start + AT_ONCE])
+            chunks = self.arrays["values"].oindex[numbers]
+            for index, chunk in zip(numbers, chunks, strict=True):
+                scores = decoded(chunk[..., : self.layout.blocks.tile_count(int(index))])
                 if self.only is not None:
-                    hidden = ~self.only[int(index)]
-                    values[hidden], values[hidden, :, -1] = np.nan, STATUS["absent"]
-                yield values
+                    scores.mark(~self.only[int(index)], "absent")
+                yield scores
+
+    def write(self, scores: BlockScores) -> None:
+        """Write one block: first its numbers, then its mark.
+
+        Models that are absent from it keep the numbers that the store may hold of them.
+
+        Parameters
+        ----------
+        scores
+            The block's.
+        """
+        arrays, index, tiles = self.arrays, scores.index, scores.tiles
+        causes = encoded_causes(scores.failures, self.layout.models)
+        absent = _absent(tiles)
+        if absent.any() and arrays["done"][index] != DONE["missing"]:
+            tiles = self._completed(index, tiles, absent)
+            causes[absent] = np.asarray(arrays["causes"][index])[absent]
+        length = self.layout.blocks.tiles_per_block
+        arrays["values"][index] = encoded(tiles, length=length)
+        if scores.overlaps is not None:
+            rows = np.full((len(scores.overlaps), length), np.nan)
+            rows[:, : scores.overlaps.shape[-1]] = scores.overlaps
+            arrays["overlaps"][index] = rows
+        failed = bool(causes.any())
+        if failed or absent.any():
+            arrays["causes"][index] = causes
+        partial = bool(_absent(tiles).any())
+        arrays["done"][index] = DONE["failures" if failed else "partial" if partial else "complete"]
+
+    def _completed(self, index: int, tiles: TileScores, absent: NDArray[np.bool_]) -> TileScores:
+        """Return a block's numbers, those of absent models from the store."""
+        chunk = np.asarray(self.arrays["values"][index])
+        completed = decoded(chunk[..., : tiles.status.shape[-1]])
+        completed[~absent] = tiles[~absent]
+        return completed
 
     def overlaps(self, index: int) -> NDArray[np.float64] | None:
         """Return how the models overlap on one block, (row, tile); None if that was not asked.
@@ -293,11 +333,16 @@ class Scores:
 
     def failures(self, index: int) -> dict[str, str]:
         """Return the cause of failure of each model that failed on a block."""
-        rows = np.asarray(self.arrays["causes"][index])
-        texts = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
-        shown = [True] * len(texts) if self.only is None else self.only[index]
-        named = zip(self.layout.models, texts, shown, strict=True)
-        return {name: text for name, text, wanted in named if text and wanted}
+        causes = decoded_causes(np.asarray(self.arrays["causes"][index]), self.layout.models)
+        if self.only is None:
+            return causes
+        counted = dict(zip(self.layout.models, self.only[index], strict=True))
+        return {name: cause for name, cause in causes.items() if counted[name]}
+
+
+def _absent(tiles: TileScores) -> NDArray[np.bool_]:
+    """Return which models were not asked for on a block, (model,)."""
+    return np.asarray(tiles.has_status("absent").all(axis=(1, 2)))
 
 
 NOTE = "counted"

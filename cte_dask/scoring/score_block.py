@@ -6,7 +6,6 @@ No prediction leaves the device it was made on; a few numbers a tile come back.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ from cte_dask.errors import reason
 from cte_dask.inference.memory import with_smaller_batches
 from cte_dask.scoring.bank_overlaps import BankOverlaps, overlap_rows, parts_of, without
 from cte_dask.scoring.block_reader import Window, read_window, windows
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS, Keep, Work, groups
+from cte_dask.scoring.block_scores import BlockScores, TileScores, unscored
+from cte_dask.scoring.score_tiles import Keep, Work, groups
 from cte_dask.tiles import Block, Tile
 
 if TYPE_CHECKING:
@@ -26,39 +26,7 @@ if TYPE_CHECKING:
     from cte_dask.perturb.draw import Draw
     from cte_dask.scoring.experiment import Candidate, Experiment
 
-__all__ = [
-    "COLUMNS",
-    "STATUS",
-    "BlockScores",
-    "failed_block",
-    "loaded",
-    "predict_tiles",
-    "score_block",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class BlockScores:
-    """The numbers of one block.
-
-    Parameters
-    ----------
-    index
-        Number of the block.
-    values
-        float64 (model, draw, column, tile); the columns are `COLUMNS`.
-    failures
-        Cause of failure per model name; empty when all went well.
-    overlaps
-        float64 (row, tile): how the models' unperturbed predictions overlap, rows as of
-        `cte_dask.scoring.bank_overlaps.overlap_rows`; None unless a metric of the whole bank is
-        asked for.
-    """
-
-    index: int
-    values: NDArray[np.float64]
-    failures: dict[str, str]
-    overlaps: NDArray[np.float64] | None = None
+__all__ = ["failed_block", "loaded", "predict_tiles", "score_block"]
 
 
 def score_block(experiment: Experiment, index: int) -> BlockScores:
@@ -83,7 +51,7 @@ def score_block(experiment: Experiment, index: int) -> BlockScores:
     block = experiment.blocks.block_at(index)
     scores = failed_block(experiment, index, {})
     for number, candidate in enumerate(experiment.candidates):
-        scores.values[number] = _unscored(experiment, candidate, len(block.tiles))
+        scores.tiles[number] = _unscored(experiment, candidate, len(block.tiles))
     try:
         for places, window in windows(experiment, block):
             chosen = _unmasked(experiment, block.tiles[places])
@@ -117,11 +85,10 @@ def _score_part(
         try:
             work = Work(experiment, loaded(experiment, candidate), window)
             score = partial(_score_model, work, candidate, tiles, keep)
-            scores.values[number][..., part] = with_smaller_batches(work.ready, score)
+            scores.tiles[number][:, part] = with_smaller_batches(work.ready, score)
         except Exception as error:  # foreign code: one model's fault must not stop the bank
             scores.failures[candidate.name] = reason(error)
-            scores.values[number] = np.nan
-            scores.values[number, :, -1] = STATUS["failed"]
+            scores.mark([number], "failed")
             kept.forget(number)
     if scores.overlaps is not None:
         scores.overlaps[:, part] = kept.rows()
@@ -131,12 +98,11 @@ def _score_part(
 
 def failed_block(experiment: Experiment, index: int, causes: dict[str, str]) -> BlockScores:
     """Return the scores of a block of which nothing was computed, with a cause per model."""
+    models = len(experiment.candidates)
     draws = len(experiment.perturbations) * experiment.repeats
     tiles = experiment.blocks.tile_count(index)
-    values = np.full((len(experiment.candidates), draws, len(COLUMNS), tiles), np.nan)
-    values[:, :, -1] = STATUS["failed"]
-    overlaps = np.full((overlap_rows(len(values)), tiles), np.nan)
-    return BlockScores(index, values, causes, overlaps if experiment.bank_metrics else None)
+    overlaps = np.full((overlap_rows(models), tiles), np.nan) if experiment.bank_metrics else None
+    return BlockScores(index, unscored((models, draws, tiles), "failed"), causes, overlaps)
 
 
 def predict_tiles(
@@ -181,12 +147,12 @@ def _unmasked(experiment: Experiment, tiles: Sequence[Tile]) -> NDArray[np.bool_
     return np.array([bool(window.frame(t.start, t.shape).any()) for t in tiles])
 
 
-def _unscored(experiment: Experiment, candidate: Candidate, tiles: int) -> NDArray[np.float64]:
-    """Return the numbers (draw, column, tile) of a model before any tile is scored."""
+def _unscored(experiment: Experiment, candidate: Candidate, tiles: int) -> TileScores:
+    """Return the numbers (draw, tile) of a model before any tile is scored."""
     supported = [candidate.supports(d.perturbation) for d in _draws(experiment)]
-    values = np.full((len(supported), len(COLUMNS), tiles), np.nan)
-    values[:, -1] = np.where(supported, STATUS["masked"], STATUS["unsupported"])[:, None]
-    return values
+    scores = unscored((len(supported), tiles), "masked")
+    scores.mark(~np.array(supported, bool), "unsupported")
+    return scores
 
 
 def _draws(experiment: Experiment) -> tuple[Draw, ...]:
@@ -200,16 +166,16 @@ def _score_model(
     candidate: Candidate,
     tiles: Sequence[Tile],
     keep: Keep | None,
-) -> NDArray[np.float64]:
-    """Return (draw, column, tile) of one model for some tiles."""
+) -> TileScores:
+    """Return the numbers (draw, tile) of one model for some tiles."""
     draws = _draws(work.experiment)
-    values = _unscored(work.experiment, candidate, len(tiles))
+    scores = _unscored(work.experiment, candidate, len(tiles))
     rows = np.array([i for i, d in enumerate(draws) if candidate.supports(d.perturbation)], int)
     possible = [draws[i] for i in rows]
-    for at in groups(np.arange(len(tiles)), work.ready):
-        columns = work.score([tiles[i] for i in at], possible, keep and _at(keep, at))
-        values[np.ix_(rows, np.arange(len(COLUMNS)), at)] = columns
-    return values
+    for group in groups(np.arange(len(tiles)), work.ready):
+        chosen = [tiles[i] for i in group]
+        scores[np.ix_(rows, group)] = work.score(chosen, possible, keep and _at(keep, group))
+    return scores
 
 
 def _at(keep: Keep, places: NDArray[np.int64]) -> Keep:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cte_dask.arrays import namespace
-from cte_dask.consistency import STATISTICS
 from cte_dask.scoring.block_reader import Window, shifted
-from cte_dask.scoring.tile_statistics import PAIRS, tile_statistics
+from cte_dask.scoring.block_scores import STATUS, TileScores, unscored
+from cte_dask.scoring.tile_statistics import tile_statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,18 +23,8 @@ if TYPE_CHECKING:
     from cte_dask.scoring.experiment import Experiment
     from cte_dask.tiles import Shape, Tile
 
-__all__ = ["COLUMNS", "STATUS", "Keep", "Work", "groups"]
+__all__ = ["Keep", "Work", "groups"]
 
-STATUS = {
-    "absent": 0,  # not computed
-    "scored": 1,
-    "masked": 2,  # outside the mask: no inference ran
-    "non_finite_input": 3,  # NaN or infinity among the voxels the model would see
-    "non_finite_output": 4,  # the model gave NaN
-    "unsupported": 5,  # the model has no such perturbation
-    "failed": 6,  # an error; its cause is in the ledger
-}
-COLUMNS = (*STATISTICS, *PAIRS, "status")
 Keep = Callable[..., None]
 """`cte_dask.scoring.bank_overlaps.BankOverlaps.keep` for one model; tiles by their place in a
 group."""
@@ -60,7 +50,7 @@ class Work:
 
     def score(
         self, tiles: Sequence[Tile], draws: Sequence[Draw], keep: Keep | None = None
-    ) -> NDArray[np.float64]:
+    ) -> TileScores:
         """Score some tiles.
 
         Parameters
@@ -74,32 +64,30 @@ class Work:
 
         Returns
         -------
-        ndarray of float64, shape (draw, column, T)
-            Columns are `COLUMNS`.
+        TileScores
+            Of shape (draw, T).
         """
         boxes = {self.ready.view(None).box, *(self.ready.view(d.perturbation).box for d in draws)}
-        values = np.full((len(draws), len(COLUMNS), len(tiles)), np.nan)
-        values[:, -1] = STATUS["non_finite_input"]
-        good = [i for i, t in enumerate(tiles) if all(self._finite(t, box) for box in boxes)]
-        if not good or not draws:
-            return values
-        whole = [tiles[i] for i in good]
-        reference, *perturbed = self.predict(whole, draws)
+        scores = unscored((len(draws), len(tiles)), "non_finite_input")
+        finite = [i for i, t in enumerate(tiles) if all(self._finite(t, box) for box in boxes)]
+        if not finite or not draws:
+            return scores
+        predicted = [tiles[i] for i in finite]
+        reference, *perturbed = self.predict(predicted, draws)
         output = self.ready.spec.output
-        how: dict[str, Any] = {
-            "cores": [tuple(slice(0, s) for s in t.shape) for t in whole],
+        limits: dict[str, Any] = {
+            "cores": [tuple(slice(0, s) for s in t.shape) for t in predicted],
             "threshold": 0.0 if output.classes else output.threshold,
         }
-        for number, prediction in enumerate(perturbed):
-            counts = tile_statistics(reference, prediction, border=self.experiment.border, **how)
-            values[number][:-1, good] = counts.T
-            broken = counts[:, STATISTICS.index("n_nan")] > 0
+        for draw, prediction in enumerate(perturbed):
+            counts = tile_statistics(reference, prediction, border=self.experiment.border, **limits)
+            broken = counts["n_nan"] > 0
             status = np.where(broken, STATUS["non_finite_output"], STATUS["scored"])
-            values[number][-1, good] = status
+            scores[draw, finite] = TileScores(counts, status)
         if keep is not None:
             row = [d.perturbation.space for d in draws].index("none")
-            keep(good, reference, known=values[row, -1, good] == STATUS["scored"], **how)
-        return values
+            keep(finite, reference, known=scores.scored[row, finite], **limits)
+        return scores
 
     def predict(self, tiles: Sequence[Tile], draws: Sequence[Draw]) -> list[Prediction]:
         """Predict some tiles: the reference, then one prediction a draw."""

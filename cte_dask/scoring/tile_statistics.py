@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PAIRS", "tile_statistics"]
 
+Statistics = dict[str, "NDArray[np.float64]"]
+
 PAIRS = ("pair_common", "pair_perturbed", "pair_reference")
 """Pair counts of instance labels, NaN where no instances were made."""
 
@@ -30,7 +32,7 @@ def tile_statistics(
     cores: Sequence[tuple[slice, ...]],
     threshold: float,
     border: int = 0,
-) -> NDArray[np.float64]:
+) -> Statistics:
     """Compare the predictions of some tiles.
 
     Parameters
@@ -46,46 +48,49 @@ def tile_statistics(
 
     Returns
     -------
-    ndarray of float64, shape (T, len(STATISTICS) + len(PAIRS))
-        Columns `STATISTICS`, then `PAIRS`.
+    dict
+        float64 (T,) for each name of `STATISTICS` and `PAIRS`.
     """
     classes = zip(reference.foreground, perturbed.foreground, strict=True)
     counts = [_counts(a, b, cores, threshold) for a, b in classes]
-    merged = counts[0] if len(counts) == 1 else _class_mean(np.stack(counts))
-    pairs = np.full((len(cores), len(PAIRS)), np.nan)
-    if reference.labels is not None and perturbed.labels is not None:
-        table = pair_statistics_batch(
-            reference.labels, perturbed.labels, cores=cores, border=border
-        )
-        pairs = to_numpy(table)[:, : len(PAIRS)].astype(np.float64)
-    return np.concatenate([merged, pairs], axis=1)
+    merged = counts[0] if len(counts) == 1 else _class_mean(counts)
+    return merged | _pair_counts(reference, perturbed, cores, border)
 
 
 def _counts(
     reference: Array, perturbed: Array, cores: Sequence[tuple[slice, ...]], threshold: float
-) -> NDArray[np.float64]:
-    counts = binary_agreement_batch(reference, perturbed, threshold=threshold, cores=cores)
-    host: NDArray[np.float64] = to_numpy(counts)
-    return host
+) -> Statistics:
+    table = binary_agreement_batch(reference, perturbed, threshold=threshold, cores=cores)
+    return dict(zip(STATISTICS, to_numpy(table).T, strict=True))
 
 
-def _class_mean(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Merge (class, tile, statistic) so that NHD and EI become means over the classes present.
+def _pair_counts(
+    reference: Prediction, perturbed: Prediction, cores: Sequence[tuple[slice, ...]], border: int
+) -> Statistics:
+    if reference.labels is None or perturbed.labels is None:
+        return {name: np.full(len(cores), np.nan) for name in PAIRS}
+    table = pair_statistics_batch(reference.labels, perturbed.labels, cores=cores, border=border)
+    columns = to_numpy(table).astype(np.float64).T[: len(PAIRS)]
+    return dict(zip(PAIRS, columns, strict=True))
+
+
+def _class_mean(classes: Sequence[Statistics]) -> Statistics:
+    """Merge the counts of several classes so that NHD and EI become means over those present.
 
     Voxels are summed over the classes; disagreement and sum_ei are set to what gives the mean of
     the classes' own consistencies, so that the metrics read every tile alike.
     """
-    columns = {name: i for i, name in enumerate(STATISTICS)}
-    union = counts[..., columns["n_union"]]
+    counts = {name: np.stack([c[name] for c in classes]) for name in STATISTICS}
+    union = counts["n_union"]
     present = union > 0
     number = np.maximum(present.sum(axis=0), 1)
-    merged: NDArray[np.float64] = counts.sum(axis=0)
-    total = merged[:, columns["n_union"]]
-    agree = np.where(present, nhd(union, counts[..., columns["n_disagree"]]), 0)
-    soft = np.where(present, ei(union, counts[..., columns["sum_ei"]]), 0)
+    merged: Statistics = {name: numbers.sum(axis=0) for name, numbers in counts.items()}
+    total = merged["n_union"]
+    agree = np.where(present, nhd(union, counts["n_disagree"]), 0)
+    soft = np.where(present, ei(union, counts["sum_ei"]), 0)
     means = {"n_disagree": 1 - agree.sum(axis=0) / number, "sum_ei": soft.sum(axis=0) / number}
     for name, mean in means.items():
-        merged[:, columns[name]] = np.where(total > 0, mean * total, 0)
+        merged[name] = np.where(total > 0, mean * total, 0)
     for name in ("n_voxels", "n_nan"):
-        merged[:, columns[name]] = counts[..., columns[name]].max(axis=0)
+        merged[name] = counts[name].max(axis=0)
     return merged

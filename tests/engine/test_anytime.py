@@ -28,8 +28,8 @@ from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import DONE, counted, create, open_scores
 from cte_dask.scoring.block_reader import margins
+from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
-from cte_dask.scoring.score_tiles import STATUS
 from cte_dask.volume import open_volume, write_ome_zarr
 
 SETTINGS = {
@@ -118,7 +118,7 @@ def test_beaten_models_are_not_scored_on_later_blocks(two, whole):
     assert early, "else this shows nothing"
     scores = open_scores(f"{out}/scores.zarr")
     for place, block in enumerate(order(sampled)):
-        status = scores.block(block)[:, :, -1]
+        status = scores.block(block).status
         for row, name in enumerate(scores.layout.models):
             expected = "scored" if place < early.get(name, sampled) else "absent"
             assert (status[row] == STATUS[expected]).all()

@@ -23,12 +23,13 @@ from cte_dask.engine.jobs import Job, score_job
 from cte_dask.inference.memory import MODELS_SHARE, bytes_for_models, bytes_of, groups_that_fit
 from cte_dask.models import load_bank
 from cte_dask.models.unet import UNet
+from cte_dask.results.block_codec import encoded
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import create
 from cte_dask.scoring import candidates
+from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
-from cte_dask.scoring.score_tiles import STATUS
 from cte_dask.volume import open_volume
 
 OPTIONS = {"tile": (1, 32, 32), "block": (1, 3, 2)}
@@ -121,8 +122,8 @@ def test_groups_give_the_bits_of_the_whole_bank(experiment, little, reads, monke
 
     monkeypatch.setattr(candidates, "Predictor", noted)
     got = score_job(experiment, Job(1))
-    np.testing.assert_array_equal(got.values, want.values)
-    assert (got.values[:, :, -1] == STATUS["scored"]).any()
+    np.testing.assert_array_equal(encoded(got.tiles), encoded(want.tiles))
+    assert got.tiles.scored.any()
     assert got.failures == {}
     assert reads == dict.fromkeys(once, 3), "two models, two models, one"
     assert loads == [f"model-{i}" for i in range(5)], "each once"
@@ -134,8 +135,8 @@ def test_a_part_of_the_bank_is_cut_into_groups_too(experiment, little, reads):
     got = score_job(experiment, job)
     assert set(reads.values()) == {2}
     want = score_block(experiment, 1)
-    np.testing.assert_array_equal(got.values[[0, 3, 4]], want.values[[0, 3, 4]])
-    assert (got.values[[1, 2], :, -1] == STATUS["absent"]).all()
+    np.testing.assert_array_equal(*(encoded(s.tiles[[0, 3, 4]]) for s in (got, want)))
+    assert (got.status[[1, 2]] == STATUS["absent"]).all()
 
 
 def test_a_block_that_cannot_be_read_tells_of_every_model_of_every_group(
@@ -157,7 +158,7 @@ def test_a_block_that_cannot_be_read_tells_of_every_model_of_every_group(
     monkeypatch.setattr(zarr.storage.LocalStore, "get", get)
     got = checkpoint.score(Job(1))
     assert list(got.failures) == [f"model-{i}" for i in range(5)]
-    assert (got.values[:, :, -1] == STATUS["failed"]).all()
+    assert (got.status == STATUS["failed"]).all()
 
 
 def test_metrics_of_the_whole_bank_keep_it_together(target, tmp_path, little):
@@ -165,5 +166,5 @@ def test_metrics_of_the_whole_bank_keep_it_together(target, tmp_path, little):
     metrics = ("nhd", "consensus")
     experiment = resolve(open_volume(str(target)), bank, metrics=metrics, **OPTIONS)
     got, want = score_job(experiment, Job(1)), score_block(experiment, 1)
-    np.testing.assert_array_equal(got.values, want.values)
+    np.testing.assert_array_equal(encoded(got.tiles), encoded(want.tiles))
     np.testing.assert_array_equal(got.overlaps, want.overlaps)

@@ -14,6 +14,7 @@ from cte_dask.engine.jobs import Job
 from cte_dask.engine.lost_workers import SchedulerLostError
 from cte_dask.models import load_bank
 from cte_dask.results import store as scores_module
+from cte_dask.results.block_codec import encoded
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import DONE, create, open_scores
 from cte_dask.scoring.resolve import resolve
@@ -104,7 +105,7 @@ def test_blocks_read_together_are_those_read_alone(experiment, url, monkeypatch)
         monkeypatch.setattr(scores_module, "AT_ONCE", at_once)
         for block, stored, read in zip(blocks, alone, scores.each(blocks), strict=True):
             tiles = experiment.blocks.tile_count(block)
-            np.testing.assert_array_equal(read, stored[..., :tiles])
+            np.testing.assert_array_equal(encoded(read), stored[..., :tiles])
 
 
 def test_windows_share_what_their_tasks_need(experiment, url):

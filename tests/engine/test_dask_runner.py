@@ -15,7 +15,6 @@ from distributed import Client, LocalCluster
 from processes import Command, kill
 
 import cte_dask
-from cte_dask.engine import checkpoint
 from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.clusters import open_cluster
 from cte_dask.engine.dask_runner import blocks_array, run, run_serially
@@ -23,7 +22,7 @@ from cte_dask.models import load_bank
 from cte_dask.ranking.rank_target import TargetOptions, rank_target
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
-from cte_dask.results.store import create, open_scores
+from cte_dask.results.store import Scores, create, open_scores
 from cte_dask.scoring.resolve import resolve
 from cte_dask.volume import open_volume
 
@@ -220,7 +219,7 @@ def test_a_task_that_dies_is_a_failed_block_with_its_cause(experiment, tmp_path)
 def test_a_full_disk_is_told_and_what_is_complete_stays(experiment, serial, tmp_path, monkeypatch):
     url = str(tmp_path / "scores.zarr")
     scores = create(url, layout_of(experiment))
-    real, written = checkpoint.write_block, []
+    real, written = Scores.write, []
 
     def filling(store, block):
         if len(written) == 2:
@@ -228,10 +227,10 @@ def test_a_full_disk_is_told_and_what_is_complete_stays(experiment, serial, tmp_
         written.append(block.index)
         real(store, block)
 
-    monkeypatch.setattr(checkpoint, "write_block", filling)
+    monkeypatch.setattr(Scores, "write", filling)
     with pytest.raises(OSError, match=r"no space left for .*scores\.zarr: make room.*--resume"):
         run(experiment, url, scores)
     assert list(scores.missing()) == list(range(2, len(experiment.blocks)))
-    monkeypatch.setattr(checkpoint, "write_block", real)
+    monkeypatch.setattr(Scores, "write", real)
     run(experiment, url, scores)
     assert_equal_bits(read_scores(scores), serial)

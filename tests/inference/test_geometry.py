@@ -12,13 +12,13 @@ from torch import nn
 
 from cte_dask.consistency.binary import nhd
 from cte_dask.models import load_bank
+from cte_dask.results.block_codec import encoded
+from cte_dask.scoring.block_scores import STATUS, TileScores, joined
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS
 from cte_dask.volume import open_volume
 
 EXACT = ("rotate", "mirror")
-NAN = COLUMNS.index("n_nan")
 
 
 class Pointwise(nn.Module):
@@ -89,22 +89,26 @@ models:
     return load_bank(str(folder / "bank.yaml"))
 
 
-def scored(volume, bank, **options) -> np.ndarray:
-    """The numbers of all tiles of one model, (draw, column, tile)."""
+def scored(volume, bank, **options) -> TileScores:
+    """The numbers of all tiles of one model, (draw, tile)."""
     given = {"tile": (1, 32, 32), "perturbations": EXACT, "batch": 3}
     experiment = resolve(volume, bank, **{**given, **options})
     parts = []
     for index in range(len(experiment.blocks)):
         scores = score_block(experiment, index)
         assert not scores.failures
-        parts.append(scores.values[0])
-    return np.concatenate(parts, axis=-1)
+        parts.append(scores.tiles[0])
+    return joined(parts)
 
 
-def consistency(values: np.ndarray) -> np.ndarray:
-    assert (values[:, -1] == STATUS["scored"]).all()
-    assert not values[:, NAN].any()
-    return nhd(values[:, 0], values[:, 1])
+def consistency(tiles: TileScores) -> np.ndarray:
+    assert tiles.scored.all()
+    assert not tiles.statistics["n_nan"].any()
+    return nhd_of(tiles)
+
+
+def nhd_of(tiles: TileScores) -> np.ndarray:
+    return nhd(tiles.statistics["n_union"], tiles.statistics["n_disagree"])
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +120,7 @@ def _importable(monkeypatch, tmp_path):
 @pytest.mark.parametrize("tile", [(1, 32, 32), (1, 24, 40), (2, 32, 32)])
 def test_an_equivariant_model_is_perfectly_consistent_in_planes(tmp_path, image, model, tile):
     values = scored(open_volume(image), bank_of(tmp_path, model), tile=tile)
-    assert (values[:, 0] > 0).all()
+    assert (values.statistics["n_union"] > 0).all()
     np.testing.assert_array_equal(consistency(values), 1)
 
 
@@ -127,8 +131,9 @@ def test_an_equivariant_model_is_perfectly_consistent_in_planes(tmp_path, image,
 def test_an_equivariant_model_is_perfectly_consistent_in_boxes(tmp_path, model, tile, size):
     volume = open_volume(blobs((24, 40, 40), seed=2), axes="zyx", voxel_size=size)
     values = scored(volume, bank_of(tmp_path, model, dims=3), tile=tile, batch=2)
-    assert (values[:, 0] > 0).any()
-    np.testing.assert_array_equal(nhd(values[:, 0], values[:, 1])[values[:, 0] > 0], 1)
+    segmented = values.statistics["n_union"] > 0
+    assert segmented.any()
+    np.testing.assert_array_equal(nhd_of(values)[segmented], 1)
 
 
 def test_a_model_that_resamples_is_turned_and_comes_back(tmp_path, image):
@@ -150,9 +155,9 @@ def test_a_pointwise_model_of_a_smooth_image_hardly_sees_a_magnification(tmp_pat
     tile = (1, 32, 32) if dims == 2 else (16, 32, 32)
     bank = bank_of(tmp_path, "Pointwise", dims=dims)
     values = scored(open_volume(smooth), bank, tile=tile, perturbations=(f"zoom:{factor}",))
-    found = nhd(values[:, 0], values[:, 1])
+    found = nhd_of(values)
     assert np.nanmedian(found) > 0.97
-    assert np.nanmin(np.where(values[:, 0] > 50, found, np.nan)) > 0.9
+    assert np.nanmin(np.where(values.statistics["n_union"] > 50, found, np.nan)) > 0.9
 
 
 def test_no_magnification_is_perfectly_consistent(target, bank_path):
@@ -171,8 +176,9 @@ def test_labels_of_a_black_box_come_back_with_the_tile(tmp_path, image):
     output = "channel: 0, activation: labels"
     bank = bank_of(tmp_path, "Labels", output=output)
     values = scored(open_volume(image), bank, metrics=("vrand", "nhd"))
-    common, perturbed, reference = (values[:, COLUMNS.index(f"pair_{n}")] for n in
-                                    ("common", "perturbed", "reference"))  # fmt: skip
+    common, perturbed, reference = (
+        values.statistics[f"pair_{name}"] for name in ("common", "perturbed", "reference")
+    )
     np.testing.assert_array_equal(common, perturbed)
     np.testing.assert_array_equal(common, reference)
     assert (common > 0).all()
@@ -186,7 +192,7 @@ def test_a_network_of_one_extent_is_told_not_to_support_a_magnification(tmp_path
     assert candidate.refused == ("zoom:1.125",)
     assert "40 are needed" in candidate.note
     assert experiment.primary == "nhd@rotate"
-    status = score_block(experiment, 0).values[0, :, -1]
+    status = score_block(experiment, 0).status[0]
     assert (status[2] == STATUS["unsupported"]).all()
     assert (status[:2] == STATUS["scored"]).all()
 
@@ -206,7 +212,7 @@ def test_three_dimensional_tiles_do_not_depend_on_the_cut(tmp_path):
         )
         table = {}
         for index in reversed(range(len(experiment.blocks))):
-            values = score_block(experiment, index).values[0]
+            values = encoded(score_block(experiment, index).tiles[0])
             tiles = experiment.blocks.block_at(index).tiles
             table |= {t.index: values[..., i] for i, t in enumerate(tiles)}
         tables.append(table)
@@ -222,6 +228,6 @@ def test_voxels_that_are_not_finite_anywhere_the_model_looks_leave_the_tile_out(
     status = []
     for perturbations in (("mirror",), ("mirror", "zoom:0.8")):
         values = scored(open_volume(broken), bank, perturbations=perturbations, block=(1, 1, 1))
-        status.append(values[:, -1, 0])
+        status.append(values.status[:, 0])
     assert (status[0] == STATUS["scored"]).all()
     assert (status[1] == STATUS["non_finite_input"]).all()

@@ -14,11 +14,11 @@ from cte_dask.inference.outputs import foreground, segmenter_of
 from cte_dask.inference.segmenters import segmenter
 from cte_dask.models import load_bank
 from cte_dask.models.spec import Output
-from cte_dask.results.dataset import tile_scores
+from cte_dask.results.dataset import dataset_of
 from cte_dask.results.layout import layout_of
+from cte_dask.scoring.block_scores import joined
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
-from cte_dask.scoring.score_tiles import COLUMNS
 from cte_dask.tiles import frame_of
 from cte_dask.volume import open_volume
 
@@ -93,11 +93,10 @@ def settle(bank, image, **options):
 
 
 def consistencies(experiment):
-    values = np.concatenate(
-        [score_block(experiment, i).values for i in range(len(experiment.blocks))], axis=-1
-    )
-    assert not (values[:, :, -1] == 6).any(), "a model failed"
-    return tile_scores(layout_of(experiment), values, range(len(experiment.blocks))), values
+    blocks = range(len(experiment.blocks))
+    tiles = joined([score_block(experiment, i).tiles for i in blocks])
+    assert not tiles.has_status("failed").any(), "a model failed"
+    return dataset_of(layout_of(experiment), tiles, blocks), tiles
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +148,8 @@ def test_a_border_band_changes_the_count(image, tmp_path):
 
 def test_no_instances_are_made_where_no_metric_asks_for_them(image, tmp_path):
     experiment = settle(load_bank(str(write_bank(tmp_path, 1))), image, metrics=("nhd",))
-    _, values = consistencies(experiment)
-    assert np.isnan(values[:, :, COLUMNS.index("pair_common")]).all()
+    _, tiles = consistencies(experiment)
+    assert np.isnan(tiles.statistics["pair_common"]).all()
 
 
 def test_planes_of_a_2d_model_never_share_an_object():

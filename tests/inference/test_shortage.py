@@ -10,10 +10,11 @@ from conftest import blobs
 
 from cte_dask.inference.memory import out_of_memory
 from cte_dask.models import load_bank
+from cte_dask.results.block_codec import encoded
+from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.candidates import _READY
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
-from cte_dask.scoring.score_tiles import STATUS
 from cte_dask.volume import open_volume
 
 OPTIONS = {"tile": (1, 16, 16), "block": (1, 4, 4), "perturbations": ("gaussian:0.2",)}
@@ -47,8 +48,8 @@ def test_a_batch_that_does_not_fit_is_halved_remembered_and_scores_as_the_smalle
     got = [score_block(big, index) for index in range(3)]
     for a, b in zip(got, want, strict=True):
         assert not a.failures
-        assert (a.values[:, :, -1] == STATUS["scored"]).all()
-        np.testing.assert_array_equal(a.values, b.values)
+        assert a.tiles.scored.all()
+        np.testing.assert_array_equal(encoded(a.tiles), encoded(b.tiles))
     assert noting.Hungry.asked[:2] == [8, 4]
     assert set(noting.Hungry.asked[2:]) == {2}, "what did not fit is never tried again"
 
@@ -63,7 +64,7 @@ def test_a_model_that_does_not_fit_alone_is_a_failure_with_its_cause(settled):
     assert scores.failures == {
         "hungry": "OutOfMemoryError: CUDA out of memory. Tried a batch of 1."
     }
-    assert (scores.values[:, :, -1] == STATUS["failed"]).all()
+    assert (scores.status == STATUS["failed"]).all()
     assert noting.Hungry.asked == [8, 4, 2, 1]
 
 
@@ -82,7 +83,7 @@ def test_a_traced_network_is_traced_anew_for_its_smaller_batch(settled):
     assert ready.batch == 2
     got = score_block(experiment, 1)
     assert not got.failures
-    np.testing.assert_array_equal(got.values, want.values)
+    np.testing.assert_array_equal(encoded(got.tiles), encoded(want.tiles))
 
 
 @pytest.mark.parametrize(

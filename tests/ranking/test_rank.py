@@ -11,7 +11,7 @@ import xarray as xr
 from golden import cases
 
 from cte_dask.ranking.rank import rank
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import STATUS
 
 
 def dataset(scores: dict[str, list[float]], *, foreground: dict[str, float] | None = None):

@@ -16,9 +16,9 @@ from cte_dask.consistency.binary import binary_agreement, ei, nhd
 from cte_dask.inference.graph.bottleneck import hooked
 from cte_dask.models import ModelBank, load_bank
 from cte_dask.perturb.draw import draws_of
+from cte_dask.scoring.block_scores import STATUS, TILE_STATISTICS, TileScores
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles, score_block
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS
 from cte_dask.volume import open_volume
 
 TILE = (1, 32, 32)
@@ -30,23 +30,26 @@ def settle(volume, bank, **options):
     return resolve(volume, bank, **{**given, **options})
 
 
-def tile_table(experiment, order=None) -> dict[str, dict[int, np.ndarray]]:
-    """Model → tile index → numbers (draw, column), blocks taken in some order."""
+def tile_table(experiment, order=None) -> dict[str, dict[int, TileScores]]:
+    """Model → tile index → numbers (draw,), blocks taken in some order."""
     table = {c.name: {} for c in experiment.candidates}
     for index in order if order is not None else range(len(experiment.blocks)):
         scores = score_block(experiment, index)
         assert not scores.failures
         for number, candidate in enumerate(experiment.candidates):
             for column, tile in enumerate(experiment.blocks.block_at(index).tiles):
-                table[candidate.name][tile.index] = scores.values[number, :, :, column]
+                table[candidate.name][tile.index] = scores.tiles[number, :, column]
     return table
 
 
 def assert_same_bits(got, want) -> None:
-    for name in got:
-        assert got[name].keys() == want[name].keys()
-        for tile in got[name]:
-            np.testing.assert_array_equal(got[name][tile], want[name][tile])
+    for model in got:
+        assert got[model].keys() == want[model].keys()
+        for tile, numbers in got[model].items():
+            other = want[model][tile]
+            np.testing.assert_array_equal(numbers.status, other.status)
+            for name in TILE_STATISTICS:
+                np.testing.assert_array_equal(numbers.statistics[name], other.statistics[name])
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +70,13 @@ def plain(volume, bank):
 
 def test_scores_are_not_trivial(plain):
     for draw in range(len(PERTURBATIONS)):
-        numbers = np.array([t[draw] for tiles in plain.values() for t in tiles.values()])
-        assert (numbers[:, 0] > 0).mean() > 0.9
-        consistency = nhd(numbers[:, 0], numbers[:, 1])
+        tiles = [t for of_model in plain.values() for t in of_model.values()]
+        union, disagree = (
+            np.array([t.statistics[name][draw] for t in tiles])
+            for name in ("n_union", "n_disagree")
+        )
+        assert (union > 0).mean() > 0.9
+        consistency = nhd(union, disagree)
         assert (consistency < 1).mean() > 0.3
         assert np.nanmedian(consistency) > 0.2
 
@@ -97,11 +104,11 @@ def test_batch_size_and_threads_change_no_score_beyond_rounding(volume, bank, pl
     for options in ({"batch": 1}, {"batch": 7}, {"threads": 2}):
         experiment = settle(volume, bank, block=(2, 2, 2), **options)
         other = tile_table(experiment, order=(0, len(experiment.blocks) - 1))
-        for name in plain:
-            for tile, got in other[name].items():
-                want = plain[name][tile]
-                for score, column in ((nhd, 1), (ei, 2)):
-                    a, b = (score(t[:, 0], t[:, column]) for t in (got, want))
+        for model in plain:
+            for tile, got in other[model].items():
+                want = plain[model][tile]
+                for score, name in ((nhd, "n_disagree"), (ei, "sum_ei")):
+                    a, b = (score(t.statistics["n_union"], t.statistics[name]) for t in (got, want))
                     # one voxel of 1024 may cross the threshold by an ulp
                     np.testing.assert_allclose(a, b, atol=1 / 256)
     torch.set_num_threads(1)
@@ -134,19 +141,19 @@ def test_numbers_are_those_of_plain_predictions_done_by_hand(volume, bank, image
                 perturbed = torch.sigmoid(net(x))
         core = (0, 0, slice(8, 40), slice(8, 40))
         want = binary_agreement(reference[core].numpy(), perturbed[core].numpy())
-        got = score_block(experiment, 4).values[number, 0, :, 0]
-        assert abs(got[0] - want.n_union) <= 2
-        assert abs(got[1] - want.n_disagree) <= 2
-        np.testing.assert_allclose(got[2], want.sum_ei, rtol=1e-3)
-        assert got[COLUMNS.index("n_voxels")] == 32 * 32
+        got = score_block(experiment, 4).tiles[number, 0, 0].statistics
+        assert abs(got["n_union"] - want.n_union) <= 2
+        assert abs(got["n_disagree"] - want.n_disagree) <= 2
+        np.testing.assert_allclose(got["sum_ei"], want.sum_ei, rtol=1e-3)
+        assert got["n_voxels"] == 32 * 32
 
 
 def test_neutral_input_perturbations_are_perfectly_consistent(volume, bank):
     neutral = ("gaussian:0", "brightness:0", "contrast:1", "gamma:1")
     experiment = settle(volume, bank, perturbations=neutral, block=(6, 3, 4))
-    values = score_block(experiment, 0).values
-    assert (values[:, :, 0] > 0).any()
-    assert (values[:, :, 1] == 0).all()
+    statistics = score_block(experiment, 0).statistics
+    assert (statistics["n_union"] > 0).any()
+    assert (statistics["n_disagree"] == 0).all()
 
 
 def test_two_models_with_different_halos_see_the_same_noise(volume, bank):
@@ -178,17 +185,16 @@ def test_two_models_with_different_halos_see_the_same_noise(volume, bank):
 def test_cut_tiles_are_scored_on_their_core_only(volume, bank, image):
     experiment = settle(volume, bank, block=(6, 3, 4))
     assert experiment.grid.counts == (6, 3, 3)  # 88 = 2·32 + 24 is kept, 104 = 3·32 + 8 is not
-    values = score_block(experiment, 0).values
-    voxels = values[0, 0, COLUMNS.index("n_voxels")].reshape(6, 3, 3)
+    voxels = score_block(experiment, 0).statistics["n_voxels"][0, 0].reshape(6, 3, 3)
     assert set(voxels[:, :2].ravel()) == {32 * 32}
     assert set(voxels[:, 2].ravel()) == {24 * 32}
 
 
 def test_boxes_under_a_2d_model_share_one_mask_and_one_score(volume, bank):
     experiment = settle(volume, bank, tile=(3, 32, 32), block=(2, 3, 4))
-    values = score_block(experiment, 0).values
-    assert set(values[0, 0, COLUMNS.index("n_voxels"), :2]) == {3 * 32 * 32}
-    assert not np.isnan(values[:, :, 0]).any()
+    statistics = score_block(experiment, 0).statistics
+    assert set(statistics["n_voxels"][0, 0, :2]) == {3 * 32 * 32}
+    assert not np.isnan(statistics["n_union"]).any()
 
 
 def test_3d_models_are_scored_on_boxes(tmp_path):
@@ -204,8 +210,8 @@ def test_3d_models_are_scored_on_boxes(tmp_path):
 def test_a_2d_image_can_be_one_tile(bank, image):
     experiment = settle(open_volume(image[0]), bank, tile=(1, 88, 104))
     scores = score_block(experiment, 0)
-    assert scores.values.shape[-1] == 1
-    assert scores.values[0, 0, -1, 0] == STATUS["scored"]
+    assert scores.status.shape[-1] == 1
+    assert scores.status[0, 0, 0] == STATUS["scored"]
 
 
 def test_tiles_outside_the_mask_are_not_predicted(bank, image, target):
@@ -213,7 +219,7 @@ def test_tiles_outside_the_mask_are_not_predicted(bank, image, target):
     mask[2, 34:60, 40] = 1
     volume = open_volume(str(target), mask=mask)
     experiment = settle(volume, bank, block=(6, 3, 4))
-    status = score_block(experiment, 0).values[:, :, -1]
+    status = score_block(experiment, 0).status
     tile = (2 * 3 + 1) * 3 + 1
     assert (status[..., tile] == STATUS["scored"]).all()
     others = np.delete(status, tile, axis=-1)
@@ -224,10 +230,10 @@ def test_tiles_with_nan_are_counted_not_scored(bank, image):
     broken = image.astype(np.float32)
     broken[0, 5, 5] = np.nan
     experiment = settle(open_volume(broken), bank, block=(1, 3, 4))
-    values = score_block(experiment, 0).values
-    assert (values[:, :, -1, 0] == STATUS["non_finite_input"]).all()
-    assert np.isnan(values[:, :, :-1, 0]).all()
-    assert (values[:, :, -1, 8] == STATUS["scored"]).all()
+    scores = score_block(experiment, 0)
+    assert (scores.status[:, :, 0] == STATUS["non_finite_input"]).all()
+    assert all(np.isnan(numbers[:, :, 0]).all() for numbers in scores.statistics.values())
+    assert (scores.status[:, :, 8] == STATUS["scored"]).all()
 
 
 def test_a_model_that_fails_on_a_block_is_a_failure_with_its_cause(volume, bank, monkeypatch):
@@ -244,9 +250,9 @@ def test_a_model_that_fails_on_a_block_is_a_failure_with_its_cause(volume, bank,
     monkeypatch.setattr(scoring, "loaded", broken)
     scores = score_block(experiment, 0)
     assert scores.failures == {"model-1": "RuntimeError: this network has had enough of it"}
-    assert (scores.values[1, :, -1] == STATUS["failed"]).all()
-    assert np.isnan(scores.values[1, :, :-1]).all()
-    assert (scores.values[0, :, -1] == STATUS["scored"]).all()
+    assert (scores.status[1] == STATUS["failed"]).all()
+    assert all(np.isnan(numbers[1]).all() for numbers in scores.statistics.values())
+    assert (scores.status[0] == STATUS["scored"]).all()
 
 
 def test_an_unreadable_block_is_a_failure_never_a_score(tmp_path, bank, image):
@@ -257,22 +263,22 @@ def test_an_unreadable_block_is_a_failure_never_a_score(tmp_path, bank, image):
         chunk.write_bytes(b"not a chunk")
     scores = score_block(experiment, 0)
     assert set(scores.failures) == {"model-0", "model-1", "model-2"}
-    assert (scores.values[:, :, -1] == STATUS["failed"]).all()
+    assert (scores.status == STATUS["failed"]).all()
 
 
 def test_repeats_draw_anew(volume, bank):
     experiment = settle(volume, bank, repeats=3, block=(1, 1, 1))
-    values = score_block(experiment, 0).values
+    statistics = score_block(experiment, 0).statistics
+    numbers = [statistics[name][0, :, 0] for name in ("n_union", "n_disagree", "sum_ei")]
     for start in (0, 3):
-        assert len({tuple(v) for v in values[0, start : start + 3, :3, 0]}) == 3
+        assert len(set(zip(*(n[start : start + 3] for n in numbers), strict=True))) == 3
 
 
 def test_seeds_change_draws_and_nothing_else(volume, bank, plain):
-    first = score_block(settle(volume, bank, block=(1, 1, 1), seed=1), 0).values[:, :, :, 0]
-    want = np.stack([plain[f"model-{i}"][0] for i in range(3)])
-    reference = COLUMNS.index("n_reference")
-    np.testing.assert_array_equal(first[..., reference], want[..., reference])
-    assert (first[..., 2] != want[..., 2]).any()
+    first = score_block(settle(volume, bank, block=(1, 1, 1), seed=1), 0).statistics
+    want = {n: np.stack([plain[f"model-{i}"][0].statistics[n] for i in range(3)]) for n in first}
+    np.testing.assert_array_equal(first["n_reference"][..., 0], want["n_reference"])
+    assert (first["sum_ei"][..., 0] != want["sum_ei"]).any()
 
 
 def test_each_chunk_of_an_aligned_volume_is_read_once_for_the_whole_bank(tmp_path, bank, image):
@@ -315,7 +321,7 @@ def test_each_chunk_of_an_aligned_volume_is_read_once_for_the_whole_bank(tmp_pat
 def test_predictions_to_look_at_are_those_that_are_scored(volume, bank):
     experiment = settle(volume, bank, block=(1, 3, 4))
     draws = draws_of(experiment.perturbations, 1)
-    values = score_block(experiment, 0).values
+    statistics = score_block(experiment, 0).statistics
     seen = 0
     for name, tile, (reference, *perturbed) in predict_tiles(experiment, 0, draws):
         number = int(name[-1])
@@ -323,8 +329,8 @@ def test_predictions_to_look_at_are_those_that_are_scored(volume, bank):
             want = binary_agreement(
                 np.ascontiguousarray(reference), np.ascontiguousarray(prediction)
             )
-            assert values[number, draw, 0, tile.index] == want.n_union
-            assert values[number, draw, 1, tile.index] == want.n_disagree
+            assert statistics["n_union"][number, draw, tile.index] == want.n_union
+            assert statistics["n_disagree"][number, draw, tile.index] == want.n_disagree
             seen += 1
     assert seen == 3 * 9 * len(PERTURBATIONS)
 

@@ -16,13 +16,14 @@ import numpy as np
 
 from cte_dask.perturb import PERTURBATIONS, Perturbation
 from cte_dask.ranking.calibration.strengths import Calibration, calibrated
-from cte_dask.results.dataset import tile_scores
+from cte_dask.results.block_codec import decoded
+from cte_dask.results.dataset import dataset_of
 from cte_dask.results.layout import layout_of
+from cte_dask.scoring.block_scores import TileScores, joined
 from cte_dask.scoring.score_block import score_block
 
 if TYPE_CHECKING:
     from distributed import Client
-    from numpy.typing import NDArray
 
     from cte_dask.models.bank import ModelBank
     from cte_dask.ranking.rank_target import TargetOptions
@@ -177,8 +178,8 @@ def calibrate(
     indices = pilot_indices(experiment, pilot_tiles)
     if not indices:
         raise ValueError(f"no tile tried lies in the mask of {volume.name}: use more pilot tiles")
-    values = _values(experiment, indices, client, tell)
-    return calibrated(experiment, tile_scores(layout_of(experiment), values, indices))
+    tiles = _scored_tiles(experiment, indices, client, tell)
+    return calibrated(experiment, dataset_of(layout_of(experiment), tiles, indices))
 
 
 def _perturbations(kind: str, grid: Sequence[float] | None) -> tuple[Perturbation, ...]:
@@ -192,21 +193,20 @@ def _perturbations(kind: str, grid: Sequence[float] | None) -> tuple[Perturbatio
     return tuple(Perturbation(kind, strength) for strength in grid)
 
 
-def _values(
+def _scored_tiles(
     experiment: Experiment,
     indices: Sequence[int],
     client: Client | None,
     tell: Callable[[str], None],
-) -> NDArray[np.float64]:
-    """Return (model, draw, column, tile) of the pilot's tiles."""
+) -> TileScores:
+    """Return the numbers of the pilot's tiles, (model, draw, tile)."""
     tell(f"scoring {len(indices)} of {len(experiment.grid):,} tiles")
     if client is None:
-        return np.concatenate([score_block(experiment, i).values for i in indices], axis=-1)
+        return joined([score_block(experiment, i).tiles for i in indices])
     from cte_dask.engine.dask_runner import RETRIES, blocks_array
 
     lazy = blocks_array(experiment, indices)
-    values: NDArray[np.float64] = client.compute(lazy, retries=RETRIES).result()
-    return values
+    return decoded(client.compute(lazy, retries=RETRIES).result())
 
 
 def calibrate_target(

@@ -12,7 +12,7 @@ from cte_dask.consistency.degenerate import FAILED
 from cte_dask.ranking.bootstrap import cells
 from cte_dask.ranking.concordance import Spread, choose, kendall_w, spread
 from cte_dask.ranking.rank import ModelRank, rank
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -113,7 +113,7 @@ def calibrated(experiment: Experiment, data: xr.Dataset) -> Calibration:
     experiment
         The pilot's experiment; its perturbations are the grid.
     data
-        Tile scores of the pilot (`cte_dask.results.dataset.tile_scores`), computed.
+        Tile scores of the pilot (`cte_dask.results.dataset.dataset_of`), computed.
 
     Returns
     -------

@@ -18,7 +18,7 @@ from cte_dask.report.html.heat_maps import map_data, winners
 from cte_dask.report.html.tally import tally
 from cte_dask.results.session_log import UNPERTURBED, repeat_command, sessions, shown_url
 from cte_dask.results.store import counted, open_scores
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     from cte_dask.report.html.certainty import Certainty

@@ -11,7 +11,7 @@ import numpy as np
 
 from cte_dask.ranking.bootstrap import CELLS_PER_AXIS
 from cte_dask.results.dataset import blocks_of
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import STATUS
 from cte_dask.tiles import Shape
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Tally:
         values
             Their consistencies (model, tile), NaN where there is none.
         status
-            Their status (model, tile); see `cte_dask.scoring.score_block.STATUS`.
+            Their status (model, tile); see `cte_dask.scoring.block_scores.STATUS`.
         """
         position = np.stack(np.unravel_index(index, self.counts))
         cell = _flat(position, self.counts, self.cells)

@@ -15,16 +15,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from cte_dask.consistency import BANK_METRICS, metric
+from cte_dask.consistency import BANK_METRICS
 from cte_dask.report.terminal.tables import shown_number
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS
+from cte_dask.results.dataset import consistency_of
+from cte_dask.results.layout import layout_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.engine.anytime import Anytime
+    from cte_dask.scoring.block_scores import BlockScores, TileScores
     from cte_dask.scoring.experiment import Experiment
-    from cte_dask.scoring.score_block import BlockScores
 
 __all__ = ["RunProgress"]
 
@@ -61,10 +62,7 @@ class RunProgress:
         self.total, self.blocks, self.tiles, self.failed = blocks, 0, 0, 0
         self.began = self.told = time.monotonic()
         self.counts = np.zeros((len(experiment.candidates), BINS + 1), np.int64)
-        metric_name, _, perturbation = experiment.primary.partition("@")
-        self.metric = metric(metric_name)
-        names = [p.name for p in experiment.perturbations]
-        self.draw = names.index(perturbation) * experiment.repeats
+        self.layout = layout_of(experiment)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -89,18 +87,21 @@ class RunProgress:
     def __call__(self, scores: BlockScores) -> None:
         """Take in a finished block."""
         self.blocks += 1
-        self.tiles += scores.values.shape[-1]
+        self.tiles += scores.status.shape[-1]
         self.failed += bool(scores.failures)
-        table = dict(zip(COLUMNS, scores.values[:, self.draw].swapaxes(0, 1), strict=True))
-        if self.metric.name in BANK_METRICS:  # whose word counts is known when all tiles are
-            table |= dict.fromkeys(BANK_METRICS, np.full(table["status"].shape, np.nan))
-        tile_scores = np.where(table["status"] == STATUS["scored"], self.metric(table), np.nan)
-        for model, row in enumerate(tile_scores):
-            bins = np.rint(np.clip(row[~np.isnan(row)], 0, 1) * BINS).astype(np.int64)
-            self.counts[model] += np.bincount(bins, minlength=BINS + 1)
+        self._count(scores.tiles)
         for name, cause in scores.failures.items():
             self.console.print(Text(f"block {scores.index}, model {name}: failed: {cause}"))
         self._tell()
+
+    def _count(self, tiles: TileScores) -> None:
+        metric, _, perturbation = self.layout.primary.partition("@")
+        if metric in BANK_METRICS:
+            return  # whose word counts is known when all tiles are
+        consistency = consistency_of(self.layout, tiles, metric, perturbation)
+        for model, row in enumerate(consistency):
+            bins = np.rint(np.clip(row[~np.isnan(row)], 0, 1) * BINS).astype(np.int64)
+            self.counts[model] += np.bincount(bins, minlength=BINS + 1)
 
     @property
     def rate(self) -> float:

@@ -11,7 +11,7 @@ import pytest
 from cte_dask.ranking.bootstrap import cells, median_interval
 from cte_dask.report.html.certainty import certainty
 from cte_dask.report.html.tally import BINS, MOST_CELLS, Tally, cell_counts
-from cte_dask.scoring.score_tiles import STATUS
+from cte_dask.scoring.block_scores import STATUS
 
 COUNTS = (3, 5, 4)
 SCORED = STATUS["scored"]
