@@ -79,9 +79,10 @@ def measure(target: str, what: str, blocks: int) -> dict[str, Any]:
 
 
 def _peak_of_a_worker(experiment: Any, blocks: int) -> int:
+    from cte_dask.engine.checkpoint import Checkpoint
     from cte_dask.engine.clusters import open_cluster
     from cte_dask.engine.cost import peak_memory
-    from cte_dask.engine.dask_runner import run
+    from cte_dask.engine.dask_runner import run_jobs
     from cte_dask.engine.jobs import Job, Listed
     from cte_dask.results.layout import layout_of
     from cte_dask.results.store import create
@@ -93,7 +94,7 @@ def _peak_of_a_worker(experiment: Any, blocks: int) -> int:
         url = f"{folder}/scores.zarr"
         scores = create(url, layout_of(experiment))
         jobs = [Job(i) for i in range(blocks)]  # from the first: there the target holds voxels
-        run(experiment, url, scores, client=client, work=Listed(jobs))
+        run_jobs(Checkpoint(experiment, url), Listed(jobs), client=client)
         assert not any(scores.failures(i) for i in range(blocks))
         [(host, _)] = client.run(peak_memory, "cpu").values()
     return int(host)

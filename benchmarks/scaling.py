@@ -30,8 +30,10 @@ from banks import write_bank
 from measuring import RESULTS, alternated, electron_microscopy, ratio, save, spread
 
 from cte_dask import load_bank, open_volume, resolve
+from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.clusters import open_cluster
-from cte_dask.engine.dask_runner import run as run_blocks
+from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.jobs import Listed, missing_jobs
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import create
 from cte_dask.scoring.block_reader import read_window
@@ -61,7 +63,8 @@ def on_cluster(experiment: Experiment, folder: Path, client: Any) -> Callable[[]
 
     def run() -> None:
         url = str(folder / f"scores-{id(client)}-{next(numbers)}.zarr")
-        run_blocks(experiment, url, create(url, layout_of(experiment)), client=client)
+        jobs = missing_jobs(create(url, layout_of(experiment)))
+        run_jobs(Checkpoint(experiment, url), Listed(jobs), client=client)
 
     return run
 

@@ -72,7 +72,9 @@ def main() -> None:
 
 def measure(*, blocks: int, seconds: float, processes: int, threads: int) -> dict[str, Any]:
     """Run blocks that sleep; return the time it took and where it went."""
-    from cte_dask.engine.dask_runner import run
+    from cte_dask.engine.checkpoint import Checkpoint
+    from cte_dask.engine.dask_runner import run_jobs
+    from cte_dask.engine.jobs import Listed, missing_jobs
     from cte_dask.results.layout import layout_of
     from cte_dask.results.store import create
 
@@ -85,7 +87,7 @@ def measure(*, blocks: int, seconds: float, processes: int, threads: int) -> dic
 
         client.run(fall_asleep, seconds)
         began, cpu = time.perf_counter(), time.process_time()
-        run(experiment, url, scores, client=client)
+        run_jobs(Checkpoint(experiment, url), Listed(missing_jobs(scores)), client=client)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
         busy = sum(client.run(time_in_tasks).values())
         assert not len(scores.missing())
@@ -166,7 +168,7 @@ def fall_asleep(seconds: float) -> None:
         scores.mark(range(len(experiment.candidates)), "scored")
         return scores
 
-    real, lock, total = Checkpoint.score, threading.Lock(), [0.0]
+    real, lock, total = Checkpoint.__call__, threading.Lock(), [0.0]
 
     def timed(*arguments: Any) -> BlockScores:
         began = time.perf_counter()
@@ -177,7 +179,7 @@ def fall_asleep(seconds: float) -> None:
                 total[0] += time.perf_counter() - began
 
     work.score_block = asleep
-    Checkpoint.score = timed  # type: ignore[method-assign]
+    Checkpoint.__call__ = timed  # type: ignore[method-assign]
     run._seconds_in_tasks = total  # type: ignore[attr-defined]
 
 

@@ -16,12 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Array", "dtype_of", "from_torch", "namespace", "resolve_device", "to_numpy", "to_torch"]
+__all__ = [
+    "Array",
+    "dtype_of",
+    "from_torch",
+    "namespace",
+    "resolve_device",
+    "set_threads",
+    "to_numpy",
+    "to_torch",
+]
 
 Array = npt.NDArray[Any]
 """A NumPy or CuPy array; CuPy's own type is not visible to the type checker."""
@@ -178,6 +186,8 @@ def resolve_device(name: str) -> str:
     ValueError
         If the name is unknown, or ``cuda`` is asked for where there is no GPU.
     """
+    import torch
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name not in {"cpu", "cuda"}:
@@ -185,6 +195,13 @@ def resolve_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' asked for, but torch sees no GPU; use --device cpu or auto")
     return name
+
+
+def set_threads(number: int) -> None:
+    """Set the threads that one operation of a network may use in this process."""
+    import torch
+
+    torch.set_num_threads(number)
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -195,6 +212,8 @@ def dtype_of(precision: str) -> torch.dtype:
     ValueError
         If the name is unknown.
     """
+    import torch
+
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     found: torch.dtype = getattr(torch, "float32" if precision == "auto" else precision)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.engine.jobs import failed_job, score_job
+from cte_dask.engine.lost_workers import cause_of
 from cte_dask.results.store import DONE, Scores, open_scores
 from cte_dask.scoring.block_scores import BlockScores
 
@@ -15,7 +16,23 @@ if TYPE_CHECKING:
     from cte_dask.engine.jobs import Job
     from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "ScoreBlock"]
+
+
+@dataclass(frozen=True)
+class ScoreBlock:
+    """Score a block and keep nothing; see `cte_dask.engine.dask_runner.Task`."""
+
+    experiment: Experiment
+    name: str = "score-block"
+
+    def __call__(self, job: Job) -> BlockScores:
+        """Return a block's scores."""
+        return score_job(self.experiment, job)
+
+    def give_up(self, job: Job, error: BaseException) -> BlockScores:
+        """Return the scores of a block of which nothing was computed, and why."""
+        return failed_job(self.experiment, job, cause_of(error))
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,12 @@ class Checkpoint:
         """The store, to read and write."""
         return open_scores(self.url, writable=True)
 
-    def score(self, job: Job) -> BlockScores:
+    @property
+    def name(self) -> str:
+        """What its tasks are called on a dashboard."""
+        return "score-block"
+
+    def __call__(self, job: Job) -> BlockScores:
         """Return a block's scores, computed and written unless the store has them complete.
 
         A worker may die between a block's mark and telling the scheduler, and a client that dies
@@ -62,11 +84,11 @@ class Checkpoint:
         scores = score_job(self.experiment, job)
         if self.store.mark(job.block) != DONE["complete"]:
             self._write(scores)
-        return scores
+        return replace(scores, overlaps=None)  # they are in the store; nobody waits for them
 
-    def give_up(self, job: Job, cause: str) -> BlockScores:
+    def give_up(self, job: Job, error: BaseException) -> BlockScores:
         """Write and return the scores of a block of which nothing was computed, and why."""
-        scores = failed_job(self.experiment, job, cause)
+        scores = failed_job(self.experiment, job, cause_of(error))
         self._write(scores)
         return scores
 
@@ -74,7 +96,7 @@ class Checkpoint:
         store = self.store
         if store.mark(index) != DONE["complete"]:
             return None
-        return BlockScores(index, store.block(index), {}, store.overlaps(index))
+        return BlockScores(index, store.block(index), {})
 
     def _write(self, scores: BlockScores) -> None:
         try:

@@ -1,10 +1,14 @@
-"""Running an experiment: the one place that talks to a scheduler.
+"""Running jobs: the one door to Dask, for scoring, calibration and evaluation alike.
 
-`blocks_array` is the work as a Dask collection that carries coordinates, not voxels: one task a
-block, which reads its own part of the target. The runner asks for it a window of jobs at a time,
-so that a scheduler never holds more than a few thousand tasks, and results are released as they
-arrive. `run_serially` is the specification; every other way is tested against it. Which blocks are
-wanted, and when that is enough, is not decided here: see `cte_dask.engine.jobs`.
+`jobs_array` is the work as a Dask collection that carries block numbers, not voxels: one task a
+job, which reads its own part of the target. `run_jobs` asks for it a window at a time, so that a
+scheduler never holds more than a few thousand tasks, and releases results as they arrive. Without a
+client the jobs are done in this process one after the other: that is the specification, every other
+way is tested against it. Which jobs are wanted, and when that is enough, is not decided here: see
+`cte_dask.engine.jobs.Work`.
+
+A task is repeated when the worker under it died, and for nothing else: a store that falters is
+waited for in `cte_dask.storage`.
 """
 
 from __future__ import annotations
@@ -12,211 +16,166 @@ from __future__ import annotations
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from cte_dask.engine.checkpoint import Checkpoint
-from cte_dask.engine.jobs import Job, Listed, Work, missing_jobs, score_job
+from cte_dask.engine.jobs import Job, Result, Work
 from cte_dask.engine.lost_workers import (
     GONE,
     GONE_STATUS,
     SchedulerLostError,
     Suspects,
-    cause_of,
     scheduler_needed,
 )
-from cte_dask.results.block_codec import COLUMNS, decoded, encoded
-from cte_dask.scoring.bank_overlaps import overlap_rows
-from cte_dask.scoring.block_scores import BlockScores
-from cte_dask.scoring.score_block import score_block
+from cte_dask.inference.memory import limit_memory
 
 if TYPE_CHECKING:
     import dask.array
     from distributed import Client
 
-    from cte_dask.results.store import Scores
-    from cte_dask.scoring.experiment import Experiment
+__all__ = ["Task", "jobs_array", "run_jobs"]
 
-__all__ = ["blocks_array", "overlaps_array", "run", "run_serially", "run_with_dask"]
-
-Progress = Callable[[BlockScores], None]
-RETRIES = 2
+ResultT = TypeVar("ResultT", bound=Result)
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
-def blocks_array(
-    experiment: Experiment,
-    indices: Sequence[int],
-    *,
-    models: Sequence[tuple[int, ...] | None] | None = None,
-    url: str | None = None,
-) -> dask.array.Array:
-    """Return the scores of some blocks as a lazy array, one task a block.
+class Task(Protocol[ResultT_co]):
+    """What is done with each job of a run; pickled, and sent to every worker once."""
+
+    @property
+    def name(self) -> str:
+        """What its tasks are called on a dashboard."""
+
+    def __call__(self, job: Job) -> ResultT_co:
+        """Do a job, in a worker."""
+
+    def give_up(self, job: Job, error: BaseException) -> ResultT_co:
+        """Return what stands for a job whose task died, in the process that waits for it."""
+
+
+def jobs_array(task: Task[Any], jobs: Sequence[Job]) -> dask.array.Array:
+    """Return the results of some jobs as a lazy array, one chunk and one task a job.
 
     Parameters
     ----------
-    experiment
-        The run.
-    indices
-        Numbers of the blocks.
-    models
-        Which models to score each block for, None for all of them; by default all everywhere.
-    url
-        Score store that each task writes its block to; None writes nothing.
+    task
+        What is done with each.
+    jobs
+        The jobs.
 
     Returns
     -------
     dask.array.Array
-        float64 (model, draw, column, tile): the tiles of the blocks, in the order of `indices`, as
-        `cte_dask.results.block_codec` reads them.
+        Of objects, (job,): what `task` returns, in the order of `jobs`.
     """
     import dask.array as da
     from dask.base import tokenize
     from dask.delayed import delayed
 
-    numbers = tuple(map(int, indices))
-    # every task carries these: a window's jobs themselves would be most of what is sent
-    parts = tuple(models) if models is not None and any(m is not None for m in models) else None
-    draws = len(experiment.perturbations) * experiment.repeats
-    tiles = tuple(experiment.blocks.tile_count(number) for number in numbers)
-    token = tokenize(experiment, numbers, parts, url)
+    # every task carries these: the jobs themselves would be most of what is sent
+    blocks = tuple(job.block for job in jobs)
+    models = tuple(job.models for job in jobs) if any(j.models is not None for j in jobs) else None
     # one name for all windows of a run: what it needs is with the workers already
-    whole = f"experiment-{tokenize(experiment, url)}"
-    shared = experiment if url is None else Checkpoint(experiment, url)
+    shared = delayed(task, name=f"{task.name}-task-{tokenize(task)}", traverse=False)
     array: dask.array.Array = da.map_blocks(
-        _scored_chunk,
-        delayed(shared, name=whole, traverse=False),
-        numbers,
-        parts,
-        chunks=((len(experiment.candidates),), (draws,), (len(COLUMNS),), tiles),
-        dtype=np.float64,
-        meta=np.empty((0, 0, 0, 0)),
-        name=f"score-block-{token}",
+        _chunk,
+        shared,
+        blocks,
+        models,
+        chunks=((1,) * len(blocks),),
+        dtype=object,
+        meta=np.empty(0, object),
+        name=f"{task.name}-{tokenize(task, blocks, models)}",
     )
     return array
 
 
-def overlaps_array(
-    experiment: Experiment, indices: Sequence[int]
-) -> tuple[dask.array.Array, dask.array.Array]:
-    """Return the scores of some blocks and how the bank's models overlap, as lazy arrays.
-
-    Parameters
-    ----------
-    experiment
-        The run; a metric of the whole bank must be among its own.
-    indices
-        Numbers of the blocks.
-
-    Returns
-    -------
-    tuple of dask.array.Array
-        float64 (model, draw, column, tile), as `blocks_array`, and (row, tile). Both are parts of
-        one task a block: computed together, each block is scored once.
-    """
-    import dask.array as da
-    from dask.base import tokenize
-    from dask.delayed import delayed
-
-    models = len(experiment.candidates)
-    draws = len(experiment.perturbations) * experiment.repeats
-    whole = delayed(experiment, name=f"experiment-{tokenize(experiment)}", traverse=False)
-    values, overlaps = [], []
-    for i in map(int, indices):
-        block = delayed(score_block)(
-            whole, i, dask_key_name=f"score-block-{tokenize(experiment, i)}"
-        )
-        tiles = experiment.blocks.tile_count(i)
-        shape = (models, draws, len(COLUMNS), tiles)
-        values.append(da.from_delayed(delayed(encoded)(block.tiles), shape, dtype=np.float64))
-        rows = (overlap_rows(models), tiles)
-        overlaps.append(da.from_delayed(block.overlaps, rows, dtype=np.float64))
-    return da.concatenate(values, axis=-1), da.concatenate(overlaps, axis=-1)
-
-
-def _scored_chunk(
-    shared: Experiment | Checkpoint,
-    numbers: tuple[int, ...],
-    parts: tuple[tuple[int, ...] | None, ...] | None,
+def _chunk(
+    task: Task[Any],
+    blocks: tuple[int, ...],
+    models: tuple[tuple[int, ...] | None, ...] | None,
     block_id: tuple[int, ...] = (),
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    place = block_id[-1]
-    job = Job(numbers[place], parts[place] if parts else None)
-    scores = shared.score(job) if isinstance(shared, Checkpoint) else score_job(shared, job)
-    return encoded(scores.tiles)
+) -> np.ndarray[Any, np.dtype[np.object_]]:
+    """Do one job in a worker."""
+    limit_memory(_worker_memory())
+    number = block_id[0]
+    chunk = np.empty(1, object)
+    chunk[0] = task(Job(blocks[number], models[number] if models else None))
+    return chunk
 
 
-def run(
-    experiment: Experiment,
-    url: str,
-    scores: Scores,
+def _worker_memory() -> int | None:
+    """Return the bytes that this Dask worker may use, None without a limit or outside of one."""
+    from distributed import get_worker
+
+    try:
+        limit: int | None = get_worker().memory_manager.memory_limit
+    except ValueError:
+        return None
+    return limit or None
+
+
+def run_jobs(
+    task: Task[ResultT],
+    work: Work[ResultT],
     *,
     client: Client | None = None,
-    work: Work | None = None,
-    progress: Progress = lambda _: None,
+    progress: Callable[[ResultT], None] = lambda _: None,
 ) -> None:
-    """Score what is wanted, and write it to the store.
+    """Do what is wanted.
 
     Parameters
     ----------
-    experiment
-        The run.
-    url
-        The score store.
-    scores
-        The store, opened.
-    client
-        A Dask client; None runs in this process.
+    task
+        What is done with each job.
     work
-        What is wanted; by default every block that the store lacks.
+        The jobs wanted; takes in their results.
+    client
+        A Dask client; None does the jobs in this process.
     progress
-        Called in this process with each finished block.
+        Called in this process with each result, after `work` has taken it in.
 
     Raises
     ------
     SchedulerLostError
         If the scheduler of `client` is gone.
     """
-    work = Listed(missing_jobs(scores)) if work is None else work
     if client is None:
-        _run_here(experiment, url, work, progress)
+        _run_here(task, work, progress)
     else:
         with scheduler_needed():
-            run_with_dask(experiment, url, work, progress, client)
+            _run_with_dask(task, work, progress, client)
 
 
-def run_serially(experiment: Experiment, url: str, todo: Sequence[int], progress: Progress) -> None:
-    """Score blocks one after another in this process: what every other way must equal."""
-    _run_here(experiment, url, Listed(map(Job, todo)), progress)
-
-
-def _run_here(experiment: Experiment, url: str, work: Work, progress: Progress) -> None:
-    checkpoint = Checkpoint(experiment, url)
+def _run_here(
+    task: Task[ResultT], work: Work[ResultT], progress: Callable[[ResultT], None]
+) -> None:
     while not work.finished and (jobs := work.jobs(1)):
         for job in jobs:
-            scores = checkpoint.score(job)
-            work.take(scores)
-            progress(scores)
+            result = task(job)
+            work.take(result)
+            progress(result)
 
 
-def run_with_dask(
-    experiment: Experiment, url: str, work: Work, progress: Progress, client: Client
+def _run_with_dask(
+    task: Task[ResultT],
+    work: Work[ResultT],
+    progress: Callable[[ResultT], None],
+    client: Client,
 ) -> None:
-    """Score blocks on a cluster, a window at a time; each task writes what it made."""
-    window, suspects, checkpoint = 0, Suspects(), Checkpoint(experiment, url)
+    window, suspects = 0, Suspects()
     flying: dict[Any, tuple[Any, Job]] = {}
     running = _finishing([], client, work.deadline)
 
     def submit() -> None:
         nonlocal window
         if 3 * len(flying) > 2 * window:
-            return  # a graph for each block that ends would cost more than the block's own task
+            return  # a graph for each job that ends would cost more than the job itself
         window = _window(client)
         jobs = work.jobs(max(0, window - len(flying)))
         if jobs := jobs or ([] if flying else suspects.next()):
-            indices, models = [j.block for j in jobs], [j.models for j in jobs]
-            blocks = blocks_array(experiment, indices, models=models, url=url)
-            futures = _submitted(blocks, client)
+            futures = _submitted(jobs_array(task, jobs), client)
             flying.update((f.key, (f, j)) for f, j in zip(futures, jobs, strict=True))
             running.update(futures)
 
@@ -226,15 +185,15 @@ def run_with_dask(
             batch = running.next_batch()
         except TimeoutError:  # time is up, but there is nothing to tell yet
             batch, running = [], _finishing([f for f, _ in flying.values()], client, None)
-        values = _gathered(batch, client)
+        chunks = _gathered(batch, client)
         for future in batch:
             _, job = flying.pop(future.key)
             if suspects.take(job, future):
                 continue
-            scores = _result(future, job, checkpoint, values.pop(future.key, None))
+            result = _result(task, future, job, chunks.pop(future.key, None))
             future.release()
-            work.take(scores)
-            progress(scores)
+            work.take(result)
+            progress(result)
         submit()
     client.cancel([future for future, _ in flying.values()])
 
@@ -247,23 +206,21 @@ def _finishing(futures: Sequence[Any], client: Client, deadline: float | None) -
     return as_completed(futures, loop=client.loop, timeout=timeout)
 
 
-def _submitted(blocks: dask.array.Array, client: Client) -> list[Any]:
-    chunks = list(blocks.to_delayed(optimize_graph=False).ravel())
+def _submitted(jobs: dask.array.Array, client: Client) -> list[Any]:
+    chunks = list(jobs.to_delayed(optimize_graph=False).ravel())
     # by default graphs of one minute are mixed, and the first round of a race may come last
-    futures: list[Any] = client.compute(
-        chunks, optimize_graph=False, retries=RETRIES, fifo_timeout="0 s"
-    )
+    futures: list[Any] = client.compute(chunks, optimize_graph=False, fifo_timeout="0 s")
     return futures
 
 
 def _window(client: Client) -> int:
-    """Blocks in flight: enough that no worker waits, few enough that a scheduler never feels it."""
+    """Jobs in flight: enough that no worker waits, few enough that a scheduler never feels it."""
     threads: dict[str, int] = client.nthreads()
     return max(4, 3 * sum(threads.values()))
 
 
 def _gathered(batch: Sequence[Any], client: Client) -> dict[str, Any]:
-    """Return the numbers of blocks that ended together, by key; none if one cannot be had.
+    """Return the chunks of jobs that ended together, by key; none if one cannot be had.
 
     They are fetched in one round. Where that fails, each is asked for by itself, and tells why.
 
@@ -284,12 +241,9 @@ def _gathered(batch: Sequence[Any], client: Client) -> dict[str, Any]:
         return {}
 
 
-def _result(
-    future: Any, job: Job, checkpoint: Checkpoint, values: Any | None = None
-) -> BlockScores:
-    """Return a finished block; a block whose task died is written as failed, with the cause."""
+def _result(task: Task[ResultT], future: Any, job: Job, chunk: Any | None) -> ResultT:
+    """Return what a job gave; a job whose task died is given up, with the cause."""
     if future.status != "finished":
-        return checkpoint.give_up(job, cause_of(future.exception()))
-    tiles = decoded(future.result() if values is None else values)
-    failed = bool(tiles.has_status("failed").any())
-    return BlockScores(job.block, tiles, checkpoint.store.failures(job.block) if failed else {})
+        return task.give_up(job, future.exception())
+    result: ResultT = (future.result() if chunk is None else chunk)[0]
+    return result

@@ -6,10 +6,10 @@ Shards: the blocks of a run shared out among processes that know nothing of each
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cte_dask.inference.memory import bytes_for_models, groups_that_fit
 from cte_dask.results.store import DONE
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cte_dask.results.store import Scores
     from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["Job", "Listed", "Shard", "Work", "failed_job", "missing_jobs", "score_job"]
+__all__ = ["Job", "Listed", "Result", "Shard", "Work", "failed_job", "missing_jobs", "score_job"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,18 @@ class Job:
     models: tuple[int, ...] | None = None
 
 
-class Work(Protocol):
+class Result(Protocol):
+    """What comes of a job."""
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Cause of failure by the name of a model; empty when all went well."""
+
+
+ResultT_contra = TypeVar("ResultT_contra", bound=Result, contravariant=True)
+
+
+class Work(Protocol[ResultT_contra]):
     """The jobs of a run, which may depend on what came of earlier ones."""
 
     @property
@@ -61,7 +72,7 @@ class Work(Protocol):
     def jobs(self, most: int) -> list[Job]:
         """Return the next jobs, `most` at most; none may be known until others are taken in."""
 
-    def take(self, scores: BlockScores) -> None:
+    def take(self, result: ResultT_contra) -> None:
         """Take in what came of a job, in any order."""
 
 
@@ -86,9 +97,9 @@ class Listed:
         """Return the next jobs."""
         return list(islice(self._waiting, most))
 
-    def take(self, scores: BlockScores) -> None:
+    def take(self, result: Result) -> None:
         """Take in what came of a job: nothing depends on it."""
-        self.taken += not scores.failures
+        self.taken += not result.failures
 
 
 def missing_jobs(scores: Scores, shard: Shard | None = None) -> list[Job]:

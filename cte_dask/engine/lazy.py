@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.engine.jobs import Job, score_job
 from cte_dask.results.bank_metrics import bank_variables
-from cte_dask.results.block_codec import decoded
+from cte_dask.results.block_codec import COLUMNS, decoded, encoded
 from cte_dask.results.dataset import COUNTS, DIMS, labelled, told_attributes, variables_of
 from cte_dask.results.layout import Layout, layout_of
+from cte_dask.scoring.bank_overlaps import overlap_rows
+from cte_dask.scoring.score_block import score_block
 
 if TYPE_CHECKING:
     import dask.array
@@ -17,9 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.models.bank import ModelBank
+    from cte_dask.scoring.experiment import Experiment
     from cte_dask.volume import Volume
 
-__all__ = ["score"]
+__all__ = ["blocks_array", "overlaps_array", "score"]
 
 
 def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
@@ -49,7 +54,6 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
     ValueError
         For any bad value, naming it.
     """
-    from cte_dask.engine.dask_runner import blocks_array, overlaps_array
     from cte_dask.scoring.resolve import resolve
 
     experiment = resolve(volume, bank, **options)
@@ -125,3 +129,82 @@ def _stacked_bank(
     """Return the bank's variables as one array (variable, model, perturbation, tile)."""
     variables = bank_variables(layout, decoded(reference), overlaps)
     return np.stack([variables[name][1] for name in layout.bank_metrics])
+
+
+def blocks_array(experiment: Experiment, indices: Sequence[int]) -> dask.array.Array:
+    """Return the scores of some blocks as a lazy array, one task a block.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    indices
+        Numbers of the blocks.
+
+    Returns
+    -------
+    dask.array.Array
+        float64 (model, draw, column, tile): the tiles of the blocks, in the order of `indices`, as
+        `cte_dask.results.block_codec` reads them.
+    """
+    import dask.array as da
+    from dask.base import tokenize
+    from dask.delayed import delayed
+
+    numbers = tuple(map(int, indices))
+    draws = len(experiment.perturbations) * experiment.repeats
+    tiles = tuple(experiment.blocks.tile_count(number) for number in numbers)
+    array: dask.array.Array = da.map_blocks(
+        _scored_chunk,
+        delayed(experiment, name=f"experiment-{tokenize(experiment)}", traverse=False),
+        numbers,
+        chunks=((len(experiment.candidates),), (draws,), (len(COLUMNS),), tiles),
+        dtype=np.float64,
+        meta=np.empty((0, 0, 0, 0)),
+        name=f"score-block-{tokenize(experiment, numbers)}",
+    )
+    return array
+
+
+def _scored_chunk(
+    experiment: Experiment, numbers: tuple[int, ...], block_id: tuple[int, ...] = ()
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return encoded(score_job(experiment, Job(numbers[block_id[-1]])).tiles)
+
+
+def overlaps_array(
+    experiment: Experiment, indices: Sequence[int]
+) -> tuple[dask.array.Array, dask.array.Array]:
+    """Return the scores of some blocks and how the bank's models overlap, as lazy arrays.
+
+    Parameters
+    ----------
+    experiment
+        The run; a metric of the whole bank must be among its own.
+    indices
+        Numbers of the blocks.
+
+    Returns
+    -------
+    tuple of dask.array.Array
+        float64 (model, draw, column, tile), as `blocks_array`, and (row, tile). Both are parts of
+        one task a block: computed together, each block is scored once.
+    """
+    import dask.array as da
+    from dask.base import tokenize
+    from dask.delayed import delayed
+
+    models = len(experiment.candidates)
+    draws = len(experiment.perturbations) * experiment.repeats
+    whole = delayed(experiment, name=f"experiment-{tokenize(experiment)}", traverse=False)
+    values, overlaps = [], []
+    for i in map(int, indices):
+        block = delayed(score_block)(
+            whole, i, dask_key_name=f"score-block-{tokenize(experiment, i)}"
+        )
+        tiles = experiment.blocks.tile_count(i)
+        shape = (models, draws, len(COLUMNS), tiles)
+        values.append(da.from_delayed(delayed(encoded)(block.tiles), shape, dtype=np.float64))
+        rows = (overlap_rows(models), tiles)
+        overlaps.append(da.from_delayed(block.overlaps, rows, dtype=np.float64))
+    return da.concatenate(values, axis=-1), da.concatenate(overlaps, axis=-1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cte_dask.errors import reason
 
-__all__ = ["SchedulerLostError", "Suspects", "cause_of", "scheduler_needed"]
+__all__ = ["SchedulerLostError", "Suspects", "cause_of", "died", "scheduler_needed"]
 
 GONE = "the scheduler is gone: what was finished is kept, go on with --resume"
 GONE_STATUS = frozenset({"cancelled", "lost"})
@@ -57,13 +57,11 @@ class Suspects:
         SchedulerLostError
             If the task did not end but was lost with its scheduler.
         """
-        from distributed.scheduler import KilledWorker
-
         if future.status in GONE_STATUS:
             raise SchedulerLostError(GONE)
         if future.status != "error" or job in self._tried:
             return False
-        if not isinstance(future.exception(), KilledWorker):
+        if not died(future.exception()):
             return False
         self._tried.add(job)
         self._waiting.append(job)
@@ -74,11 +72,16 @@ class Suspects:
         return [self._waiting.popleft()] if self._waiting else []
 
 
-def cause_of(error: BaseException) -> str:
-    """Return why a task died, in one line."""
+def died(error: BaseException) -> bool:
+    """Tell whether a task ended because workers died under it."""
     from distributed.scheduler import KilledWorker
 
-    if not isinstance(error, KilledWorker):
+    return isinstance(error, KilledWorker)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return why a task died, in one line."""
+    if not died(error):
         return reason(error)
     return (
         "the worker process died whenever it was tried, at last with nothing beside it: out of "

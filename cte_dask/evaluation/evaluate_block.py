@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 
-from cte_dask.arrays import namespace, to_numpy
+from cte_dask.arrays import namespace, set_threads, to_numpy
 from cte_dask.errors import reason
 from cte_dask.evaluation.accuracy import average_precision, f1_of_counts, foreground_counts
 from cte_dask.evaluation.comparators.ccfv import TileFeatures
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from cte_dask.tiles import Tile
     from cte_dask.volume import Volume
 
-__all__ = ["BlockEvaluation", "BlockTask", "evaluate_block"]
+__all__ = ["BlockEvaluation", "BlockTask", "empty_evaluation", "evaluate_block"]
 
 _DECODERS: WeakKeyDictionary[Network, tuple[DecoderLayer, ...] | str] = WeakKeyDictionary()
 
@@ -83,7 +82,7 @@ class BlockEvaluation:
         float64 (model, `MEASURES`, tile), NaN where there is nothing to measure.
     features
         (Model, tile) → its `TileFeatures` for CCFV, one a decoder layer.
-    causes
+    failures
         Why a model failed, by name.
     unreached
         Why a model's features cannot be read, by name.
@@ -93,7 +92,7 @@ class BlockEvaluation:
     labelled: NDArray[np.int64]
     values: NDArray[np.float64]
     features: dict[tuple[str, int], tuple[TileFeatures, ...]] = field(default_factory=dict)
-    causes: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
 
 
@@ -119,15 +118,12 @@ def evaluate_block(experiment: Experiment, labels: Volume, task: BlockTask) -> B
     OSError, ValueError
         If the target or the labels cannot be read.
     """
-    torch.set_num_threads(experiment.threads)
+    set_threads(experiment.threads)
     block = experiment.blocks.block_at(task.index)
     window = read_window(experiment, block)
     truth = {t.index: read_labels(labels, t.start, t.stop) for t in block.tiles}
-    evaluation = BlockEvaluation(
-        np.array([t.index for t in block.tiles], np.int64),
-        np.array([np.count_nonzero(truth[t.index]) for t in block.tiles], np.int64),
-        np.full((len(experiment.candidates), len(MEASURES), len(block.tiles)), math.nan),
-    )
+    evaluation = empty_evaluation(experiment, task.index)
+    evaluation.labelled[:] = [np.count_nonzero(truth[t.index]) for t in block.tiles]
     scene = _Scene(experiment, window, truth, task.featured, evaluation)
     for number, candidate in enumerate(experiment.candidates):
         tiles = [t for t, scored in zip(block.tiles, task.scored[number], strict=True) if scored]
@@ -136,8 +132,18 @@ def evaluate_block(experiment: Experiment, labels: Volume, task: BlockTask) -> B
                 evaluation.values[number, :, tile.index == evaluation.tiles] = measured
         except Exception as error:  # foreign code: one model's fault must not stop the bank
             evaluation.values[number] = math.nan
-            evaluation.causes[candidate.name] = reason(error)
+            evaluation.failures[candidate.name] = reason(error)
     return evaluation
+
+
+def empty_evaluation(
+    experiment: Experiment, index: int, failures: Mapping[str, str] | None = None
+) -> BlockEvaluation:
+    """Return a block in which nothing was measured, nor labels counted, with a cause per model."""
+    tiles = np.array([t.index for t in experiment.blocks.block_at(index).tiles], np.int64)
+    values = np.full((len(experiment.candidates), len(MEASURES), len(tiles)), math.nan)
+    labelled = np.zeros(len(tiles), np.int64)
+    return BlockEvaluation(tiles, labelled, values, failures=dict(failures or {}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cte_dask.engine.clusters import default_workers, open_cluster
+from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.jobs import Job, Listed
+from cte_dask.engine.lost_workers import SchedulerLostError, cause_of, died
 from cte_dask.evaluation.comparators.ccfv import ccfv
 from cte_dask.evaluation.comparators.decoder_features import FEWEST_VOXELS
 from cte_dask.evaluation.comparison import TileMeasures, evaluation_of
-from cte_dask.evaluation.evaluate_block import BlockEvaluation, BlockTask, evaluate_block
+from cte_dask.evaluation.evaluate_block import (
+    BlockEvaluation,
+    BlockTask,
+    empty_evaluation,
+    evaluate_block,
+)
 from cte_dask.evaluation.labels import open_labels, read_labels
+from cte_dask.evaluation.parts import Parts, parts_key
 from cte_dask.evaluation.result import MEASURES
 from cte_dask.ranking.bootstrap import cells
 from cte_dask.ranking.rank import rank
@@ -36,9 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_run"]
 
+GONE = "the scheduler is gone: what was evaluated is kept, the same command goes on"
 MOST_FEATURED = 32
 """Tiles whose features CCFV compares: 496 pairs a layer."""
-RETRIES = 2
 TELL_EVERY_S = 10.0
 
 Tell = Callable[[str], None]
@@ -57,7 +66,10 @@ def evaluate_run(
     leave_out: Mapping[str, str] | None = None,
     tell: Tell = lambda _: None,
 ) -> Evaluation:
-    """Compare a run's scores with performance against labels; the run is not changed.
+    """Compare a run's scores with performance against labels; scores and ranking stay.
+
+    Blocks that are done are kept in the run until all are, so that the same call goes on after
+    whatever ended it.
 
     Parameters
     ----------
@@ -108,21 +120,25 @@ def evaluate_run(
     dataset.attrs |= told_attributes(experiment)
     tell("looking where the labels are")
     tasks = _tasks(experiment, dataset, truth, seed=seed, features=features)
+    task = EvaluateBlock(
+        experiment, truth, {t.index: t for t in tasks}, _parts(run, experiment, truth, tasks)
+    )
     with open_cluster(cluster, workers=workers, threads=experiment.threads) as client:
-        evaluations = list(_evaluated(experiment, truth, tasks, client, tell))
+        evaluations = _evaluated(task, client, tell)
     completion = scores.done()
     notes = _notes(
         experiment, evaluations, int((completion != DONE["complete"]).sum()), len(completion)
     )
     units = _units(experiment, dataset, bootstrap)
     tell("comparing ranks")
+    task.parts.clear()
     return evaluation_of(
         dataset,
         rank(dataset),
         _joined(experiment, dataset, evaluations, units, features=features),
         seed=seed,
         resamples=resamples,
-        causes={n: c for b in evaluations for n, c in b.causes.items()},
+        causes={n: c for b in evaluations for n, c in b.failures.items()},
         left_out=leave_out,
         notes=(*notes, *_early(dataset)),
         about={
@@ -138,6 +154,14 @@ def evaluate_run(
             "excluded": dict(experiment.excluded),
             "versions": versions(),
         },
+    )
+
+
+def _parts(run: str, experiment: Experiment, truth: Volume, tasks: Sequence[BlockTask]) -> Parts:
+    """Return where the done blocks of just this evaluation are kept."""
+    wanted = [(t.index, t.scored.tobytes().hex(), sorted(t.featured)) for t in tasks]
+    return Parts(
+        f"{run}/evaluation.parts-{parts_key(experiment.digest(), truth.describe(), wanted)}"
     )
 
 
@@ -200,52 +224,71 @@ def _featured(
     return frozenset(int(t) for t in drawn)
 
 
-def _evaluated(
-    experiment: Experiment,
-    truth: Volume,
-    tasks: Sequence[BlockTask],
-    client: Client | None,
-    tell: Tell,
-) -> Iterator[BlockEvaluation]:
-    """Yield the evaluations of blocks as they finish, and tell the progress."""
-    if client is None:
-        evaluations: Iterator[BlockEvaluation] = (
-            evaluate_block(experiment, truth, t) for t in tasks
-        )
-    else:
-        evaluations = _with_dask(experiment, truth, tasks, client)
+@dataclass(frozen=True)
+class EvaluateBlock:
+    """What is done with each block; see `cte_dask.engine.dask_runner.Task`.
+
+    Parameters
+    ----------
+    experiment, labels
+        The run, and the labels of its target.
+    wanted
+        What is to be evaluated of each block, by its number.
+    parts
+        Where the blocks that are done are kept.
+    """
+
+    experiment: Experiment
+    labels: Volume
+    wanted: Mapping[int, BlockTask]
+    parts: Parts
+
+    @property
+    def name(self) -> str:
+        """What its tasks are called on a dashboard."""
+        return "evaluate-block"
+
+    def __call__(self, job: Job) -> BlockEvaluation:
+        """Evaluate a block, unless that has been done."""
+        if (known := self.parts.read(job.block)) is not None:
+            return known
+        evaluation = evaluate_block(self.experiment, self.labels, self.wanted[job.block])
+        self.parts.write(job.block, evaluation)
+        return evaluation
+
+    def give_up(self, job: Job, error: BaseException) -> BlockEvaluation:
+        """Return a block under which workers died as one that every model failed on.
+
+        Raises
+        ------
+        BaseException
+            Whatever else ended the task: the target or the labels cannot be read.
+        """
+        if not died(error):
+            raise error
+        causes = dict.fromkeys((c.name for c in self.experiment.candidates), cause_of(error))
+        return empty_evaluation(self.experiment, job.block, causes)
+
+
+def _evaluated(task: EvaluateBlock, client: Client | None, tell: Tell) -> list[BlockEvaluation]:
+    """Return the blocks in their order, and tell how far they are."""
+    evaluations: list[BlockEvaluation] = []
     began = last_message = time.monotonic()
-    for number, block in enumerate(evaluations, start=1):
-        now = time.monotonic()
-        if now - last_message > TELL_EVERY_S or number == len(tasks):
-            left = (now - began) / number * (len(tasks) - number)
-            tell(f"predicted {number} of {len(tasks)} blocks, about {left:.0f} s left")
+
+    def progress(block: BlockEvaluation) -> None:
+        nonlocal last_message
+        evaluations.append(block)
+        number, total, now = len(evaluations), len(task.wanted), time.monotonic()
+        if now - last_message > TELL_EVERY_S or number == total:
+            left = (now - began) / number * (total - number)
+            tell(f"predicted {number} of {total} blocks, about {left:.0f} s left")
             last_message = now
-        yield block
 
-
-def _with_dask(
-    experiment: Experiment, truth: Volume, tasks: Sequence[BlockTask], client: Client
-) -> Iterator[BlockEvaluation]:
-    """Evaluate blocks on a cluster, a window at a time."""
-    from distributed import as_completed
-
-    shared = client.scatter(experiment, broadcast=True)
-    waiting = iter(tasks)
-    # A few tasks a thread keep the workers busy; all at once would hold every result in memory.
-    window = max(4, 3 * sum(client.nthreads().values()))
-
-    def submitted(number: int) -> list[Any]:
-        return [
-            client.submit(evaluate_block, shared, truth, task, retries=RETRIES, pure=False)
-            for task in islice(waiting, number)
-        ]
-
-    running = as_completed(submitted(window), loop=client.loop)
-    for future in running:
-        yield future.result()
-        future.release()  # the result leaves the cluster's memory now
-        running.update(submitted(1))
+    try:
+        run_jobs(task, Listed(map(Job, task.wanted)), client=client, progress=progress)
+    except SchedulerLostError as error:
+        raise SchedulerLostError(GONE) from error
+    return sorted(evaluations, key=lambda block: int(block.tiles[0]))
 
 
 def _joined(

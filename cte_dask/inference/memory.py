@@ -16,7 +16,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,12 +30,28 @@ __all__ = [
     "bytes_for_models",
     "bytes_of",
     "groups_that_fit",
+    "limit_memory",
     "out_of_memory",
     "with_smaller_batches",
 ]
 
 MODELS_SHARE = 0.5
 """Part of the memory that loaded models may take; the rest is for voxels and activations."""
+
+
+_limit: int | None = None
+
+
+def limit_memory(limit: int | None) -> None:
+    """Set how much host memory this process may use, where not the system alone limits it.
+
+    Parameters
+    ----------
+    limit
+        Bytes that a Dask worker may use; None for what the system allows.
+    """
+    global _limit  # noqa: PLW0603 - a property of this process
+    _limit = limit
 
 
 def bytes_for_models(device: str) -> int:
@@ -102,12 +117,7 @@ def _host_memory() -> int:
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):  # "max" where there is no limit
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    if "distributed" in sys.modules:
-        from distributed import get_worker
-
-        with suppress(ValueError):  # not in a task
-            limits.append(get_worker().memory_manager.memory_limit or limits[0])
-    return min(limits)
+    return min(limits if _limit is None else [*limits, _limit])
 
 
 def _device_memory() -> int:

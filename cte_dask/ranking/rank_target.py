@@ -15,9 +15,10 @@ import fsspec
 from rich.console import Console
 
 from cte_dask.engine.anytime import Anytime, goal_for
+from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.clusters import has_gpus, open_cluster, planned_workers
 from cte_dask.engine.cost import plan
-from cte_dask.engine.dask_runner import run
+from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Listed, Shard, missing_jobs
 from cte_dask.engine.lost_workers import SchedulerLostError
 from cte_dask.engine.racing.goal import Asked
@@ -162,7 +163,7 @@ def rank_target(
     interrupted = False
     try:
         with open_cluster(cluster, workers=workers, threads=threads) as client, progress.shown():
-            run(experiment, url, scores, client=client, work=work, progress=progress)
+            run_jobs(Checkpoint(experiment, url), work, client=client, progress=progress)
     except KeyboardInterrupt:
         interrupted = True
     except SchedulerLostError as error:

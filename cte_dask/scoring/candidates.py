@@ -9,8 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from cte_dask.arrays import set_threads
 from cte_dask.errors import reason
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
@@ -94,7 +93,7 @@ def settle(
     ValueError
         If no model is usable.
     """
-    torch.set_num_threads(threads)
+    set_threads(threads)
     candidates, excluded = [], {}
     for number, spec in enumerate(bank, start=1):
         tell(f"loading model {number} of {len(bank)}: {spec.name}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.arrays import set_threads
 from cte_dask.errors import reason
 from cte_dask.inference.memory import with_smaller_batches
 from cte_dask.scoring.bank_overlaps import BankOverlaps, overlap_rows, parts_of, without
@@ -45,9 +46,7 @@ def score_block(experiment: Experiment, index: int) -> BlockScores:
         A model that raises, or a block that cannot be read, is a failure with its cause, never a
         score.
     """
-    import torch
-
-    torch.set_num_threads(experiment.threads)
+    set_threads(experiment.threads)
     block = experiment.blocks.block_at(index)
     scores = failed_block(experiment, index, {})
     for number, candidate in enumerate(experiment.candidates):

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from cte_dask.cli.app import app
 from cte_dask.engine.anytime import Anytime
-from cte_dask.engine.dask_runner import run
+from cte_dask.engine.checkpoint import Checkpoint
+from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Shard
 from cte_dask.engine.racing import rounds
 from cte_dask.engine.racing.goal import Asked, Goal
@@ -360,7 +361,7 @@ def test_time_ends_a_run_on_a_cluster_once_there_is_something_to_tell(wide, bank
         ) as cluster,
         Client(cluster) as client,
     ):
-        run(experiment, url, scores, client=client, work=work)
+        run_jobs(Checkpoint(experiment, url), work, client=client)
     assert 4 <= work.race.blocks <= 16, "what was in flight"
     assert work.decision().stopped == "budget"
 
@@ -387,7 +388,7 @@ def test_each_chunk_of_the_sampled_blocks_is_read_once_for_twenty_models(tmp_pat
 
     monkeypatch.setattr(zarr.storage.LocalStore, "get", counted_get)
     work = Anytime(experiment, scores, Goal(blocks=8, epsilon=0.0))
-    run(experiment, url, scores, work=work)
+    run_jobs(Checkpoint(experiment, url), work)
     before, after = margins(experiment)
     assert work.race.blocks == 8
     assert before == after == (0, 0, 0)

@@ -156,7 +156,7 @@ def test_a_block_that_cannot_be_read_tells_of_every_model_of_every_group(
         return await (broken if wrong else real)(self, key, *args, **kwargs)
 
     monkeypatch.setattr(zarr.storage.LocalStore, "get", get)
-    got = checkpoint.score(Job(1))
+    got = checkpoint(Job(1))
     assert list(got.failures) == [f"model-{i}" for i in range(5)]
     assert (got.status == STATUS["failed"]).all()
 

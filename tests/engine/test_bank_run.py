@@ -12,7 +12,9 @@ from conftest import write_bank
 
 import cte_dask
 from cte_dask.consistency.overlap import pairs_of
-from cte_dask.engine.dask_runner import run_serially
+from cte_dask.engine.checkpoint import Checkpoint
+from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.jobs import Job, Listed
 from cte_dask.models import load_bank
 from cte_dask.perturb import Perturbation
 from cte_dask.ranking.rank_target import TargetOptions, rank_target
@@ -204,7 +206,7 @@ def test_lazy_scores_are_those_of_a_store_and_each_block_is_scored_once(
     experiment = settled(volume, bank, block=(3, 3, 2))
     url = str(tmp_path / "scores.zarr")
     scores = create(url, layout_of(experiment))
-    run_serially(experiment, url, range(len(experiment.blocks)), lambda _: None)
+    run_jobs(Checkpoint(experiment, url), Listed(map(Job, range(len(experiment.blocks)))))
     stored = read_scores(scores)
     lazy = cte_dask.score(volume, bank, **{**OPTIONS, "metrics": BOTH, "block": (3, 3, 2)})
     assert lazy.agreement.chunks is not None
@@ -223,7 +225,7 @@ def test_lazy_scores_are_those_of_a_store_and_each_block_is_scored_once(
 def test_agreement_lies_at_the_unperturbed_prediction_alone(volume, bank, tmp_path):
     experiment = settled(volume, bank)
     scores = create(str(tmp_path / "scores.zarr"), layout_of(experiment))
-    run_serially(experiment, str(tmp_path / "scores.zarr"), [0], lambda _: None)
+    run_jobs(Checkpoint(experiment, str(tmp_path / "scores.zarr")), Listed(map(Job, [0])))
     data = read_scores(scores)
     assert list(data.perturbation) == ["gaussian:0.1", "none"]
     for name in ("agreement", "consensus"):
@@ -294,7 +296,7 @@ def test_a_bank_of_one_has_no_agreement_and_is_told_why(volume, bank, tmp_path):
     one = replace(bank, models=bank.models[:1])
     experiment = settled(volume, one, metrics=("agreement",))
     scores = create(str(tmp_path / "scores.zarr"), layout_of(experiment))
-    run_serially(experiment, str(tmp_path / "scores.zarr"), [0], lambda _: None)
+    run_jobs(Checkpoint(experiment, str(tmp_path / "scores.zarr")), Listed(map(Job, [0])))
     (model,) = cte_dask.rank(read_scores(scores)).models
     assert np.isnan(model.scores["agreement@none"].cte)
     assert "no other model that segments something" in model.note
@@ -308,7 +310,7 @@ def test_copies_in_a_bank_move_no_other_model(volume, tmp_path):
         experiment = settled(volume, replace(bank, models=models), metrics=("agreement",))
         url = str(tmp_path / f"{len(models)}.zarr")
         scores = create(url, layout_of(experiment))
-        run_serially(experiment, url, [0], lambda _: None)
+        run_jobs(Checkpoint(experiment, url), Listed(map(Job, [0])))
         found = {m.name: m.scores["agreement@none"].cte for m in cte_dask.rank(
             read_scores(scores)).models}  # fmt: skip
         values.append(found)

@@ -9,7 +9,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from cte_dask.engine.checkpoint import Checkpoint
-from cte_dask.engine.dask_runner import _gathered, blocks_array
+from cte_dask.engine.dask_runner import _gathered, jobs_array
 from cte_dask.engine.jobs import Job
 from cte_dask.engine.lost_workers import SchedulerLostError
 from cte_dask.models import load_bank
@@ -51,11 +51,11 @@ def url(experiment, tmp_path):
 
 def test_a_block_costs_its_marks_alone(experiment, url, asked):
     checkpoint = Checkpoint(experiment, url)
-    checkpoint.score(Job(0))
+    checkpoint(Job(0))
     first = [key for key in asked if key.startswith("scores.zarr/") and key.endswith("zarr.json")]
     assert len(first) == len(set(first)), "each document is read once"
     asked.clear()
-    checkpoint.score(Job(1))
+    checkpoint(Job(1))
     told = [key for key in asked if key.startswith("scores.zarr/")]
     assert told == ["scores.zarr/done/c/1"] * 2, "before and after the work"
 
@@ -63,7 +63,7 @@ def test_a_block_costs_its_marks_alone(experiment, url, asked):
 def test_a_store_is_asked_for_the_marks_it_has_and_no_others(experiment, url, asked):
     checkpoint = Checkpoint(experiment, url)
     for block in (0, 2):
-        checkpoint.score(Job(block))
+        checkpoint(Job(block))
     marks = sync(names_below(LocalStore(url), "done/c"))
     assert sorted(marks) == ["0", "2"]
     # a mark that a process is just writing, or was when it died
@@ -77,7 +77,7 @@ def test_a_store_is_asked_for_the_marks_it_has_and_no_others(experiment, url, as
 
 
 def test_a_store_that_cannot_be_listed_is_read_instead(experiment, url, monkeypatch):
-    Checkpoint(experiment, url).score(Job(1))
+    Checkpoint(experiment, url)(Job(1))
     listed = open_scores(url).done()
 
     async def forbidden(self, prefix):
@@ -98,7 +98,7 @@ def test_blocks_read_together_are_those_read_alone(experiment, url, monkeypatch)
     checkpoint = Checkpoint(experiment, url)
     blocks = [3, 0, 2]
     for block in blocks:
-        checkpoint.score(Job(block))
+        checkpoint(Job(block))
     scores = open_scores(url)
     alone = [np.asarray(zarr.open_array(f"{url}/values", mode="r")[i]) for i in blocks]
     for at_once in (1, 2, 64):
@@ -109,9 +109,10 @@ def test_blocks_read_together_are_those_read_alone(experiment, url, monkeypatch)
 
 
 def test_windows_share_what_their_tasks_need(experiment, url):
-    first, second = (blocks_array(experiment, part, url=url) for part in ([0, 1], [2, 3]))
+    task = Checkpoint(experiment, url)
+    first, second = (jobs_array(task, [Job(a), Job(b)]) for a, b in ([0, 1], [2, 3]))
     shared = set(first.dask.keys()) & set(second.dask.keys())
-    assert [str(key).partition("-")[0] for key in shared] == ["experiment"]
+    assert [str(key).partition("-")[0] for key in shared] == ["score"]
 
 
 class Asked:

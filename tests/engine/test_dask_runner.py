@@ -17,7 +17,9 @@ from processes import Command, kill
 import cte_dask
 from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.clusters import open_cluster
-from cte_dask.engine.dask_runner import blocks_array, run, run_serially
+from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.jobs import Job, Listed, missing_jobs
+from cte_dask.engine.lazy import blocks_array
 from cte_dask.models import load_bank
 from cte_dask.ranking.rank_target import TargetOptions, rank_target
 from cte_dask.results.dataset import read_scores
@@ -40,7 +42,7 @@ def serial(experiment, tmp_path_factory) -> xr.Dataset:
     """The tile scores of the serial run, the specification of all others."""
     url = str(tmp_path_factory.mktemp("serial") / "scores.zarr")
     scores = create(url, layout_of(experiment))
-    run_serially(experiment, url, range(len(experiment.blocks)), lambda _: None)
+    run_jobs(Checkpoint(experiment, url), Listed(map(Job, range(len(experiment.blocks)))))
     return read_scores(scores)
 
 
@@ -55,7 +57,12 @@ def test_a_local_cluster_gives_the_bits_of_the_serial_run(experiment, serial, tm
     scores = create(url, layout_of(experiment))
     seen = []
     with open_cluster("local", workers=workers, threads=1) as client:
-        run(experiment, url, scores, client=client, progress=seen.append)
+        run_jobs(
+            Checkpoint(experiment, url),
+            Listed(missing_jobs(scores)),
+            client=client,
+            progress=seen.append,
+        )
     assert sorted(s.index for s in seen) == list(range(len(experiment.blocks)))
     assert_equal_bits(read_scores(scores), serial)
 
@@ -64,7 +71,7 @@ def test_blocks_in_any_order_give_the_same_store(experiment, serial, tmp_path):
     url = str(tmp_path / "scores.zarr")
     scores = create(url, layout_of(experiment))
     order = np.random.default_rng(0).permutation(len(experiment.blocks))
-    run_serially(experiment, url, [int(i) for i in order], lambda _: None)
+    run_jobs(Checkpoint(experiment, url), Listed(map(Job, [int(i) for i in order])))
     assert_equal_bits(read_scores(scores), serial)
 
 
@@ -139,7 +146,12 @@ def test_a_killed_worker_costs_no_result(experiment, serial, tmp_path):
                 killed.append(pids)
                 os.kill(next(iter(pids.values())), signal.SIGKILL)
 
-        run(experiment, url, scores, client=client, progress=kill_one)
+        run_jobs(
+            Checkpoint(experiment, url),
+            Listed(missing_jobs(scores)),
+            client=client,
+            progress=kill_one,
+        )
     assert killed
     assert_equal_bits(read_scores(scores), serial)
 
@@ -198,7 +210,6 @@ def test_ctrl_c_leaves_a_valid_ranking_of_what_was_done(target, bank_path, tmp_p
 
 def test_a_task_that_dies_is_a_failed_block_with_its_cause(experiment, tmp_path):
     from cte_dask.engine.dask_runner import _result
-    from cte_dask.engine.jobs import Job
     from cte_dask.results.store import DONE
 
     class Dead:
@@ -209,7 +220,7 @@ def test_a_task_that_dies_is_a_failed_block_with_its_cause(experiment, tmp_path)
 
     url = str(tmp_path / "scores.zarr")
     scores = create(url, layout_of(experiment))
-    result = _result(Dead(), Job(3), Checkpoint(experiment, url))
+    result = _result(Checkpoint(experiment, url), Dead(), Job(3), None)
     assert set(result.failures.values()) == {"RuntimeError: the worker died"}
     assert scores.done()[3] == DONE["failures"]
     assert scores.failures(3)["model-0"] == "RuntimeError: the worker died"
@@ -229,8 +240,8 @@ def test_a_full_disk_is_told_and_what_is_complete_stays(experiment, serial, tmp_
 
     monkeypatch.setattr(Scores, "write", filling)
     with pytest.raises(OSError, match=r"no space left for .*scores\.zarr: make room.*--resume"):
-        run(experiment, url, scores)
+        run_jobs(Checkpoint(experiment, url), Listed(missing_jobs(scores)))
     assert list(scores.missing()) == list(range(2, len(experiment.blocks)))
     monkeypatch.setattr(Scores, "write", real)
-    run(experiment, url, scores)
+    run_jobs(Checkpoint(experiment, url), Listed(missing_jobs(scores)))
     assert_equal_bits(read_scores(scores), serial)

@@ -16,6 +16,7 @@ from conftest import bank_text, write_bank, write_model
 from typer.testing import CliRunner
 
 from cte_dask.cli.app import app
+from cte_dask.evaluation import evaluate_run as evaluation_run
 from cte_dask.evaluation.accuracy import average_precision, f1
 from cte_dask.evaluation.evaluate_run import evaluate_run
 from cte_dask.results.experiment_file import reopen
@@ -305,3 +306,21 @@ def test_a_target_that_changed_is_refused(bank_path, image, labels, tmp_path):
     out = ranked(target, bank_path, tmp_path / "RUN")
     zarr.create_array(target, data=image.astype(np.uint16), chunks=(2, 64, 64), overwrite=True)
     refused(evaluate(out, labels), "target.zarr", "not as it was ranked", "uint8", "uint16")
+
+
+def test_an_evaluation_that_was_broken_off_goes_on(run, labels, monkeypatch):
+    want = evaluate_run(str(run), str(labels))
+    blocks, real = [], evaluation_run.evaluate_block
+
+    def stopped(experiment, truth, task):
+        blocks.append(task.index)
+        if len(blocks) == 3:
+            raise KeyboardInterrupt
+        return real(experiment, truth, task)
+
+    monkeypatch.setattr(evaluation_run, "evaluate_block", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(str(run), str(labels))
+    assert evaluate_run(str(run), str(labels)) == want
+    assert len(blocks) == len(set(blocks)) + 1, "one block was begun twice"
+    assert not list(run.glob("evaluation.parts*"))

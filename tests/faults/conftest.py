@@ -11,7 +11,9 @@ import pytest
 import xarray as xr
 from conftest import blobs
 
-from cte_dask.engine.dask_runner import run_serially
+from cte_dask.engine.checkpoint import Checkpoint
+from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.jobs import Job, Listed
 from cte_dask.models import load_bank
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
@@ -79,7 +81,7 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
     block_of: dict[str, int] = {}
     for index in range(len(experiment.blocks)):
         log.unlink()
-        run_serially(experiment, url, [index], lambda _: None)
+        run_jobs(Checkpoint(experiment, url), Listed(map(Job, [index])))
         asked = noting.noted(log)
         assert len(asked) == 2 * 4  # four tiles, unperturbed and perturbed
         assert not asked.keys() & block_of.keys()

@@ -16,8 +16,10 @@ import processes
 import pytest
 from faults.conftest import OPTIONS
 
+from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.clusters import open_cluster
-from cte_dask.engine.dask_runner import run
+from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.jobs import Listed, missing_jobs
 from cte_dask.ranking.rank_target import TargetOptions, rank_target
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import create
@@ -48,7 +50,7 @@ def test_killed_workers_lose_and_repeat_nothing(undisturbed, ledger, tmp_path):
             killer = threading.Thread(target=kill_now_and_then)
             killer.start()
             try:
-                run(experiment, url, scores, client=client)
+                run_jobs(Checkpoint(experiment, url), Listed(missing_jobs(scores)), client=client)
             finally:
                 over.set()
                 killer.join()

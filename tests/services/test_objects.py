@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from cte_dask.cli.app import app
 from cte_dask.demo import bank_path
-from cte_dask.engine.dask_runner import blocks_array
+from cte_dask.engine.lazy import blocks_array
 from cte_dask.evaluation.labels import open_labels
 from cte_dask.models import load_bank
 from cte_dask.results.experiment_file import reopen

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.engine.checkpoint import ScoreBlock
+from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.jobs import Job, Listed
 from cte_dask.perturb import PERTURBATIONS, Perturbation
 from cte_dask.ranking.calibration.strengths import Calibration, calibrated
-from cte_dask.results.block_codec import decoded
 from cte_dask.results.dataset import dataset_of
 from cte_dask.results.layout import layout_of
-from cte_dask.scoring.block_scores import TileScores, joined
-from cte_dask.scoring.score_block import score_block
+from cte_dask.scoring.block_scores import BlockScores, TileScores, joined
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -201,12 +202,13 @@ def _scored_tiles(
 ) -> TileScores:
     """Return the numbers of the pilot's tiles, (model, draw, tile)."""
     tell(f"scoring {len(indices)} of {len(experiment.grid):,} tiles")
-    if client is None:
-        return joined([score_block(experiment, i).tiles for i in indices])
-    from cte_dask.engine.dask_runner import RETRIES, blocks_array
+    blocks: dict[int, BlockScores] = {}
 
-    lazy = blocks_array(experiment, indices)
-    return decoded(client.compute(lazy, retries=RETRIES).result())
+    def keep(scores: BlockScores) -> None:
+        blocks[scores.index] = scores
+
+    run_jobs(ScoreBlock(experiment), Listed(map(Job, indices)), client=client, progress=keep)
+    return joined([blocks[i].tiles for i in indices])
 
 
 def calibrate_target(
