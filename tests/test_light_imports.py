@@ -1,0 +1,64 @@
+"""Imports are light, and no module is an attic. Arrows between rooms: `lint-imports`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "cte_dask"
+MOST_LINES = 400
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {m.partition(".")[0] for m in done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import cte_dask",
+        "import cte_dask.cli",
+        "import cte_dask; cte_dask.load_bank",
+        "import cte_dask.consistency.binary, cte_dask.perturb",
+        "from cte_dask import demo, load_bank; load_bank(demo.bank_path())",
+    ],
+)
+def test_light_imports_load_neither_torch_nor_dask(code):
+    assert not loaded_by(code) & {"torch", "dask", "distributed"}
+
+
+def test_consistency_needs_an_array_library_alone():
+    loaded = loaded_by("import cte_dask.consistency.binary, cte_dask.consistency.instance")
+    assert not loaded & {"torch", "dask", "distributed", "zarr", "xarray", "pydantic", "fsspec"}
+
+
+def test_every_public_name_resolves():
+    import cte_dask
+
+    for name in cte_dask.__all__:
+        assert getattr(cte_dask, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = cte_dask.nothing
+
+
+def test_the_top_level_is_rooms_and_six_files():
+    files = {p.name for p in PACKAGE.iterdir() if p.suffix == ".py"}
+    assert len(files) <= 6, files
+
+
+def test_no_module_is_an_attic_or_large_without_a_reason():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert path.stem not in {"utils", "helpers", "misc", "common"}
+        if len(text.splitlines()) > MOST_LINES:
+            assert "one module because" in (ast.get_docstring(ast.parse(text)) or ""), path
