@@ -27,10 +27,12 @@ import numpy as np
 from rich.console import Console
 
 from cte_dask.engine.anytime import Anytime, block_tiles
-from cte_dask.engine.racing.goal import Asked, Goal
+from cte_dask.engine.racing.goal import Goal
 from cte_dask.ranking.outcome import Outcome
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
+from cte_dask.report.terminal.progress import shown_on
 from cte_dask.results.store import open_scores
+from cte_dask.scoring.settings import TargetOptions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -101,9 +103,9 @@ def main() -> None:
             target,
             options.bank,
             run,
-            asked=Asked(exhaustive=True),
+            exhaustive=True,
             resume=Path(run).exists(),
-            console=Console(),
+            progress=shown_on(Console()),
             **settings,
         )
         names = list(outcome.ranking.models[0].scores)
@@ -115,9 +117,9 @@ def main() -> None:
                 target,
                 options.bank,
                 f"{folder}/{seed}",
-                asked=Asked(until="decided"),
+                until="decided",
                 seed=seed,
-                console=Console(),
+                progress=shown_on(Console()),
                 **settings,
             )
             keys = ("verdict", "decided", "proven", "leading", "blocks", "dropped")

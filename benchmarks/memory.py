@@ -81,9 +81,9 @@ def measure(target: str, what: str, blocks: int) -> dict[str, Any]:
 def _peak_of_a_worker(experiment: Any, blocks: int) -> int:
     from cte_dask.engine.checkpoint import Checkpoint
     from cte_dask.engine.clusters import open_cluster
-    from cte_dask.engine.cost import peak_memory
     from cte_dask.engine.dask_runner import run_jobs
     from cte_dask.engine.jobs import Job, Listed
+    from cte_dask.inference.memory import peak_memory
     from cte_dask.results.layout import layout_of
     from cte_dask.results.store import create
 

@@ -24,7 +24,9 @@ from rich.console import Console
 from cte_dask.cli.demo import median_f1
 from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.ranking.outcome import Outcome
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
+from cte_dask.report.terminal.progress import shown_on
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -62,7 +64,7 @@ def main() -> None:
             options.bank,
             f"{folder}/run",
             metrics=("nhd", "ei"),
-            console=Console(),
+            progress=shown_on(Console()),
         )
         seconds = time.monotonic() - began
     experiment = outcome.experiment.to_dict()

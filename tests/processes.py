@@ -150,7 +150,8 @@ def worker(_told: Connection, address: str, folder: str) -> None:
 
 
 def client(told: Connection, target: str, bank: str, out: str, options: dict[str, Any]) -> None:
-    from cte_dask.ranking.rank_target import TargetOptions, rank_target
+    from cte_dask.ranking.rank_target import rank_target
+    from cte_dask.scoring.settings import TargetOptions
 
     outcome = rank_target(TargetOptions(target), bank, out, resume=True, **options)
     told.send((outcome.exit_code, outcome.result["complete"]))

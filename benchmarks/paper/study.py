@@ -20,8 +20,10 @@ from reliability import reliability
 from rich.console import Console
 
 from cte_dask.evaluation.evaluate_run import evaluate_run
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.evaluation import evaluation_dict, write_evaluation
+from cte_dask.report.terminal.progress import shown_on
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.tiles import TileGrid
 from cte_dask.volume import open_volume
 
@@ -244,7 +246,7 @@ def _rank(
         workers=workers,
         resume=started,
         overwrite=not started,
-        console=Console(),
+        progress=shown_on(Console()),
         tell=tell,
         perturbations=plan.perturbations,
         metrics=task.metrics,

@@ -26,8 +26,9 @@ from train import train_banks
 from zoo_tables import write_zoo_tables
 
 from cte_dask.evaluation.evaluate_run import evaluate_run
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.evaluation import evaluation_dict, write_evaluation
+from cte_dask.scoring.settings import TargetOptions
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "paper-zoo"
 SCHEMA = "cte-zoo-target/1"

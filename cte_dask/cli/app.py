@@ -15,7 +15,6 @@ from cte_dask.cli.maps import maps
 from cte_dask.cli.options import (
     JsonOption,
     Quiet,
-    Workers,
 )
 from cte_dask.cli.rank import plan, rank, status
 from cte_dask.cli.report import report
@@ -65,7 +64,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the target and the results.")] = Path(
         "demo-run"
     ),
-    workers: Workers = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; by default one a core.")
+    ] = None,
     as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from cte_dask.cli.console import clear_errors, console_of, teller
-from cte_dask.cli.options import (
-    METRICS_HELP,
-    STRENGTHS_HELP,
-    Anonymous,
-    Axes,
-    Bank,
-    Batch,
-    Border,
-    Channel,
-    Cluster,
-    Device,
-    JsonOption,
-    Level,
-    Mask,
-    Precision,
-    Quiet,
-    Roi,
-    Seed,
-    Target,
-    Threads,
-    TileOption,
-    Time,
-    Workers,
-    settings,
-    target_options,
-)
+from cte_dask.cli.options import Bank, JsonOption, Quiet, expanded
+from cte_dask.engine.clusters import ClusterOptions
+from cte_dask.ranking.options import CalibrationOptions
+from cte_dask.scoring.settings import STRENGTHS_HELP, TargetOptions
 
 __all__ = ["calibrate"]
 
 
+@expanded
 def calibrate(
-    target: Target,
+    target: TargetOptions,
     bank: Bank,
     out: Annotated[str, typer.Option(help="Folder or URL that the curve is written to.")],
-    level: Level = "auto",
-    axes: Axes = None,
-    channel: Channel = None,
-    time: Time = None,
-    roi: Roi = None,
-    mask: Mask = None,
-    anonymous: Anonymous = False,
-    tile: TileOption = None,
+    options: CalibrationOptions,
+    cluster: ClusterOptions,
     perturb: Annotated[
         str,
         typer.Option(
@@ -58,20 +32,6 @@ def calibrate(
     strengths: Annotated[
         str | None, typer.Option(help="Strengths to try, such as 0.05,0.1,0.2.")
     ] = None,
-    metric: Annotated[str, typer.Option(help=METRICS_HELP)] = "nhd",
-    pilot_tiles: Annotated[int, typer.Option(help="Tiles to try the strengths on.")] = 64,
-    seed: Seed = 0,
-    repeats: Annotated[
-        int | None,
-        typer.Option(help="Perturbed runs of each strength; by default 4 of random kinds, else 1."),
-    ] = None,
-    border: Border = 0,
-    cluster: Cluster = "local",
-    workers: Workers = None,
-    threads: Threads = 1,
-    batch: Batch = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Drop the curve that is there.")
     ] = False,
@@ -80,44 +40,17 @@ def calibrate(
 ) -> None:
     """Choose a perturbation's strength on a pilot of the target."""
     with clear_errors():
-        from cte_dask.ranking.calibration.calibrate import calibrate_target
-        from cte_dask.report.calibration import print_calibration
+        from cte_dask.ranking.calibration.calibrate import calibrate_target, parse_grid
+        from cte_dask.report.calibration import print_calibration, write_curve
 
-        found = calibrate_target(
-            target_options(
-                target,
-                level=level,
-                axes=axes,
-                channel=channel,
-                time=time,
-                roi=roi,
-                mask=mask,
-                anonymous=anonymous,
-            ),
-            bank,
-            out,
-            perturb=perturb,
-            strengths=strengths,
-            cluster=cluster,
-            workers=workers,
-            overwrite=overwrite,
-            metric=metric,
-            pilot_tiles=pilot_tiles,
-            tell=teller(console_of(quiet)),
-            warn=lambda line: typer.echo(line, err=True),
-            **settings(
-                None,
-                None,
-                tile,
-                None,
-                seed=seed,
-                repeats=repeats,
-                border=border,
-                threads=threads,
-                batch=batch,
-                device=device,
-                precision=precision,
-            ),
+        kind, grid = parse_grid(perturb, strengths)
+        options = replace(options, kind=kind, grid=grid, tell=teller(console_of(quiet)))
+        calibration = calibrate_target(
+            target, bank, out, options, cluster=cluster, overwrite=overwrite
         )
-        print_calibration(found, as_json=as_json)
-    raise typer.Exit(0 if found.complete else 3)
+        try:
+            write_curve(out, calibration)
+        except ImportError as error:  # a picture is worth less than the numbers, which are there
+            typer.echo(str(error), err=True)
+        print_calibration(calibration, as_json=as_json)
+    raise typer.Exit(0 if calibration.complete else 3)

@@ -16,9 +16,11 @@ from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.evaluation.accuracy import f1_of_counts, foreground_counts
 from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.perturb.draw import Draw
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
+from cte_dask.report.terminal.progress import shown_on
 from cte_dask.report.terminal.tables import output
 from cte_dask.scoring.score_block import predict_tiles
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def run_demo(
         str(out / "run"),
         workers=workers,
         overwrite=True,
-        console=console,
+        progress=shown_on(console),
         tell=tell,
     )
     tell("predicting once more, to compare with the truth that a user would not have")

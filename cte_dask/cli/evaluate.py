@@ -7,18 +7,19 @@ from typing import Annotated
 import typer
 
 from cte_dask.cli.console import clear_errors, console_of, teller
-from cte_dask.cli.options import Cluster, JsonOption, Quiet, Run, Workers
+from cte_dask.cli.options import JsonOption, Quiet, Run, expanded
+from cte_dask.engine.clusters import ClusterOptions
 
 __all__ = ["evaluate"]
 
 
+@expanded
 def evaluate(
     run: Run,
     labels: Annotated[
         str, typer.Option(help="Path or URL of labels: zarr or OME-Zarr, integers, 0 background.")
     ],
-    cluster: Cluster = "local",
-    workers: Workers = None,
+    cluster: ClusterOptions,
     bootstrap: Annotated[
         str,
         typer.Option(
@@ -53,8 +54,8 @@ def evaluate(
         found = evaluate_run(
             run,
             labels,
-            cluster=cluster,
-            workers=workers,
+            cluster=cluster.cluster,
+            workers=cluster.workers,
             bootstrap=bootstrap,
             resamples=resamples,
             seed=seed,

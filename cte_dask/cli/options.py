@@ -1,196 +1,181 @@
-"""The options that commands share, and how their texts become values."""
+"""Options of commands: fields of dataclasses made options, and those that concern speech alone.
+
+An option is written once, as a field with its type, its default and its help, in the room that uses
+it: `cte_dask.scoring.settings`, `cte_dask.engine.clusters`, `cte_dask.engine.racing.goal`,
+`cte_dask.ranking.options`. `expanded` makes a command of a function that takes such dataclasses.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, is_dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-if TYPE_CHECKING:
-    from cte_dask.ranking.rank_target import TargetOptions
+from cte_dask.tiles import Shape
 
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="TARGET",
-        help="The volume: path or URL of a zarr array or group, or OME-Zarr image.",
-    ),
-]
+__all__ = ["Bank", "JsonOption", "Out", "Quiet", "Run", "expanded"]
+
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Folder or URL that cte rank wrote (its --out).")
 ]
 Bank = Annotated[
     str, typer.Option("--bank", help="Path or URL of bank.yaml, which lists the models.")
 ]
-Level = Annotated[
-    str, typer.Option(help="Resolution to score: 0 the finest, or auto: by the models' voxel size.")
-]
-Axes = Annotated[
-    str | None, typer.Option(help="Axes of an array that does not name them, such as zyx or tczyx.")
-]
-Channel = Annotated[int | None, typer.Option(help="Channel to score, from 0.")]
-Time = Annotated[int | None, typer.Option(help="Time point to score, from 0.")]
-Roi = Annotated[
-    str | None, typer.Option(help="Score this region only, in voxels: z0:z1,y0:y1,x0:x1.")
-]
-Mask = Annotated[
-    str | None,
-    typer.Option(help="Path or URL of an array; tiles where it is 0 throughout are skipped."),
-]
-TileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tile", help="Extent of a scored tile in voxels: z,y,x. Default: 1,256,256 (2D)."
-    ),
-]
-METRICS_HELP = (
-    "nhd: overlap of the foregrounds (IoU); ei: the same, weighed by the probabilities; vrand: "
-    "agreement of the instances (pairs of voxels)."
-)
-BANK_METRICS_HELP = (
-    "Of the whole bank, unperturbed: agreement: overlap with the other models' predictions, alike "
-    "ones counted once; consensus: overlap with the others' majority."
-)
-STRENGTHS_HELP = (
-    "Kinds and usual strengths: dropout (rate of feature maps dropped at the bottleneck, "
-    "0.05-0.5; grey boxes only); gaussian (standard deviation of noise, 0.01-0.2), brightness "
-    "(offset, 0.02-0.3), both in units of the target's 1st to 99.8th percentile; contrast "
-    "(factor, 0.4-0.9); gamma (exponent, 1.1-2.5)"
-)
-Perturb = Annotated[
-    list[str] | None,
-    typer.Option(
-        help=f"What is disturbed: kind:strength, repeatable. {STRENGTHS_HELP}; zoom (factor, "
-        "0.8-1.25); rotate and mirror (no strength). Default: dropout:0.2 for grey boxes and "
-        "gaussian:0.1."
-    ),
-]
-MetricOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--metric",
-        help=f"Repeatable, the first one ranks. {METRICS_HELP} {BANK_METRICS_HELP} Default: nhd.",
-    ),
-]
-Cluster = Annotated[
-    str,
-    typer.Option(
-        help="none (this process), local, cuda[:SITE], slurm[:SITE], tcp://HOST:PORT, "
-        "tls://HOST:PORT, or the FILE.json of a scheduler."
-    ),
-]
-Combine = Annotated[
-    bool,
-    typer.Option("--combine", help="Rank by all perturbations and metrics together as well."),
-]
-Border = Annotated[
-    int, typer.Option(help="vrand: band in voxels along reference borders that is left out.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
-Repeats = Annotated[int, typer.Option(help="Perturbed runs of each perturbation.")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")]
-Threads = Annotated[int, typer.Option(help="Threads of inference in each worker.")]
-Batch = Annotated[
-    int | None,
-    typer.Option(help="Images in one pass of a network; by default what suits the device."),
-]
-BlockOption = Annotated[
-    str | None,
-    typer.Option("--block", help="Tiles read and scored together: z,y,x. Planned by default."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda (an NVIDIA GPU).")]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Anonymous = Annotated[
-    bool, typer.Option("--anonymous", help="TARGET is in a public bucket: send no credentials.")
-]
-ShardOption = Annotated[
-    str | None, typer.Option("--shard", help="Score part i of n of the blocks; all n share --out.")
-]
-Until = Annotated[
-    str | None,
-    typer.Option(
-        help="When to stop: decided, a number of blocks, or a time such as 90s, 10m, 2h. Above "
-        "256 blocks decided is the default."
-    ),
-]
-Top = Annotated[int | None, typer.Option(help="How many of the best models to find; default 1.")]
-FullOrder = Annotated[
-    bool, typer.Option("--full-order", help="Find the order of all models, not the best alone.")
-]
-Delta = Annotated[
-    float | None, typer.Option(help="Probability of a wrong decision, at most; default 0.05.")
-]
-Epsilon = Annotated[
-    float | None, typer.Option(help="Difference of CTE that does not matter; default 0.005.")
-]
-Exhaustive = Annotated[
-    bool, typer.Option("--exhaustive", help="Score every block, however large the target.")
-]
+Out = Annotated[str, typer.Option(help="Folder or URL of the results, RUN for other commands.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the result.")]
 
 
-def _triple(text: str | None, what: str) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command line of a function, each parameter that is a dataclass expanded.
+
+    Parameters
+    ----------
+    command
+        Its other parameters are annotated as typer wants them.
+
+    Returns
+    -------
+    callable
+        Takes one parameter for each field that has a help text, makes the dataclasses and calls
+        `command`; a text that is no value of its field's type raises ValueError.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Any, list[_Option]]] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        kind = hints[parameter.name]
+        if is_dataclass(kind):
+            options = _shown(kind)
+            groups[parameter.name] = kind, options
+            parameters += [option.parameter() for option in options]
+        else:
+            parameters.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
+    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        from cte_dask.cli.console import clear_errors
+
+        with clear_errors():
+            made = {
+                name: kind(**{o.field.name: o.value(given.pop(o.field.name)) for o in options})
+                for name, (kind, options) in groups.items()
+            }
+        command(**made, **given)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
+
+
+def _shown(kind: Any) -> list[_Option]:
+    """Return the fields that have a help text as options, those of the first class in front."""
+    by_name = {f.name: f for f in fields(kind)}
+    options: dict[str, _Option] = {}
+    for base in kind.__mro__:
+        for name in inspect.get_annotations(base):
+            bare, texts = _annotation(base, name)
+            if name in by_name and name not in options and texts:
+                options[name] = _Option(by_name[name], bare, texts)
+    return list(options.values())
+
+
+def _annotation(owner: type, name: str) -> tuple[Any, tuple[str, ...]]:
+    """Return a field's type, and its texts: the help, and a flag or the name of an argument.
+
+    A type that is imported for type checkers alone belongs to a field without a help text.
+    """
+    text = owner.__annotations__[name]
+    if not text.startswith("Annotated["):
+        return None, ()
+    hint = eval(text, vars(sys.modules[owner.__module__]))  # noqa: S307 - our own annotations
+    bare, *texts = get_args(hint)
+    return bare, tuple(text for text in texts if isinstance(text, str))
+
+
+class _Option:
+    """A field as an option, or, without a default, as an argument."""
+
+    def __init__(self, field: Field[Any], kind: Any, texts: tuple[str, ...]) -> None:
+        self.field, self.kind = field, kind
+        self.help, *rest = texts
+        self.flag = rest[0] if rest else f"--{field.name.replace('_', '-')}"
+        self.plain = _plain(kind)
+
+    def parameter(self) -> inspect.Parameter:
+        """Return what typer makes an option of."""
+        default = self.field.default
+        if default is MISSING:
+            info, default = (
+                typer.Argument(metavar=self.flag, help=self.help),
+                inspect.Parameter.empty,
+            )
+        else:
+            info = typer.Option(self.flag, help=self.help)  # a bool has no --no-
+            default = default if self.plain in _PLAIN else None if self.kind != _LEVEL else "auto"
+        return inspect.Parameter(
+            self.field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[self.plain, info],
+        )
+
+    def value(self, given: Any) -> Any:
+        """Return what was given as a value of the field.
+
+        Raises
+        ------
+        ValueError
+            If a text is none.
+        """
+        if given is None or (isinstance(given, list) and not given):
+            return self.field.default
+        if parse := next((p for k, p in _PARSERS.items() if k in _members(self.kind)), None):
+            return parse(given, self.flag)
+        return tuple(given) if isinstance(given, list) else given
+
+
+_PLAIN = (str, int, float, bool, str | None, int | None, float | None)
+_LEVEL = int | Literal["auto"]
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type that typer reads: texts for what is parsed here, lists for sequences."""
+    if kind in _PLAIN:
+        return kind
+    if any(k in _PARSERS for k in _members(kind)):
+        return str | None if type(None) in _members(kind) else str
+    return list[str] | None
+
+
+def _triple(text: str, flag: str) -> Shape:
     try:
         z, y, x = (int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{what} {text!r} must be three whole numbers z,y,x") from None
+        raise ValueError(f"{flag} {text!r} must be three whole numbers z,y,x") from None
     if min(z, y, x) < 1:
-        raise ValueError(f"{what} {text!r} must be at least 1 along z, y and x")
+        raise ValueError(f"{flag} {text!r} must be at least 1 along z, y and x")
     return z, y, x
 
 
-def _level(text: str) -> int | Literal["auto"]:
+def _level(text: str, flag: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isdecimal():
-        raise ValueError(f"--level {text!r} must be auto or a number from 0")
+        raise ValueError(f"{flag} {text!r} must be auto or a number from 0")
     return int(text)
 
 
-def target_options(
-    target: str,
-    *,
-    level: str,
-    axes: str | None,
-    channel: int | None,
-    time: int | None,
-    roi: str | None,
-    mask: str | None,
-    anonymous: bool = False,
-) -> TargetOptions:
-    """Return how a target is to be opened.
-
-    Raises
-    ------
-    ValueError
-        If the level is neither auto nor a number.
-    """
-    from cte_dask.ranking.rank_target import TargetOptions
-
-    return TargetOptions(target, _level(level), axes, channel, time, roi, mask, anonymous)
-
-
-def settings(
-    perturb: list[str] | None,
-    metric: list[str] | None,
-    tile: str | None,
-    block: str | None,
-    **others: Any,
-) -> dict[str, Any]:
-    """Return the options that were given, as `cte_dask.scoring.resolve.resolve` takes them.
-
-    Raises
-    ------
-    ValueError
-        If a triple is malformed.
-    """
-    given = {
-        "perturbations": tuple(perturb) if perturb else None,
-        "metrics": tuple(metric) if metric else None,
-        "tile": _triple(tile, "--tile"),
-        "block": _triple(block, "--block"),
-    }
-    return {**{name: value for name, value in given.items() if value is not None}, **others}
+_PARSERS: dict[Any, Callable[[str, str], Any]] = {Shape: _triple, Literal["auto"]: _level}
+"""How the text of an option becomes a value, by a member of its field's type."""

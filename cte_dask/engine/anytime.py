@@ -25,7 +25,7 @@ from cte_dask.results.store import DONE, count
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cte_dask.engine.racing.goal import Asked, Goal
+    from cte_dask.engine.racing.goal import Goal, GoalOptions
     from cte_dask.results.store import Scores
     from cte_dask.scoring.block_scores import BlockScores, TileScores
     from cte_dask.scoring.experiment import Experiment
@@ -36,15 +36,15 @@ PATIENCE = 2
 """Rounds after which a model that never gave a number no longer holds up the others."""
 
 
-def goal_for(experiment: Experiment, asked: Asked, *, shard: bool = False) -> Goal | None:
+def goal_for(experiment: Experiment, options: GoalOptions, *, shard: bool = False) -> Goal | None:
     """Return what a run is to find out; None if it is to score every block.
 
     Parameters
     ----------
     experiment
         The run.
-    asked
-        The options.
+    options
+        What is to be found out.
     shard
         Whether it is one of several that share the blocks.
 
@@ -59,9 +59,9 @@ def goal_for(experiment: Experiment, asked: Asked, *, shard: bool = False) -> Go
         why = "--shard scores a fixed part of the blocks"
     elif metric_name in BANK_METRICS:
         why = f"{metric_name} weighs models by what they predict on all blocks"
-    if why and asked.anytime:
+    if why and options.anytime:
         raise ValueError(f"{why}: leave out --until, --top and --full-order")
-    goal = asked.goal(len(experiment.blocks))
+    goal = options.goal(len(experiment.blocks))
     return None if why else goal
 
 

@@ -14,6 +14,7 @@ from cte_dask.results.dataset import COUNTS, DIMS, labelled, told_attributes, va
 from cte_dask.results.layout import Layout, layout_of
 from cte_dask.scoring.bank_overlaps import overlap_rows
 from cte_dask.scoring.score_block import score_block
+from cte_dask.scoring.settings import ScoringOptions, keywords
 
 if TYPE_CHECKING:
     import dask.array
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["blocks_array", "overlaps_array", "score"]
 
 
-def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
+@keywords(ScoringOptions)
+def score(volume: Volume, bank: ModelBank, options: ScoringOptions) -> xr.Dataset:
     """Score every tile of a target under every model, lazily.
 
     Parameters
@@ -36,9 +38,9 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
         The target, from `open_volume`.
     bank
         The source models, from `load_bank`.
-    **options
-        As of `cte_dask.scoring.resolve.resolve`: perturbations, metrics, tile, seed, repeats,
-        device …
+    options
+        The fields of `cte_dask.scoring.settings.ScoringOptions`, as keywords: perturbations,
+        metrics, tile, seed, repeats, device …
 
     Returns
     -------
@@ -54,9 +56,9 @@ def score(volume: Volume, bank: ModelBank, **options: Any) -> xr.Dataset:
     ValueError
         For any bad value, naming it.
     """
-    from cte_dask.scoring.resolve import resolve
+    from cte_dask.scoring.resolve import experiment_of
 
-    experiment = resolve(volume, bank, **options)
+    experiment = experiment_of(volume, bank, options)
     indices = range(len(experiment.blocks))
     if experiment.bank_metrics:
         values, overlaps = overlaps_array(experiment, indices)

@@ -201,14 +201,7 @@ def _captured_layers(ready: Predictor, layers: Sequence[DecoderLayer]) -> Iterat
 
 def _loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
     """Return a candidate's network without feature perturbation."""
-    return predictor(
-        candidate,
-        tile=experiment.grid.tile,
-        device=experiment.device,
-        precision=experiment.precision,
-        features=False,
-        instances=experiment.instances,
-    )
+    return predictor(candidate, replace(experiment.inference, features=False))
 
 
 def _decoder(ready: Predictor) -> tuple[DecoderLayer, ...] | str:

@@ -32,6 +32,8 @@ __all__ = [
     "groups_that_fit",
     "limit_memory",
     "out_of_memory",
+    "peak_memory",
+    "reset_peak",
     "with_smaller_batches",
 ]
 
@@ -101,6 +103,30 @@ def groups_that_fit(sizes: Sequence[int], limit: int) -> list[range]:
             groups.append(range(number, number + 1))
             held = size
     return groups
+
+
+def reset_peak(device: str) -> None:
+    """Forget the peaks of memory so far, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(device: str) -> tuple[int, int]:
+    """Return the most memory in use since `reset_peak`, in bytes.
+
+    Returns
+    -------
+    tuple of int
+        On the host, the whole process with its libraries (0 where the system does not tell), and
+        on the device.
+    """
+    host = 0
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        host = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return host, torch.cuda.max_memory_allocated() if device == "cuda" else 0
 
 
 def bytes_of(loaded: Predictor) -> int:

@@ -29,12 +29,13 @@ from cte_dask.inference.outputs import (
     segmenter_of,
 )
 from cte_dask.inference.passes import Passes, padded
+from cte_dask.inference.settings import Inference
 from cte_dask.models.loading import load_network
 from cte_dask.perturb.draw import Draw
 from cte_dask.perturb.dropout import tile_masks
 from cte_dask.perturb.geometric import Warp, unmoved
 from cte_dask.perturb.views import Alike, View, view_of
-from cte_dask.tiles import SAME, Scale, Shape, Tile
+from cte_dask.tiles import SAME, Scale, Tile
 
 if TYPE_CHECKING:
     from cte_dask.models.network import Network
@@ -53,22 +54,14 @@ class Predictor:
     ----------
     spec
         The model, with its halo and multiple resolved.
-    tile
-        Extent of a whole tile (z, y, x), voxels.
+    inference
+        What it has in common with the run's other models.
     batch
         Samples (planes of a 2D model, boxes of a 3D model) in one forward pass.
-    device
-        ``"cpu"`` or ``"cuda"``.
-    precision
-        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     scale
         Voxels of the network per voxel of the target (z, y, x).
     alike
         Which axes have voxels of equal length; see `cte_dask.perturb.views`.
-    features
-        Whether feature perturbations will be asked for.
-    instances
-        Whether instance labels will be asked for.
 
     Raises
     ------
@@ -81,26 +74,22 @@ class Predictor:
     def __init__(
         self,
         spec: ModelSpec,
+        inference: Inference,
         *,
-        tile: Shape,
         batch: int,
-        device: str = "cpu",
-        precision: str = "auto",
         scale: Scale = SAME,
         alike: Alike = (0, 1, 1),
-        features: bool = True,
-        instances: bool = False,
     ) -> None:
         self.spec = spec
-        self.device = device
-        self.dtype = dtype_of(precision)
-        self._like = torch.empty(0, device=device, dtype=self.dtype)
-        self.tile, halo, multiple = tile, spec.halo_zyx, spec.multiple_zyx
+        self.device = inference.device
+        self.dtype = dtype_of(inference.precision)
+        self._like = torch.empty(0, device=self.device, dtype=self.dtype)
+        self.tile, halo, multiple = inference.tile, spec.halo_zyx, spec.multiple_zyx
         if halo is None or multiple is None:
             raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
         self._geometry = partial(
             view_of,
-            tile=tile,
+            tile=self.tile,
             dims=spec.dims,
             halo=halo,
             multiple=multiple,
@@ -108,16 +97,16 @@ class Predictor:
             alike=alike,
         )
         self.frame = self.view(None).frame
-        self.network: Network = load_network(spec, device=device, dtype=self.dtype)
+        self.network: Network = load_network(spec, device=self.device, dtype=self.dtype)
         if self.network.kind == "module":
             # Convolution, norm and activation then share one layout.
             layout = torch.channels_last if spec.dims == 2 else torch.channels_last_3d
             self.network.forward.to(memory_format=layout)  # type: ignore[call-overload]
         self.batch = self.network.fixed_batch or batch
-        self.samples_per_tile = 1 if spec.dims == 3 else tile[0]
-        self.instances, self._features = instances, features
+        self.samples_per_tile = 1 if spec.dims == 3 else self.tile[0]
+        self.instances, self._features = inference.instances, inference.features
         self.open()
-        self.segmenter = segmenter_of(spec) if instances else None
+        self.segmenter = segmenter_of(spec) if self.instances else None
         self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
 
     def open(self) -> None:

@@ -5,7 +5,8 @@ ModelReport: what trying one model of a bank told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,11 @@ from cte_dask.models.network import ModelError, Network
 if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
 
-__all__ = ["ModelReport", "check_model", "with_needs"]
+if TYPE_CHECKING:
+    from cte_dask.inference.predictor import Predictor
+    from cte_dask.perturb.draw import Draw
+
+__all__ = ["ModelReport", "check_model", "seconds_per_tile", "with_needs"]
 
 Shape = tuple[int, ...]
 
@@ -243,3 +248,30 @@ def _activation(spec: ModelSpec) -> Forward | None:
     if spec.output.activation == "softmax":
         return lambda y: torch.softmax(y, dim=1)
     return torch.sigmoid if spec.output.activation == "sigmoid" else None
+
+
+def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
+    """Time all passes of one batch of a model that has run before.
+
+    Parameters
+    ----------
+    ready
+        The loaded model.
+    draws
+        The perturbed runs that it supports, the unperturbed one left out.
+
+    Returns
+    -------
+    float
+        Seconds of wall time a tile, under every draw.
+    """
+    began = time.perf_counter()
+    _tried(ready, draws)
+    return (time.perf_counter() - began) * ready.samples_per_tile / ready.batch
+
+
+def _tried(ready: Predictor, draws: Sequence[Draw]) -> None:
+    with torch.inference_mode():
+        ready.try_out(draws)
+    if ready.device == "cuda":
+        torch.cuda.synchronize()

@@ -1,4 +1,8 @@
-"""Everything ``cte rank`` does: from a target and a bank to files and an exit code."""
+"""Everything ``cte rank`` does: from a target and a bank to files and an exit code.
+
+`rank_target` prepares a run (what is asked for is checked before anything is opened, then the
+target is opened, models are tried, the store is made), runs it, and concludes.
+"""
 
 from __future__ import annotations
 
@@ -6,127 +10,80 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import fsspec
-from rich.console import Console
 
 from cte_dask.engine.anytime import Anytime, goal_for
 from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.clusters import has_gpus, open_cluster, planned_workers
-from cte_dask.engine.cost import plan
+from cte_dask.engine.cost import Plan, plan
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Listed, Shard, missing_jobs
 from cte_dask.engine.lost_workers import SchedulerLostError
-from cte_dask.engine.racing.goal import Asked
-from cte_dask.models import ModelBank, load_bank
-from cte_dask.models.described import described_bank
+from cte_dask.models import load_bank
+from cte_dask.ranking.options import PlanOptions, RankOptions
 from cte_dask.ranking.outcome import EXIT, Outcome, all_tried, concluded
-from cte_dask.report.terminal.progress import RunProgress
 from cte_dask.results.experiment_file import write_experiment
 from cte_dask.results.layout import layout_of
 from cte_dask.results.session_log import add_session
-from cte_dask.results.store import create, open_scores
+from cte_dask.results.store import Scores, create, open_scores
 from cte_dask.scoring.experiment import Experiment
-from cte_dask.scoring.resolve import resolve
-from cte_dask.storage import is_cloud
-from cte_dask.volume import Volume, open_volume
+from cte_dask.scoring.resolve import experiment_of
+from cte_dask.scoring.settings import TargetOptions, keywords
+from cte_dask.scoring.target import open_target
+from cte_dask.tiles import Shape
 
-__all__ = ["EXIT", "Outcome", "TargetOptions", "open_target", "rank_target"]
+__all__ = ["plan_target", "rank_target", "rank_with"]
 
 SPARE_BYTES = 2**20
-ASKED = Asked()
 
 
 @dataclass(frozen=True, slots=True)
-class TargetOptions:
-    """How a target is opened: see `cte_dask.open_volume`."""
+class Run:
+    """A run that is ready to start.
 
-    target: str
-    level: int | Literal["auto"] = "auto"
-    axes: str | None = None
-    channel: int | None = None
-    time: int | None = None
-    roi: str | None = None
-    mask: str | None = None
-    anonymous: bool = False
+    Parameters
+    ----------
+    out, url
+        Its folder or URL, and its score store.
+    experiment, scores
+        What is computed, and where it is kept.
+    shard
+        The part of the blocks to score; None for all.
+    race
+        The work of an anytime run; None of an exhaustive one.
+    work
+        The blocks wanted.
+    session
+        What its log will hold.
+    """
 
-
-def open_target(options: TargetOptions, bank: ModelBank) -> Volume:
-    """Open a target at the pyramid level that suits the bank."""
-    anonymous = {"anonymous": True} if options.anonymous and is_cloud(options.target) else {}
-    return open_volume(
-        options.target,
-        storage_options=anonymous,
-        level=options.level,
-        axes=options.axes,
-        channel=options.channel,
-        time=options.time,
-        roi=options.roi,
-        mask=options.mask,
-        training_voxel_size=training_voxel_size(bank),
-    )
-
-
-def training_voxel_size(bank: ModelBank) -> tuple[float | None, float, float] | None:
-    """Return the median of the voxel sizes (nanometre, zyx) that a bank's models declare."""
-    import statistics
-
-    known = [s for m in described_bank(bank) if (s := m.voxel_size_nm) is not None]
-    if not known:
-        return None
-    depths = [z for z, _, _ in known if z is not None]
-    return (
-        statistics.median(depths) if depths else None,
-        statistics.median(y for _, y, _ in known),
-        statistics.median(x for _, _, x in known),
-    )
+    out: str
+    url: str
+    experiment: Experiment
+    scores: Scores
+    shard: Shard | None
+    race: Anytime | None
+    work: Listed | Anytime
+    session: dict[str, Any]
 
 
-def rank_target(
-    options: TargetOptions,
-    bank_path: str,
-    out: str,
-    *,
-    cluster: str = "local",
-    workers: int | None = None,
-    threads: int = 1,
-    resume: bool = False,
-    overwrite: bool = False,
-    shard: Shard | None = None,
-    asked: Asked = ASKED,
-    console: Console | None = None,
-    tell: Callable[[str], None] = lambda _: None,
-    **settings: Any,
-) -> Outcome:
+def rank_with(target: TargetOptions, bank_path: str, out: str, options: RankOptions) -> Outcome:
     """Rank a bank on a target and write the results into a folder.
 
     Parameters
     ----------
-    options
+    target
         The target.
     bank_path
         Path or URL of ``bank.yaml``.
     out
         Folder or URL of the results.
-    cluster, workers, threads
-        Where it runs; see `cte_dask.engine.clusters.open_cluster`.
-    resume, overwrite
-        Whether to go on with results that exist, or to drop them.
-    shard
-        The part of the blocks to score; the shard that finds all done ranks them.
-    asked
-        What is to be found out; by default the best model, without scoring every block of a large
-        target.
-    console
-        Where progress is shown; None shows none.
-    tell
-        Receives one line per preparatory step.
-    **settings
-        As of `cte_dask.scoring.resolve.resolve`.
+    options
+        Everything else. `rank_target` takes its fields as keywords.
 
     Returns
     -------
@@ -137,51 +94,83 @@ def rank_target(
     ValueError, OSError
         For any bad value, naming it and the remedy.
     """
-    url, began, clock = f"{out}/scores.zarr", datetime.now(UTC), time.monotonic()
-    asked.goal(1)
-    if shard is not None and overwrite:
+    began = datetime.now(UTC)
+    run = _prepared(target, bank_path, out, options)
+    interrupted = _run(run, options)
+    return _concluded(run, options, began, interrupted=interrupted)
+
+
+rank_target = keywords(RankOptions)(rank_with)
+
+
+def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOptions) -> Run:
+    """Check what is asked for, open everything, and make or open the score store."""
+    url, clock = f"{out}/scores.zarr", time.monotonic()
+    options.goal(1)
+    shard = None if options.shard is None else Shard.parse(options.shard)
+    if shard is not None and options.overwrite:
         raise ValueError("--shard and --overwrite exclude each other: shards share what OUT holds")
-    resume = resume or shard is not None
-    _check_out(out, url, resume=resume, overwrite=overwrite)
-    parallel = planned_workers(cluster, workers=workers, threads=threads)
-    parallel *= shard.of if shard else 1
-    _check_device(cluster, settings.get("device", "auto"))
-    if resume:
-        settings = {**_stored_cut(url), **settings}
+    resume = options.resume or shard is not None
+    _check_out(out, url, resume=resume, overwrite=options.overwrite)
+    workers = planned_workers(options.cluster, workers=options.workers, threads=options.threads)
+    workers *= shard.of if shard else 1
+    _check_device(options.cluster, options.device)
+    block = options.block or (_stored_cut(url) if resume else None)
     bank = load_bank(bank_path)
-    tell("opening the target")
-    volume = open_target(options, bank)
-    experiment = resolve(volume, bank, threads=threads, workers=parallel, tell=tell, **settings)
+    options.tell("opening the target")
+    volume = open_target(target, bank)
+    experiment = experiment_of(volume, bank, replace(options, workers=workers, block=block))
     _check_space(out, experiment)
-    scores = create(url, layout_of(experiment), resume=resume, overwrite=overwrite)
+    scores = create(url, layout_of(experiment), resume=resume, overwrite=options.overwrite)
     write_experiment(out, experiment)
-    goal = goal_for(experiment, asked, shard=shard is not None)
+    goal = goal_for(experiment, options, shard=shard is not None)
     race = None if goal is None else Anytime(experiment, scores, goal, began=clock)
     work = Listed(missing_jobs(scores, shard)) if race is None else race
-    progress = RunProgress(experiment, work.most, console or Console(quiet=True), race)
-    tell("starting")
-    interrupted = False
-    try:
-        with open_cluster(cluster, workers=workers, threads=threads) as client, progress.shown():
-            run_jobs(Checkpoint(experiment, url), work, client=client, progress=progress)
-    except KeyboardInterrupt:
-        interrupted = True
-    except SchedulerLostError as error:
-        (console or Console(stderr=True)).print(f"error: {error}", style="red", highlight=False)
-    outcome = concluded(out, experiment, scores, race, interrupted=interrupted, shard=shard)
-    if shard and not all_tried(scores):
-        return outcome  # the files are for the shard that sees the whole
     session = {
         "bank": bank_path if "://" in bank_path else os.path.abspath(bank_path),
-        "cluster": cluster,
-        "workers": parallel,
-        "threads": threads,
+        "cluster": options.cluster,
+        "workers": workers,
+        "threads": options.threads,
+    }
+    return Run(out, url, experiment, scores, shard, race, work, session)
+
+
+def _run(run: Run, options: RankOptions) -> bool:
+    """Score what is wanted; return whether somebody stopped it."""
+    options.tell("starting")
+    shown = options.progress(run.experiment, run.work.most, run.race)
+    cluster = open_cluster(options.cluster, workers=options.workers, threads=options.threads)
+    try:
+        with cluster as client, shown as progress:
+            task = Checkpoint(run.experiment, run.url)
+            run_jobs(task, run.work, client=client, progress=progress)
+    except KeyboardInterrupt:
+        return True
+    except SchedulerLostError as error:
+        options.tell(f"error: {error}")
+    return False
+
+
+def _concluded(run: Run, options: RankOptions, began: datetime, *, interrupted: bool) -> Outcome:
+    """Rank what was scored, write the results, and note the session."""
+    outcome = concluded(
+        run.out,
+        run.experiment,
+        run.scores,
+        run.race,
+        interrupted=interrupted,
+        shard=run.shard,
+    )
+    if run.shard and not all_tried(run.scores):
+        return outcome  # the files are for the shard that sees the whole
+    session = {
+        **run.session,
         "started": began.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - began).total_seconds(), 3),
-        "blocks": work.taken,
+        "blocks": run.work.taken,
         "state": next(name for name, code in EXIT.items() if code == outcome.exit_code),
     }
-    add_session(out, session, anew=overwrite)
+    add_session(run.out, session, anew=options.overwrite)
     return outcome
 
 
@@ -196,12 +185,12 @@ def _check_device(cluster: str, device: str) -> None:
         )
 
 
-def _stored_cut(url: str) -> dict[str, Any]:
+def _stored_cut(url: str) -> Shape | None:
     """Return how a run that exists was cut into blocks: its rest must be cut alike."""
     try:
-        return {"block": open_scores(url).layout.blocks.per_block}
+        return open_scores(url).layout.blocks.per_block
     except FileNotFoundError:
-        return {}
+        return None
 
 
 def _check_out(out: str, url: str, *, resume: bool, overwrite: bool) -> None:
@@ -239,13 +228,12 @@ def _check_space(out: str, experiment: Experiment) -> None:
 
 
 def plan_target(
-    options: TargetOptions,
-    bank_path: str,
-    *,
-    tell: Callable[[str], None] = lambda _: None,
-    **settings: Any,
-) -> tuple[Experiment, Any]:
+    target: TargetOptions, bank_path: str, options: PlanOptions
+) -> tuple[Experiment, Plan]:
     """Resolve a run without touching the target's voxels and work out its cost."""
+    options.goal(1)  # refuse what cannot be before anything is opened
+    workers = planned_workers(options.cluster, workers=options.workers, threads=options.threads)
     bank = load_bank(bank_path)
-    experiment = resolve(open_target(options, bank), bank, sample=False, tell=tell, **settings)
-    return experiment, plan(experiment, tell=tell)
+    options = replace(options, workers=workers, sample=False)
+    experiment = experiment_of(open_target(target, bank), bank, options)
+    return experiment, plan(experiment, tell=options.tell)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from cte_dask.tiles import Shape, TileGrid
-
-if TYPE_CHECKING:
-    from cte_dask.scoring.experiment import Experiment
 
 __all__ = ["plan_blocks"]
 
@@ -22,13 +18,15 @@ LEAST_PLENTY = 64
 LEAST_BLOCKS_PER_WORKER = 2  # worth cutting chunks for
 
 
-def plan_blocks(experiment: Experiment, *, workers: int) -> Shape:
+def plan_blocks(grid: TileGrid, unit: Shape, *, workers: int) -> Shape:
     """Choose the tiles of a block: whole chunks (or shards), enough blocks for the workers.
 
     Parameters
     ----------
-    experiment
-        The run; its ``per_block`` is ignored.
+    grid
+        The tiles.
+    unit
+        Voxels that are read together (z, y, x): a chunk, or a shard.
     workers
         Number of workers to keep busy.
 
@@ -37,7 +35,6 @@ def plan_blocks(experiment: Experiment, *, workers: int) -> Shape:
     tuple of int
         Tiles of a block along z, y and x.
     """
-    grid, unit = experiment.grid, experiment.volume.read_unit
     cut = [_aligned(t, u) for t, u in zip(grid.tile, unit, strict=True)]
     cut = [min(c, n) for c, n in zip(cut, grid.counts, strict=True)]
     total = math.prod(grid.shape)

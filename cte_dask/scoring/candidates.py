@@ -7,13 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cte_dask.arrays import set_threads
 from cte_dask.errors import reason
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
 from cte_dask.inference.predictor import Predictor
+from cte_dask.inference.settings import Inference
 from cte_dask.inference.trial import with_needs
 from cte_dask.models.source import pinned
 from cte_dask.scoring.experiment import Candidate
@@ -33,29 +34,19 @@ _READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
 BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 
 
-def predictor(
-    candidate: Candidate,
-    *,
-    tile: Shape,
-    device: str,
-    precision: str,
-    features: bool,
-    instances: bool = False,
-) -> Predictor:
+def predictor(candidate: Candidate, inference: Inference) -> Predictor:
     """Return the loaded model of a candidate; kept, so that a process loads each model once."""
-    key = (candidate, tile, device, precision, features, instances)
+    if not candidate.features:
+        inference = replace(inference, features=False)
+    key = (candidate, inference)
     if key not in _READY:
-        _make_room(candidate.bytes, device)
+        _make_room(candidate.bytes, inference.device)
         _READY[key] = Predictor(
             candidate.spec,
-            tile=tile,
+            inference,
             batch=candidate.batch,
-            device=device,
-            precision=precision,
-            features=features and candidate.features,
             scale=candidate.scale,
             alike=candidate.alike,
-            instances=instances,
         )
     _READY.move_to_end(key)
     return _READY[key]
@@ -74,17 +65,13 @@ def _make_room(size: int, device: str) -> None:
 
 def settle(
     bank: ModelBank,
+    inference: Inference,
     *,
-    tile: Shape,
-    features: bool,
-    instances: bool,
-    device: str,
-    precision: str,
     threads: int,
     batch: int | None,
     voxel_size: VoxelSize | None,
+    perturbations: Sequence[Perturbation],
     tell: Callable[[str], None],
-    perturbations: Sequence[Perturbation] = (),
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Load every model once; split the bank into usable candidates and excluded ones with reasons.
 
@@ -98,15 +85,8 @@ def settle(
     for number, spec in enumerate(bank, start=1):
         tell(f"loading model {number} of {len(bank)}: {spec.name}")
         try:
-            candidate = _fitting(
-                _settle(pinned(spec), voxel_size, tile=tile, device=device, batch=batch),
-                tile=tile,
-                device=device,
-                precision=precision,
-                features=features,
-                instances=instances,
-                perturbations=perturbations,
-            )
+            draft = _settle(pinned(spec), inference, voxel_size, batch=batch)
+            candidate = _fitting(draft, inference, perturbations)
         except Exception as error:  # a model is foreign code: whatever it raises excludes it alone
             excluded[spec.name] = reason(error)
         else:
@@ -118,13 +98,9 @@ def settle(
 
 
 def _settle(
-    spec: ModelSpec,
-    voxel_size: VoxelSize | None,
-    *,
-    tile: Shape,
-    device: str,
-    batch: int | None,
+    spec: ModelSpec, inference: Inference, voxel_size: VoxelSize | None, *, batch: int | None
 ) -> Candidate:
+    tile = inference.tile
     spec = with_needs(spec, limit=min(tile[-spec.dims :]))
     scale = scale_of(spec, voxel_size)
     draft = Candidate(
@@ -142,7 +118,7 @@ def _settle(
                 f"its halo of {halo} voxels along {axis} is larger than the tile ({extent}): "
                 "use larger tiles (--tile) or a smaller halo in the bank"
             )
-    size = batch or batch_size(frame.extent, dims=spec.dims, device=device)
+    size = batch or batch_size(frame.extent, dims=spec.dims, device=inference.device)
     return replace(draft, batch=size)
 
 
@@ -153,11 +129,13 @@ def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
     return spec.model_copy(update={"bottleneck": None, "layers": loaded.path.layers})
 
 
-def _fitting(candidate: Candidate, **how: Any) -> Candidate:
+def _fitting(
+    candidate: Candidate, inference: Inference, perturbations: Sequence[Perturbation]
+) -> Candidate:
     """Settle a model with the largest batch, halved from the candidate's, that memory takes."""
     while True:
         try:
-            return _ready(candidate, **how)
+            return _ready(candidate, inference, perturbations)
         except Exception as error:
             if candidate.batch == 1 or not out_of_memory(error):
                 raise
@@ -165,14 +143,7 @@ def _fitting(candidate: Candidate, **how: Any) -> Candidate:
 
 
 def _ready(
-    candidate: Candidate,
-    *,
-    tile: Shape,
-    device: str,
-    precision: str,
-    features: bool,
-    instances: bool,
-    perturbations: Sequence[Perturbation],
+    candidate: Candidate, inference: Inference, perturbations: Sequence[Perturbation]
 ) -> Candidate:
     """Load the model as it will run and run it once.
 
@@ -183,28 +154,25 @@ def _ready(
     load = partial(
         Predictor,
         spec,
-        tile=tile,
         batch=candidate.batch,
-        device=device,
-        precision=precision,
         scale=candidate.scale,
         alike=candidate.alike,
-        instances=instances,
     )
     try:
-        loaded = load(features=features)
+        loaded = load(inference)
         told = loaded.path.note if loaded.path else ""
         settled = replace(candidate, spec=_with_layers(spec, loaded), batch=loaded.batch)
     except BlackBoxError as error:
-        loaded, told = load(features=False), reason(error)
+        inference = replace(inference, features=False)
+        loaded, told = load(inference), reason(error)
         settled = replace(candidate, batch=loaded.batch, features=False)
     loaded.check()
     refused = _refused(loaded, perturbations)
     notes = (candidate.note, told, *(f"no {name}: {why}" for name, why in refused.items()))
     note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
     settled = replace(settled, note=note, refused=tuple(refused), bytes=size)
-    _make_room(size, device)
-    _READY[(settled, tile, device, precision, features, instances)] = loaded
+    _make_room(size, inference.device)
+    _READY[settled, inference] = loaded
     return settled
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency import BANK_METRICS, metric
+from cte_dask.consistency import BANK_METRICS, applies, metric
+from cte_dask.consistency.score_names import families_of
+from cte_dask.inference.settings import Inference
+from cte_dask.perturb import Perturbation
 from cte_dask.perturb.views import Alike, View, view_of
 from cte_dask.scoring.tile_statistics import PAIRS
 from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
@@ -110,6 +113,11 @@ class Experiment:
         Width in voxels of the band along reference borders that V^Rand leaves out.
     combine
         Whether the ranking combines all scores (`cte_dask.ranking.combination`); changes no score.
+
+    Raises
+    ------
+    ValueError
+        If a value is not accepted, or no perturbation fits every model.
     """
 
     volume: Volume
@@ -128,6 +136,39 @@ class Experiment:
     border: int = 0
     combine: bool = False
 
+    def __post_init__(self) -> None:
+        check_measures(self.perturbations, self.metrics)
+        if not len(self.grid):
+            raise ValueError(f"no tile of {self.grid.tile} fits the target {self.grid.shape}")
+        for name in ("repeats", "threads"):
+            check_at_least(getattr(self, name), name)
+        for name in ("seed", "border"):
+            check_at_least(getattr(self, name), name, least=0)
+        if self.combine:
+            self._check_families()
+        _ = self.primary
+
+    def _check_families(self) -> None:
+        scores = [
+            f"{m}@{p.name}" for m in self.metrics for p in self.perturbations if applies(m, p.name)
+        ]
+        if len(families_of(scores)) < 2:
+            raise ValueError(
+                f"combine needs at least two families of evidence, {scores} is one: add --perturb "
+                "rotate, mirror or zoom:1.125, or --metric agreement"
+            )
+
+    @property
+    def inference(self) -> Inference:
+        """How networks run on the tiles."""
+        return Inference(
+            self.grid.tile,
+            device=self.device,
+            precision=self.precision,
+            features=any(p.space == "feature" for p in self.perturbations),
+            instances=self.instances,
+        )
+
     @property
     def blocks(self) -> BlockGrid:
         """The blocks of the run."""
@@ -136,7 +177,7 @@ class Experiment:
     @property
     def instances(self) -> bool:
         """Whether a metric needs instances."""
-        return any(set(metric(name).statistics) & set(PAIRS) for name in self.metrics)
+        return needs_instances(self.metrics)
 
     @property
     def bank_metrics(self) -> tuple[str, ...]:
@@ -211,6 +252,39 @@ class Experiment:
             "hash": self.digest(),
             "versions": versions(),
         }
+
+
+def needs_instances(metrics: Iterable[str]) -> bool:
+    """Whether one of some metrics compares instances."""
+    return any(set(metric(name).statistics) & set(PAIRS) for name in metrics)
+
+
+def check_at_least(value: int, name: str, *, least: int = 1) -> None:
+    """Refuse a number below a least one, by its name.
+
+    Raises
+    ------
+    ValueError
+        If it is.
+    """
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def check_measures(perturbations: Sequence[Perturbation], metrics: Sequence[str]) -> None:
+    """Refuse perturbations and metrics that make no run.
+
+    Raises
+    ------
+    ValueError
+        If there is none, one is given twice, or a metric is unknown.
+    """
+    if not perturbations or not metrics:
+        raise ValueError("at least one perturbation and one metric are needed")
+    if len({p.name for p in perturbations}) < len(perturbations):
+        raise ValueError(f"a perturbation is given twice: {[p.name for p in perturbations]}")
+    for name in metrics:
+        metric(name)
 
 
 def _candidate_dict(candidate: Candidate) -> dict[str, Any]:

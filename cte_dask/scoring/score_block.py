@@ -186,11 +186,4 @@ def loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
     """Return a candidate's network, loaded once a process."""
     from cte_dask.scoring.candidates import predictor
 
-    return predictor(
-        candidate,
-        tile=experiment.grid.tile,
-        device=experiment.device,
-        precision=experiment.precision,
-        features=any(p.space == "feature" for p in experiment.perturbations),
-        instances=experiment.instances,
-    )
+    return predictor(candidate, experiment.inference)

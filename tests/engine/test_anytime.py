@@ -18,12 +18,11 @@ from cte_dask.cli.app import app
 from cte_dask.engine.anytime import Anytime
 from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.dask_runner import run_jobs
-from cte_dask.engine.jobs import Shard
 from cte_dask.engine.racing import rounds
-from cte_dask.engine.racing.goal import Asked, Goal
+from cte_dask.engine.racing.goal import Goal
 from cte_dask.models import load_bank
 from cte_dask.ranking import rank_target as pipeline
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.html.page import write_report
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
@@ -31,6 +30,7 @@ from cte_dask.results.store import DONE, counted, create, open_scores
 from cte_dask.scoring.block_reader import margins
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume, write_ome_zarr
 
 SETTINGS = {
@@ -58,7 +58,7 @@ def bank(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rank_wide(wide, bank):
     def ranked(out, *, cluster="none", asked=None, bank=bank, **how):
-        how = {"cluster": cluster, "asked": Asked(**(asked or {})), **SETTINGS, **how}
+        how = {"cluster": cluster, **(asked or {}), **SETTINGS, **how}
         return rank_target(TargetOptions(str(wide)), str(bank), str(out), **how)
 
     return ranked
@@ -234,7 +234,7 @@ def test_large_targets_are_ranked_anytime_and_small_ones_whole(rank_wide, tmp_pa
 
 def test_what_excludes_each_other_is_refused_in_one_line(rank_wide, tmp_path):
     with pytest.raises(ValueError, match=r"--shard scores a fixed part .* leave out --until"):
-        rank_wide(tmp_path / "a", asked={"until": "decided"}, shard=Shard(1, 2))
+        rank_wide(tmp_path / "a", asked={"until": "decided"}, shard="1/2")
     with pytest.raises(ValueError, match="agreement weighs models by what they predict on all"):
         rank_wide(tmp_path / "b", asked={"top": 1}, metrics=("agreement",))
     with pytest.raises(ValueError, match="--exhaustive scores every block: leave out --until"):

@@ -17,7 +17,7 @@ from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed
 from cte_dask.models import load_bank
 from cte_dask.perturb import Perturbation
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.block_codec import encoded
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
@@ -27,6 +27,7 @@ from cte_dask.scoring import score_block as scoring
 from cte_dask.scoring.bank_overlaps import overlap_rows
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles, score_block
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume
 
 OPTIONS = {"tile": (1, 32, 32), "batch": 3, "perturbations": ("gaussian:0.1",)}

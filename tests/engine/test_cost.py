@@ -44,7 +44,7 @@ def drafts(draw) -> Draft:
 @given(drafts(), st.integers(1, 64))
 @examples(200)
 def test_every_plan_is_a_valid_cut_with_enough_blocks_for_the_workers(draft, workers):
-    cut = plan_blocks(draft, workers=workers)
+    cut = plan_blocks(draft.grid, draft.volume.read_unit, workers=workers)
     blocks = BlockGrid(draft.grid, cut)
     assert all(1 <= c <= n for c, n in zip(cut, draft.grid.counts, strict=True))
     if workers > 1:
@@ -57,14 +57,14 @@ def test_every_plan_is_a_valid_cut_with_enough_blocks_for_the_workers(draft, wor
 
 def test_blocks_are_whole_chunks_where_tiles_and_chunks_fit():
     draft = Draft((512, 4096, 4096), (1, 256, 256), (64, 128, 128))
-    cut = plan_blocks(draft, workers=8)
+    cut = plan_blocks(draft.grid, draft.volume.read_unit, workers=8)
     shape = BlockGrid(draft.grid, cut).block_shape
     assert [n % u for n, u in zip(shape, draft.volume.read_unit, strict=True)] == [0, 0, 0]
 
 
 def test_a_terabyte_has_at_most_two_thousand_blocks():
     draft = Draft((10_000, 10_000, 10_000), (1, 256, 256), (128, 128, 128))
-    cut = plan_blocks(draft, workers=256)
+    cut = plan_blocks(draft.grid, draft.volume.read_unit, workers=256)
     assert 512 <= len(BlockGrid(draft.grid, cut)) <= 2000
 
 

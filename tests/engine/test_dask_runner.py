@@ -21,11 +21,12 @@ from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed, missing_jobs
 from cte_dask.engine.lazy import blocks_array
 from cte_dask.models import load_bank
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import Scores, create, open_scores
 from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume
 
 pytestmark = pytest.mark.usefixtures("quick_workers")

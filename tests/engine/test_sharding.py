@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from cte_dask.engine.jobs import Shard
 from cte_dask.models import load_bank
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.experiment_file import write_experiment
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import create, open_scores
 from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume, write_ome_zarr
 
 OPTIONS = {"tile": (1, 32, 32), "metrics": ("nhd",)}
@@ -62,19 +63,19 @@ def test_the_last_of_the_shards_ranks_as_one_run_would(small, bank, tmp_path):
     out = tmp_path / "RUN"
     for number in (2, 1, 3):
         assert not (out / "ranking.json").exists()
-        outcome = ranked(small, bank, out, shard=Shard(number, 3), block=(1, 2, 2))
+        outcome = ranked(small, bank, out, shard=f"{number}/3", block=(1, 2, 2))
         assert outcome.exit_code == 0
     result = json.loads((out / "ranking.json").read_text())
     assert result["complete"]
     whole = ranked(small, bank, tmp_path / "whole", block=(1, 2, 2))
     assert result["models"] == json.loads(json.dumps(whole.result["models"]))
-    again = ranked(small, bank, out, shard=Shard(1, 3), block=(1, 2, 2))
+    again = ranked(small, bank, out, shard="1/3", block=(1, 2, 2))
     assert again.exit_code == 0
 
 
 def test_a_run_is_resumed_in_its_own_cut_by_any_number_of_workers(small, bank, tmp_path):
     out = tmp_path / "RUN"
-    assert ranked(small, bank, out, shard=Shard(1, 4), workers=2).exit_code == 0
+    assert ranked(small, bank, out, shard="1/4", workers=2).exit_code == 0
     cut = open_scores(f"{out}/scores.zarr").layout.blocks.per_block
     outcome = ranked(small, bank, out, resume=True, workers=1)
     assert outcome.result["complete"]
@@ -83,7 +84,7 @@ def test_a_run_is_resumed_in_its_own_cut_by_any_number_of_workers(small, bank, t
 
 def test_a_shard_never_drops_what_the_others_wrote(small, bank, tmp_path):
     with pytest.raises(ValueError, match="--shard and --overwrite exclude each other"):
-        ranked(small, bank, tmp_path / "RUN", shard=Shard(1, 2), overwrite=True)
+        ranked(small, bank, tmp_path / "RUN", shard="1/2", overwrite=True)
 
 
 def test_many_may_make_one_store_at_once(small, bank, tmp_path):

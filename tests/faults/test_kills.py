@@ -20,9 +20,10 @@ from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.clusters import open_cluster
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Listed, missing_jobs
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import create
+from cte_dask.scoring.settings import TargetOptions
 
 KILLS = int(os.environ.get("CTE_KILLS", "20"))
 pytestmark = pytest.mark.timeout(600)

@@ -22,12 +22,13 @@ from typer.testing import CliRunner
 from cte_dask.cli.app import app
 from cte_dask.engine.lost_workers import SchedulerLostError, Suspects, cause_of
 from cte_dask.models import load_bank
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.block_codec import encoded
 from cte_dask.results.store import DONE, open_scores
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume, write_ome_zarr
 
 OPTIONS = {"tile": (1, 32, 32), "block": (1, 2, 2), "perturbations": ("gaussian:0.2",)}

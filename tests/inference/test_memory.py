@@ -25,6 +25,9 @@ from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
 from cte_dask.scoring.score_tiles import Work
 from cte_dask.engine.cost import load_kernels, peak_memory
+from cte_dask.scoring.score_tiles import COLUMNS, STATUS, Work
+from cte_dask.engine.cost import load_kernels
+from cte_dask.inference.memory import peak_memory
 from cte_dask.volume import open_volume
 
 def made_up(self, tiles, draws, keep=None):

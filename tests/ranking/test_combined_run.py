@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 import cte_dask
 from cte_dask.cli.app import app
 from cte_dask.models import load_bank
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.store import open_scores
 from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume
 
 PERTURBATIONS = ("dropout:0.5", "gaussian:0.1", "rotate", "mirror", "zoom:1.125")

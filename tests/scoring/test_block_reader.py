@@ -160,7 +160,7 @@ def test_a_terabyte_is_read_in_slabs_as_small_as_those_of_a_gigabyte(tmp_path, m
         zarr.create_array(path, shape=(edge,) * 3, chunks=(64, 128, 128), dtype="uint8")
         volume = open_volume(str(path))
         cut = Cut(volume, TileGrid(volume.shape, (1, 256, 256)), (1, 1, 1))
-        cut.per_block = plan_blocks(cut, workers=2)
+        cut.per_block = plan_blocks(cut.grid, volume.read_unit, workers=2)
         block = cut.blocks.block_at(len(cut.blocks) // 2)
         found = slabs_of(cut, block)
         across = math.prod(n + 92 for n in cut.blocks.block_shape[1:])

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from cte_dask.registry import Registry, checked
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLUSTERS",
     "ClusterKind",
+    "ClusterOptions",
     "default_workers",
     "has_gpus",
     "open_cluster",
@@ -40,6 +41,18 @@ CLUSTERS = Registry(
     },
 )
 """Kind of each way to run and where it is defined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Where the blocks are scored; see `open_cluster`."""
+
+    cluster: Annotated[
+        str,
+        "none (this process), local, cuda[:SITE], slurm[:SITE], tcp://HOST:PORT, "
+        "tls://HOST:PORT, or the FILE.json of a scheduler.",
+    ] = "local"
+    workers: Annotated[int | None, "Worker processes; by default one a core."] = None
 
 
 def default_workers(threads: int) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 from cte_dask.engine.racing.race import DELTA, EPSILON
 
-__all__ = ["ANYTIME_ABOVE", "TYPICAL_BLOCKS", "Asked", "Goal", "goal_of"]
+__all__ = ["ANYTIME_ABOVE", "TYPICAL_BLOCKS", "Goal", "GoalOptions", "goal_of"]
 
 ANYTIME_ABOVE = 256
 """Blocks of a target above which a run is anytime unless it is told otherwise."""
@@ -57,16 +58,22 @@ class Goal:
             raise ValueError(f"--until {self.blocks}: at least one block must be read")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+@dataclass(frozen=True, kw_only=True)
+class GoalOptions:
     """The options of ``cte rank`` that say what is to be found out; see `goal_of`."""
 
-    until: str | None = None
-    exhaustive: bool = False
-    top: int | None = None
-    full_order: bool = False
-    delta: float | None = None
-    epsilon: float | None = None
+    until: Annotated[
+        str | None,
+        "When to stop: decided, a number of blocks, or a time such as 90s, 10m, 2h. Above 256 "
+        "blocks decided is the default.",
+    ] = None
+    top: Annotated[int | None, "How many of the best models to find; default 1."] = None
+    full_order: Annotated[bool, "Find the order of all models, not the best alone."] = False
+    delta: Annotated[float | None, "Probability of a wrong decision, at most; default 0.05."] = None
+    epsilon: Annotated[float | None, "Difference of CTE that does not matter; default 0.005."] = (
+        None
+    )
+    exhaustive: Annotated[bool, "Score every block, however large the target."] = False
 
     @property
     def anytime(self) -> bool:
@@ -75,7 +82,7 @@ class Asked:
 
     def goal(self, blocks: int) -> Goal | None:
         """Return what is to be found out on a target of so many blocks; see `goal_of`."""
-        return goal_of(blocks, **asdict(self))
+        return goal_of(blocks, **{f.name: getattr(self, f.name) for f in fields(GoalOptions)})
 
 
 def goal_of(

@@ -10,24 +10,32 @@ The pilot: a few tiles spread over a target of any size, never the list of them 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cte_dask.engine.checkpoint import ScoreBlock
+from cte_dask.engine.clusters import ClusterOptions, open_cluster
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed
+from cte_dask.models import load_bank
 from cte_dask.perturb import PERTURBATIONS, Perturbation
+from cte_dask.ranking.calibration.numbers import calibration_dict, write_numbers
 from cte_dask.ranking.calibration.strengths import Calibration, calibrated
+from cte_dask.ranking.options import CalibrationOptions
 from cte_dask.results.dataset import dataset_of
 from cte_dask.results.layout import layout_of
 from cte_dask.scoring.block_scores import BlockScores, TileScores, joined
+from cte_dask.scoring.experiment import check_at_least
+from cte_dask.scoring.resolve import experiment_of
+from cte_dask.scoring.settings import InferenceOptions, ScoringOptions, TargetOptions, keywords
+from cte_dask.scoring.target import open_target
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from cte_dask.models.bank import ModelBank
-    from cte_dask.ranking.rank_target import TargetOptions
     from cte_dask.scoring.experiment import Experiment
     from cte_dask.volume import Volume
 
@@ -90,20 +98,7 @@ DRAWN_ONCE = ("brightness", "contrast", "gamma")
 """Perturbations without anything random: one run says it all."""
 
 
-def calibrate(
-    volume: Volume,
-    bank: ModelBank,
-    *,
-    kind: str = "dropout",
-    grid: Sequence[float] | None = None,
-    metric: str = "nhd",
-    pilot_tiles: int = 64,
-    repeats: int | None = None,
-    seed: int = 0,
-    client: Client | None = None,
-    tell: Callable[[str], None] = lambda _: None,
-    **options: Any,
-) -> Calibration:
+def calibrate_with(volume: Volume, bank: ModelBank, options: CalibrationOptions) -> Calibration:
     """Choose the strength at which the target's tiles agree best on the order of the models.
 
     The chosen strength has the highest Kendall's W with tiles as raters
@@ -117,27 +112,8 @@ def calibrate(
     ----------
     volume, bank
         Target and source models.
-    kind
-        A perturbation that every model supports: dropout, gaussian, brightness, contrast, gamma,
-        or the place of your own.
-    grid
-        Strengths, from weak to strong; by default those of `GRIDS`.
-    metric
-        The metric of consistency.
-    pilot_tiles
-        Tiles to try them on, spread over the target
-        (`cte_dask.ranking.calibration.calibrate.pilot_indices`).
-    repeats
-        Perturbed runs a strength; by default `PILOT_REPEATS` where draws are random, else 1.
-    seed
-        Of the pilot, the perturbations and the bootstrap.
-    client
-        A Dask client; None computes in this process. The numbers are the same.
-    tell
-        Receives one line of progress per step.
-    **options
-        As of `cte_dask.scoring.resolve.resolve`: tile, border, device, precision, threads,
-        batch.
+    options
+        What is tried. `calibrate` takes its fields as keywords: kind, grid, metric, tile, seed …
 
     Returns
     -------
@@ -148,8 +124,6 @@ def calibrate(
     ------
     ValueError
         For any bad value, naming it; if fewer than two models or tiles can be compared.
-    TypeError
-        If an option is given that the calibration decides by itself.
 
     Notes
     -----
@@ -157,30 +131,27 @@ def calibrate(
     tiles agree on which models withstand the perturbation rather than on which fit the target; look
     at the whole curve. ``benchmarks/calibrate_demo.py`` measures what the choice is worth.
     """
-    from cte_dask.scoring.resolve import resolve
-
-    if taken := {"perturbations", "metrics", "block", "workers", "sample"} & set(options):
-        raise TypeError(f"calibrate does not take {', '.join(sorted(taken))}")
-    perturbations = _perturbations(kind, grid)
-    if pilot_tiles < 2:
-        raise ValueError(f"pilot_tiles must be at least 2, not {pilot_tiles}")
+    perturbations = _perturbations(options.kind, options.grid)
+    check_at_least(options.pilot_tiles, "pilot_tiles", least=2)
+    once = 1 if options.kind in DRAWN_ONCE else PILOT_REPEATS
+    shared = {f.name: getattr(options, f.name) for f in fields(InferenceOptions)}
     # A block of one tile: the pilot is the same tiles however a run would be cut.
-    experiment = resolve(
-        volume,
-        bank,
+    scoring = ScoringOptions(
+        **shared,
         perturbations=perturbations,
-        metrics=(metric,),
+        metrics=(options.metric,),
         block=(1, 1, 1),
-        repeats=(1 if kind in DRAWN_ONCE else PILOT_REPEATS) if repeats is None else repeats,
-        seed=seed,
-        tell=tell,
-        **options,
+        repeats=once if options.repeats is None else options.repeats,
     )
-    indices = pilot_indices(experiment, pilot_tiles)
+    experiment = experiment_of(volume, bank, scoring)
+    indices = pilot_indices(experiment, options.pilot_tiles)
     if not indices:
         raise ValueError(f"no tile tried lies in the mask of {volume.name}: use more pilot tiles")
-    tiles = _scored_tiles(experiment, indices, client, tell)
+    tiles = _scored_tiles(experiment, indices, options.client, options.tell)
     return calibrated(experiment, dataset_of(layout_of(experiment), tiles, indices))
+
+
+calibrate = keywords(CalibrationOptions)(calibrate_with)
 
 
 def _perturbations(kind: str, grid: Sequence[float] | None) -> tuple[Perturbation, ...]:
@@ -212,41 +183,30 @@ def _scored_tiles(
 
 
 def calibrate_target(
-    options: TargetOptions,
+    target: TargetOptions,
     bank_path: str,
     out: str,
+    options: CalibrationOptions,
     *,
-    perturb: str = "dropout",
-    strengths: str | None = None,
-    cluster: str = "none",
-    workers: int | None = None,
-    threads: int = 1,
+    cluster: ClusterOptions,
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
-    warn: Callable[[str], None] = lambda _: None,
-    **settings: Any,
 ) -> Calibration:
-    """Do what ``cte calibrate`` does: calibrate, and write the curve as numbers and as a picture.
+    """Calibrate a bank on a target, and write the curve as JSON and CSV.
 
     Parameters
     ----------
-    options
-        The target.
+    target
+        How the target is opened.
     bank_path
         Path or URL of ``bank.yaml``.
     out
-        Folder or URL of ``calibration.json``, ``calibration.csv`` and ``calibration.png``.
-    perturb, strengths
-        As `parse_grid` reads them.
-    cluster, workers, threads
-        Where the tiles are scored; see `cte_dask.engine.clusters.open_cluster`. The numbers are the
-        same.
+        Folder or URL of ``calibration.json`` and ``calibration.csv``.
+    options
+        What is tried.
+    cluster
+        Where the tiles are scored. The numbers are the same everywhere.
     overwrite
         Whether a calibration that is there may be replaced.
-    tell, warn
-        Receive one line per step, and what a user must know.
-    **settings
-        As of `calibrate`.
 
     Returns
     -------
@@ -259,29 +219,17 @@ def calibrate_target(
     """
     import fsspec
 
-    from cte_dask.engine.clusters import open_cluster
-    from cte_dask.models import load_bank
-    from cte_dask.ranking.calibration.numbers import calibration_dict, write_numbers
-    from cte_dask.ranking.rank_target import open_target
-    from cte_dask.report.calibration import write_curve
-
-    kind, grid = parse_grid(perturb, strengths)
     filesystem, path = fsspec.core.url_to_fs(out)
     if filesystem.exists(f"{path}/calibration.json") and not overwrite:
         raise FileExistsError(f"{out} holds a calibration already: give --overwrite to replace it")
     filesystem.makedirs(path, exist_ok=True)
     bank = load_bank(bank_path)
-    tell("opening the target")
-    volume = open_target(options, bank)
-    with open_cluster(cluster, workers=workers, threads=threads) as client:
-        settings |= {"kind": kind, "grid": grid, "threads": threads, "tell": tell}
-        found = calibrate(volume, bank, client=client, **settings)
-    write_numbers(out, calibration_dict(found))
-    try:
-        write_curve(out, found)
-    except ImportError as error:  # a picture is worth less than the numbers, which are there
-        warn(str(error))
-    return found
+    options.tell("opening the target")
+    volume = open_target(target, bank)
+    with open_cluster(cluster.cluster, workers=cluster.workers, threads=options.threads) as client:
+        calibration = calibrate_with(volume, bank, replace(options, client=client))
+    write_numbers(out, calibration_dict(calibration))
+    return calibration
 
 
 def parse_grid(perturb: str, strengths: str | None) -> tuple[str, tuple[float, ...] | None]:

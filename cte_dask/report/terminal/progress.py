@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.engine.anytime import Anytime
+    from cte_dask.ranking.options import ShowProgress
     from cte_dask.scoring.block_scores import BlockScores, TileScores
     from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["RunProgress"]
+__all__ = ["RunProgress", "shown_on"]
 
 LEADERS = 10
 PLAIN_EVERY_S = 10.0
@@ -76,13 +77,13 @@ class RunProgress:
         self.live: Live | None = None
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self) -> Iterator[RunProgress]:
         """Show progress inside the context: live on a terminal, a line now and then elsewhere."""
         if not self.console.is_terminal:
-            yield
+            yield self
             return
         with Live(self._view(), console=self.console, transient=True) as self.live:
-            yield
+            yield self
 
     def __call__(self, scores: BlockScores) -> None:
         """Take in a finished block."""
@@ -147,6 +148,17 @@ class RunProgress:
             table.add_row(Text(name), shown_number(cte))
         told = [] if self.race is None else [Text(self.race.told())]
         return Group(self.bar.get_renderable(), *told, table)
+
+
+def shown_on(console: Console) -> ShowProgress:
+    """Return what shows the progress of a run on a console."""
+
+    def show(
+        experiment: Experiment, blocks: int, race: Anytime | None, /
+    ) -> AbstractContextManager[RunProgress]:
+        return RunProgress(experiment, blocks, console, race).shown()
+
+    return show
 
 
 def _median(counts: NDArray[np.int64]) -> float:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cte_dask.engine.clusters import default_workers, has_gpus, open_cluster, planned_workers
-from cte_dask.ranking.rank_target import TargetOptions, rank_target
+from cte_dask.ranking.rank_target import rank_target
+from cte_dask.scoring.settings import TargetOptions
 
 
 @pytest.mark.parametrize(

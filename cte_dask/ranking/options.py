@@ -1,0 +1,96 @@
+"""The options of rank, plan and calibrate, put together from those of the rooms below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from cte_dask.engine.clusters import ClusterOptions
+from cte_dask.engine.racing.goal import GoalOptions
+from cte_dask.scoring.settings import METRICS_HELP, InferenceOptions, ScoringOptions
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from cte_dask.engine.anytime import Anytime
+    from cte_dask.scoring.block_scores import BlockScores
+    from cte_dask.scoring.experiment import Experiment
+
+__all__ = ["CalibrationOptions", "PlanOptions", "RankOptions", "ShowProgress"]
+
+Progress = Callable[["BlockScores"], None]
+
+
+class ShowProgress(Protocol):
+    """What shows a run's progress while its context lasts."""
+
+    def __call__(
+        self, experiment: Experiment, blocks: int, race: Anytime | None, /
+    ) -> AbstractContextManager[Progress]:
+        """Return a context that gives what takes each finished block."""
+
+
+def show_nothing(
+    _experiment: Experiment, _blocks: int, _race: Anytime | None
+) -> AbstractContextManager[Progress]:
+    """Show no progress."""
+    return nullcontext(lambda _: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(ScoringOptions, ClusterOptions, GoalOptions):
+    """What decides the cost of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(PlanOptions):
+    """All options of ``cte rank`` beside target, bank and results.
+
+    Parameters
+    ----------
+    shard
+        The part of the blocks to score, ``i/n``; the shard that finds all done ranks them.
+    resume, overwrite
+        Whether to go on with results that exist, or to drop them.
+    progress
+        Shows how far a run is.
+    """
+
+    shard: Annotated[str | None, "Score part i of n of the blocks; all n share --out."] = None
+    resume: Annotated[bool, "Go on with the run that is there."] = False
+    overwrite: Annotated[bool, "Drop what is there."] = False
+    progress: ShowProgress = show_nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(InferenceOptions):
+    """What is tried, on which tiles; the options of `cte_dask.calibrate`.
+
+    Parameters
+    ----------
+    kind
+        A perturbation that every model supports: dropout, gaussian, brightness, contrast, gamma,
+        or the place of your own.
+    grid
+        Strengths, from weak to strong; by default those of `GRIDS`.
+    metric
+        The metric of consistency.
+    pilot_tiles
+        Tiles to try them on, spread over the target
+        (`cte_dask.ranking.calibration.calibrate.pilot_indices`).
+    repeats
+        Perturbed runs a strength; by default `PILOT_REPEATS` where draws are random, else 1.
+    client
+        A Dask client; None computes in this process. The numbers are the same.
+    """
+
+    kind: str = "dropout"
+    grid: Sequence[float] | None = None
+    metric: Annotated[str, METRICS_HELP] = "nhd"
+    pilot_tiles: Annotated[int, "Tiles to try the strengths on."] = 64
+    repeats: Annotated[
+        int | None, "Perturbed runs of each strength; by default 4 of random kinds, else 1."
+    ] = None
+    client: Client | None = None

@@ -1,0 +1,218 @@
+"""What a user may choose: each option once, with its type, its default and its help.
+
+The command line makes an option of every field that has a help text, by the field's name or the one
+that begins with ``--`` (`cte_dask.cli.options.expanded`); the public functions take the fields as
+keywords (`keywords`), where an editor shows them and a type checker checks them. Fields without a
+help text belong to Python alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from cte_dask.perturb import Perturbation
+from cte_dask.tiles import Shape
+
+__all__ = ["InferenceOptions", "ScoringOptions", "TargetOptions", "keywords", "silent"]
+
+METRICS_HELP = (
+    "nhd: overlap of the foregrounds (IoU); ei: the same, weighed by the probabilities; vrand: "
+    "agreement of the instances (pairs of voxels)."
+)
+BANK_METRICS_HELP = (
+    "Of the whole bank, unperturbed: agreement: overlap with the other models' predictions, alike "
+    "ones counted once; consensus: overlap with the others' majority."
+)
+STRENGTHS_HELP = (
+    "Kinds and usual strengths: dropout (rate of feature maps dropped at the bottleneck, "
+    "0.05-0.5; grey boxes only); gaussian (standard deviation of noise, 0.01-0.2), brightness "
+    "(offset, 0.02-0.3), both in units of the target's 1st to 99.8th percentile; contrast "
+    "(factor, 0.4-0.9); gamma (exponent, 1.1-2.5)"
+)
+PERTURB_HELP = (
+    f"What is disturbed: kind:strength, repeatable. {STRENGTHS_HELP}; zoom (factor, 0.8-1.25); "
+    "rotate and mirror (no strength). Default: dropout:0.2 for grey boxes and gaussian:0.1."
+)
+
+
+def silent(_: str) -> None:
+    """Take a line of progress and show it nowhere."""
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """How a target is opened: see `cte_dask.open_volume`."""
+
+    target: Annotated[
+        str, "The volume: path or URL of a zarr array or group, or OME-Zarr image.", "TARGET"
+    ]
+    level: Annotated[
+        int | Literal["auto"],
+        "Resolution to score: 0 the finest, or auto: by the models' voxel size.",
+    ] = "auto"
+    axes: Annotated[
+        str | None, "Axes of an array that does not name them, such as zyx or tczyx."
+    ] = None
+    channel: Annotated[int | None, "Channel to score, from 0."] = None
+    time: Annotated[int | None, "Time point to score, from 0."] = None
+    roi: Annotated[str | None, "Score this region only, in voxels: z0:z1,y0:y1,x0:x1."] = None
+    mask: Annotated[
+        str | None, "Path or URL of an array; tiles where it is 0 throughout are skipped."
+    ] = None
+    anonymous: Annotated[bool, "TARGET is in a public bucket: send no credentials."] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """The tiles, and how networks run on them.
+
+    Parameters
+    ----------
+    tile
+        Extent of a tile (z, y, x), voxels; by default as `cte_dask.scoring.resolve.default_tile`.
+    seed
+        Of every random draw.
+    border
+        Width in voxels of the band along reference borders that V^Rand leaves out.
+    threads
+        Torch's intra-op threads in a worker.
+    batch
+        Samples in one forward pass; None for what suits the device.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    precision
+        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    tell
+        Receives one line of progress per step.
+    """
+
+    tile: Annotated[
+        Shape | None, "Extent of a scored tile in voxels: z,y,x. Default: 1,256,256 (2D)."
+    ] = None
+    seed: Annotated[int, "Seed of every random draw."] = 0
+    border: Annotated[int, "vrand: band in voxels along reference borders that is left out."] = 0
+    threads: Annotated[int, "Threads of inference in each worker."] = 1
+    batch: Annotated[
+        int | None, "Images in one pass of a network; by default what suits the device."
+    ] = None
+    device: Annotated[str, "auto, cpu or cuda (an NVIDIA GPU)."] = "auto"
+    precision: Annotated[str, "auto, float32, bfloat16 or float16."] = "auto"
+    tell: Callable[[str], None] = silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(InferenceOptions):
+    """What is measured; the options of `cte_dask.score` and `cte_dask.resolve`.
+
+    Parameters
+    ----------
+    perturbations
+        Names such as ``"dropout:0.2"`` or values; by default
+        `cte_dask.scoring.resolve.DEFAULT_PERTURBATIONS`, or none if all metrics are of the whole
+        bank.
+    metrics
+        Names of metrics, the first one ranks.
+    repeats
+        N_pert, the perturbed runs of each perturbation.
+    combine
+        Whether the ranking combines all scores (`cte_dask.ranking.combination`).
+    block
+        Tiles of a block (z, y, x); planned from chunks and halo by default.
+    sample
+        Whether to measure the target's intensities; a plan does without.
+    workers
+        Number of workers the blocks should keep busy; None for one.
+    """
+
+    perturbations: Annotated[Sequence[Perturbation | str] | None, PERTURB_HELP, "--perturb"] = None
+    metrics: Annotated[
+        Sequence[str],
+        f"Repeatable, the first one ranks. {METRICS_HELP} {BANK_METRICS_HELP} Default: nhd.",
+        "--metric",
+    ] = ("nhd",)
+    repeats: Annotated[int, "Perturbed runs of each perturbation."] = 1
+    combine: Annotated[bool, "Rank by all perturbations and metrics together as well."] = False
+    block: Annotated[Shape | None, "Tiles read and scored together: z,y,x. Planned by default."] = (
+        None
+    )
+    workers: Annotated[int | None, "Worker processes; by default one a core."] = None
+    sample: bool = True
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+P = ParamSpec("P")
+R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _WithKeywords(Protocol[P, T_co]):
+    @overload
+    def __call__(
+        self, function: Callable[[A, B, T_co], R], /
+    ) -> Callable[Concatenate[A, B, P], R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[A, B, C, T_co], R], /
+    ) -> Callable[Concatenate[A, B, C, P], R]: ...
+
+
+def keywords(options: Callable[P, T_co]) -> _WithKeywords[P, T_co]:
+    """Let a function whose last parameter is a dataclass of options take its fields as keywords.
+
+    Parameters
+    ----------
+    options
+        The dataclass, all of whose fields are keywords.
+
+    Returns
+    -------
+    decorator
+        Of a function of two or three parameters and the options.
+    """
+    names = [f.name for f in fields(options)]  # type: ignore[arg-type]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        *leading, _ = inspect.signature(function).parameters.values()
+        positional = inspect.Signature(leading)
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **given: Any) -> Any:
+            first = {p.name: given.pop(p.name) for p in leading if p.name in given}
+            bound = positional.bind(*arguments, **first)
+            if unknown := [name for name in given if name not in names]:
+                raise TypeError(
+                    f"{function.__name__} takes no {unknown[0]!r}: accepted are {', '.join(names)}"
+                )
+            return function(*bound.args, options(**given))  # type: ignore[call-arg]
+
+        shown = [
+            p.replace(annotation=_bare(str(p.annotation)))
+            for p in inspect.signature(options).parameters.values()
+        ]
+        call.__signature__ = positional.replace(  # type: ignore[attr-defined]
+            parameters=[*leading, *shown],
+            return_annotation=inspect.signature(function).return_annotation,
+        )
+        return call
+
+    return decorate
+
+
+def _bare(annotation: str) -> str:
+    """Return a type without its help text.
+
+    >>> _bare("Annotated[int | None, 'Channel to score.']")
+    'int | None'
+    """
+    expression = ast.parse(annotation, mode="eval").body
+    if isinstance(expression, ast.Subscript) and ast.unparse(expression.value) == "Annotated":
+        assert isinstance(expression.slice, ast.Tuple)
+        return ast.unparse(expression.slice.elts[0])
+    return annotation
