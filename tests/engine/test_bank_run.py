@@ -214,7 +214,7 @@ def test_lazy_scores_are_those_of_a_store_and_each_block_is_scored_once(
     blocks = []
     original = scoring.score_block
     monkeypatch.setattr(
-        "cte_dask.engine.dask_runner.score_block", lambda e, i: blocks.append(i) or original(e, i)
+        "cte_dask.engine.lazy.score_block", lambda e, i: blocks.append(i) or original(e, i)
     )
     lazy = cte_dask.score(volume, bank, **{**OPTIONS, "metrics": BOTH, "block": (3, 3, 2)})
     computed = lazy.compute(scheduler="synchronous")

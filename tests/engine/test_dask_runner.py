@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -179,26 +180,21 @@ def test_a_killed_run_resumes_to_the_same_bits_without_redoing_finished_blocks(
     assert_equal_bits(read_scores(open_scores(str(out / "scores.zarr"))), serial)
 
 
-def test_ctrl_c_leaves_a_valid_ranking_of_what_was_done(target, bank_path, tmp_path, monkeypatch):
-    from cte_dask.ranking import rank_target as pipeline
+def test_ctrl_c_leaves_a_valid_ranking_of_what_was_done(target, bank_path, tmp_path):
+    blocks = []
 
-    class Impatient:
-        def __init__(self, *_args) -> None:
-            self.blocks = 0
+    def impatient(scores) -> None:
+        blocks.append(scores.index)
+        if len(blocks) == 3:
+            raise KeyboardInterrupt
 
-        def shown(self):
-            import contextlib
-
-            return contextlib.nullcontext()
-
-        def __call__(self, _scores) -> None:
-            self.blocks += 1
-            if self.blocks == 3:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(pipeline, "RunProgress", Impatient)
     outcome = rank_target(
-        TargetOptions(str(target)), str(bank_path), str(tmp_path / "RUN"), cluster="none", **OPTIONS
+        TargetOptions(str(target)),
+        str(bank_path),
+        str(tmp_path / "RUN"),
+        cluster="none",
+        progress=lambda *_: contextlib.nullcontext(impatient),
+        **OPTIONS,
     )
     assert outcome.exit_code == 130
     assert outcome.result["complete"] is False

@@ -166,7 +166,7 @@ def test_two_models_with_different_halos_see_the_same_noise(volume, bank):
     draw = draws_of(experiment.perturbations, 1)[1]
     seen = []
     for candidate in experiment.candidates:
-        ready = predictor(candidate, tile=TILE, device="cpu", precision="float32", features=True)
+        ready = predictor(candidate, experiment.inference)
         before = ready.frame.before
         raw = np.zeros(ready.frame.shape, np.float32)
         noisy = perturb_raw(
