@@ -35,7 +35,7 @@ from cte_dask.results.store import create
 from cte_dask.scoring.block_reader import read_window
 from cte_dask.scoring.experiment import Experiment
 from cte_dask.scoring.score_block import loaded, score_block
-from cte_dask.scoring.score_tiles import Work
+from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.scoring.tile_statistics import tile_statistics
 
 CASES = {2: (1, 256, 256), 3: (32, 64, 64)}
@@ -92,13 +92,13 @@ def plain(experiment: Experiment) -> Callable[[], None]:
 def comparing(experiment: Experiment) -> Callable[[], None]:
     """NHD and EI of every tile and draw, on predictions that are there."""
     block = experiment.blocks.block_at(0)
-    work = Work(
+    scorer = TileScorer(
         experiment,
         loaded(experiment, experiment.candidates[0]),
         read_window(experiment, block),
     )
     tiles = list(block.tiles[:1])
-    reference, *others = work.predict(tiles, draws_of(experiment.perturbations, 1))
+    reference, *others = scorer.predict(tiles, draws_of(experiment.perturbations, 1))
     cores = [tuple(slice(0, n) for n in tile.shape) for tile in tiles]
 
     def run() -> None:

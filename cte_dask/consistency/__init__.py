@@ -14,10 +14,13 @@ from typing import Any
 from cte_dask.arrays import Array
 from cte_dask.registry import Registry, checked
 
-__all__ = ["BANK_METRICS", "METRICS", "STATISTICS", "Metric", "applies", "metric"]
+__all__ = ["BANK_METRICS", "METRICS", "PAIRS", "STATISTICS", "Metric", "applies", "metric"]
 
 STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan")
 """What `binary.binary_agreement_batch` counts in one tile, in the order of its columns."""
+
+PAIRS = ("pair_common", "pair_perturbed", "pair_reference")
+"""Pair counts of instance labels, NaN where no instances were made."""
 
 METRICS = Registry(
     "metric",

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cte_dask.consistency import metric
+from cte_dask.consistency import PAIRS, metric
 from cte_dask.evaluation.rank_correlation import RankCorrelation
-from cte_dask.scoring.tile_statistics import PAIRS
 
 __all__ = [
     "COMPARATORS",

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency import STATISTICS
+from cte_dask.consistency import PAIRS, STATISTICS
 from cte_dask.consistency import metric as metric_named
-from cte_dask.scoring.tile_statistics import PAIRS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

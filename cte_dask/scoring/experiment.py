@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency import BANK_METRICS, applies, metric
+from cte_dask.consistency import BANK_METRICS, PAIRS, applies, metric
 from cte_dask.consistency.score_names import families_of
 from cte_dask.inference.settings import Inference
 from cte_dask.perturb import Perturbation
 from cte_dask.perturb.views import Alike, View, view_of
-from cte_dask.scoring.tile_statistics import PAIRS
 from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from cte_dask.inference.memory import with_smaller_batches
 from cte_dask.scoring.bank_overlaps import BankOverlaps, overlap_rows, parts_of, without
 from cte_dask.scoring.block_reader import Window, read_window, windows
 from cte_dask.scoring.block_scores import BlockScores, TileScores, unscored
-from cte_dask.scoring.score_tiles import Keep, Work, groups
+from cte_dask.scoring.score_tiles import Keep, TileScorer, groups
 from cte_dask.tiles import Block, Tile
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def _score_part(
             continue
         keep = partial(kept.keep, number) if experiment.bank_metrics else None
         try:
-            work = Work(experiment, loaded(experiment, candidate), window)
-            score = partial(_score_model, work, candidate, tiles, keep)
-            scores.tiles[number][:, part] = with_smaller_batches(work.ready, score)
+            scorer = TileScorer(experiment, loaded(experiment, candidate), window)
+            score = partial(_score_model, scorer, candidate, tiles, keep)
+            scores.tiles[number][:, part] = with_smaller_batches(scorer.ready, score)
         except Exception as error:  # foreign code: one model's fault must not stop the bank
             scores.failures[candidate.name] = reason(error)
             scores.mark([number], "failed")
@@ -127,10 +127,10 @@ def predict_tiles(
     block = experiment.blocks.block_at(index)
     window = read_window(experiment, block, [d.perturbation for d in draws])
     for candidate in experiment.candidates:
-        work = Work(experiment, loaded(experiment, candidate), window)
-        for group in groups(np.arange(len(block.tiles)), work.ready):
+        scorer = TileScorer(experiment, loaded(experiment, candidate), window)
+        for group in groups(np.arange(len(block.tiles)), scorer.ready):
             tiles = [block.tiles[i] for i in group]
-            passes = work.predict(tiles, draws)
+            passes = scorer.predict(tiles, draws)
             for number, tile in enumerate(tiles):
                 core = tuple(slice(0, s) for s in tile.shape)
                 maps = [np.maximum.reduce(p.foreground)[number][core] for p in passes]
@@ -161,19 +161,19 @@ def _draws(experiment: Experiment) -> tuple[Draw, ...]:
 
 
 def _score_model(
-    work: Work,
+    scorer: TileScorer,
     candidate: Candidate,
     tiles: Sequence[Tile],
     keep: Keep | None,
 ) -> TileScores:
     """Return the numbers (draw, tile) of one model for some tiles."""
-    draws = _draws(work.experiment)
-    scores = _unscored(work.experiment, candidate, len(tiles))
+    draws = _draws(scorer.experiment)
+    scores = _unscored(scorer.experiment, candidate, len(tiles))
     rows = np.array([i for i, d in enumerate(draws) if candidate.supports(d.perturbation)], int)
     possible = [draws[i] for i in rows]
-    for group in groups(np.arange(len(tiles)), work.ready):
+    for group in groups(np.arange(len(tiles)), scorer.ready):
         chosen = [tiles[i] for i in group]
-        scores[np.ix_(rows, group)] = work.score(chosen, possible, keep and _at(keep, group))
+        scores[np.ix_(rows, group)] = scorer.score(chosen, possible, keep and _at(keep, group))
     return scores
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cte_dask.scoring.experiment import Experiment
     from cte_dask.tiles import Shape, Tile
 
-__all__ = ["Keep", "Work", "groups"]
+__all__ = ["Keep", "TileScorer", "groups"]
 
 Keep = Callable[..., None]
 """`cte_dask.scoring.bank_overlaps.BankOverlaps.keep` for one model; tiles by their place in a
@@ -31,7 +31,7 @@ group."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class TileScorer:
     """One model over one block.
 
     Parameters

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cte_dask.arrays import Array, to_numpy
-from cte_dask.consistency import STATISTICS
+from cte_dask.consistency import PAIRS, STATISTICS
 from cte_dask.consistency.binary import binary_agreement_batch, ei, nhd
 from cte_dask.consistency.instance import pair_statistics_batch
 
@@ -17,12 +17,9 @@ if TYPE_CHECKING:
 
     from cte_dask.inference.outputs import Prediction
 
-__all__ = ["PAIRS", "tile_statistics"]
+__all__ = ["tile_statistics"]
 
 Statistics = dict[str, "NDArray[np.float64]"]
-
-PAIRS = ("pair_common", "pair_perturbed", "pair_reference")
-"""Pair counts of instance labels, NaN where no instances were made."""
 
 
 def tile_statistics(

@@ -188,15 +188,17 @@ def test_instances_are_compared_by_v_rand(volume, bank):
     from cte_dask.consistency.instance import v_rand
     from cte_dask.scoring.block_reader import read_window
     from cte_dask.scoring.score_block import loaded
-    from cte_dask.scoring.score_tiles import Work
+    from cte_dask.scoring.score_tiles import TileScorer
 
     experiment = settled(volume, bank, metrics=("vrand", "agreement"))
     scores = score_block(experiment, 0)
     block = experiment.blocks.block_at(0)
     tile, labels = block.tiles[0], []
     for candidate in experiment.candidates:
-        work = Work(experiment, loaded(experiment, candidate), read_window(experiment, block))
-        labels.append(work.predict([tile], [])[0].labels[0])
+        scorer = TileScorer(
+            experiment, loaded(experiment, candidate), read_window(experiment, block)
+        )
+        labels.append(scorer.predict([tile], [])[0].labels[0])
     for row, (i, j) in zip(scores.overlaps[:3, 0], pairs_of(3), strict=True):
         assert row == pytest.approx(v_rand(labels[i], labels[j]))
 

@@ -23,9 +23,7 @@ from cte_dask.engine.cost import plan
 from cte_dask.scoring.block_scores import unscored
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
-from cte_dask.scoring.score_tiles import Work
-from cte_dask.engine.cost import load_kernels, peak_memory
-from cte_dask.scoring.score_tiles import COLUMNS, STATUS, Work
+from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.engine.cost import load_kernels
 from cte_dask.inference.memory import peak_memory
 from cte_dask.volume import open_volume
@@ -36,14 +34,14 @@ def made_up(self, tiles, draws, keep=None):
         assert not self._box(tile, self.ready.view(None).box).any()
     return scores
 
-Work.score = made_up
+TileScorer.score = made_up
 target, bank, what = sys.argv[1:]
 experiment = resolve(open_volume(target), load_bank(bank), workers=2, sample=False)
 if what == "plan":
     planned = plan(experiment)
     print(json.dumps({"bytes": planned.bytes_worker, "blocks": planned.blocks}))
 else:
-    load_kernels("cpu", instances=False)  # as the real Work.score would
+    load_kernels("cpu", instances=False)  # as the real TileScorer.score would
     scores = score_block(experiment, len(experiment.blocks) // 2)
     assert not scores.failures, scores.failures
     voxels = int(np.prod(experiment.blocks.block_shape))
