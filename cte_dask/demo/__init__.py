@@ -1,4 +1,4 @@
-"""The demonstration: a bank of small nuclei models and a made target whose truth is known."""
+"""The demonstration: a bank of small nuclei models, and a simulated target with its truth."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def write_demo_target(path: str | Path, *, seed: int = 0) -> None:
     Parameters
     ----------
     path
-        Where to write the group: uint16 image (z, y, x) of :data:`SHAPE`, and beside it the truth,
-        int32, as the labels ``nuclei``.
+        Path of the group: a uint16 image (z, y, x) of :data:`SHAPE`, and the truth, int32, as its
+        labels ``nuclei``.
     seed
-        Of everything random in the volume.
+        Seed of everything random in the volume.
     """
-    # Importing the demonstration must not load scipy and zarr: the bank alone may be wanted.
+    # Importing the demonstration must not load scipy and zarr: a caller may need the bank alone.
     from cte_dask.demo.simulate import simulate_nuclei
     from cte_dask.volume import write_ome_zarr
 

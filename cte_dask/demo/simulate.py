@@ -1,4 +1,4 @@
-"""A made fluorescence volume of cell nuclei, with its truth.
+"""Simulates a fluorescence volume of cell nuclei, with its truth.
 
 Nuclei are deformed ellipsoids in clusters, with chromatin texture, nucleoli and a brightness of
 their own; small bright debris that is not a nucleus lies between them. A microscope then blurs,
@@ -16,14 +16,14 @@ from scipy import ndimage
 
 from cte_dask.tiles import Shape
 
-__all__ = ["Microscope", "Sample", "simulate_nuclei"]
+__all__ = ["Microscope", "Specimen", "simulate_nuclei"]
 
 Field = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """What lies under the microscope; lengths in voxels of the plane.
+class Specimen:
+    """The nuclei under the microscope; lengths in voxels of the plane.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Microscope:
-    """How the sample is imaged; lengths in voxels.
+    """How the specimen is imaged; lengths in voxels.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Microscope:
     offset: float = 100.0
 
 
-SAMPLE = Sample()
+SPECIMEN = Specimen()
 MICROSCOPE = Microscope()
 
 
@@ -88,18 +88,18 @@ def simulate_nuclei(
     shape: Shape = (32, 512, 512),
     *,
     seed: int = 0,
-    sample: Sample = SAMPLE,
+    specimen: Specimen = SPECIMEN,
     microscope: Microscope = MICROSCOPE,
 ) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
-    """Make a volume of fluorescent nuclei.
+    """Simulate a volume of fluorescent nuclei.
 
     Parameters
     ----------
     shape
         Extent in voxels (z, y, x).
     seed
-        Of everything random; the same seed gives the same volume with one version of NumPy.
-    sample, microscope
+        Seed of everything random; it gives the same volume again with the same version of NumPy.
+    specimen, microscope
         What is imaged, and how.
 
     Returns
@@ -112,16 +112,16 @@ def simulate_nuclei(
     Raises
     ------
     ValueError
-        If an extent is below 1, or the sample cannot be made.
+        If an extent is below 1, or a parameter of the specimen is out of range.
     """
-    _check(shape, sample)
+    _check(shape, specimen)
     rng = np.random.default_rng(seed)
     light = np.zeros(shape, np.float32)
     labels = np.zeros(shape, np.int32)
-    texture = _texture(rng, shape, sample)
-    for number, nucleus in enumerate(_nuclei(rng, shape, sample), start=1):
+    texture = _texture(rng, shape, specimen)
+    for number, nucleus in enumerate(_nuclei(rng, shape, specimen), start=1):
         _draw(nucleus, number, light=light, labels=labels, texture=texture)
-    _scatter_debris(rng, light, round(sample.debris * labels.max()), sample.anisotropy)
+    _scatter_debris(rng, light, round(specimen.debris * labels.max()), specimen.anisotropy)
     return _expose(rng, _blurred(light, microscope), microscope), labels
 
 
@@ -143,29 +143,31 @@ class _Nucleus:
         return float(self.radii.max()) * 1.33
 
 
-def _nuclei(rng: np.random.Generator, shape: Shape, sample: Sample) -> Iterator[_Nucleus]:
+def _nuclei(rng: np.random.Generator, shape: Shape, specimen: Specimen) -> Iterator[_Nucleus]:
     """Draw nuclei until the volume is filled, or no room is found for a long time."""
-    extent = np.array(shape) * (sample.anisotropy, 1, 1)
-    wanted = sample.filling * float(np.prod(extent))
-    hubs = rng.uniform(0, 1, (max(3, round(wanted / sample.diameter**3 / 6)), 3)) * extent
+    # in voxels of the plane along all three axes, so that distances are true
+    extent = np.array(shape) * (specimen.anisotropy, 1, 1)
+    unfilled = specimen.filling * float(np.prod(extent))
+    hubs = rng.uniform(0, 1, (max(3, round(unfilled / specimen.diameter**3 / 6)), 3)) * extent
     centres, sizes = np.zeros((0, 3)), np.zeros(0)
     failures = 0
-    while wanted > 0 and failures < 2000:
-        nucleus = _nucleus(rng, _position(rng, hubs, extent, sample.diameter), sample)
+    # some may touch, few overlap; 2000 misses in a row mean that there is no room left
+    while unfilled > 0 and failures < 2000:
+        nucleus = _nucleus(rng, _position(rng, hubs, extent, specimen.diameter), specimen)
         size = float(np.cbrt(nucleus.radii.prod()))
         gaps = np.linalg.norm(centres - nucleus.centre, axis=1) / (sizes + size)
-        if gaps.size and gaps.min() < 0.9:  # some may touch, few overlap
+        if gaps.size and gaps.min() < 0.9:
             failures += 1
             continue
         centres, sizes = np.vstack([centres, nucleus.centre]), np.append(sizes, size)
-        wanted -= 4 / 3 * np.pi * size**3
+        unfilled -= 4 / 3 * np.pi * size**3
         yield nucleus
 
 
 def _position(
     rng: np.random.Generator, hubs: NDArray[np.float64], extent: NDArray[np.float64], near: float
 ) -> NDArray[np.float64]:
-    """Draw a place near a hub, or anywhere; places become denser along x."""
+    """Draw a position near a hub, or anywhere; positions become denser along x."""
     position = rng.uniform(0, 1, 3) * extent
     if rng.random() < 0.7:
         hub = hubs[int(len(hubs) * rng.random())]
@@ -175,9 +177,10 @@ def _position(
     return position
 
 
-def _nucleus(rng: np.random.Generator, centre: NDArray[np.float64], sample: Sample) -> _Nucleus:
-    size = sample.diameter / 2 * np.exp(sample.size_spread * rng.standard_normal())
+def _nucleus(rng: np.random.Generator, centre: NDArray[np.float64], specimen: Specimen) -> _Nucleus:
+    size = specimen.diameter / 2 * np.exp(specimen.size_spread * rng.standard_normal())
     stretch = np.exp(rng.normal(0, 0.16, 3)) * (0.85, 1.0, 1.0)
+    # the Q of a random matrix: axes in a random orientation
     axes, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     return _Nucleus(
         centre=centre,
@@ -186,8 +189,8 @@ def _nucleus(rng: np.random.Generator, centre: NDArray[np.float64], sample: Samp
         waves=rng.normal(0, 1.6, (4, 3)),
         phases=rng.uniform(0, 2 * np.pi, 4),
         nucleoli=rng.normal(0, 0.3, (int(rng.integers(1, 4)), 3)),
-        brightness=float(np.exp(sample.brightness_spread * rng.standard_normal())),
-        anisotropy=sample.anisotropy,
+        brightness=float(np.exp(specimen.brightness_spread * rng.standard_normal())),
+        anisotropy=specimen.anisotropy,
     )
 
 
@@ -201,6 +204,7 @@ def _draw(
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     grid = np.indices(labels[box].shape) + low[:, None, None, None]
     offset = grid * voxel[:, None, None, None] - nucleus.centre[:, None, None, None]
+    # in the nucleus's own axes and radii, where its surface is nearly the unit sphere
     local = np.tensordot(nucleus.axes, offset, axes=1) / nucleus.radii[:, None, None, None]
     inside = (_radius(nucleus, local) < 1) & (labels[box] == 0)
     labels[box][inside] = number
@@ -209,7 +213,7 @@ def _draw(
 
 
 def _radius(nucleus: _Nucleus, local: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance from the centre in units of the wavy surface's distance."""
+    """Return the distance from the centre, 1 on the wavy surface."""
     distance = np.sqrt((local**2).sum(axis=0))
     direction = local / np.maximum(distance, 1e-6)
     phases = nucleus.phases[:, None, None, None]
@@ -219,27 +223,27 @@ def _radius(nucleus: _Nucleus, local: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _nucleoli(nucleus: _Nucleus, local: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Dim the stain inside the nucleoli."""
+    """Return the brightness of the stain, which is dim inside the nucleoli."""
     shade = np.ones(local.shape[1:])
-    for place in nucleus.nucleoli:
-        squared = ((local - place[:, None, None, None]) ** 2).sum(axis=0)
+    for centre in nucleus.nucleoli:
+        squared = ((local - centre[:, None, None, None]) ** 2).sum(axis=0)
         shade *= 1 - 0.45 * np.exp(-squared / (2 * 0.14**2))
     return shade
 
 
-def _texture(rng: np.random.Generator, shape: Shape, sample: Sample) -> Field:
-    """Chromatin: smooth noise of two scales around 1."""
+def _texture(rng: np.random.Generator, shape: Shape, specimen: Specimen) -> Field:
+    """Return the texture of chromatin: smooth noise of two scales around 1."""
     texture = np.ones(shape, np.float32)
     for scale, strength in ((0.12, 0.16), (0.04, 0.14)):
-        sigma = scale * sample.diameter
+        sigma = scale * specimen.diameter
         noise = rng.standard_normal(shape, dtype=np.float32)
-        noise = ndimage.gaussian_filter(noise, (sigma / sample.anisotropy, sigma, sigma))
+        noise = ndimage.gaussian_filter(noise, (sigma / specimen.anisotropy, sigma, sigma))
         texture += strength * noise / max(float(noise.std()), 1e-6)
     return np.maximum(texture, 0.2)
 
 
 def _scatter_debris(rng: np.random.Generator, light: Field, number: int, anisotropy: float) -> None:
-    """Add small bright specks: what a good model leaves out."""
+    """Add small bright specks, which a good model does not segment."""
     for _ in range(number):
         radius = rng.uniform(1.5, 4.0)
         centre = rng.uniform(0, 1, 3) * light.shape
@@ -283,10 +287,10 @@ def _smooth(rng: np.random.Generator, plane: tuple[int, ...]) -> Field:
     return np.clip(smooth, 0, 1)
 
 
-def _check(shape: Shape, sample: Sample) -> None:
+def _check(shape: Shape, specimen: Specimen) -> None:
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape {shape}: give three extents (z, y, x) of at least 1 voxel")
-    if sample.diameter <= 0 or sample.anisotropy <= 0 or not 0 <= sample.filling < 0.5:
+    if specimen.diameter <= 0 or specimen.anisotropy <= 0 or not 0 <= specimen.filling < 0.5:
         raise ValueError(
-            f"{sample}: diameter and anisotropy are positive, filling is from 0 to below 0.5"
+            f"{specimen}: diameter and anisotropy are positive, filling is from 0 to below 0.5"
         )

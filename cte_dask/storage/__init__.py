@@ -1,8 +1,9 @@
 """Bytes in object stores (s3://, gs://, az://): one way for targets, scores, banks and results.
 
-Importing this package makes ``fsspec.open`` use it for those URLs in this process; arrays go the
-shorter way, `zarr_store`. Both take credentials from the environment alone (`buckets`), have the
-same patience (`retries`), and say what is wrong in one line without showing a secret (`faults`).
+Importing this package makes ``fsspec.open`` use it for those URLs in this process. Arrays do not
+pass through fsspec: zarr reads them from a `zarr_store`. Both take credentials from the environment
+alone (`buckets`), repeat failed reads alike (`retries`), and report errors in one line that shows
+no secret (`faults`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Object stores by URL, opened once a process, with patience, timeouts and no secret of ours."""
+"""Opens object stores by URL, once a process, with retries, timeouts and no secret of ours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss")
 """URL schemes of object stores: Amazon's (and all that speak its language), Google's, Azure's."""
 
 OPTIONS = {"anonymous": "skip_signature", "endpoint": "endpoint", "region": "region"}
-"""Options beside the environment, and what obstore calls them; never a credential."""
+"""The options that the environment need not hold, and obstore's names for them; no credential."""
 
 _EXTRAS = {"s": "s3", "g": "gcs", "a": "azure"}
 
@@ -60,33 +60,33 @@ def bucket_url(url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of an object store in its own words.
+def options_of(storage_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an object store under obstore's names.
 
     Raises
     ------
     ValueError
-        If a name is not known; credentials are not, they come from the environment.
+        If an option is unknown, as credentials are: they come from the environment.
     """
-    for name in options:
+    for name in storage_options:
         if name not in OPTIONS:
             raise ValueError(
                 f"storage option {name!r} is not one of {', '.join(OPTIONS)}: credentials are "
                 "taken from the environment only"
             )
-    return {OPTIONS[name]: value for name, value in options.items()}
+    return {OPTIONS[name]: value for name, value in storage_options.items()}
 
 
 def open_bucket(
-    url: str, options: Mapping[str, Any] | None = None, *, patience: str = "later"
+    url: str, storage_options: Mapping[str, Any] | None = None, *, patience: str = "later"
 ) -> ObjectStore:
-    """Return the object store below a URL, the same one each time: its connections are used again.
+    """Return the object store below a URL; a second call returns it with its connections.
 
     Parameters
     ----------
     url
-        Of a bucket, or a prefix in it.
-    options
+        URL of a bucket, or of a prefix in it.
+    storage_options
         ``anonymous``, ``endpoint`` and ``region``; the rest is in the environment, by the names
         that the providers' own tools use.
     patience
@@ -98,12 +98,21 @@ def open_bucket(
         If an option or a value in the environment is wrong, or the extra is not installed.
     """
     scheme, _, rest = url.partition("://")
-    provider = {"s3a": "s3", "gcs": "gs", "azure": "az"}.get(scheme, scheme)
-    settings = options_of(options or {})
-    if scheme.startswith("g") and "endpoint" in settings:
-        settings["base_url"] = settings.pop("endpoint")
-    cache_key = tuple(sorted(settings.items()))
-    return _opened(f"{provider}://{rest}", cache_key, _environment(), patience, os.getpid())
+    # one spelling of a scheme, so that s3:// and s3a:// share a store
+    scheme_of_obstore = {"s3a": "s3", "gcs": "gs", "azure": "az"}.get(scheme, scheme)
+    options = options_of(storage_options or {})
+    # obstore calls Google's endpoint base_url
+    if scheme.startswith("g") and "endpoint" in options:
+        options["base_url"] = options.pop("endpoint")
+    # the environment and the process are part of the cache's key: a changed endpoint, or a forked
+    # child, needs a store of its own
+    return _opened(
+        f"{scheme_of_obstore}://{rest}",
+        tuple(sorted(options.items())),
+        _environment(),
+        patience,
+        os.getpid(),
+    )
 
 
 @lru_cache(maxsize=256)
@@ -125,12 +134,13 @@ def _opened(
 
     settings: dict[str, Any] = dict(options)
     endpoints = [settings.get("endpoint"), settings.get("base_url"), *environment]
-    plain = any(e is not None and e.startswith("http://") for e in endpoints)
+    # obstore refuses unencrypted requests unless told; a local MinIO has no certificate
+    plain_http = any(e is not None and e.startswith("http://") for e in endpoints)
     opener: Callable[..., ObjectStore] = from_url
     try:
         return opener(
             url,
-            client_options={**TIMEOUTS, "allow_http": plain},
+            client_options={**TIMEOUTS, "allow_http": plain_http},
             retry_config=retry_config(patience),
             **settings,
         )

@@ -1,4 +1,4 @@
-"""What an object store refuses, in one line that names the remedy and shows no secret."""
+"""Turns errors of an object store into one line that names the remedy and shows no secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StorageError(OSError):
 
 
 class CutShortError(StorageError):
-    """An answer ended before its end. The library repeats requests, but no answer half read."""
+    """An answer broke off. The library repeats requests, but no answer that it began to read."""
 
 
 _KEYS = {
@@ -80,7 +80,7 @@ _PHRASES = (
 )
 _CUT = re.compile(r"body error|decoding response body|before message completed")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_REGION_NAME = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
+_REGION_NAMED = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
 _QUERY = re.compile(r"\?[^\s,)]*")
 _TAGS = re.compile(r"</?\w+>")
 _BODY = re.compile(r"<\?xml|<\w+>")
@@ -93,11 +93,11 @@ def explained(error: BaseException, url: str, *, signed: bool = True) -> OSError
     Parameters
     ----------
     error
-        What it raised. Its own text holds signed URLs and debugging output.
+        What the library raised. Its text holds signed URLs and debugging output.
     url
-        Of the bucket or object, as the user knows it.
+        URL of the bucket or object, as the user knows it.
     signed
-        Whether the request was; not of a bucket that is public.
+        Whether the request was signed; those to a public bucket are not.
 
     Returns
     -------
@@ -110,9 +110,10 @@ def explained(error: BaseException, url: str, *, signed: bool = True) -> OSError
     remedy = REMEDIES.get(code, "")
     if isinstance(error, FileNotFoundError) and remedy != _NO_BUCKET:
         return FileNotFoundError(f"{url} does not exist")
-    for pattern, advice in _PHRASES:
+    for pattern, remedy_of_phrase in _PHRASES:
+        # this code says enough, and its body repeats the request, which may hold such a phrase
         if pattern.search(text) and code != "SignatureDoesNotMatch":
-            remedy = advice
+            remedy = remedy_of_phrase
     if not remedy and _CUT.search(text):
         return CutShortError(f"{url}: {_plain(text)}")
     if remedy == _WRONG_KEY and url.startswith("a") and "AZURE_STORAGE_SAS_TOKEN" in os.environ:
@@ -123,31 +124,31 @@ def explained(error: BaseException, url: str, *, signed: bool = True) -> OSError
 
 
 def _filled(remedy: str, text: str, url: str) -> str:
-    kind = {"s": "s3", "g": "gs"}.get(url[:1], "az")
-    match = _REGION_NAME.search(text)
-    region = f" ({match[1] or match[2]})" if match else ""
-    return remedy.format(keys=_KEYS[kind], token=_TOKENS[kind], region=region)
+    provider = {"s": "s3", "g": "gs"}.get(url[:1], "az")
+    name = match[1] or match[2] if (match := _REGION_NAMED.search(text)) else ""
+    region = f" ({name})" if name else ""
+    return remedy.format(keys=_KEYS[provider], token=_TOKENS[provider], region=region)
 
 
 _REFUSALS = (_WRONG_KEY, _EXPIRED, _DENIED, _NO_CREDENTIALS)
 
 
 def _plain(text: str) -> str:
-    """Return an error of no known code; of its body only code and message.
+    """Return the text of an error whose code is unknown: its head, and the body's code and message.
 
-    The rest of a body may repeat the request that was signed.
+    The rest of the body may repeat the request with its signature.
     """
     head = _BODY.split(text, maxsplit=1)[0]
     body = text[len(head) :]
-    phrases = [match[1] for pattern in (_CODE, _MESSAGE) if (match := pattern.search(body))]
-    if body and not phrases:
-        phrases = [_TAGS.sub(" ", body)]
-    return " ".join(f"{_QUERY.sub('', head)} {': '.join(phrases)}".split())[:300]
+    details = [m[1] for pattern in (_CODE, _MESSAGE) if (m := pattern.search(body))]
+    if body and not details:
+        details = [_TAGS.sub(" ", body)]
+    return " ".join(f"{_QUERY.sub('', head)} {': '.join(details)}".split())[:300]
 
 
 @contextmanager
 def explaining(url: str, *, signed: bool = True) -> Iterator[None]:
-    """Turn what the object store library raises inside into `explained` errors."""
+    """Replace the errors that the object store library raises inside by `explained` ones."""
     from obstore.exceptions import BaseError
 
     try:

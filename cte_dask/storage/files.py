@@ -51,7 +51,7 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
         import obstore
 
         if mode == "rb":
-
+            # on fsspec's event loop, since `read_again` waits without blocking it
             async def read() -> bytes:
                 with explaining(url):
                     return bytes(await (await obstore.get_async(bucket, key)).bytes_async())
@@ -79,6 +79,7 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
                 size = obstore.head(bucket, key)["size"] if key else None
             except FileNotFoundError:
                 size = None
+            # an object store has no folders: a prefix with something below it stands for one
             if size is not None:
                 return {"name": name, "size": size, "type": "file"}
             listing = obstore.list_with_delimiter(bucket, prefix=key or None)
@@ -87,7 +88,7 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
         return {"name": name, "size": 0, "type": "directory"}
 
     def exists(self, path: str, **_: Any) -> bool:
-        """Tell whether something is at a path; a refusal is an error, not a no."""
+        """Tell whether something is at a path; a refused request raises, it does not answer no."""
         try:
             self.info(path)
         except FileNotFoundError:
@@ -95,19 +96,20 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
         return True
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """Return what is right below a path."""
+        """Return the files and folders right below a path."""
         bucket, key, url = self._located(path)
         import obstore
 
         with explaining(url):
             listing = obstore.list_with_delimiter(bucket, prefix=key or None)
+        # fsspec's names begin with the bucket, obstore's do not
         bucket_name = self._strip_protocol(path).partition("/")[0]
         files = [(o["path"], o["size"], "file") for o in listing["objects"]]
-        folders = [(prefix, 0, "directory") for prefix in listing["common_prefixes"]]
+        folders = [(p, 0, "directory") for p in listing["common_prefixes"]]
         names = ("name", "size", "type")
         entries = [
-            dict(zip(names, (f"{bucket_name}/{key}", *rest), strict=True))
-            for key, *rest in files + folders
+            dict(zip(names, (f"{bucket_name}/{p}", *rest), strict=True))
+            for p, *rest in files + folders
         ]
         return entries if detail else [entry["name"] for entry in entries]
 
@@ -124,7 +126,7 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
 
 
 class _Upload(io.RawIOBase):
-    """The writer of an object, whose errors are one line each."""
+    """Writes an object; its errors are one line each."""
 
     def __init__(self, writer: Any, url: str) -> None:
         self._writer, self._url = writer, url
@@ -143,4 +145,5 @@ class _Upload(io.RawIOBase):
                 self._writer.close()
 
 
+# fsspec reads the scheme from the class, so each scheme has its own
 _KINDS = {p: type(f"CloudFiles_{p}", (CloudFiles,), {"protocol": p}) for p in PROTOCOLS}

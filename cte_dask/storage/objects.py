@@ -1,4 +1,4 @@
-"""An object store as zarr sees it."""
+"""zarr's store for object stores."""
 
 from __future__ import annotations
 
@@ -33,31 +33,33 @@ def zarr_store(
     Parameters
     ----------
     url
-        Of a zarr array or group.
+        URL of a zarr array or group.
     options
-        ``anonymous``, ``endpoint`` and ``region``, see `cte_dask.storage.buckets.open_bucket`.
+        ``anonymous``, ``endpoint`` and ``region``, as `cte_dask.storage.buckets.open_bucket` takes
+        them.
     read_only
-        Whether nothing may be written.
+        Whether writing is refused.
 
     Raises
     ------
     StorageError
-        If a first look says that key, bucket or region are wrong, or nobody answers.
+        If a first request shows that key, bucket or region are wrong, or nobody answers.
     ValueError
         If an option is wrong.
     """
+    # a number that the user chose is left alone
     if zarr.config.get("async.concurrency") == _ZARRS_OWN:
         zarr.config.set({"async.concurrency": CONCURRENCY})
-    chosen = dict(options or {})
-    _look(bucket_url(url), tuple(sorted(chosen.items())))
-    signed = not chosen.get("anonymous", False)
-    store = open_bucket(url.rstrip("/"), chosen)
+    storage_options = dict(options or {})
+    _look(bucket_url(url), tuple(sorted(storage_options.items())))
+    signed = not storage_options.get("anonymous", False)
+    store = open_bucket(url.rstrip("/"), storage_options)
     return CloudStore(store, url=url, read_only=read_only, signed=signed)
 
 
 @lru_cache(maxsize=256)
 def _look(bucket: str, options: tuple[tuple[str, Any], ...]) -> None:
-    """List one object. A bucket that does not let itself be listed may still be read."""
+    """List one object, to learn early whether the bucket can be reached at all."""
     store = open_bucket(bucket, dict(options), patience="first")
     import obstore
     from obstore.exceptions import BaseError
@@ -67,6 +69,7 @@ def _look(bucket: str, options: tuple[tuple[str, Any], ...]) -> None:
     except StopIteration:
         return
     except (BaseError, OSError) as error:
+        # listing may be forbidden where reading is allowed
         if "403" in (text := str(error)) and not any(f">{code}<" in text for code in _FATAL):
             return
         raise explained(error, bucket, signed=("anonymous", True) not in options) from None
@@ -76,7 +79,7 @@ _FATAL = [code for code in REMEDIES if code != "AccessDenied"]
 
 
 class CloudStore(ObjectStore[Any]):
-    """zarr's object store, whose errors are one line each.
+    """zarr's object store, with errors of one line and reads that are repeated.
 
     Parameters
     ----------
@@ -85,7 +88,7 @@ class CloudStore(ObjectStore[Any]):
     url
         Its URL, for messages.
     read_only
-        Whether nothing may be written.
+        Whether writing is refused.
     signed
         Whether requests are signed.
     """
@@ -135,12 +138,12 @@ class CloudStore(ObjectStore[Any]):
             return await super().exists(key)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write an object, whole or not at all."""
+        """Write an object; nothing is there until all of it is."""
         with self._explaining(key):
             await super().set(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write an object unless there is one; of two that try at once, one does."""
+        """Write an object unless there is one; of two processes that try at once, one writes."""
         with self._explaining(key):
             await super().set_if_not_exists(key, value)
 

@@ -1,9 +1,9 @@
-"""How long storage is waited for and how often it is asked again: all of it is here.
+"""How long to wait for storage and how often to ask again: the one place that decides it.
 
-An object store's library repeats its requests by itself (`retry_config`). Two things remain. It
-repeats no answer that ended half read (`read_again`), and disks, web servers and arrays given from
-Python have no such library (`read_patiently`). Who reads through `cte_dask.storage` or a
-`cte_dask.volume` repeats nothing: two loops, one in the other, would multiply the waiting.
+The library of the object stores repeats its requests by itself, as `retry_config` says. It does not
+repeat an answer that broke off while it was read: `read_again` does. Disks, web servers and arrays
+in memory have no such library: `read_patiently` repeats their reads. Callers of `cte_dask.storage`
+and `cte_dask.volume` repeat nothing, since one loop inside another would multiply the waiting.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["PATIENCE", "TIMEOUTS", "read_again", "read_patiently", "retry_config"]
 
 TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "300s"}
-"""Seconds to connect, without a byte, and in all, of one request to an object store."""
+"""Limits of one request to an object store: to connect, between two bytes, and in all."""
 
 PATIENCE = {"first": (3, 10.0), "later": (30, 120.0)}
-"""Retries and seconds: a first look says soon that an address is wrong; later a server may be busy
-for two minutes before a block fails."""
+"""Number of retries and seconds in all. A first request shows soon that an address is wrong; later
+a server may be busy for two minutes before a block fails."""
 
 CUT_SHORT_WAITS = (0.2, 1.0, 5.0)
 """Seconds before an object whose answer was cut short is read again."""
@@ -51,7 +51,7 @@ def retry_config(patience: str) -> RetryConfig:
 
 
 async def read_again(read: Callable[[], Awaitable[T]]) -> T:
-    """Return what a read gives, which is tried again where its answer was cut short."""
+    """Call a read until its answer is complete, four times at most; return the answer."""
     for wait in CUT_SHORT_WAITS:
         with suppress(CutShortError):
             return await read()
@@ -60,10 +60,10 @@ async def read_again(read: Callable[[], Awaitable[T]]) -> T:
 
 
 def read_patiently(read: Callable[[], T]) -> T:
-    """Return what a read gives, which is tried again where anything but an object store failed.
+    """Call a read until it succeeds, three times at most; return its result.
 
-    An object store's error comes after minutes of its library's own retries, and memory does not
-    grow by waiting: both are raised at once.
+    Errors of an object store are raised at once, since its library has retried for minutes already,
+    and so is a MemoryError, since memory does not grow by waiting.
     """
     for wait in READ_WAITS:
         try:

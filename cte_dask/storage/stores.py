@@ -1,4 +1,4 @@
-"""Where stored bytes come from: the one place that knows zarr's store classes."""
+"""Opens zarr stores by URL or path: the one place that knows zarr's store classes."""
 
 from __future__ import annotations
 
@@ -62,23 +62,24 @@ def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = T
 
 
 async def names_below(store: Store, prefix: str) -> list[str] | None:
-    """Return the names right below a prefix, [] if there are none; None if the store tells none.
+    """Return the names right below a prefix, or None if the store cannot list them.
 
-    A web server tells no names, and a bucket's owner may forbid it.
+    An unknown prefix has no names below it. A web server lists nothing, and a bucket's owner may
+    forbid listing.
     """
     try:
         if isinstance(store, LocalStore) or is_cloud(str(store)):
             return [name async for name in store.list_dir(prefix)]
     except (PermissionError, StorageError):
-        pass  # whoever needs what is there learns the cause by reading it
+        pass  # reading one of the objects will raise the cause
     return None
 
 
 class StrictStore(WrapperStore[Store]):
     """A store that refuses truncated objects.
 
-    zarr takes an object of no bytes in a shard, or a range of a shard that comes back empty, for
-    a chunk that was omitted and fills it in. Here an answer of the wrong length is an error.
+    zarr takes an empty shard, or an empty answer to a request for a range of one, for an omitted
+    chunk and returns the fill value. This store raises where an answer has the wrong length.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ class StrictStore(WrapperStore[Store]):
     Attributes
     ----------
     misses
-        How many objects were asked for that do not exist.
+        Number of requests for objects that do not exist.
     """
 
     def __init__(self, store: Store) -> None:
@@ -103,11 +104,11 @@ class StrictStore(WrapperStore[Store]):
         Raises
         ------
         OSError
-            If the object is empty, or a range came back with another length than asked.
+            If the object is empty, or a range has another length than requested.
         """
         buffer = await super().get(key, prototype, byte_range)
         self.misses += buffer is None
-        return _checked(key, buffer, byte_range)
+        return _complete(key, buffer, byte_range)
 
     async def get_partial_values(
         self,
@@ -115,15 +116,15 @@ class StrictStore(WrapperStore[Store]):
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
         """Return several objects or ranges, as :meth:`get` does."""
-        ranges = list(key_ranges)
-        buffers = await super().get_partial_values(prototype, ranges)
+        requests = list(key_ranges)
+        buffers = await super().get_partial_values(prototype, requests)
         self.misses += sum(buffer is None for buffer in buffers)
-        return [_checked(k, buffer, r) for (k, r), buffer in zip(ranges, buffers, strict=True)]
+        return [_complete(k, buffer, r) for (k, r), buffer in zip(requests, buffers, strict=True)]
 
     async def present(self, key: str) -> bool:
         """Tell whether an object exists.
 
-        One byte is asked for, since the existence checks of some fsspec file systems answer
+        Requests one byte of it, since the existence checks of some fsspec file systems answer
         "no" to any failure.
         """
         if isinstance(self._store, LocalStore):
@@ -132,7 +133,7 @@ class StrictStore(WrapperStore[Store]):
         return await self._store.get(key, default_buffer_prototype(), first) is not None
 
 
-def _checked(key: str, buffer: Buffer | None, byte_range: ByteRequest | None) -> Buffer | None:
+def _complete(key: str, buffer: Buffer | None, byte_range: ByteRequest | None) -> Buffer | None:
     if buffer is None:
         return None
     if len(buffer) == 0:
@@ -153,8 +154,8 @@ def _checked(key: str, buffer: Buffer | None, byte_range: ByteRequest | None) ->
 def _close_at_exit(filesystem: object) -> None:
     """Keep an fsspec file system until the process ends, then close its network session.
 
-    fsspec leaves that to the caller for asynchronous instances; aiohttp complains about a session
-    that is collected before it is closed.
+    fsspec does not close the sessions of its asynchronous file systems, and aiohttp warns about a
+    session that is collected before it is closed.
     """
     if not _filesystems:
         # runs before zarr stops its event loop, which was registered when zarr was imported
@@ -166,6 +167,7 @@ def _close_sessions(process: int) -> None:
     if os.getpid() != process:  # a forked child has no right to its parent's sockets
         return
     for filesystem in _filesystems.values():
+        # where the file systems of HTTP and GitHub, S3, and Azure hold theirs
         for name in ("_session", "_s3", "service_client"):
             session = getattr(filesystem, name, None)
             if session is not None:

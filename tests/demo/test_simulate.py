@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cte_dask.demo.simulate import MICROSCOPE, SAMPLE, Microscope, simulate_nuclei
+from cte_dask.demo.simulate import MICROSCOPE, SPECIMEN, Microscope, simulate_nuclei
 
 SHAPE = (12, 160, 192)
 DARK_ROOM = Microscope(
@@ -40,23 +40,23 @@ def test_types_and_labels_without_gaps() -> None:
 
 
 def test_without_a_microscope_light_is_where_the_nuclei_are() -> None:
-    sample = replace(SAMPLE, debris=0)
-    image, labels = simulate_nuclei(SHAPE, sample=sample, microscope=DARK_ROOM)
+    specimen = replace(SPECIMEN, debris=0)
+    image, labels = simulate_nuclei(SHAPE, specimen=specimen, microscope=DARK_ROOM)
     assert (image[labels == 0] == 0).all()
     assert (image[labels > 0] > 0).mean() > 0.999
 
 
 def test_nuclei_have_the_size_asked_for() -> None:
-    sample = replace(SAMPLE, diameter=20, size_spread=0, filling=0.08)
-    _, labels = simulate_nuclei((24, 256, 256), sample=sample)
-    volumes = np.bincount(labels.ravel())[1:] * sample.anisotropy
+    specimen = replace(SPECIMEN, diameter=20, size_spread=0, filling=0.08)
+    _, labels = simulate_nuclei((24, 256, 256), specimen=specimen)
+    volumes = np.bincount(labels.ravel())[1:] * specimen.anisotropy
     widest = np.percentile(volumes, 80)  # those cut by the edge are smaller
     assert 16 < 2 * np.cbrt(widest * 3 / (4 * np.pi)) < 24
     assert 0.04 < (labels > 0).mean() < 0.1
 
 
 def test_nuclei_are_in_one_piece() -> None:
-    _, labels = simulate_nuclei(SHAPE, sample=replace(SAMPLE, filling=0.05))
+    _, labels = simulate_nuclei(SHAPE, specimen=replace(SPECIMEN, filling=0.05))
     pieces = [ndimage.label(labels == n)[1] for n in range(1, labels.max() + 1)]
     assert np.mean(np.array(pieces) == 1) > 0.9  # a few are cut by the one before
 
@@ -71,14 +71,14 @@ def test_light_fades_and_blurs_with_depth() -> None:
 
 
 def test_debris_is_bright_and_not_a_nucleus() -> None:
-    clean = simulate_nuclei(SHAPE, sample=replace(SAMPLE, debris=0), microscope=DARK_ROOM)
-    dirty = simulate_nuclei(SHAPE, sample=replace(SAMPLE, debris=2), microscope=DARK_ROOM)
+    clean = simulate_nuclei(SHAPE, specimen=replace(SPECIMEN, debris=0), microscope=DARK_ROOM)
+    dirty = simulate_nuclei(SHAPE, specimen=replace(SPECIMEN, debris=2), microscope=DARK_ROOM)
     assert np.array_equal(clean[1], dirty[1])
     assert (dirty[0][dirty[1] == 0] > 300).any()
 
 
-def test_an_empty_sample_is_background_only() -> None:
-    image, labels = simulate_nuclei(SHAPE, sample=replace(SAMPLE, filling=0))
+def test_an_empty_specimen_is_background_only() -> None:
+    image, labels = simulate_nuclei(SHAPE, specimen=replace(SPECIMEN, filling=0))
     assert not labels.any()
     assert MICROSCOPE.offset < image.mean() < MICROSCOPE.offset + 2 * MICROSCOPE.photons
 
@@ -98,6 +98,6 @@ def test_a_shape_without_voxels_is_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"diameter": 0.0}, {"anisotropy": -1.0}, {"filling": 0.6}, {"filling": -0.1}]
 )
-def test_an_impossible_sample_is_refused(wrong: dict[str, float]) -> None:
+def test_an_impossible_specimen_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="filling is from 0"):
-        simulate_nuclei(SHAPE, sample=replace(SAMPLE, **wrong))
+        simulate_nuclei(SHAPE, specimen=replace(SPECIMEN, **wrong))

@@ -76,21 +76,21 @@ def segmenter(name: str, **parameters: Any) -> Segmenter:
     ValueError
         If there is no such segmenter, or a parameter is out of range.
     TypeError
-        If a parameter is unknown, or what was made cannot segment.
+        If a parameter is unknown, or the object from outside is no `Segmenter`.
 
     Examples
     --------
     >>> segmenter("components", threshold=0.7, min_size=20).channels
     ('foreground',)
     """
-    made: object = SEGMENTERS.load(name)(**parameters)
-    return checked(made, Segmenter, name)  # type: ignore[type-abstract]
+    candidate: object = SEGMENTERS.load(name)(**parameters)
+    return checked(candidate, Segmenter, name)  # type: ignore[type-abstract]
 
 
 def to_core(labels: Array, core: Sequence[slice]) -> Array:
     """Cut a frame's labels to the tile's core.
 
-    An object that the cut leaves in several pieces keeps its one id: with its halo it was one.
+    An object that falls into several pieces by the cut keeps its one id, since the halo joins them.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def to_core(labels: Array, core: Sequence[slice]) -> Array:
     Returns
     -------
     ndarray
-        A copy, so that the frame can be given back; the dtype of `labels`.
+        A copy in the dtype of `labels`; a view would hold the whole frame in memory.
 
     Raises
     ------
@@ -110,13 +110,13 @@ def to_core(labels: Array, core: Sequence[slice]) -> Array:
         If the core does not lie in the frame.
     """
     inside = len(core) == labels.ndim and all(
-        part.indices(n)[2] == 1 and (part.stop is None or part.stop <= n)
-        for part, n in zip(core, labels.shape, strict=True)
+        extent.indices(n)[2] == 1 and (extent.stop is None or extent.stop <= n)
+        for extent, n in zip(core, labels.shape, strict=True)
     )
     if not inside:
         raise ValueError(
             f"core {tuple(core)} must have one slice of step 1 inside each axis of {labels.shape}"
         )
     xp = namespace(labels)
-    cut: Array = xp.array(labels[tuple(core)], order="C", copy=True)
-    return cut
+    core_labels: Array = xp.array(labels[tuple(core)], order="C", copy=True)
+    return core_labels

@@ -1,8 +1,8 @@
 """The library behind every segmenter but `components`: bioimage-cpp, imported when first needed.
 
-It is MIT, by the group that made nifty and affogato, which PlantSeg runs and which pip cannot
-install; its wheels need NumPy alone, and it lets other threads run. Its components, watersheds and
-mutex watersheds were found to equal those of SciPy, scikit-image and mwatershed.
+PlantSeg runs nifty and affogato, which pip cannot install; the same group wrote bioimage-cpp (MIT
+license). Its wheels need NumPy alone, and it releases Python's lock, so that other threads run. Its
+components, watersheds and mutex watersheds equal those of SciPy, scikit-image and mwatershed.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ __all__ = ["BoundaryWatershed"]
 class BoundaryWatershed:
     """Distance-transform watershed on a boundary map, as in PlantSeg.
 
-    Wolny et al. 2020, doi:10.7554/eLife.57613. Without a foreground channel all that lies between
-    boundaries is an object, the background too: `max_size` takes it away.
+    Wolny et al. 2020, doi:10.7554/eLife.57613. Without a foreground channel everything between
+    boundaries is an object, the background too, which `max_size` removes.
 
     Parameters
     ----------
@@ -38,17 +38,17 @@ class BoundaryWatershed:
         Standard deviation of the Gaussian that smooths the distance to the boundary before seeds
         are sought.
     sigma_height
-        The same for the boundary map before it is flooded. It makes for smooth outlines and more
-        regions, which is right where regions are joined afterwards.
+        Standard deviation of the Gaussian that smooths the boundary map before it is flooded. It
+        gives smooth outlines and more regions, which suits segmenters that join regions later.
     seed_distance
         Least distance of two seeds along some axis.
     alpha
         Weight of the boundary map in the landscape that is flooded; the rest is shallowness (one
         minus the distance to the boundary over the largest).
     min_size
-        Smaller objects are taken over by their neighbours; voxels.
+        Neighbours absorb objects of fewer voxels.
     max_size
-        Larger objects become background; voxels, None for no limit.
+        Objects of more voxels become background; None sets no limit.
     spacing
         Extent of a voxel (z, y, x), in whose units the distance and the sigmas are; None for
         voxels as long as wide.
@@ -92,7 +92,7 @@ class BoundaryWatershed:
         return within_sizes(labels, max_size=self.max_size)
 
     def regions(self, boundary: Array, mask: Array | None) -> tuple[Array, Array]:
-        """Flood from the seeds; returns the regions and the landscape.
+        """Flood from the seeds; return the regions and the landscape.
 
         Parameters
         ----------
@@ -110,6 +110,7 @@ class BoundaryWatershed:
         )
         height = smoothed(boundary.astype(np.float32), self.sigma_height, self.spacing)
         if self.alpha < 1:
+            # both terms lie in [0, 1], so that alpha weighs like with like
             shallow = 1 - smooth / max(float(smooth.max(initial=0)), 1e-6)
             height = self.alpha * height + (1 - self.alpha) * shallow
         return flooded(height, seeds, mask), height

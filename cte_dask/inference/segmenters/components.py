@@ -17,9 +17,9 @@ __all__ = ["Components"]
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Threshold and connected components; NumPy through SciPy, CuPy through cupyx.
+    """Threshold and connected components; NumPy arrays through SciPy, CuPy arrays through cupyx.
 
-    On CuPy not yet run on a GPU.
+    The way through CuPy has not been run on a GPU yet.
 
     Parameters
     ----------

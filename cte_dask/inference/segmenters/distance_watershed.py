@@ -77,6 +77,6 @@ class DistanceWatershed:
 
 
 def _with_unseeded(labels: Array, foreground: Array) -> Array:
-    """Label the components that got no seed, since a larger neighbour was too near."""
+    """Label the components that hold no seed, because a deeper voxel lay within the distance."""
     rest, _ = ndimage.label(foreground & (labels == 0))
     return np.where(rest > 0, rest + labels.max(initial=0), labels)

@@ -21,14 +21,15 @@ def depth_of(inside: Array, spacing: Sequence[float] | None) -> Array:
     Parameters
     ----------
     inside
-        Bool; the edge of the array is not outside. All True has no outside: 1 everywhere then.
+        Bool; what lies beyond the array does not count as outside. Without any voxel outside the
+        distance is 1 everywhere.
     spacing
         Extent of a voxel (z, y, x), see `spaced`.
 
     Returns
     -------
     ndarray of float32
-        0 outside.
+        The distance; 0 outside.
     """
     if inside.all():
         return np.ones(inside.shape, dtype=np.float32)
@@ -40,7 +41,7 @@ def depth_of(inside: Array, spacing: Sequence[float] | None) -> Array:
 def seeds_of(
     depth: Array, *, sigma: float, seed_distance: float, spacing: Sequence[float] | None
 ) -> tuple[Array, Array]:
-    """Find the deepest places that are some distance apart.
+    """Find the deepest voxels that lie some distance apart.
 
     Parameters
     ----------
@@ -59,10 +60,12 @@ def seeds_of(
         The seeds, numbered (a plateau is one), and the smoothed depth.
     """
     smooth = smoothed(depth, sigma, spacing)
+    # the window of the filter: `seed_distance` to both sides of a voxel
     reach = [2 * int(r) + 1 for r in spaced(seed_distance, spacing, depth.ndim)]
     peaks = (ndimage.maximum_filter(smooth, size=reach) == smooth) & (depth > 0)
-    everywhere = ndimage.generate_binary_structure(depth.ndim, depth.ndim)
-    seeds, _ = ndimage.label(peaks, structure=everywhere)
+    # voxels of a plateau are all equal to the maximum: joined through corners they make one seed
+    all_neighbours = ndimage.generate_binary_structure(depth.ndim, depth.ndim)
+    seeds, _ = ndimage.label(peaks, structure=all_neighbours)
     return seeds.astype(np.int32, copy=False), smooth
 
 
@@ -82,7 +85,7 @@ def flooded(height: Array, seeds: Array, mask: Array | None = None) -> Array:
     height
         Low places are flooded first.
     seeds
-        int32, 0 where there is none.
+        int32, 0 where there is no seed.
     mask
         Bool, True where there may be an object; None for everywhere.
 
@@ -97,9 +100,9 @@ def flooded(height: Array, seeds: Array, mask: Array | None = None) -> Array:
 
 
 def absorbed(labels: Array, height: Array, min_size: int) -> Array:
-    """Give the voxels of objects that are too small to their neighbours, by flooding once more.
+    """Flood the voxels of small objects again, from their larger neighbours.
 
-    Where an object has no neighbour it becomes background.
+    A small object without a neighbour becomes background.
 
     Returns
     -------

@@ -23,12 +23,10 @@ class Gasp(Agglomerated):
 
     Parameters
     ----------
-    threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha
-        As of `BoundaryWatershed`.
+    threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha, spacing
+        How the regions are made; `BoundaryWatershed` describes each.
     min_size, max_size
-        The same, of the joined objects.
-    spacing
-        As of `BoundaryWatershed`.
+        Least and largest size of the joined objects, in voxels.
     beta
         In (0, 1); higher values split more.
     """

@@ -1,4 +1,4 @@
-"""What every segmenter asks of its maps and parameters before it starts."""
+"""Checks of maps and parameters that all segmenters share, and distances in voxels."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def checked_maps(maps: Array, channels: Sequence[str], optional: Sequence[str] =
         )
     if maps.dtype.kind not in "fiub":
         raise TypeError(f"maps must be real numbers, not {maps.dtype}")
+    # the minimum is NaN if any element is, and needs no mask as large as the maps
     if maps.dtype.kind == "f" and maps.size and math.isnan(float(maps.min())):
         raise ValueError("maps hold NaN: the network failed on this tile, it cannot be segmented")
     return list(maps)
@@ -82,7 +83,7 @@ def spaced(distance: float, spacing: Sequence[float] | None, axes: int) -> list[
     Parameters
     ----------
     distance
-        In voxels of extent 1.
+        The distance, in the units of `spacing`.
     spacing
         Extent of a voxel along z, y, x (the last `axes` count); None for 1.
     axes

@@ -14,7 +14,8 @@ from cte_dask.inference.segmenters.region_graph import Borders
 __all__ = ["Multicut"]
 
 _NEVER = -1e6
-"""Cost of joining a region to the background; more than all other costs of a tile together."""
+"""Cost of cutting a region off the background, so low that the cheapest cut always does; its
+magnitude exceeds all other costs of a tile together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,10 @@ class Multicut(Agglomerated):
 
     Parameters
     ----------
-    threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha
-        As of `BoundaryWatershed`.
+    threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha, spacing
+        How the regions are made; `BoundaryWatershed` describes each.
     min_size, max_size
-        The same, of the joined objects.
-    spacing
-        As of `BoundaryWatershed`.
+        Least and largest size of the joined objects, in voxels.
     beta
         In (0, 1); higher values split more.
     """
@@ -40,6 +39,7 @@ class Multicut(Agglomerated):
     def partition(self, borders: Borders) -> Array:
         """Return the number of its cluster for each node of the region graph."""
         multicut = library().graph.multicut
+        # no probability of 0 or 1, whose odds are infinite
         p = np.clip(borders.strength, 1e-3, 1 - 1e-3)
         odds = np.log((1 - p) / p) + np.log((1 - self.beta) / self.beta)
         costs = odds * borders.size / borders.size.max(initial=1.0)

@@ -19,17 +19,17 @@ __all__ = ["Mutex"]
 class Mutex:
     """Mutex watershed on affinities (Wolf et al. 2020, arXiv 1904.12654).
 
-    Channel i is the probability that a voxel and the one `offsets[i]` away lie in one object, and
-    after those there may be a foreground channel; without one every voxel belongs to an object.
-    Offsets of one step through a face attract by the probability, longer ones repel by 1 minus it.
+    Channel i is the probability that a voxel and the one `offsets[i]` away lie in one object. A
+    foreground channel may follow; without one every voxel belongs to an object. Offsets of one step
+    through a face attract by the probability, longer ones repel by 1 minus the probability.
 
     Parameters
     ----------
     offsets
         One offset (y, x) or (z, y, x) a channel; those of one step first.
     strides
-        Of the longer offsets only every so many voxels are used along each axis: faster, coarser.
-        None uses all.
+        Step along each axis between the voxels whose longer offsets are used: larger is faster and
+        coarser; None uses all voxels.
     foreground_threshold
         A voxel is foreground if its probability is strictly greater, compared in the map's dtype.
     min_size, max_size
@@ -74,18 +74,19 @@ class Mutex:
 
     def __call__(self, maps: Array) -> Array:
         """Segment one frame; see `cte_dask.inference.segmenters.Segmenter`."""
-        given = host_maps(maps, self.channels, self.optional)
-        if given[0].ndim != len(self.offsets[0]):
+        channels = host_maps(maps, self.channels, self.optional)
+        if channels[0].ndim != len(self.offsets[0]):
             raise ValueError(f"maps of shape {maps.shape} do not fit offsets {self.offsets}")
-        near = sum(not _is_long(sum(map(abs, offset))) for offset in self.offsets)
+        # the library takes the number of attractive offsets, which therefore come first
+        n_attractive = sum(not _is_long(sum(map(abs, offset))) for offset in self.offsets)
         weights = np.array(maps[: len(self.offsets)], dtype=np.float32)
-        weights[near:] = 1 - weights[near:]
-        mask = given[-1] > self.foreground_threshold if len(given) > len(self.offsets) else None
+        weights[n_attractive:] = 1 - weights[n_attractive:]
+        has_foreground = len(channels) > len(self.offsets)
+        mask = channels[-1] > self.foreground_threshold if has_foreground else None
         labels = library().segmentation.mutex_watershed(
-            weights, self.offsets, near, strides=self.strides, mask=mask
+            weights, self.offsets, n_attractive, strides=self.strides, mask=mask
         )
-        kept = labels.astype(np.int32)
-        return within_sizes(kept, min_size=self.min_size, max_size=self.max_size)
+        return within_sizes(labels.astype(np.int32), min_size=self.min_size, max_size=self.max_size)
 
 
 def _is_long(length: int) -> bool:

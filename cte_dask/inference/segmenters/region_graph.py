@@ -54,6 +54,7 @@ def joined(regions: Array, boundary: Array, partition: Callable[[Borders], Array
     if regions.max(initial=0) < 2:
         return regions
     nodes = partition(_borders(regions.astype(np.uint32), boundary))
+    # clusters numbered from 1; node 0 is the background, whatever cluster it fell into
     nodes = np.unique(nodes, return_inverse=True)[1] + 1
     nodes[0] = 0
     return nodes.astype(np.int32)[regions]
@@ -65,5 +66,6 @@ def _borders(regions: Array, boundary: Array) -> Borders:
     probability = np.ascontiguousarray(boundary, dtype=np.float32)
     features = graphs.features.edge_map_features(graph, regions, probability, number_of_threads=1)
     strength, size = np.asarray(features, dtype=np.float64).T
+    # the lower of a border's two nodes is 0 if one side is the background
     outer = np.asarray(graph.uv_ids()).reshape(-1, 2).min(axis=1) == 0
     return Borders(graph, strength, size, outer)

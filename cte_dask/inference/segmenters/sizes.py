@@ -15,21 +15,23 @@ def within_sizes(labels: Array, *, min_size: int = 0, max_size: int | None = Non
     labels
         NumPy or CuPy, any integer dtype, 0 for background, ids not far above the number of objects.
     min_size
-        Smaller objects become background; voxels.
+        Objects of fewer voxels become background.
     max_size
-        Larger objects become background; voxels, None for no limit.
+        Objects of more voxels become background; None sets no limit.
 
     Returns
     -------
     ndarray of int32
-        Ids from 1 in the order of the old ones.
+        Ids from 1, in the order of the old ids.
     """
     xp = namespace(labels)
     sizes = xp.bincount(labels.ravel())
     keep = (sizes > 0) & (sizes >= min_size)
     if max_size is not None:
         keep &= sizes <= max_size
+    # the background is no object; a slice, since there may be no label at all
     keep[:1] = False
+    # the running count of the objects that stay is the new id of each
     ids = xp.where(keep, xp.cumsum(keep), 0).astype(xp.int32)
-    kept: Array = ids[labels] if ids.size else labels.astype(xp.int32)
-    return kept
+    selected: Array = ids[labels] if ids.size else labels.astype(xp.int32)
+    return selected
