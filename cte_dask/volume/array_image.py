@@ -1,4 +1,4 @@
-"""Targets given from Python as an array: NumPy, dask, xarray."""
+"""Targets that are arrays in Python: NumPy, dask, xarray."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ __all__ = ["ArraySource", "array_source", "find_array"]
 def find_array(target: object, storage_options: Mapping[str, Any]) -> Image | None:
     """Return an array as an image of one level, None if the target is no array.
 
-    Names of an xarray's dimensions become axes where they are names of axes.
+    An xarray's dimensions become the axes where they have the names of axes.
 
     Raises
     ------
     VolumeError
         If its elements are not real numbers.
     """
-    has_facts = all(hasattr(target, name) for name in ("shape", "dtype", "ndim", "__getitem__"))
-    if not has_facts or type(target).__module__.partition(".")[0] == "zarr":
+    has_array_interface = all(
+        hasattr(target, name) for name in ("shape", "dtype", "ndim", "__getitem__")
+    )
+    # a zarr array has the interface too, but is read from its store: another format finds it
+    if not has_array_interface or type(target).__module__.partition(".")[0] == "zarr":
         return None
     array: Any = target
     name = f"the {type(target).__name__}"
@@ -44,7 +47,7 @@ def find_array(target: object, storage_options: Mapping[str, Any]) -> Image | No
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """An array that is not in a zarr store; it is pickled as a whole.
+    """An array that is not in a zarr store; pickling it pickles all its elements.
 
     Parameters
     ----------
@@ -53,7 +56,7 @@ class ArraySource:
     url
         The array's type, for messages.
     shape, dtype, chunks
-        As in :class:`~cte_dask.volume.image.Source`.
+        Extents, element type and chunks; :class:`~cte_dask.volume.image.Source` defines them.
     """
 
     array: Any = field(repr=False)
@@ -67,7 +70,7 @@ class ArraySource:
     fill_value = None
 
     def read(self, selection: Selection) -> NDArray[Any]:
-        """Return a copy of the selected elements, computed again where that fails.
+        """Return a copy of the selected elements; a failed computation is repeated.
 
         Raises
         ------
@@ -83,14 +86,14 @@ class ArraySource:
             raise VolumeReadError(f"cannot compute {self.url}: {cause(error)}") from error
 
     def _read(self, selection: Selection) -> NDArray[Any]:
-        part = self.array[selection]
-        if hasattr(part, "__dask_graph__") and hasattr(part, "compute"):
+        elements = self.array[selection]
+        if hasattr(elements, "__dask_graph__") and hasattr(elements, "compute"):
             # in this thread: a task that waits for tasks of its own cluster can lock it up
-            part = part.compute(scheduler="synchronous")
-        return np.array(part, dtype=self.dtype)
+            elements = elements.compute(scheduler="synchronous")
+        return np.array(elements, dtype=self.dtype)
 
     def missing(self, selection: Selection) -> int:
-        """Return 0: nothing of an array is omitted."""
+        """Return 0: an array in memory omits no chunk."""
         return 0
 
 
@@ -107,7 +110,7 @@ def array_source(array: Any, dtype: str) -> ArraySource:
 
 
 def _chunks(array: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    # dask and xarray: a tuple of extents along each axis; None or absent means one piece
+    # dask and xarray give a tuple of extents along each axis; without that it is one chunk
     chunks = getattr(array, "chunks", None)
     if not chunks or any(isinstance(c, int) for c in chunks):
         return tuple(max(1, n) for n in shape)

@@ -1,4 +1,4 @@
-"""The named axes of a stored array and how a box of voxels selects from them."""
+"""The named axes of a stored array, and the index to take along channel and time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checked_axes(axes: str, ndim: int) -> str:
     Raises
     ------
     VolumeError
-        If a letter is not known or doubled, their number is wrong, or y or x is missing.
+        If a letter is unknown or appears twice, their number is wrong, or y or x is missing.
     """
     if unknown := sorted(set(axes) - set(AXES)):
         raise VolumeError(f"axes {axes!r}: unknown {', '.join(unknown)}; want letters of {AXES!r}")
@@ -39,12 +39,12 @@ def checked_axes(axes: str, ndim: int) -> str:
 
 
 def default_axes(ndim: int, name: str) -> str:
-    """Return the axes of an array that does not say: ``yx`` or ``zyx``.
+    """Return the axes of an array whose metadata names none: ``yx`` or ``zyx``.
 
     Raises
     ------
     VolumeError
-        If the array has another number of axes, so that it must be said.
+        If the array has another number of axes, so that the user must name them.
     """
     if ndim in (2, 3):
         return "zyx"[-ndim:]
@@ -63,6 +63,7 @@ def letters(names: object) -> str | None:
     if not isinstance(names, Iterable):
         return None
     words = [str(name).lower() for name in names]
+    # words that are no axis name pass through whole, and then the length gives them away
     short = "".join({"time": "t", "channel": "c"}.get(word, word) for word in words)
     if len(short) != len(words) or set(short) - set(AXES) or len(set(short)) != len(short):
         return None
@@ -79,7 +80,7 @@ def checked_index(
     axis
         ``"c"`` or ``"t"``.
     index
-        What was asked for, None if nothing was.
+        The index asked for, None if the user named none.
     extent
         Extent of that axis, None if the array has no such axis.
     names
@@ -93,10 +94,11 @@ def checked_index(
     Raises
     ------
     VolumeError
-        If a choice is needed and none was made, or the index is out of range.
+        If the axis has several indices and none was named, or the index is out of range.
     """
     option = _OPTION[axis]
     if extent is None:
+        # index 0 of an axis that is not there is harmless: a script may name it for every target
         if index:
             raise VolumeError(f"{option} {index}: the target has no {option} axis")
         return None

@@ -51,7 +51,7 @@ class Box:
         )
 
     def inside(self, shape: Shape) -> bool:
-        """Tell whether the box lies in an array of this shape (z, y, x)."""
+        """Tell whether the box lies within an array of this shape (z, y, x)."""
         return min(self.start) >= 0 and all(b <= n for b, n in zip(self.stop, shape, strict=True))
 
 
@@ -114,9 +114,9 @@ def parse_roi(roi: RoiLike | None, shape: Shape) -> Box:
 
 
 def _slice(text: str, roi: RoiLike) -> slice:
-    parts = text.strip().split(":")
+    bounds = text.strip().split(":")
     try:
-        low, high = (int(part) if part.strip() else None for part in parts)
+        low, high = (int(bound) if bound.strip() else None for bound in bounds)
     except ValueError:
         raise ValueError(
             f"roi {roi!r}: {text!r} is not low:high; want z0:z1,y0:y1,x0:x1 in whole voxels"

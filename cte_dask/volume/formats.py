@@ -1,9 +1,9 @@
-"""The volume formats: what finds an image in a target.
+"""The volume formats, each a function that finds an image in a target.
 
-A format is a function of ``(target, storage_options)`` that returns an
-:class:`~cte_dask.volume.image.Image`, or None if the target is not of its kind. Those listed are
-asked in order; the last one explains what is wrong with a path that nobody knows. A target that
-reads ``your_package.module:find::PATH`` is found by a format from outside.
+A format takes ``(target, storage_options)`` and returns an :class:`~cte_dask.volume.image.Image`,
+or None if the target is not of its kind. The listed formats are tried in order; the last explains
+what is wrong with a path that no format knows. A target ``your_package.module:find::PATH`` names a
+format from outside.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def find_image(target: object, storage_options: Mapping[str, Any]) -> Image:
     ValueError
         If the format that the target names cannot be imported.
     """
-    reference, own = _own_format(target)
+    reference, path = _named_format(target)
     if reference:
-        return _found_by(reference, own, storage_options)
+        return _image_of(reference, path, storage_options)
     for name in FORMATS:
         image: Image | None = FORMATS.load(name)(target, storage_options)
         if image is not None:
@@ -51,17 +51,18 @@ def find_image(target: object, storage_options: Mapping[str, Any]) -> Image:
     )
 
 
-def _found_by(reference: str, target: str, storage_options: Mapping[str, Any]) -> Image:
+def _image_of(reference: str, target: str, storage_options: Mapping[str, Any]) -> Image:
     image: object = FORMATS.load(reference)(target, storage_options)
     if image is None:
         raise VolumeError(f"{target} is no image of the volume format {reference!r}")
     return replace(checked(image, Image, f"what {reference} found"), format=reference)
 
 
-def _own_format(target: object) -> tuple[str, str]:
-    """Cut ``module:function::PATH`` in two; the first part is empty of any other target."""
+def _named_format(target: object) -> tuple[str, str]:
+    """Split ``module:function::PATH`` in two; both are empty for any other target."""
     if isinstance(target, str):
-        reference, _, own = target.partition("::")
-        if own and is_reference(reference):
-            return reference, own
+        # fsspec chains URLs with :: too, but no protocol holds the colon of a reference
+        reference, _, path = target.partition("::")
+        if path and is_reference(reference):
+            return reference, path
     return "", ""

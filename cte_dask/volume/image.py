@@ -1,7 +1,7 @@
-"""What every volume format finds: an image of one or more resolutions, and where each is read.
+"""What a volume format returns: an image of one or more resolutions, each an array to read.
 
-An `Image` is not yet cut to zyx; each of its levels is a `Source`, an n-dimensional array that each
-process opens for itself.
+An `Image` still has all its axes, channels and times too; each of its levels is a `Source`, an
+n-dimensional array that every process opens for itself.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Selection = tuple[slice | int, ...]
 
 
 class Source(Protocol):
-    """An array in its own order of axes, small to pickle, whose facts need no I/O."""
+    """An array in its own order of axes; it pickles small, and all but its voxels needs no I/O."""
 
     @property
     def url(self) -> str:
-        """Where it is: a URL, an absolute path, or the type of an array in memory."""
+        """URL or absolute path of the store, or the type of an array in memory."""
 
     @property
     def path(self) -> str:
@@ -55,7 +55,7 @@ class Source(Protocol):
         """What an omitted chunk stands for, None if nothing can be omitted."""
 
     def read(self, selection: Selection) -> NDArray[Any]:
-        """Return the selected elements, indexed axes dropped.
+        """Return the selected elements; an axis with an index is dropped.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class Source(Protocol):
 
 
 def checked_dtype(dtype: np.dtype[Any], name: str) -> str:
-    """Return the name of an element type, in native byte order, if a target or mask can have it.
+    """Return the name of an element type in native byte order, if a target or mask may have it.
 
     Raises
     ------
@@ -98,19 +98,19 @@ class Image:
     Parameters
     ----------
     name
-        For messages.
+        The target, as messages name it.
     axes
         Letters of ``tczyx`` in stored order, None if the format does not say.
     levels
         The resolutions, finest first.
     open_level
-        Opens the array of a level.
+        Returns the array of a level.
     channels
         Names of the channels, empty if not known.
     notes
         What a report should say about the image.
     format
-        Where the format that found it is defined, ``"module:function"``; empty if it is listed.
+        Reference ``"module:function"`` of the format that found it; empty for a listed format.
     """
 
     name: str

@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 
 from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
-from cte_dask.volume.view import View, gather
+from cte_dask.volume.view import ZyxView, gather
 
 __all__ = ["Mask", "mask_factors"]
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask of a target, each of its voxels standing for a box of the target's.
+    """A mask of a target; each of its voxels stands for a box of target voxels.
 
     Parameters
     ----------
     view
-        The stored mask; not zero is inside.
+        The stored mask; voxels that are not zero count.
     factors
         Voxels of the target per voxel of the mask (z, y, x).
     """
 
-    view: View
+    view: ZyxView
     factors: Shape
 
     @property
@@ -35,7 +35,7 @@ class Mask:
         return self.view.name
 
     def read(self, box: Box) -> NDArray[np.bool_]:
-        """Return the mask of a box of the target, nearest voxels where the mask is smaller.
+        """Return the mask of a box of the target; a smaller mask repeats its voxels.
 
         Parameters
         ----------
@@ -47,14 +47,14 @@ class Mask:
         ndarray of bool
             The mask (z, y, x) in the shape of the box.
         """
-        # the last voxel of a mask also stands for what its own rounding left over
-        wanted = [
+        # a mask that was rounded down ends early: its last voxel stands for the rest too
+        indices = [
             np.minimum(np.arange(low, high) // factor, extent - 1)
             for low, high, factor, extent in zip(
                 box.start, box.stop, self.factors, self.view.shape, strict=True
             )
         ]
-        return gather(self.view, wanted).astype(bool)
+        return gather(self.view, indices).astype(bool)
 
 
 def mask_factors(mask: Shape, target: Shape) -> Shape | None:
@@ -78,5 +78,6 @@ def mask_factors(mask: Shape, target: Shape) -> Shape | None:
 def _factor(mask: int, target: int) -> int | None:
     if not 1 <= mask <= target:
         return None
-    tried = {target // mask, -(-target // mask)}
-    return next((f for f in sorted(tried) if mask in (target // f, -(-target // f))), None)
+    # target / f, rounded down or up, gives the mask's extent; f is one of two neighbours
+    candidates = {target // mask, -(-target // mask)}
+    return next((f for f in sorted(candidates) if mask in (target // f, -(-target // f))), None)

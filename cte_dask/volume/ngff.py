@@ -28,7 +28,7 @@ class LevelScale:
     path
         Path of the array within the group.
     scale
-        Extent of a voxel (z, y, x) in the units of the file, None where not stated.
+        Extent of a voxel (z, y, x) in the units of the file, None where the file has none.
     offset
         Centre of the first voxel (z, y, x) in voxels of this level.
     voxel_size
@@ -54,7 +54,7 @@ class Multiscale:
     channels
         Names of the channels, empty if not stated.
     notes
-        What was not understood and could matter.
+        What the reader did not understand and a user should know.
     """
 
     axes: str | None
@@ -64,7 +64,7 @@ class Multiscale:
 
 
 def ome_attributes(attributes: Attributes) -> Attributes:
-    """Return the OME part of a group's attributes: under ``ome`` since 0.5, on top before."""
+    """Return a group's OME attributes: under ``ome`` since 0.5, at the top level before."""
     ome = attributes.get("ome")
     return ome if isinstance(ome, Mapping) else attributes
 
@@ -122,8 +122,8 @@ def _has_bad_unit(axis: Attributes) -> bool:
 
 def _unit_note(axis: Attributes) -> str:
     unit = axis.get("unit")
-    said = f"unknown unit {unit!r}" if unit else "no unit"
-    return f"axis {axis['name']} has {said}: its voxel size is taken as not known"
+    problem = f"unknown unit {unit!r}" if unit else "no unit"
+    return f"axis {axis['name']} has {problem}: its voxel size is taken as not known"
 
 
 def _channels(ome: Attributes) -> tuple[str, ...]:
@@ -139,11 +139,12 @@ def _level(
 ) -> LevelScale:
     scale, shift = [1.0] * len(names), [0.0] * len(names)
     stated = False
-    # first those of the dataset, then those that apply to every level
+    # NGFF applies the dataset's transformations first, then those of the whole image
     for step in (*_transformations(dataset), *_transformations(image)):
         if step.get("type") == "scale":
             stated = True
             factors = _numbers(step["scale"], len(names))
+            # x -> f (s x + t): a later scale stretches the earlier shift too
             scale = [s * f for s, f in zip(scale, factors, strict=True)]
             shift = [t * f for t, f in zip(shift, factors, strict=True)]
         elif step.get("type") == "translation":
@@ -152,17 +153,18 @@ def _level(
         elif step.get("type") != "identity":
             raise VolumeError(f"coordinate transformation {dict(step)} is not supported")
     by_name = {n: (s, t, u) for n, s, t, u in zip(names, scale, shift, units, strict=True)}
-    known = [by_name.get(axis) if stated else None for axis in "zyx"]
+    # without any scale in the file, extents of 1.0 would be invented
+    zyx = [by_name.get(axis) if stated else None for axis in "zyx"]
     return LevelScale(
         path=str(dataset["path"]),
-        scale=tuple(entry and entry[0] for entry in known),
-        offset=_triple([entry[1] / entry[0] if entry else 0.0 for entry in known]),
-        voxel_size=_voxel_size([entry and entry[2] and entry[0] * entry[2] for entry in known]),
+        scale=tuple(entry and entry[0] for entry in zyx),
+        offset=_triple([entry[1] / entry[0] if entry else 0.0 for entry in zyx]),
+        voxel_size=_voxel_size([entry and entry[2] and entry[0] * entry[2] for entry in zyx]),
     )
 
 
-def _transformations(part: Attributes) -> Sequence[Attributes]:
-    steps = part.get("coordinateTransformations") or ()
+def _transformations(owner: Attributes) -> Sequence[Attributes]:
+    steps = owner.get("coordinateTransformations") or ()
     return tuple(steps)
 
 

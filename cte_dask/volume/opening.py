@@ -1,4 +1,4 @@
-"""Opening a target: which level, axes, channel, time point, region and mask are meant."""
+"""Opens a target: chooses its level, axes, channel, time point, region and mask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cte_dask.volume.box import RoiLike, parse_roi
 from cte_dask.volume.formats import find_image
 from cte_dask.volume.image import Image, Source
 from cte_dask.volume.mask import Mask, mask_factors
-from cte_dask.volume.view import View
+from cte_dask.volume.view import ZyxView
 from cte_dask.volume.volume import Volume
 from cte_dask.volume.voxel_size import VoxelSize, VoxelSizeLike, nearest_level
 
@@ -44,13 +44,13 @@ def open_volume(
         dask or xarray array. ``"your_package.module:find::PATH"`` is found by a format of yours
         (`cte_dask.volume.formats`).
     level
-        Pyramid level; ``"auto"`` is the one whose voxels are nearest to ``training_voxel_size``
+        Pyramid level; ``"auto"`` is the level whose voxels are nearest to ``training_voxel_size``
         (mean absolute log ratio in the plane, then z), level 0 without it.
     axes
         One letter of ``tczyx`` per axis, in stored order; needed where neither the metadata nor
         the number of axes (2: yx, 3: zyx) tells.
     channel, time
-        Index along c and t; needed where there is more than one.
+        Index along c and t; needed where the target has several.
     roi
         ``"z0:z1,y0:y1,x0:x1"`` or three slices in voxels of the selected level; None for all.
     mask
@@ -79,28 +79,29 @@ def open_volume(
     options = dict(storage_options or {})
     image = find_image(target, options)
     sizes = _voxel_sizes(image, voxel_size)
-    wanted = None if training_voxel_size is None else VoxelSize.of(training_voxel_size)
-    chosen, note = _chosen_level(image, level, sizes, wanted)
-    view = _view(image, chosen, axes=axes, channel=channel, time=time)
+    training = None if training_voxel_size is None else VoxelSize.of(training_voxel_size)
+    index, note = _chosen_level(image, level, sizes, training)
+    view = _view(image, index, axes=axes, channel=channel, time=time)
     if view.source.dtype == "bool":
         raise VolumeError(f"{image.name} has elements of type bool: want integers or real numbers")
     opened_mask, mask_note = (None, ()) if mask is None else _open_mask(mask, view.shape, options)
     return Volume(
         view=view,
-        level=chosen,
+        level=index,
         roi=parse_roi(roi, view.shape),
-        voxel_size=sizes[chosen],
-        offset=image.levels[chosen].offset,
+        voxel_size=sizes[index],
+        offset=image.levels[index].offset,
         mask=opened_mask,
         notes=(*_still_true(image.notes, sizes), *note, *mask_note),
     )
 
 
-def _voxel_sizes(image: Image, given: VoxelSizeLike | None) -> list[VoxelSize | None]:
-    if given is None:
+def _voxel_sizes(image: Image, voxel_size: VoxelSizeLike | None) -> list[VoxelSize | None]:
+    if voxel_size is None:
         return [level.voxel_size for level in image.levels]
-    size = VoxelSize.of(given)
+    size = VoxelSize.of(voxel_size)
     first = image.levels[0].scale
+    # the user gives the size of level 0 only; the metadata tells how much coarser the others are
     return [
         size.scaled([s / f if s and f else 1.0 for s, f in zip(level.scale, first, strict=True)])
         for level in image.levels
@@ -108,13 +109,13 @@ def _voxel_sizes(image: Image, given: VoxelSizeLike | None) -> list[VoxelSize | 
 
 
 def _still_true(notes: tuple[str, ...], sizes: list[VoxelSize | None]) -> tuple[str, ...]:
-    # a voxel size given by the user answers what the metadata left open
-    given = sizes[0] is not None and None not in sizes[0].lengths
-    return tuple(n for n in notes if not (given and "voxel size" in n))
+    # a voxel size from the user answers what the metadata left open
+    is_complete = sizes[0] is not None and None not in sizes[0].lengths
+    return tuple(n for n in notes if not (is_complete and "voxel size" in n))
 
 
 def _chosen_level(
-    image: Image, level: Level, sizes: list[VoxelSize | None], wanted: VoxelSize | None
+    image: Image, level: Level, sizes: list[VoxelSize | None], training: VoxelSize | None
 ) -> tuple[int, tuple[str, ...]]:
     count = len(image.levels)
     if level != "auto":
@@ -124,38 +125,39 @@ def _chosen_level(
                 f"{'0 only' if count == 1 else f'0..{count - 1}'} (or 'auto')"
             )
         return level, ()
-    if wanted is None:
+    if training is None:
         return 0, ()
-    found = nearest_level(sizes, wanted)
-    if found is None:
-        return 0, (f"level 0: no level's voxel size is known to compare with {wanted}",)
-    return found, (f"level {found} of {count}: voxels of {sizes[found]} for models of {wanted}",)
+    nearest = nearest_level(sizes, training)
+    if nearest is None:
+        return 0, (f"level 0: no level's voxel size is known to compare with {training}",)
+    note = f"level {nearest} of {count}: voxels of {sizes[nearest]} for models of {training}"
+    return nearest, (note,)
 
 
 def _view(
     image: Image, level: int, *, axes: str | None, channel: int | None, time: int | None
-) -> View:
+) -> ZyxView:
     source = image.open_level(level)
-    named = _axes(image, source, axes)
-    extents = dict(zip(named, source.shape, strict=True))
+    letters = _axes(image, source, axes)
+    extents = dict(zip(letters, source.shape, strict=True))
     if empty := [axis for axis, extent in extents.items() if extent < 1]:
         raise VolumeError(f"{image.name} holds no voxels: axis {empty[0]} has extent 0")
-    return View(
+    return ZyxView(
         source=source,
-        axes=named,
+        axes=letters,
         channel=checked_index("c", channel, extents.get("c"), names=image.channels),
         time=checked_index("t", time, extents.get("t")),
         format=image.format,
     )
 
 
-def _axes(image: Image, source: Source, given: str | None) -> str:
+def _axes(image: Image, source: Source, axes: str | None) -> str:
     ndim = len(source.shape)
-    if given is not None:
-        checked_axes(given, ndim)
-        if image.axes is not None and image.axes != given:
-            raise VolumeError(f"axes {given!r}: the metadata of {image.name} says {image.axes!r}")
-        return given
+    if axes is not None:
+        checked_axes(axes, ndim)
+        if image.axes is not None and image.axes != axes:
+            raise VolumeError(f"axes {axes!r}: the metadata of {image.name} says {image.axes!r}")
+        return axes
     return checked_axes(image.axes or default_axes(ndim, image.name), ndim)
 
 
@@ -164,6 +166,7 @@ def _open_mask(
 ) -> tuple[Mask, tuple[str, ...]]:
     image = find_image(target, options)
     shapes = []
+    # the finest level that fits: of a pyramid a coarser one may be the right size
     for level in range(len(image.levels)):
         view = _view(image, level, axes=None, channel=None, time=None)
         if view.source.dtype.startswith("float"):

@@ -11,7 +11,7 @@ __all__ = ["halved_axes", "mean_pyramid", "nearest_pyramid"]
 
 
 def halved_axes(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
-    """Return the spatial axes with more than one voxel: those that the next level halves."""
+    """Return the positions of the axes that the next level halves: spatial, more than one voxel."""
     return tuple(a for a, n in enumerate(shape) if axes[a] in "zyx" and n > 1)
 
 
@@ -44,6 +44,7 @@ def mean_pyramid(image: NDArray[Any], *, axes: str, n_levels: int) -> list[NDArr
 
 def _mean_of_two(image: NDArray[Any], axis: int) -> NDArray[Any]:
     first = np.arange(0, image.shape[axis], 2)
+    # an odd last voxel is its own partner
     second = np.minimum(first + 1, image.shape[axis] - 1)
     pair = np.take(image, first, axis=axis).astype(np.float64), np.take(image, second, axis=axis)
     return np.asarray((pair[0] + pair[1]) / 2)
@@ -54,7 +55,10 @@ def _cast(image: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def nearest_pyramid(labels: NDArray[Any], *, axes: str, n_levels: int) -> list[NDArray[Any]]:
-    """Return labels and every second voxel of them, again and again, as :func:`mean_pyramid`."""
+    """Return labels and their successive levels, each with every second voxel of the last.
+
+    Labels are names, of which no mean exists. Parameters as for :func:`mean_pyramid`.
+    """
     levels = [labels]
     while len(levels) < n_levels and (halved := halved_axes(levels[-1].shape, axes)):
         steps = (slice(None, None, 2 if a in halved else 1) for a in range(labels.ndim))

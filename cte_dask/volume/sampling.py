@@ -1,4 +1,4 @@
-"""A seeded sample of a target: whole read units drawn by arithmetic, never enumerated."""
+"""Draws a seeded sample of a target: whole read units, drawn by index without listing them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Sample:
     n_not_finite
         Voxels within the mask that are NaN or infinite.
     n_units, n_units_missing
-        Units that were read, and that were drawn but are omitted by a sparse array.
+        Units that were read, and units that a sparse array omits.
     n_units_unreadable
-        Units that were drawn and could not be read, such as corrupt chunks.
+        Units that could not be read, such as corrupt chunks.
     """
 
     values: NDArray[Any]
@@ -50,7 +50,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Units:
-    """The boxes a sample is made of: a grid over the array, cut to the region of interest."""
+    """The boxes that a sample is drawn from: a grid over the array, cut to the region of interest.
+
+    The grid starts at the array's corner, not the region's, so that no box straddles two chunks.
+    """
 
     volume: Volume
     unit: Shape
@@ -61,6 +64,7 @@ class _Units:
 
     @property
     def counts(self) -> Shape:
+        # ceil(stop / unit) - first
         spans = zip(self.volume.roi.stop, self.unit, self.first, strict=True)
         return triple(-(-b // u) - f for b, u, f in spans)
 
@@ -69,6 +73,7 @@ class _Units:
 
     def box(self, index: int) -> Box:
         """Return a unit, relative to the region of interest."""
+        # the number in C order -> its place (z, y, x) in the grid
         rest, x = divmod(index, self.counts[2])
         z, y = divmod(rest, self.counts[1])
         low = [(p + f) * u for p, f, u in zip((z, y, x), self.first, self.unit, strict=True)]
@@ -79,9 +84,9 @@ class _Units:
 
 
 def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
-    """Read the whole region of interest if it is small, else units of it drawn at random.
+    """Read the whole region of interest if it is small, else units drawn at random from it.
 
-    A unit that cannot be read is left out and counted, unless most cannot.
+    Leaves out and counts the units that cannot be read; raises where most cannot.
 
     Parameters
     ----------
@@ -90,7 +95,7 @@ def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
     seed
         Seed of the draw.
     max_voxels
-        Number of voxels from which on a sample is drawn, and its size.
+        Size of the sample; a region of at most this many voxels is read whole.
 
     Raises
     ------
@@ -100,22 +105,26 @@ def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
         If most of the units drawn cannot be read.
     """
     if math.prod(volume.shape) <= max_voxels:
-        whole = Box((0, 0, 0), volume.shape)
+        region = Box((0, 0, 0), volume.shape)
         try:
-            values, dropped = _voxels(volume, whole, volume.read_mask(whole.start, whole.stop))
+            values, not_finite = _voxels(
+                volume, region, volume.read_mask(region.start, region.stop)
+            )
         except VolumeReadError:
+            # one corrupt chunk spoils the whole read: read unit by unit what can be read
             units = _Units(volume, volume.read_unit)
-            return _draw(volume, units, seed=seed, wanted=len(units))
-        return Sample(values, dropped, 1, 0)
+            return _draw(volume, units, seed=seed, n_units=len(units))
+        return Sample(values, not_finite, 1, 0)
     units = _Units(volume, _sample_unit(volume, max_voxels))
-    return _draw(volume, units, seed=seed, wanted=max(1, max_voxels // math.prod(units.unit)))
+    return _draw(volume, units, seed=seed, n_units=max(1, max_voxels // math.prod(units.unit)))
 
 
-def _draw(volume: Volume, units: _Units, *, seed: int, wanted: int) -> Sample:
-    parts: list[NDArray[Any]] = []
-    draws = missing = dropped = unreadable = 0
+def _draw(volume: Volume, units: _Units, *, seed: int, n_units: int) -> Sample:
+    samples: list[NDArray[Any]] = []
+    draws = missing = n_not_finite = unreadable = 0
+    # an array that is almost empty would be drawn from for ever: the number of draws is bounded
     for index in _without_replacement(len(units), seed):
-        if len(parts) == wanted or draws == max(_LEAST_DRAWS, _DRAWS_PER_UNIT * wanted):
+        if len(samples) == n_units or draws == max(_LEAST_DRAWS, _DRAWS_PER_UNIT * n_units):
             break
         draws += 1
         box = units.box(index)
@@ -129,14 +138,14 @@ def _draw(volume: Volume, units: _Units, *, seed: int, wanted: int) -> Sample:
             values, not_finite = _voxels(volume, box, mask)
         except VolumeReadError:
             unreadable += 1
-            if unreadable > _MOST_UNREADABLE + 2 * len(parts):
+            if unreadable > _MOST_UNREADABLE + 2 * len(samples):
                 raise
             continue
-        parts.append(values)
-        dropped += not_finite
-    if not parts:
+        samples.append(values)
+        n_not_finite += not_finite
+    if not samples:
         raise VolumeError(_why_nothing(volume, draws, missing, unreadable, len(units)))
-    return Sample(np.concatenate(parts), dropped, len(parts), missing, unreadable)
+    return Sample(np.concatenate(samples), n_not_finite, len(samples), missing, unreadable)
 
 
 def _all_omitted(volume: Volume, box: Box) -> bool:
@@ -166,18 +175,21 @@ def _voxels(volume: Volume, box: Box, mask: NDArray[np.bool_] | None) -> tuple[N
 
 
 def _sample_unit(volume: Volume, max_voxels: int) -> Shape:
-    """Return the box to draw: a shard or chunk, parts of a large one, several small ones.
+    """Return the shape of the boxes to draw: a shard or chunk, a piece of one, or several.
 
-    Aims at 16 to 64 of them: fewer say little about a large target, more only cost requests.
+    Aims at a sample of 16 to 64 boxes: fewer say little about a large target, more only cost
+    requests.
     """
     most, least = max(1, max_voxels // 16), max(1, max_voxels // 64)
     unit = list(volume.read_unit)
+    # a shard that is too large gives way to one of its chunks, and that to halves of it
     if math.prod(unit) > most:
         chunk = zip(volume.chunks, volume.array_shape, strict=True)
         unit = [min(c, n) for c, n in chunk]
     while math.prod(unit) > most:
         axis = max(range(3), key=lambda a: unit[a])
         unit[axis] = -(-unit[axis] // 2)
+    # chunks smaller than that are joined, along x first
     for axis in (2, 1, 0):
         room = min(least // math.prod(unit), -(-volume.array_shape[axis] // unit[axis]))
         unit[axis] *= max(1, room)
@@ -190,9 +202,10 @@ def _without_replacement(count: int, seed: int) -> Iterator[int]:
     if count <= _ALL_PERMUTED:
         yield from generator.permutation(count).tolist()
         return
-    seen: set[int] = set()
-    while len(seen) < count:
+    # rejection: of so many indices few are drawn, so that a repetition is rare
+    drawn_before: set[int] = set()
+    while len(drawn_before) < count:
         index = int(generator.integers(count))
-        if index not in seen:
-            seen.add(index)
+        if index not in drawn_before:
+            drawn_before.add(index)
             yield index

@@ -1,4 +1,4 @@
-"""Intensity statistics of a whole target, from a seeded sample of whole chunks."""
+"""Computes intensity statistics of a whole target, from a seeded sample of whole chunks."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _STRETCH = 2**20
 
 @dataclass(frozen=True)
 class IntensityStatistics:
-    """Intensities of a target; voxels that are NaN or infinite are left out.
+    """Intensities of a target, without voxels that are NaN or infinite.
 
     Parameters
     ----------
     percentiles
         Intensity at each percentile (0 to 100).
     low, high
-        Intensity at the first and the last percentile that were asked for.
+        Intensity at the first and the last of the requested percentiles.
     mean, std, minimum, maximum
-        Of the finite voxels; the standard deviation is that of the population.
+        Moments and extremes of the finite voxels; the standard deviation divides by their number.
     n_voxels
-        Finite voxels that were used.
+        Number of finite voxels in the sample.
     nan_fraction
-        Share of the voxels looked at that were NaN or infinite.
+        Fraction of the sampled voxels that were NaN or infinite.
     seed
         Seed of the sample.
     n_units, n_units_missing
-        Boxes of the sample that were read; boxes that were drawn but omitted by a sparse array.
-        A target that is read whole is one unit.
+        Boxes that were read, and boxes that a sparse array omits; a target that is read whole is
+        one box.
     n_units_unreadable
-        Boxes that were drawn and could not be read, such as corrupt chunks: left out.
+        Boxes that could not be read, such as corrupt chunks, and are left out.
     """
 
     percentiles: dict[float, float]
@@ -70,11 +70,11 @@ class IntensityStatistics:
         Raises
         ------
         ValueError
-            If it was not.
+            If it was not computed.
         """
         if float(q) not in self.percentiles:
-            known = ", ".join(f"{p:g}" for p in self.percentiles)
-            raise ValueError(f"percentile {q} was not computed: these were {known}")
+            computed = ", ".join(f"{p:g}" for p in self.percentiles)
+            raise ValueError(f"percentile {q} was not computed: these were {computed}")
         return self.percentiles[float(q)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,12 +83,12 @@ class IntensityStatistics:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> IntensityStatistics:
-        """Return the statistics that :meth:`to_dict` wrote, exactly.
+        """Return the statistics that :meth:`to_dict` returned, bit for bit.
 
         Parameters
         ----------
         values
-            What it wrote.
+            The dictionary that it returned.
         """
         percentiles = {float(q): float(v) for q, v in values["percentiles"].items()}
         return cls(**{**values, "percentiles": percentiles})
@@ -133,7 +133,7 @@ def intensity_statistics(
     VolumeReadError
         If stored voxels cannot be read.
     """
-    wanted = _checked_percentiles(percentiles)
+    qs = _checked_percentiles(percentiles)
     if seed < 0 or max_voxels < 1:
         raise ValueError(f"seed {seed} and max_voxels {max_voxels} must be at least 0 and 1")
     sample = draw_sample(volume, seed=seed, max_voxels=max_voxels)
@@ -141,13 +141,13 @@ def intensity_statistics(
     if values.size == 0:
         raise VolumeError(f"target {volume.name} holds no finite voxel{_where(volume, sample)}")
     mean, std = _moments(values)
-    found = _interpolated(values, wanted)
+    intensities = _interpolated(values, qs)
     minimum, maximum = float(values.min()), float(values.max())
-    _check_contrast(volume, found, minimum, maximum)
+    _check_contrast(volume, intensities, minimum, maximum)
     return IntensityStatistics(
-        percentiles=found,
-        low=found[wanted[0]],
-        high=found[wanted[-1]],
+        percentiles=intensities,
+        low=intensities[qs[0]],
+        high=intensities[qs[-1]],
         mean=mean,
         std=std,
         minimum=minimum,
@@ -162,12 +162,12 @@ def intensity_statistics(
 
 
 def _checked_percentiles(percentiles: Sequence[float]) -> list[float]:
-    wanted = list(dict.fromkeys(float(q) for q in percentiles))
-    if not wanted or not all(0 <= q <= 100 for q in wanted):
+    qs = list(dict.fromkeys(float(q) for q in percentiles))
+    if not qs or not all(0 <= q <= 100 for q in qs):
         raise ValueError(f"percentiles {tuple(percentiles)} must be one or more of 0 to 100")
-    if len(wanted) > 1 and wanted[0] >= wanted[-1]:
+    if len(qs) > 1 and qs[0] >= qs[-1]:
         raise ValueError(f"percentiles {tuple(percentiles)}: the first must be below the last")
-    return wanted
+    return qs
 
 
 def _where(volume: Volume, sample: Sample) -> str:
@@ -178,7 +178,7 @@ def _where(volume: Volume, sample: Sample) -> str:
 def _moments(values: NDArray[Any]) -> tuple[float, float]:
     mean = float(np.mean(values, dtype=np.float64))
     # in stretches, so that no float64 copy of the sample is made
-    squares = (float(np.sum(np.square(part - mean))) for part in _stretches(values))
+    squares = (float(np.sum(np.square(stretch - mean))) for stretch in _stretches(values))
     return mean, float(np.sqrt(sum(squares) / values.size))
 
 
@@ -187,16 +187,17 @@ def _stretches(values: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
         yield values[start : start + _STRETCH].astype(np.float64)
 
 
-def _interpolated(values: NDArray[Any], wanted: list[float]) -> dict[float, float]:
-    """Percentiles in float64, whatever the element type, without sorting or a float64 copy."""
-    positions = [(values.size - 1) * (q / 100) for q in wanted]
+def _interpolated(values: NDArray[Any], qs: list[float]) -> dict[float, float]:
+    """Return percentiles in float64, whatever the element type; reorders `values` in place."""
+    positions = [(values.size - 1) * (q / 100) for q in qs]
     below = [int(position) for position in positions]
     above = [min(index + 1, values.size - 1) for index in below]
+    # puts these elements where sorting would, in linear time and without a float64 copy
     values.partition(sorted({*below, *above}))
     pairs = [(float(values[a]), float(values[b])) for a, b in zip(below, above, strict=True)]
     return {
         q: _between(a, b, position - index)
-        for q, (a, b), position, index in zip(wanted, pairs, positions, below, strict=True)
+        for q, (a, b), position, index in zip(qs, pairs, positions, below, strict=True)
     }
 
 
@@ -206,15 +207,17 @@ def _between(a: float, b: float, weight: float) -> float:
 
 
 def _check_contrast(
-    volume: Volume, found: dict[float, float], minimum: float, maximum: float
+    volume: Volume, intensities: dict[float, float], minimum: float, maximum: float
 ) -> None:
     if minimum == maximum:
         raise VolumeError(
             f"target {volume.name} is constant: every voxel looked at is {minimum:g}"
             f"{_omitted(volume)}; is it the right channel, level and region?"
         )
-    (low_q, low), (high_q, high) = next(iter(found.items())), next(reversed(found.items()))
-    if len(found) > 1 and high <= low:
+    # in the order of the request, whose first is the low and last the high percentile
+    low_q, low = next(iter(intensities.items()))
+    high_q, high = next(reversed(intensities.items()))
+    if len(intensities) > 1 and high <= low:
         raise VolumeError(
             f"target {volume.name} has no contrast: its percentiles {low_q:g} and {high_q:g} are "
             f"both {low:g} (of {minimum:g} to {maximum:g}); choose other percentiles, a --roi or "
@@ -224,6 +227,7 @@ def _check_contrast(
 
 def _omitted(volume: Volume) -> str:
     count = volume.storage_objects((0, 0, 0), volume.shape)
+    # an explanation is not worth thousands of requests
     if count > 4096 or volume.missing_chunks((0, 0, 0), volume.shape) < count:
         return ""
     return f" (the array omits all of its {count} chunks here, so that is its fill value)"

@@ -1,4 +1,4 @@
-"""A stored array seen as one zyx volume: one channel, one time point."""
+"""A stored array as one zyx volume: one channel and time point, boxes of it, reflected edges."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
 from cte_dask.volume.image import Selection, Source
 
-__all__ = ["View", "gather", "reflected"]
+__all__ = ["ZyxView", "gather", "reflected"]
 
 
 @dataclass(frozen=True)
-class View:
-    """One channel and time point of a source, as zyx.
+class ZyxView:
+    """One channel and time point of a source, with the axes z, y, x.
 
     Parameters
     ----------
     source
         The stored array.
     axes
-        Its axes, letters of ``tczyx`` in its order; a missing z is one plane.
+        Axes of the stored array, letters of ``tczyx`` in its order; a missing z is one plane.
     channel, time
-        What is taken along c and t; None if there is no such axis.
+        Index along c and t; None if the array has no such axis.
     format
-        As of :class:`~cte_dask.volume.image.Image`.
+        Reference ``"module:function"`` of the volume format from outside that found the array;
+        empty for a listed format.
     """
 
     source: Source
@@ -39,12 +40,12 @@ class View:
 
     @property
     def url(self) -> str:
-        """What `open_volume` finds the store by: its URL, after the format that it needs."""
+        """What `open_volume` finds the store by: its URL, behind the format from outside if any."""
         return f"{self.format}::{self.source.url}" if self.format else self.source.url
 
     @property
     def name(self) -> str:
-        """URL and path in one."""
+        """URL of the store and path of the array, joined."""
         return f"{self.url}/{self.source.path}" if self.source.path else self.url
 
     @property
@@ -75,9 +76,10 @@ class View:
             If stored voxels cannot be read.
         """
         data = self.source.read(self._selection(box))
-        kept = [axis for axis in self.axes if axis in "zyx"]
-        data = data.transpose([kept.index(axis) for axis in "zyx" if axis in kept])
-        return data if "z" in kept else data[np.newaxis]
+        # the source dropped c and t, which were indexed; what remains may be stored as xzy
+        spatial = [axis for axis in self.axes if axis in "zyx"]
+        data = data.transpose([spatial.index(axis) for axis in "zyx" if axis in spatial])
+        return data if "z" in spatial else data[np.newaxis]
 
     def missing(self, box: Box) -> int:
         """Return how many storage objects of a box within the array are omitted."""
@@ -85,18 +87,18 @@ class View:
 
     def _selection(self, box: Box) -> Selection:
         slices = dict(zip("zyx", map(slice, box.start, box.stop), strict=True))
-        chosen: dict[str, slice | int] = {"c": self.channel or 0, "t": self.time or 0, **slices}
-        return tuple(chosen[axis] for axis in self.axes)
+        by_axis: dict[str, slice | int] = {"c": self.channel or 0, "t": self.time or 0, **slices}
+        return tuple(by_axis[axis] for axis in self.axes)
 
 
-def gather(view: View, wanted: list[NDArray[np.intp]]) -> NDArray[Any]:
+def gather(view: ZyxView, indices: list[NDArray[np.intp]]) -> NDArray[Any]:
     """Read the voxels at the outer product of three index arrays, in one read.
 
     Parameters
     ----------
     view
         The stored array.
-    wanted
+    indices
         Indices along z, y and x; each covers one contiguous range, in any order.
 
     Returns
@@ -104,17 +106,18 @@ def gather(view: View, wanted: list[NDArray[np.intp]]) -> NDArray[Any]:
     ndarray
         The voxels (z, y, x).
     """
-    low = triple(indices.min() for indices in wanted)
-    high = triple(indices.max() + 1 for indices in wanted)
+    low = triple(along.min() for along in indices)
+    high = triple(along.max() + 1 for along in indices)
     data = view.read(Box(low, high))
-    for axis, (indices, first) in enumerate(zip(wanted, low, strict=True)):
-        if not np.array_equal(indices, np.arange(first, first + data.shape[axis])):
-            data = np.take(data, indices - first, axis=axis)
+    for axis, (along, first) in enumerate(zip(indices, low, strict=True)):
+        # away from the array's edges the box is the answer, and needs no copy
+        if not np.array_equal(along, np.arange(first, first + data.shape[axis])):
+            data = np.take(data, along - first, axis=axis)
     return np.ascontiguousarray(data)
 
 
 def reflected(start: int, stop: int, extent: int) -> NDArray[np.intp]:
-    """Return where each index of ``[start, stop)`` lies after reflection at the edges.
+    """Return the index in the array for each of ``[start, stop)``, reflected at the edges.
 
     The semantics of ``numpy.pad(mode="reflect")``: the edge voxel is not repeated, the pattern
     goes on for any distance, and a single voxel is repeated.
@@ -122,7 +125,7 @@ def reflected(start: int, stop: int, extent: int) -> NDArray[np.intp]:
     Parameters
     ----------
     start, stop
-        The wanted indices; may lie outside the array.
+        The range of indices, which may lie outside the array.
     extent
         Number of voxels along the axis.
 
@@ -137,9 +140,10 @@ def reflected(start: int, stop: int, extent: int) -> NDArray[np.intp]:
     >>> reflected(-3, 5, 3).tolist()
     [1, 2, 1, 0, 1, 2, 1, 0]
     """
-    wanted = np.arange(start, stop)
+    indices = np.arange(start, stop)
     if extent == 1:
-        return np.zeros_like(wanted)
+        return np.zeros_like(indices)
+    # 0 1 2 3 2 1 | 0 1 2 3 2 1: there and back without repeating the ends
     period = 2 * (extent - 1)
-    folded = wanted % period
+    folded = indices % period
     return np.minimum(folded, period - folded)

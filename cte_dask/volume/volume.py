@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
 from cte_dask.volume.mask import Mask
-from cte_dask.volume.view import View, gather, reflected
+from cte_dask.volume.view import ZyxView, gather, reflected
 from cte_dask.volume.voxel_size import VoxelSize
 
 __all__ = ["Volume"]
@@ -22,8 +22,8 @@ __all__ = ["Volume"]
 class Volume:
     """One channel, time point, pyramid level and region of a stored image, always zyx.
 
-    Made by :func:`~cte_dask.volume.open_volume`. It holds no open file and pickles to a few
-    hundred bytes (unless it was made of an array in memory).
+    :func:`~cte_dask.volume.open_volume` makes it. It holds no open file and pickles to a few
+    hundred bytes (unless it holds an array in memory).
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Volume:
     roi
         The region of interest, in voxels of the array.
     voxel_size
-        In nanometre, None if not known.
+        Extent of a voxel in nanometre, None if not known.
     offset
         Centre of the array's first voxel (z, y, x) from the origin of the image, in voxels of
         the level.
@@ -44,7 +44,7 @@ class Volume:
         What a report should say about how the target was opened.
     """
 
-    view: View
+    view: ZyxView
     level: int
     roi: Box
     voxel_size: VoxelSize | None
@@ -64,12 +64,12 @@ class Volume:
 
     @property
     def name(self) -> str:
-        """URL and path in one."""
+        """URL of the store and path of the array, joined."""
         return self.view.name
 
     @property
     def anonymous(self) -> bool:
-        """Whether it is read unsigned, as a public bucket is."""
+        """Whether requests are unsigned, as a public bucket takes them."""
         options = getattr(self.view.source, "storage_options", {})
         return bool(options.get("anonymous", False))
 
@@ -80,12 +80,12 @@ class Volume:
 
     @property
     def channel(self) -> int | None:
-        """The channel taken, None if there is no channel axis."""
+        """Index along the channel axis, None if there is none."""
         return self.view.channel
 
     @property
     def time(self) -> int | None:
-        """The time point taken, None if there is no time axis."""
+        """Index along the time axis, None if there is none."""
         return self.view.time
 
     @property
@@ -192,9 +192,9 @@ class Volume:
     def missing_chunks(self, start: Shape, stop: Shape) -> int:
         """Return how many chunks (or shards) of a box a sparse array omits.
 
-        They read as the fill value, legitimately; a report says so. Some thousands are looked up
-        one by one, more by listing the array's keys: ask for the whole of a dense petabyte only
-        if its keys can be listed in the time there is.
+        Omitted chunks read as the fill value, which is no error but worth a note in a report. Up
+        to some thousands are looked up one by one, more by listing all keys of the array, which
+        takes hours for a dense petabyte.
 
         Parameters
         ----------
@@ -211,7 +211,7 @@ class Volume:
         return self.view.missing(self._inside(start, stop))
 
     def storage_objects(self, start: Shape, stop: Shape) -> int:
-        """Return in how many chunks (or shards) a box within the array lies, by arithmetic.
+        """Return how many chunks (or shards) a box within the array touches; no I/O.
 
         Parameters
         ----------
@@ -225,6 +225,7 @@ class Volume:
         """
         box = self._inside(start, stop)
         spans = zip(box.start, box.stop, self.read_unit, strict=True)
+        # along each axis ceil(high / unit) - floor(low / unit)
         return math.prod(-(-high // unit) - low // unit for low, high, unit in spans)
 
     def _inside(self, start: Shape, stop: Shape) -> Box:
@@ -234,7 +235,10 @@ class Volume:
         return box
 
     def describe(self) -> dict[str, Any]:
-        """Return what was opened, as JSON takes it; no other storage option is told."""
+        """Return what was opened, ready for JSON.
+
+        Storage options may hold credentials: none but ``anonymous`` is included.
+        """
         return {
             "url": self.url,
             "path": self.path,

@@ -1,4 +1,4 @@
-"""Voxel sizes in nanometre, and the pyramid level that suits a model."""
+"""Voxel sizes in nanometre, and the choice of the pyramid level nearest to a model's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def nanometres(unit: object) -> float | None:
     """
     if not isinstance(unit, str):
         return None
-    # NFKC: one micro sign and one angstrom sign out of the two that Unicode has of each
+    # Unicode has two micro signs and two angstrom signs: NFKC leaves one of each
     word = unicodedata.normalize("NFKC", unit.strip())
     if len(word) <= 2:  # abbreviations differ by case (Mm, mm), names do not
         return NANOMETRES.get(word)
@@ -60,8 +60,8 @@ class VoxelSize:
     x: float | None
 
     def __post_init__(self) -> None:
-        known = [length for length in self.lengths if length is not None]
-        if not known or not all(math.isfinite(v) and v > 0 for v in known):
+        lengths = [length for length in self.lengths if length is not None]
+        if not lengths or not all(math.isfinite(v) and v > 0 for v in lengths):
             raise ValueError(f"voxel size {self.lengths} (z, y, x) must be positive nanometres")
 
     @property
@@ -73,7 +73,7 @@ class VoxelSize:
         return ",".join("?" if v is None else f"{v:.6g}" for v in self.lengths) + " nm"
 
     def scaled(self, factors: Sequence[float]) -> VoxelSize:
-        """Return the size of voxels that are larger.
+        """Return the size of voxels that are larger by some factors.
 
         Parameters
         ----------
@@ -104,30 +104,31 @@ class VoxelSize:
         >>> VoxelSize.parse("0.25 µm")
         VoxelSize(z=250.0, y=250.0, x=250.0)
         """
-        found = _SIZE.fullmatch(text)
-        unit = nanometres(found[2]) if found else None
-        if found is None or unit is None:
+        match = _SIZE.fullmatch(text)
+        unit = nanometres(match[2]) if match else None
+        if match is None or unit is None:
             raise ValueError(
                 f"voxel size {text!r} has no known unit: write for example '9.2,9.2,9.2 nm' "
                 "(z,y,x; nm, um, mm, angstrom, …)"
             )
-        return cls._from_lengths([_length(part, text) for part in found[1].split(",")], unit, text)
+        lengths = [_length(number, text) for number in match[1].split(",")]
+        return cls._from_lengths(lengths, unit, text)
 
     @classmethod
     def _from_lengths(cls, lengths: list[float | None], unit: float, text: str) -> VoxelSize:
         # rounding removes what the factor adds in the last digit: 0.28 µm is 280 nm
-        known = [None if v is None else float(f"{v * unit:.12g}") for v in lengths]
-        if len(known) == 1:
-            return cls(known[0], known[0], known[0])
-        if len(known) == 2:
-            return cls(None, *known)
-        if len(known) != 3:
+        in_nm = [None if v is None else float(f"{v * unit:.12g}") for v in lengths]
+        if len(in_nm) == 1:
+            return cls(in_nm[0], in_nm[0], in_nm[0])
+        if len(in_nm) == 2:
+            return cls(None, *in_nm)
+        if len(in_nm) != 3:
             raise ValueError(f"voxel size {text!r}: want one, two (y,x) or three (z,y,x) lengths")
-        return cls(*known)
+        return cls(*in_nm)
 
     @classmethod
     def of(cls, value: VoxelSizeLike) -> VoxelSize:
-        """Return a voxel size given in any of the forms that are taken.
+        """Return a voxel size from any of the forms that options and functions accept.
 
         Parameters
         ----------
@@ -157,53 +158,53 @@ class VoxelSize:
 VoxelSizeLike = VoxelSize | str | Sequence[float | None]
 
 
-def _length(part: str, text: str) -> float | None:
-    if part.strip() == "?":
+def _length(number: str, text: str) -> float | None:
+    if number.strip() == "?":
         return None
     try:
-        return float(part)
+        return float(number)
     except ValueError:
-        raise ValueError(f"voxel size {text!r}: {part.strip()!r} is not a length") from None
+        raise ValueError(f"voxel size {text!r}: {number.strip()!r} is not a length") from None
 
 
-def mismatch(size: VoxelSize, wanted: VoxelSize) -> tuple[float, float] | None:
+def mismatch(size: VoxelSize, reference: VoxelSize) -> tuple[float, float] | None:
     """Return how far two voxel sizes are apart, as |log ratio|, in the plane and along z.
 
     Parameters
     ----------
-    size, wanted
+    size, reference
         The voxel sizes; only axes that both know count.
 
     Returns
     -------
     tuple of float or None
-        Mean of |log(size / wanted)| over y and x, and |log(size / wanted)| along z; 0 for a part
-        that is not known, None if no axis is known to both.
+        Mean of |log(size / reference)| over y and x, and |log(size / reference)| along z, each 0
+        where one of them does not know; None if no axis is known to both.
     """
-    pairs = zip(size.lengths, wanted.lengths, strict=True)
-    z, *plane = [abs(math.log(a / b)) if a and b else None for a, b in pairs]
-    known = [v for v in plane if v is not None]
-    if z is None and not known:
+    pairs = zip(size.lengths, reference.lengths, strict=True)
+    z, y, x = [abs(math.log(a / b)) if a and b else None for a, b in pairs]
+    plane = [v for v in (y, x) if v is not None]
+    if z is None and not plane:
         return None
-    return (sum(known) / len(known) if known else 0.0), (z or 0.0)
+    return (sum(plane) / len(plane) if plane else 0.0), (z or 0.0)
 
 
-def nearest_level(sizes: Sequence[VoxelSize | None], wanted: VoxelSize) -> int | None:
-    """Return the pyramid level whose voxels are nearest to the wanted size.
+def nearest_level(sizes: Sequence[VoxelSize | None], reference: VoxelSize) -> int | None:
+    """Return the pyramid level whose voxels are nearest to a reference size.
 
-    The plane decides first, z breaks ties, the finer level breaks what is left.
+    The plane decides; of levels alike in the plane z decides, and then the finer level wins.
 
     Parameters
     ----------
     sizes
         Voxel size of each level, None where not known.
-    wanted
+    reference
         For example the voxel size a model was trained at.
 
     Returns
     -------
     int or None
-        The level; None if no level shares a known axis with ``wanted``.
+        The level; None if no level shares a known axis with ``reference``.
 
     Examples
     --------
@@ -211,9 +212,10 @@ def nearest_level(sizes: Sequence[VoxelSize | None], wanted: VoxelSize) -> int |
     >>> nearest_level(sizes, VoxelSize(None, 9.2, 9.2))
     1
     """
+    # rounded, so that the last bits of a logarithm decide no tie
     distances = [
-        (round(found[0], 9), round(found[1], 9), level)
+        (round(distance[0], 9), round(distance[1], 9), level)
         for level, size in enumerate(sizes)
-        if size is not None and (found := mismatch(size, wanted)) is not None
+        if size is not None and (distance := mismatch(size, reference)) is not None
     ]
     return min(distances)[2] if distances else None

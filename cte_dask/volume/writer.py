@@ -1,4 +1,4 @@
-"""A small OME-Zarr writer, for examples, tests and results."""
+"""Writes small OME-Zarr images, for examples, tests and results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_ome_zarr(
     Parameters
     ----------
     path
-        Where; a local path or an fsspec URL that can be written.
+        Local path or writable fsspec URL of the group.
     image
         The image, of which a pyramid is made (means of 2 along z, y and x, where there is more
         than one voxel), or the levels of a pyramid, finest first.
@@ -68,7 +68,7 @@ def write_ome_zarr(
     name
         Name of the image.
     overwrite
-        Replace what is there.
+        Whether to replace an image that is there.
 
     Raises
     ------
@@ -105,12 +105,12 @@ class _Layout:
 
     def spatial(self) -> _Layout:
         """Return the layout of an image without time and channels."""
-        kept = [i for i, axis in enumerate(self.axes) if axis in "zyx"]
+        positions = [i for i, axis in enumerate(self.axes) if axis in "zyx"]
         return replace(
             self,
-            axes="".join(self.axes[i] for i in kept),
-            chunks=[self.chunks[i] for i in kept],
-            shards=None if self.shards is None else [self.shards[i] for i in kept],
+            axes="".join(self.axes[i] for i in positions),
+            chunks=[self.chunks[i] for i in positions],
+            shards=None if self.shards is None else [self.shards[i] for i in positions],
         )
 
     def write_levels(self, group: zarr.Group, levels: Sequence[NDArray[Any]]) -> None:
@@ -154,18 +154,19 @@ class _Layout:
     def _described_axes(self) -> list[dict[str, str]]:
         described = []
         for axis in self.axes:
-            known = axis in "zyx" and getattr(self.voxel_size, axis) is not None
+            has_size = axis in "zyx" and getattr(self.voxel_size, axis) is not None
             described.append({"name": axis, "type": _KINDS[axis]})
-            described[-1] |= {"unit": "nanometer"} if known else {}
+            described[-1] |= {"unit": "nanometer"} if has_size else {}
         return described
 
     def _steps(
         self, first: tuple[int, ...], shape: tuple[int, ...], centred: bool
     ) -> list[dict[str, Any]]:
         scale, shift = [], []
-        for axis, whole, extent in zip(self.axes, first, shape, strict=True):
+        for axis, finest, extent in zip(self.axes, first, shape, strict=True):
             length = getattr(self.voxel_size, axis, None) or 1.0
-            factor = 2 ** round(math.log2(whole / extent)) if axis in "zyx" else 1
+            # halving rounds up, so that the ratio of extents is only nearly a power of two
+            factor = 2 ** round(math.log2(finest / extent)) if axis in "zyx" else 1
             scale.append(length * factor)
             # the centre of a mean of f voxels lies (f - 1) / 2 voxels after that of the first
             shift.append(length * (factor - 1) / 2 if centred else 0.0)
@@ -207,17 +208,18 @@ def _check(
 
 
 def _check_labels(labels: Mapping[str, NDArray[Any]], axes: str, shape: tuple[int, ...]) -> None:
-    wanted = tuple(n for axis, n in zip(axes, shape, strict=True) if axis in "zyx")
+    expected = tuple(n for axis, n in zip(axes, shape, strict=True) if axis in "zyx")
     for name, values in labels.items():
-        if values.dtype.kind not in "ui" or values.shape != wanted:
+        if values.dtype.kind not in "ui" or values.shape != expected:
             raise ValueError(
                 f"labels {name!r} are {values.dtype} of shape {values.shape}: "
-                f"want integers of shape {wanted}"
+                f"want integers of shape {expected}"
             )
 
 
 def _new_group(path: str | os.PathLike[str], version: Version, *, overwrite: bool) -> zarr.Group:
     url = absolute(path)
+    # zarr deletes whatever is at the path before it writes: never a folder that is no zarr
     if not is_url(url) and os.path.exists(url):
         if not overwrite:
             raise VolumeError(f"{url} exists already: choose another path or overwrite=True")

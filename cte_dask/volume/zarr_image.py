@@ -1,4 +1,4 @@
-"""Targets that are zarr: arrays, groups of one array, and OME-Zarr images."""
+"""Targets that are zarr arrays, groups of one array, or OME-Zarr images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["find_zarr"]
 
 @dataclass(frozen=True)
 class _Place:
-    """A path in a store, and how to open what is there."""
+    """A path in a store; opens what is there."""
 
     url: str
     path: str
@@ -72,6 +72,7 @@ def find_zarr(target: object, storage_options: Mapping[str, Any]) -> Image | Non
 
 def _place_of(node: zarr.Array[Any] | zarr.Group) -> _Place:
     store, path = node.store_path.store, node.store_path.path
+    # a local store is opened again by path, so that the target pickles small; others are pickled
     if type(store) is LocalStore:
         return _Place(absolute(store.root), path, {})
     return _Place(str(store), path, {}, store)
@@ -126,10 +127,10 @@ def _only_array_image(place: _Place, group: zarr.Group) -> Image:
         ) from error
     arrays = sorted(name for name, node in members.items() if isinstance(node, zarr.Array))
     if len(arrays) != 1:
-        held = f"holds {len(arrays)} arrays" if arrays else "holds no array that can be listed"
+        content = f"holds {len(arrays)} arrays" if arrays else "holds no array that can be listed"
         choice = ", ".join(arrays or sorted(members))
         raise VolumeError(
-            f"{place.name} is a group without OME-Zarr metadata that {held}: "
+            f"{place.name} is a group without OME-Zarr metadata that {content}: "
             f"name one{': ' + choice if choice else ''}"
         )
     below = place.below(arrays[0])

@@ -1,4 +1,4 @@
-"""A zarr array as a source: its facts, its reads, and its omitted chunks."""
+"""A zarr array as a source: its shape and type, its reads, and its omitted chunks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from cte_dask.volume.image import Selection, checked_dtype
 
 __all__ = ["ZarrSource", "open_node", "open_zarr_source", "strict_store"]
 
-_ASKED_ONE_BY_ONE = 8192
-_KEPT_OPEN = 128
-_ASKED_AT_MOST = 2**20
-_CONCURRENT = 32
+_LOOKED_UP = 8192  # more keys are listed, where the store can list
+_MOST_LOOKED_UP = 2**20  # of a store that cannot list
+_MOST_OPEN = 128  # arrays a process holds open
+_CONCURRENT = 32  # requests in flight
+# the key of a chunk below its array: c/0/1 (v3), or 0/1 or 0.1 (v2)
 _CHUNK_KEY = re.compile(r"(?:c[/.])?(\d+(?:[/.]\d+)*)")
 
 _Opened = tuple[zarr.Array[Any], StrictStore]
@@ -46,11 +47,12 @@ class ZarrSource:
     url, path
         URL or absolute path of the store, and the array's path in it.
     shape, dtype, chunks, shards, fill_value
-        As in :class:`~cte_dask.volume.image.Source`.
+        Extents, element type, chunks and fill value; :class:`~cte_dask.volume.image.Source` defines
+        them.
     storage_options
         What fsspec needs to open the URL; not shown, since it may hold credentials.
     store
-        A store given from Python that has no URL; None otherwise.
+        A store from Python that has no URL; None otherwise.
     """
 
     url: str
@@ -64,7 +66,7 @@ class ZarrSource:
     store: Store | None = field(default=None, repr=False, compare=False)
 
     def read(self, selection: Selection) -> NDArray[Any]:
-        """Return the selected elements in one zarr read, tried again where it fails.
+        """Return the selected elements in one zarr read; a failed read is repeated.
 
         Raises
         ------
@@ -86,6 +88,7 @@ class ZarrSource:
         array, store = self._array()
         misses = store.misses
         data = np.asarray(array[selection])
+        # a missing object is an omitted chunk, or the first sign that the array was deleted
         if store.misses > misses:
             _check_still_there(array, store)
         return data
@@ -101,17 +104,18 @@ class ZarrSource:
         VolumeReadError
             If the store cannot tell.
         """
+        # only shards are objects of the store; the chunks in one are not
         unit = self.shards or self.chunks
         ranges = [_chunk_range(s, c) for s, c in zip(selection, unit, strict=True)]
         total = math.prod(len(indices) for indices in ranges)
         # a plain web server has no listing to rely on
         listable = not self.url.startswith(("http://", "https://"))
-        if total > _ASKED_AT_MOST and not listable:
+        if total > _MOST_LOOKED_UP and not listable:
             raise VolumeReadError(
                 f"{total} chunks of {self._name} are too many to ask a server for"
             )
         try:
-            if total > _ASKED_ONE_BY_ONE and listable:
+            if total > _LOOKED_UP and listable:
                 return total - self._count_listed(ranges)
             return total - self._count_present(product(*ranges))
         except MemoryError:
@@ -141,20 +145,20 @@ class ZarrSource:
         return f"{self.url}/{self.path}" if self.path else self.url
 
     def _array(self) -> _Opened:
-        # held while opening: once per process, however many threads ask
+        # the lock covers the opening: once per process, however many threads ask
         with _lock:
             return _opened.get(self._key()) or self.keep(self._reopen())
 
     def keep(self, opened: _Opened) -> _Opened:
-        """Note the array as this process's opening of the recipe."""
+        """Hold the array open for this process; forget the oldest of too many."""
         with _lock:
             _opened[self._key()] = opened
-            if len(_opened) > _KEPT_OPEN:
+            if len(_opened) > _MOST_OPEN:
                 del _opened[next(iter(_opened))]
         return opened
 
     def _key(self) -> tuple[object, ...]:
-        # the key holds the store given from Python, so that its id stays its own
+        # id(store) identifies a store from Python: the key holds it, so that no other gets its id
         return os.getpid(), self, repr(sorted(self.storage_options.items())), id(self.store)
 
     def _reopen(self) -> _Opened:
@@ -169,7 +173,7 @@ class ZarrSource:
 def open_zarr_source(
     url: str, path: str, *, storage_options: Mapping[str, Any], store: Store | None = None
 ) -> ZarrSource:
-    """Open a zarr array and note its facts.
+    """Open a zarr array and describe it.
 
     Parameters
     ----------
@@ -202,7 +206,7 @@ def open_zarr_source(
         storage_options=storage_options,
         store=store,
     )
-    # replaces what this process kept of an array that was there before
+    # replaces an array that this process opened at the same place before it was rewritten
     source.keep((node, opened_store))
     return source
 
@@ -210,7 +214,7 @@ def open_zarr_source(
 def strict_store(url: str, storage_options: Mapping[str, Any], store: Store | None) -> StrictStore:
     """Return the given store, or the one at the URL, read-only and refusing truncated objects."""
     opened = open_store(url, storage_options) if store is None else store
-    # a store that can be written would be copied by zarr, and the copy not be the one asked here
+    # zarr copies a writable store to read from it, and misses would be counted in the copy
     return StrictStore(opened if opened.read_only else opened.with_read_only(True))
 
 
@@ -220,7 +224,7 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
     Parameters
     ----------
     url
-        Where the store is, for messages.
+        URL or path of the store, for messages.
     store
         The store.
     path
@@ -236,7 +240,7 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
         return zarr.open(store, path=path, mode="r")
     except FileNotFoundError as error:
         raise VolumeError(_why_not_found(name)) from error
-    except StorageError as error:  # names the place and the remedy itself
+    except StorageError as error:  # its message names the place and the remedy already
         raise VolumeError(cause(error)) from error
     except PermissionError as error:
         raise VolumeError(f"{name}: no permission to read it: {cause(error)}") from error
@@ -269,7 +273,7 @@ async def _count(store: StrictStore, keys: Iterable[str]) -> int:
 
 
 def _check_still_there(array: zarr.Array[Any], store: StrictStore) -> None:
-    """Tell an omitted chunk from a whole array that was deleted or unmounted meanwhile."""
+    """Raise if the array was deleted or unmounted meanwhile: its metadata are gone then too."""
     metadata = ".zarray" if array.metadata.zarr_format == 2 else "zarr.json"
     if not sync(store.present(_key(array, metadata))):
         raise FileNotFoundError(f"the array is no longer there ({metadata} is gone)")
@@ -293,5 +297,5 @@ def _chunk_range(selected: slice | int, chunk: int) -> range:
 
 
 def _shown(selection: Selection) -> str:
-    parts = (f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in selection)
-    return "[" + ",".join(parts) + "]"
+    extents = (f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in selection)
+    return "[" + ",".join(extents) + "]"
