@@ -28,14 +28,14 @@ class BankError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ModelBank:
-    """Some source models, in the order of the bank.
+    """Source models to rank, in the order of the bank.
 
     Parameters
     ----------
     models
         At least one; their names are unique.
     path
-        The file or URL they were read from, if any.
+        File or URL that they were read from, if any.
 
     Raises
     ------
@@ -76,22 +76,22 @@ class ModelBank:
         raise BankError(f"{self._where}{unknown('model', name, self.names)}")
 
     def select(self, names: Iterable[str]) -> ModelBank:
-        """Return the bank of some models only.
+        """Return a bank of some of the models.
 
         Parameters
         ----------
         names
-            The models, in the order wanted.
+            Names of the models, in the order that the result has.
 
         Raises
         ------
         BankError
-            If a name is not in the bank, appears twice, or none is given.
+            If a name is not in the bank or appears twice, or `names` is empty.
         """
         return ModelBank(tuple(self[name] for name in names), self.path)
 
     def digest(self) -> str:
-        """Return a SHA-256 over the models, whatever their order and wherever the bank lies."""
+        """Return a SHA-256 over the models; neither their order nor the bank's path matters."""
         digests = sorted(spec.digest() for spec in self.models)
         return hashlib.sha256(canonical_json(digests).encode()).hexdigest()
 
@@ -102,17 +102,17 @@ def load_bank(path: str | PathLike[str]) -> ModelBank:
     Parameters
     ----------
     path
-        File of schema ``cte-bank/1``. Relative sources inside are relative to it.
+        File of schema ``cte-bank/1``; sources in it are relative to its folder.
 
     Returns
     -------
     ModelBank
-        What the file says, checked; no weights are read and torch is not imported.
+        The checked models; no weights are read and torch is not imported.
 
     Raises
     ------
     BankError
-        With one line naming the file, the model, the key and what is accepted.
+        If the file cannot be read; one line names file, model, key and what is accepted.
     """
     where = fspath(path)
     try:
@@ -133,7 +133,7 @@ def _read(where: str) -> str:
     try:
         with open_file(where, "rb") as file:
             data = cast("bytes", file.read(safe_yaml.MAX_BYTES + 1))
-    # Whatever the file system of the URL raises, the reader needs its reason in one line.
+    # Each file system raises types of its own; the reader needs the reason in one line.
     except Exception as error:
         raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from error
     if len(data) > safe_yaml.MAX_BYTES:
@@ -172,7 +172,7 @@ def _spec(where: str, name: str, entry: Any) -> ModelSpec:
 
 
 def _located(where: str, entry: dict[str, Any]) -> dict[str, str]:
-    """Return the source as an absolute path or URL."""
+    """Return the entry's ``source`` as an absolute path or URL; nothing where it is neither."""
     source = entry.get("source")
     if not isinstance(source, str) or not source or entry.get("format") == "python":
         return {}
@@ -186,6 +186,6 @@ def _located(where: str, entry: dict[str, Any]) -> dict[str, str]:
 
 
 def _joined(base: str, source: str) -> str:
-    # urljoin knows the schemes of browsers only: borrow one, then put the real one back.
+    # urljoin joins URLs of known schemes only, not s3:// or gs://: borrow http, then put back ours.
     scheme, _, rest = base.partition("://")
     return f"{scheme}://{urljoin(f'http://{rest}', source).removeprefix('http://')}"

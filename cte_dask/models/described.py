@@ -1,4 +1,4 @@
-"""What a package says about its own model, under what the bank says. No torch."""
+"""Completes a bank's entry by what the package says about its model. No torch."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _READERS = {
 
 
 def described(spec: ModelSpec, path: Path | None = None) -> ModelSpec:
-    """Return a model with what its package says filled in, where the bank says nothing.
+    """Return a model completed by its package: what the bank leaves out, the package fills in.
 
     Parameters
     ----------
     spec
-        What the bank says: every key given there wins.
+        The bank's entry; its keys win over the package's.
     path
-        The verified package on this machine; fetched when left out.
+        The verified package on this machine; None fetches it.
 
     Returns
     -------
     ModelSpec
-        The model itself for formats without a description; describing it again changes nothing.
+        The completed model; `spec` itself for formats without a description.
 
     Raises
     ------
@@ -50,21 +50,22 @@ def described(spec: ModelSpec, path: Path | None = None) -> ModelSpec:
     if reader is None:
         return spec
     entry: dict[str, Any] = resolve(reader)(spec, path or fetch(spec))
-    given = spec.model_dump(exclude_unset=True)
+    bank_entry = spec.model_dump(exclude_unset=True)
     axes = entry.get("axes", spec.axes)
-    if given.get("axes", axes) != axes:
-        raise ValueError(f"axes {given['axes']} in the bank, {axes} in the package")
-    output = {**entry.get("output", {}), **given.get("output", {})}
+    if bank_entry.get("axes", axes) != axes:
+        raise ValueError(f"axes {bank_entry['axes']} in the bank, {axes} in the package")
+    # merged key by key: a bank that names the threshold alone keeps the package's activation
+    output = {**entry.get("output", {}), **bank_entry.get("output", {})}
     try:
-        return ModelSpec.model_validate({**entry, **given, "output": output})
+        return ModelSpec.model_validate({**entry, **bank_entry, "output": output})
     except ValidationError as error:
         raise ValueError(one_line(error)) from error
 
 
 def described_bank(bank: ModelBank) -> ModelBank:
-    """Return a bank with every model described; one that cannot be is left for its loading to say.
+    """Return a bank with every model :func:`described`.
 
-    See :func:`described`.
+    A model whose description fails stays as it is: loading it will raise the reason.
     """
     return replace(bank, models=tuple(_or_same(spec) for spec in bank))
 

@@ -1,4 +1,4 @@
-"""The formats that a model may come in. No torch until one is loaded."""
+"""The formats of source models, each with its loader. No torch before one is resolved."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ FORMATS = Registry(
         "python": "cte_dask.models.formats.python:PythonFactory",
     },
 )
-"""Name of a format and where its loader is defined, a class without arguments."""
+"""Name of each format and where its loader is defined, a class that is called without arguments."""

@@ -1,4 +1,4 @@
-"""Loading a model of a bank: whatever is wrong with it is one line, and never stops the bank."""
+"""Loads a model of a bank; any failure becomes one line, and never stops the other models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_network(
     spec
         The model.
     device
-        Where it will run.
+        Device that it will run on.
     dtype
         Floating type of its weights.
 
@@ -40,8 +40,8 @@ def load_network(
     Raises
     ------
     ModelError
-        ``model 'name': reason`` in one line, whatever went wrong, except for running out of
-        memory: that is no fault of the model and is raised as it is.
+        If the model cannot be loaded; one line ``model 'name': reason``. A lack of memory is no
+        fault of the model: its own error is raised.
     """
     try:
         network = find_loader(spec.format).load(spec, fetch(spec))
@@ -49,13 +49,13 @@ def load_network(
         return _placed(_one_output(network, spec.output.index), torch.device(device), dtype)
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    # A loader runs other people's code and formats: every failure is a reason to leave one out.
+    # A loader runs other people's code and formats: any failure excludes this model alone.
     except Exception as error:
         raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
 
 
-class _Selected(nn.Module):
-    """A network of which one output is taken."""
+class _OutputSelector(nn.Module):
+    """A network of several outputs that returns one of them."""
 
     def __init__(self, network: nn.Module, index: int | str) -> None:
         super().__init__()
@@ -66,12 +66,14 @@ class _Selected(nn.Module):
 
 
 def _one_output(network: Network, index: int | str | None) -> Network:
-    """Make a network with several outputs give the one asked for."""
+    """Return a network that returns one output; of several, that of `index`."""
     if network.kind in ("script", "graph"):
-        # TorchScript takes no hooks; these layers are found by node, so that a wrapper hides none
-        wrapped = network.forward if index is None else _Selected(network.forward, index)
+        # TorchScript takes no hooks. A wrapper shifts the names of modules, but the layers of these
+        # two kinds are found by graph node, not by module name
+        wrapped = network.forward if index is None else _OutputSelector(network.forward, index)
         return dataclasses.replace(network, forward=wrapped)
 
+    # a hook in place of a wrapper, so that modules keep the names that the bank uses
     def pick(_module: nn.Module, _args: object, output: object) -> torch.Tensor:
         return _picked(output, index)
 
@@ -85,11 +87,11 @@ def _picked(output: object, index: int | str | None) -> torch.Tensor:
     if index is None:
         raise ValueError(f"it gives {_described(output)}: name one with output.index")
     try:
-        chosen: torch.Tensor = output[index]  # type: ignore[index]
+        tensor: torch.Tensor = output[index]  # type: ignore[index]
     except (KeyError, IndexError, TypeError):
         message = f"output.index {index!r} is not there: it gives {_described(output)}"
         raise ValueError(message) from None
-    return chosen
+    return tensor
 
 
 def _described(output: object) -> str:
@@ -111,7 +113,7 @@ def _placed(network: Network, device: torch.device, dtype: torch.dtype) -> Netwo
     module = network.forward
     if network.kind == "graph" and dtype != torch.float32:
         raise ValueError(f"an exported program runs in the type it was exported in, not {dtype}")
-    if network.kind != "graph":
+    if network.kind != "graph":  # an exported graph refuses eval()
         module = module.eval()
     if network.kind != "graph" or device.type != "cpu":
         module = module.to(device=device, dtype=dtype)

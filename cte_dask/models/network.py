@@ -17,7 +17,7 @@ __all__ = ["Loader", "ModelError", "Network", "find_loader"]
 
 
 class ModelError(ValueError):
-    """A model that cannot be used; from ``load_network`` one line naming it and the reason."""
+    """A model cannot be used; ``load_network`` names it and the reason in one line."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,16 +29,16 @@ class Network:
     forward
         Maps float (N, C, [z,] y, x) to float (N, C_out, [z,] y, x).
     kind
-        ``"module"`` an ordinary ``nn.Module``, ``"graph"`` an exported graph module, ``"script"``
-        a TorchScript module, ``"opaque"`` something whose inside cannot be reached.
+        ``"module"`` for an ordinary ``nn.Module``, ``"graph"`` for an exported graph module,
+        ``"script"`` for a TorchScript module, ``"opaque"`` where no layer can be reached.
     fixed_shape
-        The input shape (N, C, [z,] y, x) where the network accepts only one extent, None where
-        it accepts several; None as a whole when every extent is free.
+        The only extent accepted along each of (N, C, [z,] y, x), None along an axis that accepts
+        several; None in place of the tuple when all are free.
     notes
         What a reader of ``cte models check`` should know.
     code
-        Names what was built, weights aside: networks of equal `code` differ in weights alone.
-        Empty where that is not known.
+        Identifies the architecture: networks of equal `code` differ in weights alone. Empty where
+        the architecture is not known.
     """
 
     forward: torch.nn.Module
@@ -49,7 +49,7 @@ class Network:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The only batch size accepted, None when any is."""
+        """The only batch size accepted, None when any size is."""
         return None if self.fixed_shape is None else self.fixed_shape[0]
 
     @property
@@ -68,14 +68,14 @@ class Loader(Protocol):
         Parameters
         ----------
         spec
-            What the bank says about the model.
+            The bank's entry of the model.
         path
             The verified weights on this machine; for format ``python`` not a file.
 
         Raises
         ------
         ValueError
-            With the reason in one line, without the model's name.
+            If it cannot be loaded; one line with the reason, without the model's name.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""Reading model packages somebody else made: a folder or a zip, bounded, nothing outside of it.
+"""Reads other people's model packages, a folder or a zip: bounded, and nothing outside of it.
 
-Only the files that a format asks for by name are opened; a zip is never unpacked as a whole.
+A format names the files that are opened; a zip is never unpacked as a whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Package", "folder_digest"]
 MAX_FILES = 10_000
 MAX_TEXT = 1_000_000
 MAX_EXPANSION = 100
-"""How many times larger than the archive its content may be; weights hardly shrink at all."""
+"""Largest ratio of a zip's content to its size, against zip bombs; weights hardly shrink at all."""
 
 _SMALL = 256 * 1024 * 1024
 _PIECE = 1 << 20
@@ -39,8 +39,8 @@ class Package:
     Raises
     ------
     ValueError
-        If it is neither, or a zip with entries that could be written elsewhere or that expand to
-        more than :data:`MAX_EXPANSION` times its size.
+        If it is none of these, or a zip with entries that lead out of it or expand to more than
+        :data:`MAX_EXPANSION` times its size.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Package:
 
     @property
     def root(self) -> Path:
-        """The folder that names are relative to (of an archive: the one it lies in)."""
+        """The folder that names are relative to; for an archive, the folder that holds it."""
         return self.path if self.path.is_dir() else self.path.parent
 
     def names(self) -> list[str]:
@@ -90,7 +90,7 @@ class Package:
 
     @contextmanager
     def files(self, *names: str) -> Iterator[tuple[Path, ...]]:
-        """Give files of the package as files of one folder on this machine, while in use.
+        """Yield paths of some files of the package, all in one folder, valid within the context.
 
         Raises
         ------
@@ -130,27 +130,31 @@ def folder_digest(folder: Path) -> str:
     ValueError
         If a link leads out of the folder, or it holds more than :data:`MAX_FILES` files.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in _files(folder):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder).as_posix()}\n{content}\n".encode())
-    return whole.hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{content}\n".encode())
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> Sequence[Path]:
-    found = []
+    files = []
     for path in folder.rglob("*"):
         if path.is_dir() and not path.is_symlink():
             continue
-        found.append(_inside(folder, path.relative_to(folder).as_posix()))
-        if len(found) > MAX_FILES:
+        files.append(_inside(folder, path.relative_to(folder).as_posix()))
+        # while listing: a folder may lie on a huge disk
+        if len(files) > MAX_FILES:
             raise ValueError(f"{folder} holds more than {MAX_FILES} files: no model package")
-    return sorted(found)
+    return sorted(files)
 
 
 def _inside(root: Path, name: str) -> Path:
-    """Return a file of a folder; not resolved, so that its neighbours stay its neighbours."""
+    """Return the path of a file in a folder, after checking where its links lead.
+
+    The path keeps its links: a link into a cache has its neighbours beside it, its target has not.
+    """
     path = root / name
     real = path.resolve()
     if not real.is_relative_to(root.resolve()):
@@ -183,6 +187,7 @@ def _check_zip(path: Path) -> None:
         raise ValueError(f"{path.name} holds more than {MAX_FILES} files: no model package")
     for entry in entries:
         _check_name(entry.filename)
+        # the upper half of external_attr holds the Unix mode
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise ValueError(f"{path.name}: {entry.filename} is a link, not a file")
     names = [entry.filename for entry in entries]

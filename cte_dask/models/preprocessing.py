@@ -1,9 +1,9 @@
-"""From raw intensities to what a network expects, in one pass over the array where possible.
+"""Turns raw intensities into a network's input, in one pass over the array where possible.
 
-Most steps are affine once their statistics are known. Consecutive affine steps are folded, in
-float64, into one gain and offset that are applied once in float32. Statistics of the whole target
-are given in raw units and pushed through the steps before; statistics of the tile are taken from
-the array and pushed the same way, so that both scopes fold alike.
+Most steps are affine once their statistics are known. Consecutive affine steps fold, in float64,
+into one gain and offset, which is applied once in float32. A step needs the statistics of what the
+step before it returns: those of the raw target, or of the array for scope ``tile``, are carried
+through the earlier steps by arithmetic, without applying these to the array.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ class Statistics(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Affine:
-    """``gain · x + offset``; `then` composes two."""
+    """The map x -> gain · x + offset."""
 
     gain: float = 1.0
     offset: float = 0.0
 
     def then(self, after: _Affine) -> _Affine:
+        """Return the map that applies this one first, then `after`."""
         return _Affine(after.gain * self.gain, after.gain * self.offset + after.offset)
 
     def __call__(self, value: float) -> float:
@@ -65,16 +66,17 @@ class _Affine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """Statistics as the next step sees them: `source`, then everything in `passed`."""
+class _Transformed:
+    """Statistics of `source` after the steps in `passed`."""
 
     source: Statistics
     passed: tuple[_Affine | Clip | EnsureDtype, ...] = ()
 
-    def after(self, step: _Affine | Clip | EnsureDtype) -> _Seen:
-        return _Seen(self.source, (*self.passed, step))
+    def after(self, step: _Affine | Clip | EnsureDtype) -> _Transformed:
+        return _Transformed(self.source, (*self.passed, step))
 
     def percentile(self, q: float) -> float:
+        # a negative gain turns the order around: the 1st percentile becomes the 99th
         mirrored = math.prod(s.gain for s in self.passed if isinstance(s, _Affine)) < 0
         value = float(self.source.percentile(100.0 - q if mirrored else q))
         for step in self.passed:
@@ -82,7 +84,7 @@ class _Seen:
         return value
 
     def moments(self) -> tuple[float, float]:
-        """Mean and standard deviation; known only as long as every step was affine."""
+        """Return mean and standard deviation; raise if a step in `passed` is not affine."""
         affine = _Affine()
         for step in self.passed:
             if not isinstance(step, _Affine):
@@ -92,8 +94,8 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _OfArray:
-    """The statistics of one array, computed when asked for."""
+class _ArrayStatistics:
+    """The statistics of one array, computed on access."""
 
     x: Array
 
@@ -117,12 +119,12 @@ def preprocess(
     Parameters
     ----------
     x
-        Raw intensities of any shape and real dtype, NumPy or CuPy; integers may have become floats
-        by a perturbation.
+        Raw intensities of any shape and real dtype, NumPy or CuPy; a perturbation may have turned
+        integers into floats.
     steps
         The steps in order.
     statistics
-        Of the whole target in raw units; needed only for steps of scope volume.
+        Statistics of the whole target in raw units; only steps of scope volume need them.
 
     Returns
     -------
@@ -142,51 +144,53 @@ def preprocess(
     """
     if x.size == 0:
         raise ValueError(f"nothing to preprocess: the array has shape {x.shape}")
-    whole = None if statistics is None else _Seen(statistics)
+    # of the target, up to the last clip or cast; `pending` holds the affine steps since then
+    of_target = None if statistics is None else _Transformed(statistics)
     pending = _Affine()
     for step in steps:
         parameters = step.parameters
         if isinstance(parameters, EnsureDtype) and not step.bends:
             continue  # everything is computed in floating point as it is
         if isinstance(parameters, Clip | EnsureDtype):
-            if whole is not None:
-                whole = whole.after(pending).after(parameters)
+            if of_target is not None:
+                of_target = of_target.after(pending).after(parameters)
             x, pending = _bend(_apply(x, pending), parameters), _Affine()
         else:
-            seen = _Seen(_OfArray(x)) if step.scope == "tile" else whole
-            seen = None if seen is None else seen.after(pending)
-            pending = pending.then(_affine(parameters, seen))
+            of_input = _Transformed(_ArrayStatistics(x)) if step.scope == "tile" else of_target
+            of_input = None if of_input is None else of_input.after(pending)
+            pending = pending.then(_affine(parameters, of_input))
     return _apply(x, pending)
 
 
 def required_percentiles(spec: ModelSpec) -> set[float]:
-    """Return the percentiles of the whole target that a model's preprocessing asks for."""
-    wanted: set[float] = set()
+    """Return the percentiles of the whole target that a model's preprocessing needs."""
+    percentiles: set[float] = set()
     gain = 1.0
     for step in spec.preprocessing:
         parameters = step.parameters
         if isinstance(parameters, ScaleRange) and step.scope == "volume":
             ends = {parameters.min_percentile, parameters.max_percentile}
-            wanted |= ends if gain >= 0 else {100.0 - q for q in ends}
+            # see `_Transformed.percentile`
+            percentiles |= ends if gain >= 0 else {100.0 - q for q in ends}
         if isinstance(parameters, ScaleLinear):
             gain *= parameters.gain
-    return wanted
+    return percentiles
 
 
-def _affine(parameters: Parameters, seen: _Seen | None) -> _Affine:
-    """Return the gain and offset of a step that has them, from the statistics it sees."""
+def _affine(parameters: Parameters, statistics: _Transformed | None) -> _Affine:
+    """Return the gain and offset of an affine step, given the statistics of its input."""
     if isinstance(parameters, ScaleLinear):
         return _Affine(parameters.gain, parameters.offset)
     if isinstance(parameters, FixedZeroMeanUnitVariance):
         return _centred(parameters.mean, parameters.std)
-    if seen is None:
+    if statistics is None:
         raise ValueError("a preprocessing step of scope volume needs the target's statistics")
     if isinstance(parameters, ScaleRange):
-        low = _finite(seen.percentile(parameters.min_percentile))
-        high = _finite(seen.percentile(parameters.max_percentile))
+        low = _finite(statistics.percentile(parameters.min_percentile))
+        high = _finite(statistics.percentile(parameters.max_percentile))
         return _centred(low, high - low + parameters.eps)
     if isinstance(parameters, ZeroMeanUnitVariance):
-        mean, std = seen.moments()
+        mean, std = statistics.moments()
         return _centred(_finite(mean), _finite(std) + parameters.eps)
     raise TypeError(f"{type(parameters).__name__} is no affine step")
 
@@ -202,6 +206,7 @@ def _finite(value: float) -> float:
 
 
 def _apply(x: Array, affine: _Affine) -> npt.NDArray[np.float32]:
+    # a copy even of float32, which the two operations then change in place
     result: npt.NDArray[np.float32] = x.astype(np.float32)
     if affine.gain != 1.0:
         result *= np.float32(affine.gain)
@@ -211,7 +216,7 @@ def _apply(x: Array, affine: _Affine) -> npt.NDArray[np.float32]:
 
 
 def _bend(x: Any, step: Clip | EnsureDtype) -> Any:
-    """Apply a step that is not affine to an array or a number, staying in its floating type."""
+    """Apply a step that is not affine to an array or a number; keep its floating type."""
     xp = np if isinstance(x, float) else namespace(x)
     if isinstance(step, Clip):
         return xp.clip(x, step.min, step.max)

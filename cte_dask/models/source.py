@@ -1,4 +1,4 @@
-"""From the source of a model to a verified file on this machine."""
+"""Fetches the weights of a model as a verified file on this machine."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["cache_folder", "fetch", "pinned", "sha256_of"]
 
 _PIECE = 1 << 20
 _PACKAGES = frozenset({"bioimageio", "onnx", "pytorch3dunet"})
-"""Formats of which a folder may be the source."""
+"""Formats whose source may be a folder."""
 
 
 def fetch(spec: ModelSpec) -> Path:
-    """Return the weights of a model as a local file of the right content.
+    """Return the weights of a model as a local file whose digest is right.
 
-    A URL is downloaded once into :func:`cache_folder` under the name of its digest, and is only
-    moved there when the digest is right.
+    Downloads a URL once into :func:`cache_folder`, under the name of its digest; a download gets
+    that name only after its digest was checked.
 
     Parameters
     ----------
     spec
-        The model. Format ``python`` has no file: its source is returned as it is.
+        The model; format ``python`` has no file, and its source is returned unchanged.
 
     Returns
     -------
@@ -53,12 +53,12 @@ def fetch(spec: ModelSpec) -> Path:
 
 
 def pinned(spec: ModelSpec) -> ModelSpec:
-    """Return the model with the digest of its weights filled in, so that they cannot change.
+    """Return the model with the digest of its weights, so that a change of them is noticed.
 
     Raises
     ------
     ValueError
-        As :func:`fetch`.
+        If :func:`fetch` cannot get the weights.
     """
     if spec.format == "python" or spec.sha256 is not None:
         return spec
@@ -74,12 +74,12 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Return where downloaded weights are kept.
+    """Return the folder of downloaded weights.
 
     ``CTE_CACHE``, else ``XDG_CACHE_HOME/cte_dask``, else ``~/.cache/cte_dask``.
     """
-    if chosen := os.environ.get("CTE_CACHE"):
-        return Path(chosen)
+    if folder := os.environ.get("CTE_CACHE"):
+        return Path(folder)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "cte_dask"
 
@@ -102,18 +102,19 @@ def _cached(url: str, digest: str) -> Path:
     if path.is_file() and sha256_of(path) == digest:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    # in the same folder: a rename is atomic within one file system only
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".download-")
     os.close(handle)
-    part = Path(name)
+    download = Path(name)
     try:
-        _download(url, part)
-        actual = sha256_of(part)
+        _download(url, download)
+        actual = sha256_of(download)
         if actual != digest:
             raise ValueError(f"sha256 of {url} is {actual}, the bank expects {digest}")
         # A rename is atomic: another process sees the whole verified file or none.
-        part.replace(path)
+        download.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        download.unlink(missing_ok=True)
     return path
 
 
@@ -124,6 +125,6 @@ def _download(url: str, target: Path) -> None:
         with open_file(url, "rb") as remote, target.open("wb") as local:
             while piece := remote.read(_PIECE):
                 local.write(piece)
-    # File systems raise their own types; the reader of the bank needs the URL and the reason.
+    # Each file system raises types of its own; the reader needs the URL and the reason.
     except Exception as error:
         raise ValueError(f"{url} cannot be read: {type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ from cte_dask.models.steps import Step
 from cte_dask.models.yaml import Strict
 from cte_dask.registry import is_reference
 
-__all__ = ["ModelSpec", "Output", "Segmentation", "Step", "VoxelSize", "is_url"]
+__all__ = ["DeclaredVoxelSize", "ModelSpec", "Output", "Segmentation", "Step", "is_url"]
 
 Shape = tuple[int, int, int]
 
@@ -38,12 +38,12 @@ class Output(Strict):
         What turns the network's output into a probability; ``"none"`` when it already is one,
         ``"labels"`` when the output holds instance labels, 0 the background.
     threshold
-        The foreground is where the probability is above it (strictly).
+        A voxel is foreground if its probability is strictly greater.
     classes
         Channels of a multi-class output that are foreground classes: a voxel belongs to the most
         probable of all channels, and consistencies are means over the classes present.
     index
-        Which output, where the network gives several: a position or a name.
+        Position or name of the output, where the network returns several.
     """
 
     channel: StrictInt = Field(default=0, ge=0)
@@ -68,10 +68,10 @@ class Segmentation(Strict):
     name
         A segmenter, such as ``components``, ``distance_watershed``, ``boundary_watershed``.
     channels
-        Output channel (or channels, of affinities) of each map the segmenter wants; the
+        Output channel of each map that the segmenter takes (several for affinities); the
         foreground is ``output.channel`` unless it is named here.
     parameters
-        Of the segmenter.
+        Parameters of the segmenter.
     """
 
     name: str = "components"
@@ -79,8 +79,8 @@ class Segmentation(Strict):
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class VoxelSize(Strict):
-    """The voxel size a model was trained on; ``z`` may be left out for a 2D model."""
+class DeclaredVoxelSize(Strict):
+    """The training voxel size as the bank declares it, in any unit; a 2D model needs no ``z``."""
 
     z: float | None = Field(default=None, gt=0)
     y: float = Field(gt=0)
@@ -113,7 +113,7 @@ class ModelSpec(Strict):
     halo
         Voxels of context per side and axis; probed from the network when left out.
     multiple
-        Per axis, what input extents must be a multiple of; probed when left out.
+        Divisor of the input extents along each axis; probed when left out.
     voxel_size
         Voxel size of the training data.
     preprocessing
@@ -147,7 +147,7 @@ class ModelSpec(Strict):
     axes: Literal["yx", "zyx"] = "yx"
     halo: dict[str, StrictInt] | None = None
     multiple: dict[str, StrictInt] | None = None
-    voxel_size: VoxelSize | None = None
+    voxel_size: DeclaredVoxelSize | None = None
     preprocessing: tuple[Step, ...] = ()
     output: Output = Output()
     resample: StrictBool = False
@@ -200,13 +200,14 @@ class ModelSpec(Strict):
         if values is None:
             return
         if set(values) != set(self.axes):
-            given = ", ".join(values) or "none"
-            raise ValueError(f"{key} must name the axes {', '.join(self.axes)}, not {given}")
+            names = ", ".join(values) or "none"
+            raise ValueError(f"{key} must name the axes {', '.join(self.axes)}, not {names}")
         for axis, value in values.items():
             if value < least:
                 raise ValueError(f"{key} along {axis} must be at least {least}, not {value}")
 
     def _check_preprocessing(self) -> None:
+        # after a step that is not affine the volume's mean cannot be told from the raw mean
         bent = False
         for step in self.preprocessing:
             if bent and step.name == "zero_mean_unit_variance" and step.scope == "volume":
@@ -241,9 +242,9 @@ class ModelSpec(Strict):
             f"architecture {self.architecture}": self.architecture is not None
             and not self.architecture.startswith(OWN),
         }
-        for what, runs_code in foreign.items():
+        for key, runs_code in foreign.items():
             if runs_code and not self.trust:
-                raise ValueError(f"{what} runs code outside cte_dask: it needs trust: true")
+                raise ValueError(f"{key} runs code outside cte_dask: it needs trust: true")
 
     @property
     def dims(self) -> int:
@@ -252,12 +253,12 @@ class ModelSpec(Strict):
 
     @property
     def halo_zyx(self) -> Shape | None:
-        """Context per side in voxels (z, y, x); z is 0 for a 2D model; None when to be probed."""
+        """Context per side in voxels (z, y, x), 0 along z for a 2D model; None before probing."""
         return None if self.halo is None else _zyx(self.halo, missing=0)
 
     @property
     def multiple_zyx(self) -> Shape | None:
-        """What input extents are a multiple of (z, y, x); z is 1 for a 2D model."""
+        """Divisor of the input extents (z, y, x), 1 along z for a 2D model; None before probing."""
         return None if self.multiple is None else _zyx(self.multiple, missing=1)
 
     @property
@@ -271,11 +272,12 @@ class ModelSpec(Strict):
     def digest(self) -> str:
         """Return the SHA-256 of the canonical JSON.
 
-        Weights of known sha256 are the same model wherever they lie, so their source is left out.
+        Weights of known sha256 are the same model at any path, so the source is left out.
         """
         data = self.model_dump(mode="json", exclude={"source"} if self.sha256 else None)
         return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
+    # pydantic hashes the fields, and some are dicts, which have no hash
     def __hash__(self) -> int:
         return hash((self.name, self.digest()))
 

@@ -33,7 +33,7 @@ class ScaleRange(Strict):
     Parameters
     ----------
     min_percentile, max_percentile
-        Which percentiles, 0 to 100, become 0 and 1.
+        Percentiles, 0 to 100, that become 0 and 1.
     eps
         Keeps the divisor away from zero.
     """
@@ -65,12 +65,12 @@ class ZeroMeanUnitVariance(Strict):
 
 
 class FixedZeroMeanUnitVariance(Strict):
-    """``(x − mean) / std`` with numbers known beforehand.
+    """``(x − mean) / std`` with fixed numbers.
 
     Parameters
     ----------
     mean, std
-        In the units of the step before, raw intensities for the first one.
+        Mean and standard deviation in the units of the step before; raw units for the first.
     """
 
     mean: float
@@ -83,7 +83,7 @@ class ScaleLinear(Strict):
     Parameters
     ----------
     gain, offset
-        The same for every voxel.
+        Factor and summand, the same for every voxel.
     """
 
     gain: float = 1.0
@@ -112,7 +112,7 @@ class Clip(Strict):
 
 
 class EnsureDtype(Strict):
-    """Values as a type can hold them; integers are rounded and saturate.
+    """Values within the range of a type; for an integer type they are rounded and saturate.
 
     Parameters
     ----------
@@ -147,13 +147,13 @@ class Step(Strict):
     kwargs
         The step's parameters; those left out are filled in, so equal steps compare equal.
     scope
-        Where percentiles, mean and standard deviation come from: the whole target
-        (``"volume"``) or the array given (``"tile"``). Steps with fixed numbers ignore it.
+        Source of percentiles, mean and standard deviation: the whole target (``"volume"``) or the
+        array at hand (``"tile"``). Steps with fixed numbers ignore it.
 
     Raises
     ------
     ValueError
-        For an unknown name or parameter, naming the nearest one.
+        If a name or parameter is unknown; the message names the nearest one.
     """
 
     name: str
@@ -177,7 +177,7 @@ class Step(Strict):
 
     @property
     def bends(self) -> bool:
-        """Whether the mean of what comes out does not follow from the mean of what goes in."""
+        """Whether the step is not affine, so that the mean after it is unknown."""
         parameters = self.parameters
         return isinstance(parameters, Clip) or (
             isinstance(parameters, EnsureDtype) and "int" in parameters.dtype

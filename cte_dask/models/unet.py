@@ -1,8 +1,8 @@
 """The U-Net family of the paper, in two and three dimensions.
 
 Two convolutions a level, max-pooling on the way down, upsampling and a concatenated skip on the way
-up, and a 1x1 convolution at the end that gives logits. The modules carry readable names, so that
-``encoders.<last>`` is the bottleneck to anybody who watches the outputs of the modules.
+up, and a 1x1 convolution at the end that gives logits. The modules carry readable names, and
+``encoders.<last>`` returns the bottleneck's features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 __all__ = ["UNet"]
 
-# Named here because TorchScript would read the remark to mypy inside a function as its own.
+# Outside of `forward`: TorchScript takes mypy's ``type: ignore`` in a function for its own.
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -44,8 +44,8 @@ class UNet(nn.Module):
         Normalisation after each convolution: ``"batch"``, ``"group"`` (groups of the greatest
         common divisor of 8 and the channels), ``"instance"`` or None.
     dropout
-        Rate in [0, 1) of the spatial dropout that ends each encoder in training; nothing is
-        dropped in evaluation, and a state dict does not depend on it.
+        Rate in [0, 1) of the spatial dropout at the end of each encoder in training; evaluation
+        drops nothing, and the rate changes no key of the state dict.
     upsample
         ``"transpose"``: transposed convolution; ``"nearest"``: repeated voxels, then a convolution.
 
@@ -94,6 +94,7 @@ class UNet(nn.Module):
         )
         self.decoders = nn.ModuleList(
             _Decoder(dims, deep, shallow, norm, upsample)
+            # neighbouring levels from the bottleneck upwards
             for deep, shallow in zip(features[:0:-1], features[-2::-1], strict=True)
         )
         self.head = _CONV[dims](features[0], out_channels, kernel_size=1)
@@ -116,13 +117,14 @@ class UNet(nn.Module):
         ValueError
             If ``image`` has another number of axes, or an extent is no multiple of ``multiple``.
         """
-        # A trace would record the answer, with a warning; its extents are fixed anyway.
+        # A trace would record the comparison as a constant and warn; its extents are fixed anyway.
         if not _is_tracing():
             _check_extents(image, self.dims, self.multiple)
         skips: list[Tensor] = []
         for encoder in self.encoders:
             image = encoder(image)
             skips.append(image)
+        # skips[-1] is the bottleneck itself, so the deepest decoder takes skips[-2]
         for level, decoder in enumerate(self.decoders):
             image = decoder(image, skips[-2 - level])
         logits: Tensor = self.head(image)
@@ -162,7 +164,7 @@ def _convolutions(
         layers[f"conv{number}"] = _CONV[dims](channels, wide, 3, padding=1, bias=norm is None)
         if norm is not None:
             layers[f"norm{number}"] = _normalisation(dims, wide, norm)
-        # Not in place: who keeps the output of a module must find it unchanged.
+        # Not in place: the outputs of modules are stored and read again after the next module ran.
         layers[f"relu{number}"] = nn.ReLU()
     return layers
 
@@ -178,7 +180,8 @@ def _normalisation(dims: int, channels: int, norm: str) -> nn.Module:
 def _upsampling(dims: int, deep: int, shallow: int, upsample: str) -> nn.Module:
     if upsample == "transpose":
         return _TRANSPOSE[dims](deep, shallow, kernel_size=2, stride=2)
-    # Grow first: a convolution before it would be the last module of the smallest extent.
+    # Upsample first: a convolution before it would be the last module at the smallest extent, and
+    # be taken for the bottleneck.
     return nn.Sequential(
         nn.Upsample(scale_factor=2.0, mode="nearest"), _CONV[dims](deep, shallow, 3, padding=1)
     )

@@ -1,6 +1,6 @@
-"""Reading YAML somebody else wrote: bounded in size, depth and expansion, no duplicate keys.
+"""Reads other people's YAML: bounded in size, depth and expansion, without duplicate keys.
 
-The base of everything read from a bank: frozen, and an unknown key is an error with a hint.
+`Strict` is the base of every value of a bank: frozen, and an unknown key is an error with a hint.
 """
 
 from __future__ import annotations
@@ -45,15 +45,19 @@ def parse(text: str) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
-        told = " ".join(str(error).replace('"<unicode string>", ', "").split())
-        tab = "; indent with spaces" if r"character '\t'" in told else ""
-        raise ValueError(f"not valid YAML: {told}{tab}") from error
+        message = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        tab = "; indent with spaces" if r"character '\t'" in message else ""
+        raise ValueError(f"not valid YAML: {message}{tab}") from error
     finally:
         loader.dispose()
 
 
 def _check(node: yaml.Node, *, sizes: dict[int, int], inside: set[int]) -> int:
-    """Return the number of nodes once aliases are expanded; equal aliases are counted once."""
+    """Return the number of nodes after aliases are expanded, without expanding them.
+
+    An alias is the same node object again, so that each object is counted once and its size reused:
+    the time stays linear for a document that would expand to billions.
+    """
     if id(node) in sizes:
         return sizes[id(node)]
     if id(node) in inside:
@@ -70,18 +74,18 @@ def _check(node: yaml.Node, *, sizes: dict[int, int], inside: set[int]) -> int:
 def _children(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         _refuse_duplicates(node)
-        return [part for pair in node.value for part in pair]
+        return [child for pair in node.value for child in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def _refuse_duplicates(node: yaml.MappingNode) -> None:
-    seen: set[str] = set()
+    keys: set[str] = set()
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.YAMLError(f"{_line(key)}: a key must be a plain word")
-        if key.value in seen:
+        if key.value in keys:
             raise ValueError(f"{_line(key)}: the key {key.value!r} appears twice")
-        seen.add(key.value)
+        keys.add(key.value)
 
 
 def _line(node: yaml.Node) -> str:
@@ -92,7 +96,7 @@ _SHOWN = 3
 
 
 class Strict(BaseModel):
-    """A frozen value that refuses keys it does not know, naming the nearest one it does."""
+    """A frozen value; an unknown key raises an error that names the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -107,21 +111,21 @@ class Strict(BaseModel):
 
 
 def one_line(error: ValidationError) -> str:
-    """Return a validation error as one line: the keys, what is wrong, and the value given."""
+    """Return a validation error as one line: the keys, what is wrong, and the bad value."""
     problems = error.errors(include_url=False)
-    shown = "; ".join(_problem(dict(p)) for p in problems[:_SHOWN])
+    line = "; ".join(_problem(dict(p)) for p in problems[:_SHOWN])
     rest = len(problems) - _SHOWN
-    return f"{shown}; and {rest} more" if rest > 0 else shown
+    return f"{line}; and {rest} more" if rest > 0 else line
 
 
 def _problem(problem: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    key = ".".join(str(name) for name in problem["loc"])
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "missing":
-        return f"{where}: this key is required"
+        return f"{key}: this key is required"
     if problem["type"] != "value_error":
         message = f"{message}, not {_short(problem['input'])}"
-    return f"{where}: {message}" if where else message
+    return f"{key}: {message}" if key else message
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""ONNX models, run by ONNX Runtime: a black box, its features cannot be reached."""
+"""Loads ONNX models, which ONNX Runtime runs as a black box: no layer of them can be reached."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SILENT = 4
 
 
 class Onnx:
-    """Loads an ``.onnx`` file, or a folder with one and the files its weights lie in."""
+    """Loads an ``.onnx`` file, or a folder that holds one with the files of its weights."""
 
     def load(self, spec: ModelSpec, path: Path) -> Network:
         """Return the model as a black box.
@@ -31,7 +31,7 @@ class Onnx:
         Raises
         ------
         ValueError
-            If it is no ONNX model, takes other than one image, or its weights lie outside.
+            If it is no ONNX model, does not take one image, or has weights outside of the folder.
         """
         if path.is_dir():
             return load_onnx(_only_model(path), external=True)
@@ -51,7 +51,7 @@ def load_onnx(path: Path, *, external: bool) -> Network:
     Raises
     ------
     ValueError
-        As :meth:`Onnx.load`.
+        If it is no ONNX model, does not take one image, or has weights elsewhere.
     """
     _check_external(path, allowed=external)
     module = _Session(path)
@@ -65,12 +65,12 @@ def load_onnx(path: Path, *, external: bool) -> Network:
 
 
 class _Session(nn.Module):
-    """An ONNX Runtime session for each kind of device it is asked to run on."""
+    """An ONNX Runtime session for each kind of device that a batch comes from."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._runtime = _required("onnxruntime")
-        # A session may be made later on a GPU, when an unpacked file is no longer there.
+        # A GPU's session is opened later, when a file unpacked from a package is already gone.
         self._path, self._content = path, path.read_bytes()
         self._threads = torch.get_num_threads()
         self._sessions: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class _Session(nn.Module):
             )
         self._input, self._outputs = inputs[0].name, [o.name for o in session.get_outputs()]
         self._dtype = _DTYPES[inputs[0].type]
-        # Free extents are names or None.
+        # The file gives a free extent a name, or None.
         self.fixed_shape = tuple(n if isinstance(n, int) else None for n in inputs[0].shape)
         if len(self.fixed_shape) not in (4, 5):
             raise ValueError(
@@ -92,7 +92,7 @@ class _Session(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        """Return the output, or several by name, on the device and in the type of the batch."""
+        """Return the output, or several by name, on the device and in the type of the batch `x`."""
         array = x.detach().to("cpu", self._dtype).numpy()
         session = self._session(x.device.type)
         arrays = session.run(self._outputs, {self._input: np.ascontiguousarray(array)})
@@ -113,7 +113,7 @@ class _Session(nn.Module):
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
-        options.log_severity_level = _SILENT  # failures are raised; probing extents makes many
+        options.log_severity_level = _SILENT  # failures are raised; probing extents causes many
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(self._path.parent)
         )
@@ -139,7 +139,7 @@ def _check_external(path: Path, *, allowed: bool) -> None:
             f"the weights of {path.name} lie in {', '.join(sorted(names))}: give the folder as "
             "source, so that these are verified too"
         )
-    with Package(path.parent).files(*names):
+    with Package(path.parent).files(*names):  # raises where a name leads out of the folder
         pass
 
 
@@ -161,8 +161,8 @@ def _external_files(message: Any) -> Iterator[str]:
         return
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for part in value if field.is_repeated else (value,):
-                yield from _external_files(part)
+            for child in value if field.is_repeated else (value,):
+                yield from _external_files(child)
 
 
 def _required(module: str) -> Any:

@@ -1,9 +1,9 @@
-"""Looking through a ``.pt2`` archive for anything that could run code when it is loaded.
+"""Checks that loading a ``.pt2`` archive cannot run code.
 
-``torch.export.load`` warns: it unpickles some entries, evaluates symbolic expressions with sympy,
-executes guards as Python source and resolves operators by attribute. Everything an ordinary network
-needs of that is harmless, so an archive is accepted if each string in it is of a known harmless
-form, and otherwise needs ``trust: true``. What is unknown is refused, not let through.
+``torch.export.load`` is not safe: it unpickles some entries, evaluates symbolic expressions with
+sympy, executes guards as Python source and resolves operators by attribute. An ordinary network
+needs only harmless forms of these. This check accepts an archive if it knows every string in it to
+be harmless; anything unknown is refused and needs ``trust: true``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OPERATOR = re.compile(
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
     r"|math\.(ceil|floor|trunc|sqrt)"
 )
-# from_file maps any file into a tensor.
+# from_file maps any file of this machine into a tensor.
 _FORBIDDEN = re.compile(r"torch\.ops\.aten\.from_file\..*")
 _NAME = re.compile(r"[\w.@+-]*", re.ASCII)
 _GUARD = re.compile(r"[\w\s\[\]'().,+*/%<>=!&|~-]*", re.ASCII)
@@ -52,7 +52,7 @@ _TREES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 
 
 def refuse_code(content: bytes) -> None:
-    """Raise unless loading this ``.pt2`` archive cannot run code.
+    """Raise if loading this ``.pt2`` archive could run code.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def refuse_code(content: bytes) -> None:
     Raises
     ------
     ValueError
-        Naming the first thing that could, or if it is no such archive.
+        If it could, naming the first cause; or if it is no such archive.
     """
     _refuse_older_layout(content)
     try:
@@ -84,7 +84,7 @@ def refuse_code(content: bytes) -> None:
 
 
 def _refuse_older_layout(content: bytes) -> None:
-    """Refuse what torch.export.load falls back to, through Python's zip reader and pickle."""
+    """Refuse the layout that torch.export.load reads through Python's zip reader and pickle."""
     try:
         names = zipfile.ZipFile(io.BytesIO(content)).namelist()
     except zipfile.BadZipFile as error:
@@ -93,8 +93,8 @@ def _refuse_older_layout(content: bytes) -> None:
         _refuse("the layout of torch 2.7 and older")
 
 
-def _refuse(what: str) -> None:
-    raise ValueError(f"{what} in the .pt2 archive could run code: it needs trust: true")
+def _refuse(entry: str) -> None:
+    raise ValueError(f"{entry} in the .pt2 archive could run code: it needs trust: true")
 
 
 def _json(reader: PT2ArchiveReader, record: str) -> Any:
@@ -114,7 +114,7 @@ def _check_payloads(config: Any) -> None:
 def _check_inputs(content: bytes) -> None:
     try:
         torch.load(io.BytesIO(content), weights_only=True)
-    # Whatever fails here, torch.export.load would try again with pickle.
+    # After any failure here torch.export.load would try again with pickle.
     except Exception:
         _refuse("the pickled sample input")
 
@@ -123,9 +123,10 @@ def _check(value: Any, *, key: str) -> None:
     """Check every string under `value`; `key` is the nearest mapping key above it."""
     if isinstance(value, dict):
         for name, child in value.items():
+            # the keys of range_constraints are symbolic expressions, those of other mappings names
             if not _harmless(name, "expr_str" if key == "range_constraints" else "name"):
                 _refuse(f"the name {name!r}")
-            # Stack traces and module names of the export: kept as text, never evaluated.
+            # metadata holds stack traces and module names as text, which is never evaluated
             if name != "metadata":
                 _check(child, key=name)
     elif isinstance(value, list):
@@ -158,7 +159,7 @@ def _parses(text: str, allowed: Any) -> bool:
 
 
 def _is_symbolic(node: ast.AST) -> bool:
-    """Allow calls of known functions on numbers, symbols and their assumptions."""
+    """Tell whether a node is a known function, a number, a symbol or a symbol's assumption."""
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and bool(_FUNCTIONS.fullmatch(node.func.id))
     if isinstance(node, ast.Name):
@@ -169,7 +170,7 @@ def _is_symbolic(node: ast.AST) -> bool:
 
 
 def _is_guard(node: ast.AST) -> bool:
-    """Allow comparisons of ``L['name'].size()[i]``, their maxima and minima."""
+    """Tell whether a node may be part of comparisons of ``L['name'].size()[i]``, max and min."""
     if isinstance(node, ast.Name):
         return node.id in ("L", "max", "min")
     if isinstance(node, ast.Attribute):
@@ -182,7 +183,7 @@ def _is_guard(node: ast.AST) -> bool:
 
 
 def _is_plain_tree(text: str) -> bool:
-    """Tell whether a treespec is made of tuples, lists and dicts: other types import modules."""
+    """Tell whether a treespec holds only tuples, lists and dicts: other types import modules."""
     try:
         nodes = [json.loads(text)[1]]
     except (ValueError, RecursionError, IndexError, TypeError, KeyError):
@@ -191,6 +192,7 @@ def _is_plain_tree(text: str) -> bool:
         node = nodes.pop()
         if not isinstance(node, dict) or node.get("type") not in _TREES:
             return False
+        # the context is null, or the keys of a dict
         if not re.fullmatch(r"null|\[[\w\s\",]*\]", str(node.get("context") or "null")):
             return False
         nodes.extend(node.get("children_spec", ()))

@@ -1,4 +1,4 @@
-"""A Python factory that returns a network: anything torch can do, and so only with trust."""
+"""Loads a network from a Python factory, which may run any code, and so only with trust."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class PythonFactory:
         Raises
         ------
         ValueError
-            If the bank does not trust it, it cannot be imported or called, or returns no module.
+            If the bank does not trust the factory, it cannot be imported or called, or returns no
+            module.
         """
         if not spec.trust:
             raise ValueError(f"{spec.source} runs code outside cte_dask: it needs trust: true")

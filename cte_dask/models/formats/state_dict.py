@@ -1,4 +1,4 @@
-"""State dicts: weights as safetensors or a ``.pt`` file, and an architecture by name."""
+"""Loads state dicts: weights of a safetensors or ``.pt`` file, into an architecture by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHOWN = 3
 
 
 class StateDict:
-    """Loads a state dict into its architecture; nothing in the file is ever executed."""
+    """Loads a state dict into its architecture; runs nothing that the file holds."""
 
     def load(self, spec: ModelSpec, path: Path) -> Network:
         """Return the architecture with the weights of the file.
@@ -44,33 +44,34 @@ class StateDict:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put weights into a module.
+    """Copy weights into a module.
 
     Raises
     ------
     ValueError
-        If they are not exactly those of the module, naming the first that differ.
+        If names or shapes differ from the module's; the message lists the first that do.
     """
     _check_fit(weights, module.state_dict())
     module.load_state_dict(dict(weights), strict=False)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from safetensors or a ``torch.save`` file without running its code.
+    """Read named tensors from a safetensors or ``torch.save`` file without running its code.
 
     Parameters
     ----------
     path
-        The content decides, not the file name. A dict nested under ``state_dict`` or
-        ``model_state_dict`` is found, and the prefixes of DataParallel and compile are taken off.
+        The file; its content decides the kind, not its name. A dict may lie nested under
+        ``state_dict`` or ``model_state_dict``; prefixes of DataParallel and compile are removed.
 
     Raises
     ------
     ValueError
-        If it is neither, is damaged, or needs pickle to run code.
+        If it is neither kind, is damaged, or could run code through pickle.
     """
     with path.open("rb") as file:
         head = file.read(9)
+    # safetensors: 8 bytes of length, then a JSON object
     tensors = _read_safetensors(path) if head[8:] == b"{" else _read_pt(path, head)
     return _unprefixed(tensors)
 
@@ -84,7 +85,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a header that lies about its length before anything of that length is made."""
+    """Refuse a header with a false length, before memory of that length is allocated."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(_MAX_HEADER, path.stat().st_size - 8):
@@ -105,10 +106,10 @@ def _read_pt(path: Path, head: bytes) -> Mapping[str, Any]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"'torch.load' received a zip file", UserWarning)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    # A TorchScript archive, a whole pickled module, a truncated file: torch has a type for each.
+    # torch raises another type for a TorchScript archive, a pickled module, a truncated file.
     except Exception as error:
         raise ValueError(_why_not_loaded(path, error)) from error
-    for _ in range(2):
+    for _ in range(2):  # a training framework may nest one wrapper in another
         if isinstance(loaded, Mapping):
             loaded = next((loaded[w] for w in _WRAPPERS if w in loaded), loaded)
     if not isinstance(loaded, Mapping):
@@ -154,7 +155,7 @@ def _build(spec: ModelSpec) -> nn.Module:
         raise ValueError(f"{reference} is not a torch.nn.Module")
     if not spec.trust and not architecture.__module__.startswith(OWN):
         raise ValueError(f"{reference} is not one of cte_dask's own: it needs trust: true")
-    # The weights drawn here are overwritten: the caller's random state must not notice them.
+    # Initial weights are drawn, then overwritten: the caller's random state must not advance.
     with torch.random.fork_rng(devices=[]):
         try:
             return cast("Callable[..., nn.Module]", architecture)(**spec.arguments)
@@ -162,22 +163,22 @@ def _build(spec: ModelSpec) -> nn.Module:
             raise ValueError(f"{reference} refuses its arguments: {error}") from error
 
 
-def _check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     # Weights saved before torch 1.0 lack the batch counters, which no prediction depends on.
-    missing = [k for k in wanted if k not in weights and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in weights if k not in wanted]
+    missing = [k for k in expected if k not in weights and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in weights if k not in expected]
     shapes = [
-        f"{k} is {tuple(weights[k].shape)}, not {tuple(wanted[k].shape)}"
-        for k in wanted
-        if k in weights and weights[k].shape != wanted[k].shape
+        f"{k} is {tuple(weights[k].shape)}, not {tuple(expected[k].shape)}"
+        for k in expected
+        if k in weights and weights[k].shape != expected[k].shape
     ]
     groups = {"missing": missing, "unexpected": unexpected, "wrong shapes": shapes}
-    faults = [f"{what}: {_few(names)}" for what, names in groups.items() if names]
+    faults = [f"{kind}: {_few(names)}" for kind, names in groups.items() if names]
     if faults:
         raise ValueError(f"the weights do not fit the architecture: {'; '.join(faults)}")
 
 
 def _few(names: Iterable[object]) -> str:
-    listed = [str(name) for name in names]
-    rest = len(listed) - _SHOWN
-    return ", ".join(listed[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    texts = [str(name) for name in names]
+    rest = len(texts) - _SHOWN
+    return ", ".join(texts[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

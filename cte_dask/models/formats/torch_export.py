@@ -1,4 +1,4 @@
-"""Programs saved by ``torch.export.save``: a graph of torch operators and its weights."""
+"""Loads programs of ``torch.export.save``: a graph of torch operators and its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TorchExport"]
 
 
 class TorchExport:
-    """Loads a ``.pt2`` archive, after looking through it for anything that could run code."""
+    """Loads a ``.pt2`` archive, after checking that nothing in it can run code."""
 
     def load(self, spec: ModelSpec, path: Path) -> Network:
         """Return the exported program as a graph module.
@@ -28,7 +28,7 @@ class TorchExport:
             If the file is no exported program, was exported in training mode, or could run code
             and the bank does not trust it.
         """
-        # Checked and loaded from the same bytes: the file cannot change in between.
+        # The bytes that are checked are loaded: the file cannot change in between.
         content = path.read_bytes()
         if not content.startswith(b"PK"):
             raise ValueError(f"{path.name} is not a .pt2 archive of torch.export.save")
@@ -47,17 +47,20 @@ class TorchExport:
 
 def _module(program: ExportedProgram) -> nn.Module:
     module: nn.Module = program.module()
-    for part in module.modules():
-        part.training = False  # its own eval() refuses; the graph is in evaluation mode already
+    for submodule in module.modules():
+        submodule.training = (
+            False  # its own eval() refuses; the graph is in evaluation mode already
+        )
     return module
 
 
 def _input_shape(program: ExportedProgram) -> tuple[int | None, ...]:
-    """Return the extents (N, C, [z,] y, x) that the program insists on, None where it does not."""
+    """Return the only extents accepted (N, C, [z,] y, x), None along axes that accept several."""
     names = program.graph_signature.user_inputs
     if len(names) != 1:
         raise ValueError(f"the exported program takes {len(names)} inputs, not one image")
     node = next(n for n in program.graph.nodes if n.name == names[0])
+    # a free extent is a symbol (torch.SymInt), not an int
     return tuple(n if isinstance(n, int) else None for n in node.meta["val"].shape)
 
 
@@ -73,11 +76,11 @@ def _refuse_training(program: ExportedProgram) -> None:
 def _trains(node: torch.fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     names = [argument.name for argument in schema.arguments] if schema else []
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    # Instance normalisation is batch normalisation with statistics of its own: it has no buffers.
-    if "running_mean" in given and given["running_mean"] is None:
+    arguments = dict(zip(names, node.args, strict=False)) | node.kwargs
+    # Exported instance normalisation is batch normalisation in training mode, without the buffers.
+    if "running_mean" in arguments and arguments["running_mean"] is None:
         return False
-    return given.get("training", given.get("train")) is True
+    return arguments.get("training", arguments.get("train")) is True
 
 
 def _notes(shape: tuple[int | None, ...]) -> tuple[str, ...]:

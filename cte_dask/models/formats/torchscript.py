@@ -1,4 +1,4 @@
-"""TorchScript archives. Deprecated by torch since 2.11, but many published models are some."""
+"""Loads TorchScript archives: deprecated since torch 2.11, but many published models are some."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["TorchScript"]
 
 
 class TorchScript:
-    """Loads a TorchScript archive: its own restricted language, never Python's pickle."""
+    """Loads a TorchScript archive, written in a restricted language and read without pickle."""
 
     def load(self, spec: ModelSpec, path: Path) -> Network:
         """Return the scripted or traced network.

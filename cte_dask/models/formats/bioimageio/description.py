@@ -1,6 +1,6 @@
-"""Reading the description (``rdf.yaml``) of a BioImage.IO package. No torch, no network.
+"""Reads the description (``rdf.yaml``) of a BioImage.IO package. No torch, no network.
 
-bioimageio.spec validates what is said; nothing that a description refers to is fetched or run.
+bioimageio.spec validates it; nothing that a description refers to is downloaded or run.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Description:
     Parameters
     ----------
     package
-        The files it refers to.
+        The files that it refers to.
     model
-        bioimageio.spec's own object, in its newest version.
+        bioimageio.spec's object, of the newest version of the format.
     """
 
     package: Package
@@ -55,22 +55,22 @@ class Description:
 
 
 def described_entry(spec: ModelSpec, path: Path) -> dict[str, Any]:
-    """Return what a description says, as keys of a bank's entry.
+    """Return a package's description as keys of a bank's entry.
 
     Parameters
     ----------
     spec
-        What the bank says; processing that it names itself is not looked for.
+        The bank's entry; preprocessing that it names is not read from the package.
     path
         ``rdf.yaml``, its folder or the archive.
 
     Raises
     ------
     ValueError
-        As :func:`read_description`, or for processing that cannot be repeated here.
+        If :func:`read_description` fails, or a processing step cannot be expressed in a bank.
     """
     model = read_description(path).model
-    image, given = model.inputs[0], spec.model_fields_set
+    image = model.inputs[0]
     axes = axes_of(image)
     entry: dict[str, Any] = {
         "axes": "".join(a for a in "zyx" if a in axes),
@@ -79,7 +79,7 @@ def described_entry(spec: ModelSpec, path: Path) -> dict[str, Any]:
     }
     if (size := voxel_size(image)) is not None:
         entry["voxel_size"] = size
-    if "preprocessing" not in given:
+    if "preprocessing" not in spec.model_fields_set:
         entry["preprocessing"] = steps_of(image)
     entry["output"] = output_of(model, spec.output)
     return entry
@@ -91,8 +91,8 @@ def read_description(path: Path) -> Description:
     Raises
     ------
     ValueError
-        If there is none, it is invalid, describes no model of one image, or has only weights that
-        cannot be used here.
+        If there is no description, it is invalid, describes no model of one image, or lists only
+        weights of formats that are not supported.
     """
     package = Package(path)
     name = _name(package)
@@ -120,10 +120,10 @@ def _name(package: Package) -> str:
     for name in _NAMES:
         if name in names:
             return name
-    found = [n for n in names if n.endswith(tuple(f".{name}" for name in _NAMES))]
-    if len(found) != 1:
+    prefixed = [n for n in names if n.endswith(tuple(f".{name}" for name in _NAMES))]
+    if len(prefixed) != 1:
         raise ValueError(f"{package.path} holds no rdf.yaml: it is no BioImage.IO package")
-    return found[0]
+    return prefixed[0]
 
 
 def _refuse_weights(name: str, weights: object) -> None:
@@ -150,10 +150,10 @@ def _validated(package: Package, name: str, document: dict[str, Any]) -> Any:
             log_warnings=False,
             progressbar=False,
         )
-        found = library.build_description(document, context=context, format_version="latest")
-    if isinstance(found, library.InvalidDescr):
-        raise ModelError(f"{name} is not valid: {_first_errors(found)}")
-    return found
+        description = library.build_description(document, context=context, format_version="latest")
+    if isinstance(description, library.InvalidDescr):
+        raise ModelError(f"{name} is not valid: {_first_errors(description)}")
+    return description
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def _root(package: Package) -> Iterator[Path | zipfile.ZipFile]:
         yield archive
 
 
-def _first_errors(found: Any) -> str:
-    errors = [e for detail in found.validation_summary.details for e in detail.errors]
-    shown = [f"{'.'.join(map(str, e.loc))}: {' '.join(e.msg.split())}" for e in errors[:3]]
-    return "; ".join(shown) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
+def _first_errors(description: Any) -> str:
+    errors = [e for detail in description.validation_summary.details for e in detail.errors]
+    first = [f"{'.'.join(map(str, e.loc))}: {' '.join(e.msg.split())}" for e in errors[:3]]
+    return "; ".join(first) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")

@@ -1,4 +1,4 @@
-"""BioImage.IO packages: the weights that can be used best, in the axes the bank knows."""
+"""Loads BioImage.IO packages: the best usable weights, with the axes (N, C, [z,] y, x)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ORDER = ("pytorch_state_dict", "torchscript", "onnx")
 
 
 class BioImageIO:
-    """Loads ``rdf.yaml``, its folder or its archive; runs its code only where it is trusted."""
+    """Loads ``rdf.yaml``, its folder or its archive; runs code of a trusted package only."""
 
     def load(self, spec: ModelSpec, path: Path) -> Network:
         """Return the network of the package, for arrays (N, C, [z,] y, x).
@@ -36,23 +36,24 @@ class BioImageIO:
         Raises
         ------
         ValueError
-            If the description is invalid or asks for what is not there, a file is missing or has
-            another digest, or nothing can be loaded without trust.
+            If the description is invalid or not supported, a file is missing or has another digest,
+            or no weights can be loaded without trust.
         """
-        described(spec, path)  # refuses what cannot be honoured, whoever loads it
-        found = read_description(path)
-        kind = _chosen(spec, found.model.weights)
-        network = _loaded(spec, found, kind)
-        return _in_our_axes(spec, found, network, f"BioImage.IO weights: {kind}")
+        described(spec, path)  # raises for what a bank cannot express
+        description = read_description(path)
+        kind = _weights_kind(spec, description.model.weights)
+        network = _loaded(spec, description, kind)
+        return _in_our_axes(spec, description, network, f"BioImage.IO weights: {kind}")
 
 
-def _chosen(spec: ModelSpec, weights: Any) -> str:
-    wanted = spec.arguments.get("weights") if spec.architecture is None else None
-    there = [kind for kind in _ORDER if getattr(weights, kind) is not None]
-    if wanted is not None and wanted not in there:
-        raise ValueError(f"arguments.weights {wanted!r} is not one of {', '.join(there)}")
-    usable = [k for k in there if k != _ORDER[0] or _may_build(spec, weights.pytorch_state_dict)]
-    for kind in there if wanted is None else (str(wanted),):
+def _weights_kind(spec: ModelSpec, weights: Any) -> str:
+    # with an architecture in the bank, the arguments are those of the architecture
+    requested = spec.arguments.get("weights") if spec.architecture is None else None
+    kinds = [kind for kind in _ORDER if getattr(weights, kind) is not None]
+    if requested is not None and requested not in kinds:
+        raise ValueError(f"arguments.weights {requested!r} is not one of {', '.join(kinds)}")
+    usable = [k for k in kinds if k != _ORDER[0] or _may_build(spec, weights.pytorch_state_dict)]
+    for kind in kinds if requested is None else (str(requested),):
         if kind in usable:
             return kind
     name = _reference(weights.pytorch_state_dict.architecture)
@@ -66,22 +67,22 @@ def _may_build(spec: ModelSpec, entry: Any) -> bool:
 
 
 def _reference(architecture: Any) -> str:
-    where = getattr(architecture, "import_from", None) or architecture.source
-    return f"{where}:{architecture.callable}"
+    module = getattr(architecture, "import_from", None) or architecture.source
+    return f"{module}:{architecture.callable}"
 
 
-def _loaded(spec: ModelSpec, found: Description, kind: str) -> Network:
-    entry = getattr(found.model.weights, kind)
+def _loaded(spec: ModelSpec, description: Description, kind: str) -> Network:
+    entry = getattr(description.model.weights, kind)
     external = getattr(entry, "external_data", None)
-    wanted = [entry] if external is None else [entry, external]
-    with found.package.files(*(_file_name(e) for e in wanted)) as paths:
-        for path, each in zip(paths, wanted, strict=True):
-            _verify(spec, found, path, each)
+    entries = [entry] if external is None else [entry, external]
+    with description.package.files(*(_file_name(e) for e in entries)) as paths:
+        for path, file_entry in zip(paths, entries, strict=True):
+            _verify(description, path, file_entry)
         if kind == "torchscript":
             return TorchScript().load(spec, paths[0])
         if kind == "onnx":
             return load_onnx(paths[0], external=external is not None)
-        return _built(spec, found, entry, paths[0])
+        return _built(spec, description, entry, paths[0])
 
 
 def _file_name(entry: Any) -> str:
@@ -91,22 +92,22 @@ def _file_name(entry: Any) -> str:
     return name
 
 
-def _verify(spec: ModelSpec, found: Description, path: Path, entry: Any) -> None:
+def _verify(description: Description, path: Path, entry: Any) -> None:
     if entry.sha256 is not None:
         actual = sha256_of(path)
         if actual != str(entry.sha256):
             raise ValueError(f"sha256 of {path.name} is {actual}, the package says {entry.sha256}")
-    elif found.package.path.is_file() and not found.package.is_zip:
-        # The bank pins the description alone: what it does not pin could change unnoticed.
+    elif description.package.path.is_file() and not description.package.is_zip:
+        # The bank's digest covers the description alone: the weights could change unnoticed.
         raise ValueError(
             f"the package gives no sha256 of {path.name}: give its folder or zip as source"
         )
 
 
-def _built(spec: ModelSpec, found: Description, entry: Any, weights: Path) -> Network:
+def _built(spec: ModelSpec, description: Description, entry: Any, weights: Path) -> Network:
     architecture = entry.architecture
     if spec.architecture is None and not hasattr(architecture, "import_from"):
-        return _from_code(found, architecture, weights)
+        return _from_code(description, architecture, weights)
     keys = {"architecture": spec.architecture, "arguments": spec.arguments}
     if spec.architecture is None:
         keys = {"architecture": _reference(architecture), "arguments": architecture.kwargs}
@@ -117,15 +118,15 @@ def _built(spec: ModelSpec, found: Description, entry: Any, weights: Path) -> Ne
     return StateDict().load(inner, weights)
 
 
-def _from_code(found: Description, architecture: Any, weights: Path) -> Network:
-    """Run the package's own code: only trusted packages come here."""
+def _from_code(description: Description, architecture: Any, weights: Path) -> Network:
+    """Run the code of a package; `_weights_kind` lets trusted packages alone come here."""
     if architecture.sha256 is None:
         raise ValueError(f"the package gives no sha256 of its code {architecture.source}")
-    with found.package.files(_file_name(architecture)) as (path,):
+    with description.package.files(_file_name(architecture)) as (path,):
         actual = sha256_of(path)
         if actual != str(architecture.sha256):
             raise ValueError(f"sha256 of {path.name} is {actual}, the package says another")
-        # Not imported: that would leave a compiled copy in the package and change its digest.
+        # Not imported: Python would write a compiled copy into the package, and change its digest.
         module = ModuleType(f"cte_dask_package_{actual[:16]}")
         sys.modules[module.__name__] = module
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102
@@ -138,35 +139,40 @@ def _from_code(found: Description, architecture: Any, weights: Path) -> Network:
     return Network(forward=network, kind="module")
 
 
-def _in_our_axes(spec: ModelSpec, found: Description, network: Network, note: str) -> Network:
-    outputs = found.model.outputs
-    theirs = axes_of(found.image)
+def _in_our_axes(spec: ModelSpec, description: Description, network: Network, note: str) -> Network:
+    outputs = description.model.outputs
+    theirs = axes_of(description.image)
     ours = ("batch", "channel", *(a for a in "zyx" if a in theirs))
-    given = {str(tensor.id): axes_of(tensor) for tensor in outputs}
-    if theirs != ours or any(axes != ours for axes in given.values()) or len(given) > 1:
+    output_axes = {str(tensor.id): axes_of(tensor) for tensor in outputs}
+    # several outputs need the adapter too, which names them
+    if theirs != ours or any(axes != ours for axes in output_axes.values()) or len(output_axes) > 1:
         network = dataclasses.replace(
-            network, forward=_Turned(network.forward, ours, theirs, given)
+            network, forward=_AxesAdapter(network.forward, ours, theirs, output_axes)
         )
-    shape = _fixed(spec, found, network.fixed_shape)
+    shape = _fixed(spec, description, network.fixed_shape)
     notes = (*network.notes, note)
     return dataclasses.replace(network, notes=notes, fixed_shape=shape if any(shape) else None)
 
 
 def _fixed(
-    spec: ModelSpec, found: Description, network: tuple[int | None, ...] | None
+    spec: ModelSpec, description: Description, network: tuple[int | None, ...] | None
 ) -> tuple[int | None, ...]:
     """Return the only extents accepted: by the description, and by the network itself."""
-    theirs = axes_of(found.image)
-    said = {axis: n for axis, n in fixed_shape(found.image).items() if axis != "channel"}
-    if spec.multiple is not None and any(said.get(a, m) != m for a, m in spec.multiple.items()):
-        said = {}  # the bank knows better
+    theirs = axes_of(description.image)
+    fixed = {axis: n for axis, n in fixed_shape(description.image).items() if axis != "channel"}
+    # a multiple in the bank that contradicts the description says that other extents work too
+    if spec.multiple is not None and any(fixed.get(a, m) != m for a, m in spec.multiple.items()):
+        fixed = {}
     own = dict(zip(theirs, network or (), strict=False))
     ours = ("batch", "channel", *(a for a in "zyx" if a in theirs))
-    return tuple(own.get(axis) or said.get(axis) for axis in ours)
+    return tuple(own.get(axis) or fixed.get(axis) for axis in ours)
 
 
-class _Turned(nn.Module):
-    """A network whose tensors have their axes in another order, or lack batch or channel."""
+class _AxesAdapter(nn.Module):
+    """Takes and returns tensors in our axes for a network with another order, or without some.
+
+    Only batch and channel may be missing in the network's own axes.
+    """
 
     def __init__(
         self,
@@ -182,28 +188,29 @@ class _Turned(nn.Module):
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Return the only output, or all by name, in our axes."""
         if "batch" in self.theirs:
-            parts = [self._run(x)]
-        else:
-            parts = [self._run(sample[None]) for sample in x]
-        joined = {name: torch.cat([p[name] for p in parts]) for name in self.outputs}
-        return joined if len(joined) > 1 else next(iter(joined.values()))
+            batches = [self._run(x)]
+        else:  # a network without batches runs image by image
+            batches = [self._run(image[None]) for image in x]
+        outputs = {name: torch.cat([batch[name] for batch in batches]) for name in self.outputs}
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
     def _run(self, x: Tensor) -> dict[str, Tensor]:
-        for place in (1, 0):  # from the last, so that places stay what they are
-            if self.ours[place] not in self.theirs:
-                x = x.squeeze(place)
-        left = [axis for axis in self.ours if axis in self.theirs]
-        given = self.network(x.permute([left.index(axis) for axis in self.theirs]).contiguous())
-        if isinstance(given, Mapping):
-            given = tuple(given.values())
-        tensors = given if isinstance(given, list | tuple) else (given,)
+        for position in (1, 0):  # channel before batch: dropping batch would move channel
+            if self.ours[position] not in self.theirs:
+                x = x.squeeze(position)
+        remaining = [axis for axis in self.ours if axis in self.theirs]
+        # permute takes, for each axis of the network, its position in x
+        x = x.permute([remaining.index(axis) for axis in self.theirs])
+        output = self.network(x.contiguous())
+        if isinstance(output, Mapping):
+            output = tuple(output.values())
+        tensors = output if isinstance(output, list | tuple) else (output,)
         pairs = zip(self.outputs.items(), tensors, strict=True)
         return {name: self._back(tensor, axes) for (name, axes), tensor in pairs}
 
     def _back(self, y: Tensor, axes: Sequence[str]) -> Tensor:
-        left = [axis for axis in self.ours if axis in axes]
-        y = y.permute([axes.index(axis) for axis in left])
-        for place, axis in enumerate(self.ours[:2]):
+        y = y.permute([axes.index(axis) for axis in self.ours if axis in axes])
+        for position, axis in enumerate(self.ours[:2]):
             if axis not in axes:
-                y = y.unsqueeze(place)
+                y = y.unsqueeze(position)
         return y

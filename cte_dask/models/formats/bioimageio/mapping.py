@@ -1,6 +1,6 @@
-"""From the vocabulary of a BioImage.IO description to that of a bank. No torch.
+"""Translates a BioImage.IO description into the vocabulary of a bank. No torch.
 
-The objects are those of bioimageio.spec's model description 0.5; only attributes are read.
+Arguments are objects of bioimageio.spec's model description 0.5, of which only attributes are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def axes_of(tensor: Any) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        If it has others, or lacks y or x.
+        If it has other axes, or lacks y or x.
     """
     axes = tuple("batch" if a.type == "batch" else _axis(tensor, a) for a in tensor.axes)
     if not {"y", "x"} <= set(axes):
@@ -45,19 +45,19 @@ def _axis(tensor: Any, axis: Any) -> str:
 
 def extents(model: Any) -> dict[str, dict[str, int]]:
     """Return ``halo`` and ``multiple``, each where the description determines it."""
-    found: dict[str, dict[str, int]] = {}
+    entry: dict[str, dict[str, int]] = {}
     space = [a for a in model.inputs[0].axes if a.type == "space"]
     ids = sorted((str(a.id) for a in space), reverse=True)
     halos = {
         str(a.id): a.halo for a in model.outputs[0].axes if a.type == "space" and hasattr(a, "halo")
     }
     if halos:
-        found["halo"] = {axis: halos.get(axis, 0) for axis in ids}
+        entry["halo"] = {axis: halos.get(axis, 0) for axis in ids}
     sizes = {str(a.id): _size(model.inputs[0], a) for a in space}
-    # min + n·step are the multiples of step only where min is one.
+    # min + n·step are all multiples of step only if min is a multiple too
     if all(getattr(s, "step", 0) and s.min % s.step == 0 for s in sizes.values()):
-        found["multiple"] = {axis: sizes[axis].step for axis in ids}
-    return found
+        entry["multiple"] = {axis: sizes[axis].step for axis in ids}
+    return entry
 
 
 def fixed_shape(tensor: Any) -> dict[str, int]:
@@ -67,18 +67,22 @@ def fixed_shape(tensor: Any) -> dict[str, int]:
 
 
 def _size(tensor: Any, axis: Any) -> Any:
-    """Return a number, a parametrised size or None; a reference within the image is followed."""
+    """Return an axis's size: a number, a parametrised size, or None where it is not determined.
+
+    A size may refer to another axis; a reference to one of the same image is followed.
+    """
     size = axis.size
     reference = str(getattr(size, "axis_id", ""))
     if not reference:
         return size
     named = [a for a in tensor.axes if str(a.id) == reference and str(size.tensor_id) == tensor.id]
-    same = [a for a in named if a.scale == axis.scale and size.offset == 0]
-    return same[0].size if same and not hasattr(same[0].size, "axis_id") else None
+    # its size is (other size · other scale / own scale + offset): equal in this case only
+    equal = [a for a in named if a.scale == axis.scale and size.offset == 0]
+    return equal[0].size if equal and not hasattr(equal[0].size, "axis_id") else None
 
 
 def voxel_size(tensor: Any) -> dict[str, Any] | None:
-    """Return the voxel size in nanometre, None where an axis has no unit known here."""
+    """Return the voxel size in nanometre, None if an axis has no known unit."""
     space = [a for a in tensor.axes if a.type == "space"]
     if any(a.unit not in _NANOMETRES for a in space):
         return None
@@ -94,10 +98,10 @@ def steps_of(tensor: Any) -> list[dict[str, Any]]:
     Raises
     ------
     ValueError
-        For a step that a bank cannot express.
+        If a bank cannot express a step.
     """
     steps = list(tensor.preprocessing)
-    # The type that raw data are stored in: no more than a description of them.
+    # A first cast to the type that raw data are stored in changes nothing.
     if steps and steps[0].id == "ensure_dtype" and steps[0].kwargs.dtype == _dtype(tensor):
         steps = steps[1:]
     return [_step(tensor, step) for step in steps if not _is_float_cast(step)]
@@ -115,8 +119,8 @@ def _step(tensor: Any, step: Any) -> dict[str, Any]:
     kwargs = step.kwargs
     if step.id in ("scale_range", "zero_mean_unit_variance"):
         names = ("min_percentile", "max_percentile", "eps")
-        found = {name: getattr(kwargs, name) for name in names if hasattr(kwargs, name)}
-        return {"name": step.id, "kwargs": found, "scope": _scope(tensor, step)}
+        numbers = {name: getattr(kwargs, name) for name in names if hasattr(kwargs, name)}
+        return {"name": step.id, "kwargs": numbers, "scope": _scope(tensor, step)}
     if step.id in ("scale_linear", "fixed_zero_mean_unit_variance"):
         pair = ("gain", "offset") if step.id == "scale_linear" else ("mean", "std")
         return {"name": step.id, "kwargs": {name: _one(step, name) for name in pair}}
@@ -150,54 +154,55 @@ def _one(step: Any, name: str) -> float:
     return float(values.pop())
 
 
-def output_of(model: Any, given: Output) -> dict[str, Any]:
+def output_of(model: Any, output: Output) -> dict[str, Any]:
     """Return how the output becomes a foreground probability, as the keys of ``output``.
 
     Parameters
     ----------
     model
         The description.
-    given
-        What the bank says; where it names the activation, the postprocessing is not looked at.
+    output
+        The bank's entry; where it names the activation, the postprocessing is not read.
 
     Raises
     ------
     ValueError
-        For postprocessing that a bank cannot express.
+        If a bank cannot express the postprocessing.
     """
     names = [str(tensor.id) for tensor in model.outputs]
-    index = str(given.index) if isinstance(given.index, str) else names[given.index or 0]
+    index = str(output.index) if isinstance(output.index, str) else names[output.index or 0]
     if index not in names:
         raise ValueError(f"output.index {index!r} is not there: {', '.join(names)}")
     tensor = model.outputs[names.index(index)]
-    found: dict[str, Any] = {} if "activation" in given.model_fields_set else _activation(tensor)
+    has_activation = "activation" in output.model_fields_set
+    entry: dict[str, Any] = {} if has_activation else _activation(tensor)
     if len(names) > 1:
-        found["index"] = index
+        entry["index"] = index
     channels = [list(a.channel_names) for a in tensor.axes if a.type == "channel"]
     if channels and channels[0].count("foreground") == 1:
-        found["channel"] = [str(n) for n in channels[0]].index("foreground")
-    return found
+        entry["channel"] = [str(n) for n in channels[0]].index("foreground")
+    return entry
 
 
 def _activation(tensor: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"activation": "none"}
+    entry: dict[str, Any] = {"activation": "none"}
     remaining = [p for p in tensor.postprocessing if not _is_float_cast(p)]
     if remaining and remaining[0].id in ("sigmoid", "softmax"):
         step = remaining.pop(0)
         if step.id == "softmax" and not _is_channel(tensor, step.kwargs.axis):
             raise ValueError(f"softmax along {step.kwargs.axis} is not known: {_REMEDY}")
-        found["activation"] = step.id
-    while remaining and _changes_nothing(remaining[0], found["activation"]):
+        entry["activation"] = step.id
+    while remaining and _changes_nothing(remaining[0], entry["activation"]):
         remaining.pop(0)
     if remaining and remaining[0].id == "binarize":
-        found["threshold"] = _one(remaining.pop(0), "threshold")
+        entry["threshold"] = _one(remaining.pop(0), "threshold")
         remaining = [p for p in remaining if p.id != "ensure_dtype"]
     if remaining:
         raise ValueError(
             f"the postprocessing {', '.join(p.id for p in remaining)} of {tensor.id} is not known: "
             "say in the bank's output what its activation is"
         )
-    return found
+    return entry
 
 
 def _is_channel(tensor: Any, axis: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a configuration file of pytorch-3dunet or PlantSeg says about its model. No torch."""
+"""Reads a configuration file of pytorch-3dunet or PlantSeg: model, normalisation. No torch."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ _NAMES = ("config_train.yml", "train_config.yml", "config.yml", "test_config.yml
 
 
 class Configuration(BaseModel):
-    """The section ``model`` of a configuration; what only matters in training is passed over.
+    """The section ``model`` of a configuration, without the keys that matter in training only.
 
     Parameters
     ----------
     name
         A key of :data:`cte_dask.models.formats.pytorch3dunet.network.NETWORKS`.
     in_channels, out_channels
-        Of the image and of the logits.
+        Channels of the image and of the logits.
     f_maps
-        Feature maps of each level, or of the first: each level has twice those of the one before.
+        Feature maps of each level, or of the first alone; each further level has twice as many.
     num_levels
         Number of levels where `f_maps` is one number: 4, for residual networks 5.
     layer_order, num_groups, conv_padding, conv_upscale, upsample
-        As there; its networks pay no attention to ``conv_kernel_size`` and ``pool_kernel_size``.
+        The keys of pytorch-3dunet, with its defaults; its networks ignore ``conv_kernel_size`` and
+        ``pool_kernel_size``, and so does this class.
     final_sigmoid
-        Whether channels are probabilities of their own, or of exclusive classes.
+        Whether each channel is a probability of its own (sigmoid), or the channels are exclusive
+        classes (softmax).
     is_segmentation
-        Whether the output is a probability at all.
+        Whether the output is a probability, not a regressed value.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -59,9 +61,10 @@ class Configuration(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nothing(cls, data: Any) -> Any:
-        given = isinstance(data, Mapping)
-        return {k: v for k, v in data.items() if v is not None} if given else data
+    def _without_nulls(cls, data: Any) -> Any:
+        # a key without a value in YAML stands for its default
+        is_mapping = isinstance(data, Mapping)
+        return {k: v for k, v in data.items() if v is not None} if is_mapping else data
 
     @property
     def dims(self) -> int:
@@ -78,30 +81,30 @@ class Configuration(BaseModel):
 
     @property
     def activation(self) -> Literal["sigmoid", "softmax", "none"]:
-        """What turns the logits into the output of the original."""
+        """The function that pytorch-3dunet applies to the logits."""
         if not self.is_segmentation:
             return "none"
         return "sigmoid" if self.final_sigmoid else "softmax"
 
 
 def configuration(
-    package: Package, chosen: object = None
+    package: Package, file_name: object = None
 ) -> tuple[Configuration, Mapping[str, Any]]:
-    """Return the model section of a package, and the whole file.
+    """Return the model section of a package's configuration, and the whole file.
 
     Parameters
     ----------
     package
         The folder or archive.
-    chosen
-        Name of the file in it; found when left out.
+    file_name
+        Name of the configuration in the package; searched for when left out.
 
     Raises
     ------
     ValueError
         If there is no such file, more than one, or it describes no network of the family.
     """
-    name = _name(package, chosen)
+    name = _name(package, file_name)
     document = _parsed(package, name)
     section = document.get("model") if isinstance(document, Mapping) else None
     if not isinstance(section, Mapping):
@@ -113,38 +116,39 @@ def configuration(
 
 
 def described_entry(spec: ModelSpec, path: Path) -> dict[str, Any]:
-    """Return what the configuration of a package says, as keys of a bank's entry.
+    """Return a package's configuration as keys of a bank's entry.
 
     Parameters
     ----------
     spec
-        What the bank says; a normalisation that it names itself is not looked for.
+        The bank's entry; preprocessing that it names is not read from the package.
     path
         The folder or archive.
 
     Raises
     ------
     ValueError
-        As :func:`configuration`, or if intensities are normalised in an unknown way.
+        If :func:`configuration` fails, or intensities are normalised in an unknown way.
     """
-    found, document = configuration(Package(path), spec.arguments.get("config"))
+    model, document = configuration(Package(path), spec.arguments.get("config"))
     entry: dict[str, Any] = {
-        "axes": "yx" if found.dims == 2 else "zyx",
-        "in_channels": found.in_channels,
-        "output": {"activation": found.activation},
+        "axes": "yx" if model.dims == 2 else "zyx",
+        "in_channels": model.in_channels,
+        "output": {"activation": model.activation},
     }
     steps = None if "preprocessing" in spec.model_fields_set else _steps(document)
     return entry if steps is None else {**entry, "preprocessing": steps}
 
 
-def _name(package: Package, chosen: object) -> str:
+def _name(package: Package, file_name: object) -> str:
     names = [n for n in package.names() if PurePosixPath(n).suffix in (".yml", ".yaml")]
-    if chosen is not None:
-        if chosen not in names:
-            raise ValueError(f"no configuration {chosen!r}: there are {', '.join(names) or 'none'}")
-        return str(chosen)
-    for wanted in _NAMES:
-        named = [n for n in names if PurePosixPath(n).with_suffix(".yml").name == wanted]
+    if file_name is not None:
+        if file_name not in names:
+            there = ", ".join(names) or "none"
+            raise ValueError(f"no configuration {file_name!r}: there are {there}")
+        return str(file_name)
+    for usual_name in _NAMES:
+        named = [n for n in names if PurePosixPath(n).with_suffix(".yml").name == usual_name]
         if len(named) == 1:
             return named[0]
     if len(names) != 1:
@@ -163,14 +167,14 @@ def _parsed(package: Package, name: str) -> Any:
 
 
 def _steps(document: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the normalisation of validation or test data; None where the file does not say."""
+    """Return the normalisation of test, validation or training data; None if there is none."""
     loaders = document.get("loaders")
     if not isinstance(loaders, Mapping):
         return None
-    # Its loaders compute the statistics over the whole volume unless told otherwise.
+    # pytorch-3dunet's default: statistics of the whole volume
     scope = "volume" if loaders.get("global_normalization", True) else "tile"
-    for part in ("test", "val", "train"):
-        section = loaders.get(part)
+    for phase in ("test", "val", "train"):
+        section = loaders.get(phase)
         transformer = section.get("transformer") if isinstance(section, Mapping) else None
         raw = transformer.get("raw") if isinstance(transformer, Mapping) else None
         if isinstance(raw, list):
@@ -179,20 +183,21 @@ def _steps(document: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _step(transform: Mapping[str, Any], scope: str) -> list[dict[str, Any]]:
-    name, given = transform.get("name"), transform.get
-    if name in ("Standardize", "PercentileNormalizer") and given("channelwise"):
+    name = transform.get("name")
+    if name in ("Standardize", "PercentileNormalizer") and transform.get("channelwise"):
         raise ValueError(f"{name} of each channel is not supported: give preprocessing in the bank")
     if name == "Standardize":
-        if given("mean") is not None:
-            fixed = {"mean": given("mean"), "std": given("std")}
+        if transform.get("mean") is not None:
+            fixed = {"mean": transform.get("mean"), "std": transform.get("std")}
             return [{"name": "fixed_zero_mean_unit_variance", "kwargs": fixed}]
         return [{"name": "zero_mean_unit_variance", "kwargs": {"eps": 1e-10}, "scope": scope}]
     if name == "PercentileNormalizer":
-        ends = {"min_percentile": given("pmin", 1.0), "max_percentile": given("pmax", 99.6)}
-        return [{"name": "scale_range", "kwargs": {**ends, "eps": 1e-10}, "scope": scope}]
+        low, high = transform.get("pmin", 1.0), transform.get("pmax", 99.6)
+        kwargs = {"min_percentile": low, "max_percentile": high, "eps": 1e-10}
+        return [{"name": "scale_range", "kwargs": kwargs, "scope": scope}]
     if name == "Normalize":
         return _normalised(transform, scope)
-    # What is left moves, cuts or disturbs the data in training, or changes their type.
+    # Other transforms augment the training data, or change their type.
     return []
 
 
@@ -202,6 +207,7 @@ def _normalised(transform: Mapping[str, Any], scope: str) -> list[dict[str, Any]
         raise ValueError(
             "Normalize with one of min_value, max_value: give preprocessing in the bank"
         )
+    # without bounds pytorch-3dunet takes the minimum and maximum, percentiles 0 and 100
     if low is None or high is None:
         first = {"name": "scale_range", "kwargs": {"eps": 1e-10}, "scope": scope}
     else:

@@ -1,4 +1,4 @@
-"""Models of pytorch-3dunet and PlantSeg: a configuration file and a checkpoint."""
+"""Loads models of pytorch-3dunet and PlantSeg: a configuration file and a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ _SUFFIXES = (".pytorch", ".pt", ".pth", ".safetensors")
 
 
 class Pytorch3dUnet:
-    """Loads a folder or archive of a configuration and a checkpoint; runs nothing of either."""
+    """Loads a folder or archive with a configuration and a checkpoint; runs no code of either."""
 
     def load(self, spec: ModelSpec, path: Path) -> Network:
-        """Return the network, giving logits.
+        """Return the network; its output is logits.
 
         Raises
         ------
         ValueError
-            If a file is missing, the configuration is of no known network, or the checkpoint does
-            not hold exactly its weights.
+            If a file is missing, the configuration names no known network, or the weights of the
+            checkpoint do not fit it.
         """
         package = Package(path)
-        described(spec, path)  # refuses what cannot be honoured, whoever loads it
-        found, _ = configuration(package, spec.arguments.get("config"))
-        network = _network(found)
+        described(spec, path)  # raises for what a bank cannot express
+        model, _ = configuration(package, spec.arguments.get("config"))
+        network = _network(model)
         name = _checkpoint(package, spec.arguments.get("checkpoint"))
-        with package.files(name) as (weights,), torch.serialization.safe_globals(_PASSED_OVER):
+        with package.files(name) as (weights,), torch.serialization.safe_globals(_IGNORED_NAMES):
             load_weights(network, read_state_dict(weights))
-        return Network(forward=network, kind="module", notes=(f"{found.name} of pytorch-3dunet",))
+        return Network(forward=network, kind="module", notes=(f"{model.name} of pytorch-3dunet",))
 
 
 class _Ignored:
-    """Stands for the numbers of NumPy in a checkpoint (scores, steps): kept out, not built."""
+    """Takes the place of NumPy's numbers in a checkpoint (scores, steps), which nobody reads."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -54,9 +54,9 @@ class _Ignored:
         pass
 
 
-# A checkpoint holds the best score as a NumPy number, which torch refuses to read. Nothing of
-# NumPy is called: its names stand for a class that takes anything and does nothing.
-_PASSED_OVER: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+# A checkpoint holds the best score as a NumPy number, which torch refuses to unpickle. These names
+# of NumPy resolve to a class that takes anything and does nothing, so that nothing of it runs.
+_IGNORED_NAMES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Ignored, name)
     for name in (
         "numpy.core.multiarray.scalar",
@@ -69,33 +69,33 @@ _PASSED_OVER: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 ]
 
 
-def _network(found: Configuration) -> UNet3DFamily:
-    dims, block = NETWORKS[found.name]
-    # The weights drawn here are overwritten: the caller's random state must not notice them.
+def _network(model: Configuration) -> UNet3DFamily:
+    dims, block = NETWORKS[model.name]
+    # Initial weights are drawn, then overwritten: the caller's random state must not advance.
     with torch.random.fork_rng(devices=[]):
         return UNet3DFamily(
             block=block,
             layers=Layers(
                 dims=dims,
-                order=found.layer_order,
-                groups=found.num_groups,
-                # Its residual blocks pay no attention to the padding given.
-                padding=found.conv_padding if block == "double" else 1,
+                order=model.layer_order,
+                groups=model.num_groups,
+                # pytorch-3dunet's residual blocks ignore conv_padding
+                padding=model.conv_padding if block == "double" else 1,
             ),
-            in_channels=found.in_channels,
-            out_channels=found.out_channels,
-            features=found.features,
-            upscale=found.conv_upscale,
-            upsample=found.upsample,
+            in_channels=model.in_channels,
+            out_channels=model.out_channels,
+            features=model.features,
+            upscale=model.conv_upscale,
+            upsample=model.upsample,
         )
 
 
-def _checkpoint(package: Package, chosen: object) -> str:
+def _checkpoint(package: Package, file_name: object) -> str:
     names = [n for n in package.names() if PurePosixPath(n).suffix in _SUFFIXES]
-    if chosen is not None:
-        if chosen not in names:
-            raise ValueError(f"no checkpoint {chosen!r}: there are {', '.join(names) or 'none'}")
-        return str(chosen)
+    if file_name is not None:
+        if file_name not in names:
+            raise ValueError(f"no checkpoint {file_name!r}: there are {', '.join(names) or 'none'}")
+        return str(file_name)
     for stem in _BEST:
         named = [n for n in names if PurePosixPath(n).stem == stem]
         if len(named) == 1:

@@ -2,16 +2,14 @@
 
 Written from the published description of the family: levels of two convolutions (or residual
 blocks, with squeeze and excitation), maximum pooling, and skips that are concatenated (or added).
-Modules carry the names that the checkpoints use. The forward pass returns logits: the final
-activation is left to whoever reads them.
+Modules carry the names that the checkpoints use. The forward pass returns logits; the bank's
+``output.activation`` turns them into probabilities.
 
 References
 ----------
 Wolny et al. (2020), doi:10.7554/eLife.57613 (PlantSeg); Çiçek et al. (2016),
 doi:10.1007/978-3-319-46723-8_49; Lee et al. (2017), arXiv:1706.00120 (residual);
 Roy et al. (2018), arXiv:1803.02579 (squeeze and excitation).
-
-The convolution blocks of pytorch-3dunet's networks, under its parameter names.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ __all__ = ["CONV", "NETWORKS", "Layers", "UNet3DFamily", "double", "residual"]
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 
 _BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-# Without inplace: who keeps the output of a module must find it unchanged.
+# Not in place: the outputs of modules are stored and read again after the next module ran.
 _PLAIN: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "r": ("ReLU", nn.ReLU),
     "l": ("LeakyReLU", nn.LeakyReLU),
@@ -41,7 +39,7 @@ _PLAIN: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """What every convolution of a network has in common.
+    """Order of operations, groups and padding that all convolutions of a network share.
 
     Parameters
     ----------
@@ -53,7 +51,7 @@ class Layers:
     groups
         Groups of the group norms.
     padding
-        Of the convolutions, which are 3 voxels wide.
+        Padding of the convolutions, which are 3 voxels wide.
 
     Raises
     ------
@@ -82,8 +80,10 @@ class Layers:
         letters = self.order if order is None else order
         block, groups = nn.Sequential(), self.groups
         for position, letter in enumerate(letters):
+            # a normalisation before the convolution sees its input, one after it its output
             channels = narrow if position < letters.index("c") else wide
             if letter == "c":
+                # as in the original: no bias beside any normalisation
                 bias = not set("gb") & set(letters)
                 convolution = CONV[self.dims](narrow, wide, 3, padding=self.padding, bias=bias)
                 block.add_module("conv", convolution)
@@ -93,6 +93,7 @@ class Layers:
             elif letter == "b":
                 block.add_module("batchnorm", _BATCH[self.dims](channels))
             else:
+                # as in the original, for the group norms that follow in this block too
                 groups = 1 if channels < groups else groups
                 block.add_module("groupnorm", _group_norm(groups, channels))
         return block
@@ -105,7 +106,7 @@ def _group_norm(groups: int, channels: int) -> nn.GroupNorm:
 
 
 def double(layers: Layers, narrow: int, middle: int, wide: int) -> nn.Sequential:
-    """Return two convolutions, from narrow over middle to wide channels."""
+    """Return two convolutions, with `narrow` to `middle` to `wide` channels."""
     block = nn.Sequential()
     block.add_module("SingleConv1", layers.single(narrow, middle))
     block.add_module("SingleConv2", layers.single(middle, wide))
@@ -113,7 +114,7 @@ def double(layers: Layers, narrow: int, middle: int, wide: int) -> nn.Sequential
 
 
 def residual(block: str, layers: Layers, narrow: int, wide: int) -> nn.Module:
-    """Return a residual block, for ``"residual_se"`` with squeeze and excitation."""
+    """Return a residual block; ``"residual_se"`` adds squeeze and excitation."""
     return (
         _ResidualSE(layers, narrow, wide)
         if block == "residual_se"
@@ -125,6 +126,7 @@ class _Residual(nn.Module):
     def __init__(self, layers: Layers, narrow: int, wide: int) -> None:
         super().__init__()
         self.conv1 = CONV[layers.dims](narrow, wide, 1) if narrow != wide else nn.Identity()
+        # the last convolution has no activation: it comes after the sum with the shortcut
         linear = "".join(letter for letter in layers.order if letter not in "rle")
         self.conv2 = layers.single(wide, wide)
         self.conv3 = layers.single(wide, wide, order=linear)
@@ -188,13 +190,14 @@ class UNet3DFamily(nn.Module):
     block
         ``"double"``, ``"residual"`` or ``"residual_se"``.
     layers
-        Of every convolution.
+        Settings of every convolution.
     in_channels, out_channels
-        Of the image and of the logits.
+        Channels of the image and of the logits.
     features
         Feature maps of each level, from the finest; two levels or more.
     upscale
-        1 or 2: whether the first convolution of a double block already gives all feature maps.
+        1 if the first convolution of a double block returns all feature maps, 2 if it returns half
+        of them.
     upsample
         ``"default"`` (nearest, or transposed convolutions for residual blocks), ``"deconv"``, or a
         mode of interpolation.
@@ -202,7 +205,7 @@ class UNet3DFamily(nn.Module):
     Raises
     ------
     ValueError
-        If the levels, upsampling or feature maps are outside of what is listed.
+        If the levels, upsampling or feature maps are none of those above.
     """
 
     def __init__(
@@ -230,13 +233,13 @@ class UNet3DFamily(nn.Module):
                 f"f_maps {list(features)}: upsample deconv needs twice as many a level"
             )
         self.encoders = nn.ModuleList(
-            _Encoder(block, layers, narrow, wide, upscale, pooled=level > 0)
+            _EncoderLevel(block, layers, narrow, wide, upscale, pooled=level > 0)
             for level, (narrow, wide) in enumerate(
                 zip((in_channels, *features), features, strict=False)
             )
         )
         self.decoders = nn.ModuleList(
-            _Decoder(block, layers, deep, shallow, upsample)
+            _DecoderLevel(block, layers, deep, shallow, upsample)
             for deep, shallow in zip(features[:0:-1], features[-2::-1], strict=True)
         )
         self.final_conv = CONV[layers.dims](features[0], out_channels, 1)
@@ -253,7 +256,7 @@ class UNet3DFamily(nn.Module):
         return logits
 
 
-class _Encoder(nn.Module):
+class _EncoderLevel(nn.Module):
     def __init__(
         self, block: str, layers: Layers, narrow: int, wide: int, upscale: int, *, pooled: bool
     ) -> None:
@@ -270,7 +273,7 @@ class _Encoder(nn.Module):
         return result
 
 
-class _Decoder(nn.Module):
+class _DecoderLevel(nn.Module):
     def __init__(self, block: str, layers: Layers, deep: int, shallow: int, upsample: str) -> None:
         super().__init__()
         self.adds = block != "double"
@@ -301,7 +304,7 @@ class _Interpolated(nn.Module):
 
 
 class _Transposed(nn.Module):
-    """A transposed convolution, one voxel short of twice the extent, then stretched to fit."""
+    """A transposed convolution, whose extent 2n - 1 is interpolated to that of the skip."""
 
     def __init__(self, layers: Layers, deep: int, shallow: int) -> None:
         super().__init__()
