@@ -49,7 +49,7 @@ class Specimen:
 
 @dataclass(frozen=True, slots=True)
 class Microscope:
-    """How the specimen is imaged; lengths in voxels.
+    """Optics, stain and camera that image the specimen; lengths in voxels.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def simulate_nuclei(
     seed
         Seed of everything random; it gives the same volume again with the same version of NumPy.
     specimen, microscope
-        What is imaged, and how.
+        The nuclei, and the optics that image them.
 
     Returns
     -------

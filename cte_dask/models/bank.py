@@ -132,6 +132,7 @@ def _read(where: str) -> str:
         raise ValueError(kind)
     try:
         with open_file(where, "rb") as file:
+            # one byte more than allowed tells a file that is too long, without reading it all
             data = cast("bytes", file.read(safe_yaml.MAX_BYTES + 1))
     # Each file system raises types of its own; the reader needs the reason in one line.
     except Exception as error:
@@ -139,7 +140,7 @@ def _read(where: str) -> str:
     if len(data) > safe_yaml.MAX_BYTES:
         raise ValueError(f"more than {safe_yaml.MAX_BYTES} bytes: this is not a bank")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")  # drops the byte order mark of Windows editors
     except UnicodeDecodeError as error:
         raise ValueError(f"not a UTF-8 text file ({error.reason} at byte {error.start})") from error
 

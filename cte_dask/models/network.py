@@ -1,4 +1,4 @@
-"""What a loader returns: a network behind one call, whatever format it came in."""
+"""The network that a loader returns: one call, the same for every format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Network:
         The only extent accepted along each of (N, C, [z,] y, x), None along an axis that accepts
         several; None in place of the tuple when all are free.
     notes
-        What a reader of ``cte models check`` should know.
+        Remarks for the report of ``cte models check``.
     code
         Identifies the architecture: networks of equal `code` differ in weights alone. Empty where
         the architecture is not known.

@@ -57,7 +57,7 @@ class Package:
         if not self.path.is_file():
             return False
         with self.path.open("rb") as file:
-            return file.read(4) == b"PK\x03\x04"
+            return file.read(4) == b"PK\x03\x04"  # the first entry of a zip
 
     @property
     def root(self) -> Path:
@@ -172,7 +172,7 @@ def _check_name(name: str) -> None:
         or ".." in parts
         or "\\" in name
         or "\0" in name
-        or re.match("[A-Za-z]:", name)
+        or re.match("[A-Za-z]:", name)  # a drive of Windows
     ):
         raise ValueError(f"the name {name!r} leads out of the package")
 
@@ -190,6 +190,7 @@ def _check_zip(path: Path) -> None:
         # the upper half of external_attr holds the Unix mode
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise ValueError(f"{path.name}: {entry.filename} is a link, not a file")
+    # of two entries readers disagree which one counts
     names = [entry.filename for entry in entries]
     if len(set(names)) < len(names):
         raise ValueError(f"{path.name}: two files of the same name")

@@ -99,6 +99,7 @@ def _verify(path: Path, expected: str) -> None:
 def _cached(url: str, digest: str) -> Path:
     suffix = Path(urlsplit(url).path).suffix
     path = cache_folder() / "weights" / f"{digest}{suffix}"
+    # checked each time: a file in the cache may have been damaged since
     if path.is_file() and sha256_of(path) == digest:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,8 +35,8 @@ class Output(Strict):
     channel
         The output channel that is the foreground.
     activation
-        What turns the network's output into a probability; ``"none"`` when it already is one,
-        ``"labels"`` when the output holds instance labels, 0 the background.
+        Function that turns the network's output into a probability; ``"none"`` if it is one
+        already, ``"labels"`` if it holds instance labels, 0 for the background.
     threshold
         A voxel is foreground if its probability is strictly greater.
     classes
@@ -176,6 +176,7 @@ class ModelSpec(Strict):
             raise ValueError(f"{digest!r} is not a SHA-256: 64 hexadecimal digits")
         return digest and digest.lower()
 
+    # a bank may name a single layer without the list
     @model_validator(mode="before")
     @classmethod
     def _one_layer(cls, data: Any) -> Any:
@@ -237,6 +238,7 @@ class ModelSpec(Strict):
             raise ValueError("format python takes its network from source: no architecture")
 
     def _check_trust(self) -> None:
+        # what may run code of others, and whether this model does
         foreign = {
             f"format {self.format}": self.format == "python" or self.format not in FORMATS,
             f"architecture {self.architecture}": self.architecture is not None

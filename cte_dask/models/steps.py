@@ -172,6 +172,7 @@ class Step(Strict):
     def _complete(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("name") not in PARAMETERS:
             return data
+        # defaults are written out here, so that they enter comparisons and the digest
         parameters = PARAMETERS[data["name"]].model_validate(data.get("kwargs") or {})
         return {**data, "kwargs": parameters.model_dump()}
 

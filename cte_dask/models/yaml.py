@@ -38,7 +38,7 @@ def parse(text: str) -> Any:
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        if node is None:
+        if node is None:  # an empty document
             return None
         _check(node, sizes={}, inside=set())
         return loader.construct_document(node)
@@ -62,6 +62,7 @@ def _check(node: yaml.Node, *, sizes: dict[int, int], inside: set[int]) -> int:
         return sizes[id(node)]
     if id(node) in inside:
         raise ValueError(f"{_line(node)}: an alias contains itself")
+    # `inside` holds the ancestors: meeting one again is a cycle
     inside.add(id(node))
     size = 1 + sum(_check(child, sizes=sizes, inside=inside) for child in _children(node))
     inside.discard(id(node))

@@ -52,7 +52,7 @@ REMEDIES = {
     "AccessDenied": _DENIED,
     "PublicAccessNotPermitted": _DENIED,
 }
-"""What the error codes of S3, Google and Azure mean for a user.
+"""Remedy for each error code of S3, Google and Azure.
 
 The codes: docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
 learn.microsoft.com/rest/api/storageservices/blob-service-error-codes,
@@ -93,7 +93,7 @@ def explained(error: BaseException, url: str, *, signed: bool = True) -> OSError
     Parameters
     ----------
     error
-        What the library raised. Its text holds signed URLs and debugging output.
+        The library's error, whose text holds signed URLs and debugging output.
     url
         URL of the bucket or object, as the user knows it.
     signed

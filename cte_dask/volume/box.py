@@ -105,7 +105,7 @@ def parse_roi(roi: RoiLike | None, shape: Shape) -> Box:
     if roi is None:
         return Box((0, 0, 0), shape)
     entries = [_slice(text, roi) for text in roi.split(",")] if isinstance(roi, str) else list(roi)
-    if len(entries) == 2:
+    if len(entries) == 2:  # y and x of every plane
         entries = [slice(None), *entries]
     if len(entries) != 3 or not all(isinstance(entry, slice) for entry in entries):
         raise ValueError(f"roi {roi!r}: want z0:z1,y0:y1,x0:x1 (or y0:y1,x0:x1)")

@@ -52,7 +52,7 @@ class Source(Protocol):
 
     @property
     def fill_value(self) -> float | int | None:
-        """What an omitted chunk stands for, None if nothing can be omitted."""
+        """Value of the voxels of an omitted chunk, None if no chunk can be omitted."""
 
     def read(self, selection: Selection) -> NDArray[Any]:
         """Return the selected elements; an axis with an index is dropped.
@@ -108,7 +108,7 @@ class Image:
     channels
         Names of the channels, empty if not known.
     notes
-        What a report should say about the image.
+        Remarks on the image for reports.
     format
         Reference ``"module:function"`` of the format that found it; empty for a listed format.
     """

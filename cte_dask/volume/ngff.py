@@ -21,7 +21,7 @@ Attributes = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class LevelScale:
-    """How the voxels of one pyramid level lie in space.
+    """Voxel size and position of one pyramid level in space.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Multiscale:
     channels
         Names of the channels, empty if not stated.
     notes
-        What the reader did not understand and a user should know.
+        Remarks on metadata that were not understood.
     """
 
     axes: str | None
@@ -109,7 +109,7 @@ def _multiscale(ome: Attributes) -> Multiscale:
     if not levels:
         raise VolumeError("the multiscales metadata lists no dataset")
     notes = [_unit_note(axis) for axis in axes if _has_bad_unit(axis)]
-    if len(images) > 1:
+    if len(images) > 1:  # NGFF allows several in a group and ranks none
         notes.append(f"the first of {len(images)} multiscale images is used")
     if all(level.voxel_size is None for level in levels):
         notes.append("the voxel size is not known")

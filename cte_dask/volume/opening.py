@@ -62,7 +62,7 @@ def open_volume(
     training_voxel_size
         Voxel size the models were trained at, in the same forms.
     storage_options
-        What fsspec needs to open a URL (target and mask).
+        Options of fsspec for opening a URL, of target and mask.
 
     Returns
     -------

@@ -51,6 +51,7 @@ def _mean_of_two(image: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def _cast(image: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    # a plain cast would round integers down, and darken each level
     return (np.rint(image) if dtype.kind in "ui" else image).astype(dtype)
 
 

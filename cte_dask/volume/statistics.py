@@ -113,8 +113,8 @@ def intensity_statistics(
     volume
         The target.
     percentiles
-        Which percentiles, 0 to 100, by linear interpolation (as :func:`numpy.percentile`); the
-        first is below the last, and they give ``low`` and ``high``.
+        Percentiles to compute, 0 to 100, by linear interpolation (as :func:`numpy.percentile`). The
+        first, which gives ``low``, is below the last, which gives ``high``.
     seed
         Seed of the sample; not negative.
     max_voxels
@@ -176,6 +176,7 @@ def _where(volume: Volume, sample: Sample) -> str:
 
 
 def _moments(values: NDArray[Any]) -> tuple[float, float]:
+    # the sum in float64: in float32 it would lose the last digits of millions of voxels
     mean = float(np.mean(values, dtype=np.float64))
     # in stretches, so that no float64 copy of the sample is made
     squares = (float(np.sum(np.square(stretch - mean))) for stretch in _stretches(values))

@@ -40,7 +40,7 @@ class ZyxView:
 
     @property
     def url(self) -> str:
-        """What `open_volume` finds the store by: its URL, behind the format from outside if any."""
+        """Target for `open_volume`: the URL of the store, behind the format from outside if any."""
         return f"{self.format}::{self.source.url}" if self.format else self.source.url
 
     @property

@@ -39,9 +39,9 @@ class Volume:
         Centre of the array's first voxel (z, y, x) from the origin of the image, in voxels of
         the level.
     mask
-        Which voxels count; None for all.
+        Mask of the voxels that count; None if all do.
     notes
-        What a report should say about how the target was opened.
+        Remarks for reports on how the target was opened.
     """
 
     view: ZyxView
@@ -95,7 +95,7 @@ class Volume:
 
     @property
     def fill_value(self) -> float | int | None:
-        """What an omitted chunk stands for."""
+        """Value of the voxels of an omitted chunk."""
         return self.view.source.fill_value
 
     @property
@@ -120,7 +120,7 @@ class Volume:
 
     @property
     def read_unit(self) -> Shape:
-        """What is best read at once (z, y, x): a shard, else a chunk, within the array.
+        """Extent of the best single read (z, y, x): a shard, else a chunk, within the array.
 
         The units tile the *array*; in coordinates of the region they start at ``-origin``.
         """
@@ -168,6 +168,7 @@ class Volume:
             If stored voxels cannot be read.
         """
         box = Box(triple(start), triple(stop)).shift(self.roi.start)
+        # reflection at the array's edges, not the region's: real voxels beat mirrored ones
         ranges = zip(box.start, box.stop, self.array_shape, strict=True)
         return gather(self.view, [reflected(*extent) for extent in ranges])
 

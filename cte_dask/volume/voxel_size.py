@@ -78,7 +78,7 @@ class VoxelSize:
         Parameters
         ----------
         factors
-            How much larger along z, y and x.
+            Factors along z, y and x.
         """
         pairs = zip(self.lengths, factors, strict=True)
         return VoxelSize(*(None if v is None else v * f for v, f in pairs))

@@ -95,7 +95,7 @@ def write_ome_zarr(
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the levels of one image are stored and described."""
+    """Storage and metadata of the levels of one image."""
 
     axes: str
     version: Version
@@ -119,6 +119,7 @@ class _Layout:
                 str(index),
                 shape=level.shape,
                 dtype=level.dtype,
+                # a chunk shrinks to a small level; in a shard it must keep dividing the shard
                 chunks=tuple(min(c, n) for c, n in zip(self.chunks, level.shape, strict=True))
                 if self.shards is None
                 else tuple(self.chunks),
@@ -181,6 +182,7 @@ def _write_labels(
     attributes = {"ome": {"version": "0.5", **listed}} if layout.version == "0.5" else listed
     group = root.create_group("labels", attributes=attributes)
     spatial = layout.spatial()
+    # NGFF: the way from a label image up to its image group
     source: dict[str, Any] = {"source": {"image": "../../"}}
     if layout.version == "0.4":
         source["version"] = "0.4"

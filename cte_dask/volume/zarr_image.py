@@ -56,7 +56,7 @@ def find_zarr(target: object, storage_options: Mapping[str, Any]) -> Image | Non
         A zarr array; a group holding one array; an OME-Zarr image, its labels or its
         bioformats2raw layout (the first series).
     storage_options
-        What fsspec needs to open a URL.
+        Options of fsspec for opening a URL.
 
     Raises
     ------

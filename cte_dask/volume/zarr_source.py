@@ -50,7 +50,7 @@ class ZarrSource:
         Extents, element type, chunks and fill value; :class:`~cte_dask.volume.image.Source` defines
         them.
     storage_options
-        What fsspec needs to open the URL; not shown, since it may hold credentials.
+        Options of fsspec for opening the URL; never printed, since they may hold credentials.
     store
         A store from Python that has no URL; None otherwise.
     """
@@ -180,7 +180,7 @@ def open_zarr_source(
     url, path
         URL or absolute path of the store, and the array's path in it.
     storage_options
-        What fsspec needs to open the URL.
+        Options of fsspec for opening the URL.
     store
         A store to use in place of the URL.
 
@@ -194,6 +194,7 @@ def open_zarr_source(
     name = f"{url}/{path}" if path else url
     if not isinstance(node, zarr.Array):
         raise VolumeError(f"{name} is a zarr group, not an array")
+    # a Python number, which compares and pickles without NumPy
     fill = getattr(node.fill_value, "item", lambda: node.fill_value)()
     source = ZarrSource(
         url=url,
@@ -233,7 +234,7 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
     Raises
     ------
     VolumeError
-        If there is nothing, or it is not a zarr, or it cannot be read.
+        If nothing is there, or it is no zarr, or it cannot be read.
     """
     name = f"{url}/{path}" if path else url
     try:
@@ -274,6 +275,7 @@ async def _count(store: StrictStore, keys: Iterable[str]) -> int:
 
 def _check_still_there(array: zarr.Array[Any], store: StrictStore) -> None:
     """Raise if the array was deleted or unmounted meanwhile: its metadata are gone then too."""
+    # metadata are read when an array is opened and cached: only the store knows of a deletion
     metadata = ".zarray" if array.metadata.zarr_format == 2 else "zarr.json"
     if not sync(store.present(_key(array, metadata))):
         raise FileNotFoundError(f"the array is no longer there ({metadata} is gone)")
@@ -293,7 +295,7 @@ def _within(key: str, ranges: list[range]) -> bool:
 def _chunk_range(selected: slice | int, chunk: int) -> range:
     if isinstance(selected, int):
         return range(selected // chunk, selected // chunk + 1)
-    return range(selected.start // chunk, -(-selected.stop // chunk))
+    return range(selected.start // chunk, -(-selected.stop // chunk))  # floor to ceil
 
 
 def _shown(selection: Selection) -> str:

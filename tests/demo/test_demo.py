@@ -88,9 +88,9 @@ def test_the_target_holds_the_simulated_volume_and_its_truth(target: Path) -> No
     image = group[scales["datasets"][0]["path"]]
     labels = zarr.open_group(target / "labels" / LABELS, mode="r")
     truth = labels[labels.attrs["ome"]["multiscales"][0]["datasets"][0]["path"]]
-    made, made_labels = simulate_nuclei(SHAPE, seed=1)
-    assert np.array_equal(image[:], made)
-    assert np.array_equal(truth[:], made_labels)
+    simulated, simulated_labels = simulate_nuclei(SHAPE, seed=1)
+    assert np.array_equal(image[:], simulated)
+    assert np.array_equal(truth[:], simulated_labels)
 
 
 def test_the_target_says_how_large_its_voxels_are(target: Path) -> None:
@@ -140,12 +140,12 @@ def bank_path_of_two(tmp_path_factory) -> Path:
 
 
 def test_the_demonstration_prints_the_ranking_beside_the_truth(small_demo, tmp_path) -> None:
-    told = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo-run")])
-    assert told.exit_code == 0, told.output
-    assert "true F1" in told.stdout
-    assert "nuclei-blurry" in told.stdout
-    assert "Kendall's tau of the ranking" in told.stdout
-    assert f"cte report {tmp_path / 'demo-run' / 'run'}" in told.stdout.replace("\n", "")
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo-run")])
+    assert result.exit_code == 0, result.output
+    assert "true F1" in result.stdout
+    assert "nuclei-blurry" in result.stdout
+    assert "Kendall's tau of the ranking" in result.stdout
+    assert f"cte report {tmp_path / 'demo-run' / 'run'}" in result.stdout.replace("\n", "")
     again = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo-run"), "--json", "-q"])
     assert again.exit_code == 0, again.output
     assert again.stderr == ""

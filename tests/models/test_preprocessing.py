@@ -122,10 +122,10 @@ def test_each_step_is_its_formula() -> None:
 def test_scope_decides_whose_statistics_count() -> None:
     volume = np.arange(101.0)
     tile = volume[:11]
-    whole = preprocess(tile, [step("scale_range")], Of(volume))
-    alone = preprocess(tile, [step("scale_range", "tile")], None)
-    np.testing.assert_allclose(whole, tile / 100, rtol=1e-6)
-    np.testing.assert_allclose(alone, tile / 10, rtol=1e-6)
+    by_volume = preprocess(tile, [step("scale_range")], Of(volume))
+    by_tile = preprocess(tile, [step("scale_range", "tile")], None)
+    np.testing.assert_allclose(by_volume, tile / 100, rtol=1e-6)
+    np.testing.assert_allclose(by_tile, tile / 10, rtol=1e-6)
 
 
 def test_the_volumes_statistics_pass_through_the_steps_before() -> None:

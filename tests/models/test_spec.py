@@ -49,8 +49,8 @@ def test_the_digest_tells_models_apart_but_not_places_of_known_weights() -> None
     assert spec().digest() == spec().digest()
     assert spec().digest() != spec(source="/elsewhere").digest()
     assert spec().digest() != spec(output={"threshold": 0.4}).digest()
-    known = {"sha256": "a" * 64}
-    assert spec(**known).digest() == spec(**known, source="/elsewhere").digest()
+    digest = {"sha256": "a" * 64}
+    assert spec(**digest).digest() == spec(**digest, source="/elsewhere").digest()
 
 
 def test_defaults_written_out_are_the_same_model() -> None:

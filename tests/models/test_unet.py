@@ -83,15 +83,15 @@ def test_the_last_output_of_smallest_extent_is_the_deepest_encoder(
     dims: int, upsample: str
 ) -> None:
     unet = network(dims=dims, dropout=0.2, upsample=upsample)
-    seen: list[tuple[str, int]] = []
+    extents: list[tuple[str, int]] = []
     for name, module in unet.named_modules():
         module.register_forward_hook(
-            lambda _module, _input, output, name=name: seen.append((name, output.shape[-1]))
+            lambda _module, _input, output, name=name: extents.append((name, output.shape[-1]))
         )
     unet(image(dims))
-    smallest = min(extent for _, extent in seen)
-    assert [name for name, extent in seen if extent == smallest][-1] == "encoders.2"
-    assert seen[-2][0] == "head"
+    smallest = min(extent for _, extent in extents)
+    assert [name for name, extent in extents if extent == smallest][-1] == "encoders.2"
+    assert extents[-2][0] == "head"
 
 
 def test_evaluation_repeats_and_training_drops_whole_channels() -> None:
@@ -114,13 +114,13 @@ def test_weights_do_not_depend_on_dropout() -> None:
 
 def test_kept_outputs_stay_as_they_were() -> None:
     unet = network()
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for module in unet.modules():
         module.register_forward_hook(
-            lambda _module, _input, output: kept.append((output, output.clone()))
+            lambda _module, _input, output: outputs.append((output, output.clone()))
         )
     unet(image(2))
-    assert all(torch.equal(output, copy) for output, copy in kept)
+    assert all(torch.equal(output, copy) for output, copy in outputs)
 
 
 def convolution_flops(pairs: Sequence[tuple[int, int]], voxels: int, kernel: int) -> int:

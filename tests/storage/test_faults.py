@@ -21,7 +21,7 @@ def xml(code: str, message: str = "Told.", more: str = "") -> str:
 
 
 @pytest.mark.parametrize(
-    ("url", "text", "told"),
+    ("url", "text", "remedy"),
     [
         ("s3://b", xml("SignatureDoesNotMatch"), "the key is wrong: check AWS_ACCESS_KEY_ID"),
         ("s3://b", xml("ExpiredToken"), "AWS_SESSION_TOKEN in the environment"),
@@ -48,14 +48,14 @@ def xml(code: str, message: str = "Told.", more: str = "") -> str:
          "403 Forbidden: OddFault: No."),
     ],
 )  # fmt: skip
-def test_a_refusal_names_the_remedy_and_repeats_no_signature(url, text, told):
+def test_a_refusal_names_the_remedy_and_repeats_no_signature(url, text, remedy):
     error = explained(
         GenericError(f"Error performing GET {SIGNED} in 1 ms - {text}\n\nDebug source:\n{SIGNED}"),
         url,
     )
     assert isinstance(error, StorageError)
     assert str(error).startswith(f"{url}: ")
-    assert told in str(error)
+    assert remedy in str(error)
     assert "PRIVATE" not in str(error)
     assert "\n" not in str(error)
 
@@ -64,8 +64,8 @@ def test_a_refusal_names_the_remedy_and_repeats_no_signature(url, text, told):
     "text", [xml("AccessDenied"), xml("PublicAccessNotPermitted"), "401 Unauthorized"]
 )
 def test_who_reads_a_private_bucket_unsigned_is_not_told_to_do_just_that(text):
-    told = str(explained(GenericError(text), "s3://b", signed=False))
-    assert told == (
+    message = str(explained(GenericError(text), "s3://b", signed=False))
+    assert message == (
         "s3://b: it is not public: leave out --anonymous and set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY in the environment"
     )

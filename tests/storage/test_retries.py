@@ -42,8 +42,8 @@ class Answers:
 
 
 def test_an_answer_that_is_cut_short_is_read_again_a_few_times():
-    cut = GenericError("Generic S3 error: HTTP error: request or response body error")
-    answers = Answers(cut, cut, b"all", cut, cut, cut)
+    broken = GenericError("Generic S3 error: HTTP error: request or response body error")
+    answers = Answers(broken, broken, b"all", broken, broken, broken)
 
     async def read() -> bytes:
         with explaining("s3://b/x"):

@@ -30,9 +30,9 @@ class Handler(SimpleHTTPRequestHandler):
     ranges = True
 
     def do_GET(self) -> None:
-        part, status = self.failing
+        segment, status = self.failing
         path = Path(self.translate_path(self.path))
-        if part and part in self.path:
+        if segment and segment in self.path:
             self.send_error(status)
         elif self.ranges and path.is_file() and "Range" in self.headers:
             self._send_range(path.read_bytes())
@@ -41,11 +41,11 @@ class Handler(SimpleHTTPRequestHandler):
 
     def _send_range(self, content: bytes) -> None:
         low, high = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"]).groups()
-        part = content[-int(high) :] if not low else content[int(low) : int(high or -2) + 1]
+        body = content[-int(high) :] if not low else content[int(low) : int(high or -2) + 1]
         self.send_response(206)
-        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(part)
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -156,11 +156,11 @@ zarr_source._opened.clear()
 fsspec.filesystem("http").clear_instance_cache()
 gc.collect()
 """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, check=False
     )
-    assert done.stderr == ""
-    assert done.stdout.split() == [str(voxels[0, 0, 0]), "True"]
+    assert process.stderr == ""
+    assert process.stdout.split() == [str(voxels[0, 0, 0]), "True"]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -10,8 +10,10 @@ def test_importing_the_package_imports_no_array_or_network_library() -> None:
         "heavy = {'torch', 'dask', 'distributed', 'zarr', 'fsspec', 'numpy'} & set(sys.modules); "
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.strip()) == (0, "")
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stderr.strip()) == (0, "")
 
 
 def test_opening_a_zarr_imports_neither_torch_nor_dask(tmp_path) -> None:
@@ -21,8 +23,10 @@ def test_opening_a_zarr_imports_neither_torch_nor_dask(tmp_path) -> None:
         f"open_volume({str(tmp_path / 'a')!r}).read((0, 0, 0), (1, 4, 4)); "
         "sys.exit(', '.join(sorted({'torch', 'dask', 'distributed'} & set(sys.modules))) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.strip()) == (0, "")
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stderr.strip()) == (0, "")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

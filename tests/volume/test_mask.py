@@ -63,11 +63,11 @@ def test_a_smaller_mask_stands_for_its_nearest_voxels(
 ) -> None:
     small = tuple(-(-n // f) if up else max(1, n // f) for n, f in zip(shape, factors, strict=True))
     mask = np.random.default_rng(0).integers(0, 2, small).astype(bool)
-    found = mask_factors(small, shape)
-    assert found is not None
+    per_voxel = mask_factors(small, shape)
+    assert per_voxel is not None
     expected = mask
     for axis in range(3):
-        index = np.minimum(np.arange(shape[axis]) // found[axis], small[axis] - 1)
+        index = np.minimum(np.arange(shape[axis]) // per_voxel[axis], small[axis] - 1)
         expected = expected.take(index, axis=axis)
     volume = open_volume(np.zeros(shape, np.uint8), mask=mask)
     start = tuple(data.draw(st.integers(0, n - 1)) for n in shape)

@@ -111,29 +111,29 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99], ids=["emptied", "halved", "cut short"])
-@pytest.mark.parametrize("part", [False, True], ids=["all of it", "part of it"])
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99], ids=["emptied", "halved", "cut short"])
+@pytest.mark.parametrize("is_partial", [False, True], ids=["all of it", "part of it"])
 @pytest.mark.parametrize("place", ["disk", "memory"])
 @pytest.mark.parametrize("options", DAMAGED.values(), ids=DAMAGED)
 def test_a_truncated_chunk_or_shard_is_an_error_never_the_fill_value(
     options: dict[str, Any],
     place: str,
-    part: bool,
-    kept: float,
+    is_partial: bool,
+    fraction: float,
     voxels: NDArray[Any],
     write_array: Write,
 ) -> None:
     path = write_array(voxels, **{"chunks": (3, 10, 26), **options})
     key = {2: "1.1.0"}.get(options.get("zarr_format", 3), "c/1/1/0")
     stored = Path(path, key).read_bytes()
-    Path(path, key).write_bytes(stored[: int(kept * len(stored))])
+    Path(path, key).write_bytes(stored[: int(fraction * len(stored))])
     if place == "memory":
         filesystem = fsspec.filesystem("memory")
         filesystem.put(path, "/damaged", recursive=True)
         path = "memory://damaged"
     volume = open_volume(path)
     # a part: the last inner chunk of the last shard, where a cut at its end is met
-    start = (5, 15, 13) if part else ZERO
+    start = (5, 15, 13) if is_partial else ZERO
     with pytest.raises(VolumeReadError, match="cannot read") as caught:
         volume.read(start, volume.shape)
     assert str(caught.value).startswith(f"cannot read {path} at [")
@@ -215,7 +215,7 @@ def test_any_failure_but_not_found_is_an_error(
 def test_a_lazy_array_that_fails_is_a_read_error(voxels: NDArray[Any]) -> None:
     import dask.array as da
 
-    def fail(part: NDArray[Any]) -> NDArray[Any]:
+    def fail(block: NDArray[Any]) -> NDArray[Any]:
         raise RuntimeError("the graph broke")
 
     lazy = da.from_array(voxels).map_blocks(fail, dtype=voxels.dtype, meta=voxels)

@@ -23,9 +23,9 @@ def space(unit: str | None = "micrometer", names: str = "zyx") -> list[dict[str,
 
 
 def parsed(attributes: dict[str, Any]) -> Multiscale:
-    found = parse_multiscale(attributes)
-    assert found is not None
-    return found
+    multiscale = parse_multiscale(attributes)
+    assert multiscale is not None
+    return multiscale
 
 
 def test_the_scales_of_dataset_and_image_multiply_and_units_become_nanometre() -> None:
@@ -49,13 +49,15 @@ def test_translations_are_kept_in_voxels_of_the_level() -> None:
     assert parsed(ome(space(), steps, image_steps=further)).levels[0].offset == (0.5, 2.0, 1.5)
 
 
-@pytest.mark.parametrize(("unit", "said"), [(None, "no unit"), ("parsec", "unknown unit 'parsec'")])
+@pytest.mark.parametrize(
+    ("unit", "problem"), [(None, "no unit"), ("parsec", "unknown unit 'parsec'")]
+)
 def test_a_unit_that_is_not_known_leaves_the_voxel_size_open_and_says_so(
-    unit: str | None, said: str
+    unit: str | None, problem: str
 ) -> None:
     image = parsed(ome(space(unit), [{"type": "scale", "scale": [1, 1, 1]}]))
     assert image.levels[0].voxel_size is None
-    assert any(said in note for note in image.notes)
+    assert any(problem in note for note in image.notes)
     assert "the voxel size is not known" in image.notes
     assert image.levels[0].scale == (1.0, 1.0, 1.0)
 

@@ -201,9 +201,9 @@ def test_an_unknown_unit_is_reported_unless_a_voxel_size_is_given(
     assert (volume.voxel_size, volume.level) == (None, 0)
     assert sum("unknown unit 'smoot'" in note for note in volume.notes) == 3
     assert any("to compare with 8,8,8 nm" in note for note in volume.notes)
-    given = open_volume(path, training_voxel_size="8 nm", voxel_size=(50, 4, 4))
-    assert (given.level, given.voxel_size) == (1, VoxelSize(100, 8, 8))
-    assert not any("unit" in note for note in given.notes)
+    with_size = open_volume(path, training_voxel_size="8 nm", voxel_size=(50, 4, 4))
+    assert (with_size.level, with_size.voxel_size) == (1, VoxelSize(100, 8, 8))
+    assert not any("unit" in note for note in with_size.notes)
 
 
 def test_a_bioformats2raw_layout_opens_its_first_series(
@@ -297,9 +297,9 @@ def test_a_lazy_array_is_computed_in_the_thread_that_reads(voxels: NDArray[Any])
 
     threads = set()
 
-    def note(part: NDArray[Any]) -> NDArray[Any]:
+    def note(block: NDArray[Any]) -> NDArray[Any]:
         threads.add(threading.get_ident())
-        return part
+        return block
 
     lazy = da.from_array(voxels, chunks=(2, 7, 26)).map_blocks(
         note, dtype=voxels.dtype, meta=voxels

@@ -36,9 +36,9 @@ def test_what_a_sparse_petabyte_holds_is_found_within_a_roi(tmp_path: Path) -> N
     data = np.random.default_rng(0).integers(10, 90, (64, 128, 128)).astype(np.uint8)
     array[64_000:64_064, 64_000:64_128, 64_000:64_128] = data
     volume = open_volume(tmp_path / "pb", roi="63936:64128,63936:64192,63936:64192")
-    found = intensity_statistics(volume, max_voxels=2**20)
-    assert (found.minimum, found.maximum) == (10, 89)
-    assert found.n_units_missing > 0
+    statistics = intensity_statistics(volume, max_voxels=2**20)
+    assert (statistics.minimum, statistics.maximum) == (10, 89)
+    assert statistics.n_units_missing > 0
     assert volume.missing_chunks((0, 0, 0), volume.shape) == 3 * 4 * 4 - 4
 
 

@@ -65,18 +65,18 @@ def test_an_empty_or_malformed_box_is_refused(voxels: NDArray[Any]) -> None:
 
 
 class Counting(WrapperStore[Any]):
-    """A store that notes what it is asked for."""
+    """A store that notes the keys of its requests."""
 
-    def __init__(self, store: Any, asked: list[str] | None = None) -> None:
+    def __init__(self, store: Any, requests: list[str] | None = None) -> None:
         super().__init__(store)
-        self.asked = [] if asked is None else asked
+        self.requests = [] if requests is None else requests
 
     def _with_store(self, store: Any) -> Counting:
         # zarr makes itself a read-only copy, which is to count for this one
-        return Counting(store, self.asked)
+        return Counting(store, self.requests)
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        self.asked.append(key)
+        self.requests.append(key)
         return await super().get(key, *args, **kwargs)
 
 
@@ -86,27 +86,27 @@ def counted(data: NDArray[Any], **options: Any) -> tuple[Volume, Counting]:
     array[...] = data
     volume = open_volume(array)
     volume.read((0, 0, 0), (1, 1, 1))
-    store.asked.clear()
+    store.requests.clear()
     return volume, store
 
 
 def test_an_aligned_read_asks_for_each_chunk_once_and_nothing_else(voxels: NDArray[Any]) -> None:
     volume, store = counted(voxels, chunks=(3, 5, 13))
     volume.read((0, 5, 0), (6, 15, 26))
-    wanted = [f"c/{z}/{y}/{x}" for z in (0, 1) for y in (1, 2) for x in (0, 1)]
-    assert sorted(store.asked) == wanted
+    keys = [f"c/{z}/{y}/{x}" for z in (0, 1) for y in (1, 2) for x in (0, 1)]
+    assert sorted(store.requests) == keys
 
 
 def test_an_aligned_read_asks_for_each_shard_once(voxels: NDArray[Any]) -> None:
     volume, store = counted(voxels, chunks=(1, 5, 13), shards=(3, 10, 26))
     volume.read((0, 0, 0), (6, 10, 26))
-    assert sorted(store.asked) == ["c/0/0/0", "c/1/0/0"]
+    assert sorted(store.requests) == ["c/0/0/0", "c/1/0/0"]
 
 
 def test_reflection_reads_nothing_twice(voxels: NDArray[Any]) -> None:
     volume, store = counted(voxels, chunks=(3, 5, 13))
     volume.read((-30, -30, -30), (40, 60, 70))
-    assert len(store.asked) == len(set(store.asked)) == 2 * 4 * 2
+    assert len(store.requests) == len(set(store.requests)) == 2 * 4 * 2
 
 
 def test_a_volume_is_opened_once_however_many_threads_read(

@@ -39,34 +39,34 @@ NUMBERS = ["u1", "u2", "i4", "i8", "f2", "f4", "f8"]
             else {"allow_nan": False, "min_value": -1000, "max_value": 1000},
         )
     ),
-    wanted=st.lists(st.floats(0, 100), min_size=1, max_size=4, unique=True).map(sorted),
+    percentiles=st.lists(st.floats(0, 100), min_size=1, max_size=4, unique=True).map(sorted),
 )
 @examples(80)
 def test_a_target_read_whole_is_described_as_numpy_does(
-    data: NDArray[Any], wanted: list[float]
+    data: NDArray[Any], percentiles: list[float]
 ) -> None:
     exact = data.astype(np.float64)
-    expected = {q: float(np.percentile(exact, q)) for q in wanted}
+    expected = {q: float(np.percentile(exact, q)) for q in percentiles}
     if exact.min() == exact.max() or (
-        len(wanted) > 1 and expected[wanted[0]] >= expected[wanted[-1]]
+        len(percentiles) > 1 and expected[percentiles[0]] >= expected[percentiles[-1]]
     ):
         with pytest.raises(ValueError, match=r"is constant|has no contrast"):
-            intensity_statistics(open_volume(data), percentiles=wanted)
+            intensity_statistics(open_volume(data), percentiles=percentiles)
         return
-    found = intensity_statistics(open_volume(data), percentiles=wanted)
-    assert found.percentiles == expected
-    assert found.mean == pytest.approx(exact.mean(), rel=1e-12, abs=1e-12)
-    assert found.std == pytest.approx(exact.std(), rel=1e-9)
-    assert (found.minimum, found.maximum) == (exact.min(), exact.max())
-    assert (found.n_voxels, found.nan_fraction, found.n_units) == (60, 0.0, 1)
+    statistics = intensity_statistics(open_volume(data), percentiles=percentiles)
+    assert statistics.percentiles == expected
+    assert statistics.mean == pytest.approx(exact.mean(), rel=1e-12, abs=1e-12)
+    assert statistics.std == pytest.approx(exact.std(), rel=1e-9)
+    assert (statistics.minimum, statistics.maximum) == (exact.min(), exact.max())
+    assert (statistics.n_voxels, statistics.nan_fraction, statistics.n_units) == (60, 0.0, 1)
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2"])
 def test_percentiles_agree_with_numpy_to_the_last_bit(dtype: str) -> None:
     data = (1000 * np.random.default_rng(5).normal(size=(1, 37, 41))).astype(dtype)
-    wanted = np.linspace(0, 100, 237).tolist()
-    found = intensity_statistics(open_volume(data), percentiles=wanted).percentiles
-    assert list(found.values()) == np.percentile(data.astype(np.float64), wanted).tolist()
+    percentiles = np.linspace(0, 100, 237).tolist()
+    statistics = intensity_statistics(open_volume(data), percentiles=percentiles).percentiles
+    assert list(statistics.values()) == np.percentile(data.astype(np.float64), percentiles).tolist()
 
 
 def test_the_result_does_not_depend_on_the_chunks(voxels: NDArray[Any], write_array: Write) -> None:
@@ -83,37 +83,39 @@ def test_the_result_does_not_depend_on_the_chunks(voxels: NDArray[Any], write_ar
 
 
 def test_percentiles_keep_the_order_asked_for(voxels: NDArray[Any]) -> None:
-    found = intensity_statistics(open_volume(voxels), percentiles=(5, 0, 100, 95))
-    assert list(found.percentiles) == [5, 0, 100, 95]
-    assert found.low == found.percentile(5) == np.percentile(voxels, 5)
-    assert found.high == found.percentile(95.0) == np.percentile(voxels, 95)
+    statistics = intensity_statistics(open_volume(voxels), percentiles=(5, 0, 100, 95))
+    assert list(statistics.percentiles) == [5, 0, 100, 95]
+    assert statistics.low == statistics.percentile(5) == np.percentile(voxels, 5)
+    assert statistics.high == statistics.percentile(95.0) == np.percentile(voxels, 95)
     with pytest.raises(ValueError, match=r"percentile 50 was not computed: these were 5, 0, 100"):
-        found.percentile(50)
+        statistics.percentile(50)
 
 
 def test_statistics_survive_json_and_sorting_of_its_keys(voxels: NDArray[Any]) -> None:
-    found = intensity_statistics(open_volume(voxels), percentiles=(1.0, 0.1, 99.95, 99.8))
-    again = IntensityStatistics.from_dict(json.loads(json.dumps(found.to_dict(), sort_keys=True)))
-    assert again == found
-    assert again.high == found.percentile(99.8)
+    statistics = intensity_statistics(open_volume(voxels), percentiles=(1.0, 0.1, 99.95, 99.8))
+    again = IntensityStatistics.from_dict(
+        json.loads(json.dumps(statistics.to_dict(), sort_keys=True))
+    )
+    assert again == statistics
+    assert again.high == statistics.percentile(99.8)
 
 
 def test_voxels_that_are_not_finite_are_left_out_and_counted() -> None:
     data = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
     data[0, 0, :3] = np.nan, np.inf, -np.inf
-    found = intensity_statistics(open_volume(data))
+    statistics = intensity_statistics(open_volume(data))
     finite = data[np.isfinite(data)]
-    assert found.percentile(1) == np.percentile(finite.astype(np.float64), 1)
-    assert (found.n_voxels, found.nan_fraction) == (57, 3 / 60)
-    assert (found.minimum, found.maximum) == (3, 59)
+    assert statistics.percentile(1) == np.percentile(finite.astype(np.float64), 1)
+    assert (statistics.n_voxels, statistics.nan_fraction) == (57, 3 / 60)
+    assert (statistics.minimum, statistics.maximum) == (3, 59)
 
 
 def test_only_the_roi_and_the_mask_count(voxels: NDArray[Any]) -> None:
     mask = voxels % 3 == 0
-    found = intensity_statistics(open_volume(voxels, mask=mask, roi="1:5,:,3:"))
+    statistics = intensity_statistics(open_volume(voxels, mask=mask, roi="1:5,:,3:"))
     counted = voxels[1:5, :, 3:][mask[1:5, :, 3:]]
-    assert found.n_voxels == counted.size
-    assert found.percentile(99.8) == np.percentile(counted, 99.8)
+    assert statistics.n_voxels == counted.size
+    assert statistics.percentile(99.8) == np.percentile(counted, 99.8)
 
 
 @pytest.mark.parametrize(
@@ -164,13 +166,13 @@ def test_a_large_target_is_sampled_in_whole_chunks(monkeypatch: pytest.MonkeyPat
     boxes = []
     real = Volume.read
     monkeypatch.setattr(Volume, "read", lambda v, a, b: boxes.append((a, b)) or real(v, a, b))
-    found = intensity_statistics(volume, max_voxels=2**14)
-    assert found.n_voxels == 2**14
-    assert found.n_units == len(boxes) == len(set(boxes)) == 64
+    statistics = intensity_statistics(volume, max_voxels=2**14)
+    assert statistics.n_voxels == 2**14
+    assert statistics.n_units == len(boxes) == len(set(boxes)) == 64
     assert all(a % c == 0 for low, _ in boxes for a, c in zip(low, (4, 8, 8), strict=True))
     read = np.concatenate([data[tuple(map(slice, a, b))].ravel() for a, b in boxes])
-    assert found.percentile(1) == np.percentile(read, 1)
-    assert found.mean == pytest.approx(read.mean())
+    assert statistics.percentile(1) == np.percentile(read, 1)
+    assert statistics.mean == pytest.approx(read.mean())
 
 
 def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
@@ -194,11 +196,11 @@ def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
 )
 def test_a_sample_is_bounded_and_fair_however_the_array_is_chunked(options: dict[str, Any]) -> None:
     volume, data = large(**options)
-    found = [intensity_statistics(volume, max_voxels=2**13, seed=seed) for seed in range(10)]
-    assert all(0 < f.n_voxels <= 2**13 for f in found)
-    assert all(8 <= f.n_units <= 80 for f in found)
+    samples = [intensity_statistics(volume, max_voxels=2**13, seed=seed) for seed in range(10)]
+    assert all(0 < f.n_voxels <= 2**13 for f in samples)
+    assert all(8 <= f.n_units <= 80 for f in samples)
     # 10 samples of 1/8 of the voxels: their mean is near that of all
-    assert np.mean([f.mean for f in found]) == pytest.approx(data.mean(), rel=0.1)
+    assert np.mean([f.mean for f in samples]) == pytest.approx(data.mean(), rel=0.1)
 
 
 def test_a_sample_keeps_to_the_roi_and_the_mask() -> None:
@@ -206,20 +208,20 @@ def test_a_sample_keeps_to_the_roi_and_the_mask() -> None:
     mask = np.zeros(data.shape, bool)
     mask[:, 20:50] = True
     inside = open_volume(data, mask=mask, roi="3:,5:,7:60")
-    found = intensity_statistics(inside, max_voxels=2**12)
+    statistics = intensity_statistics(inside, max_voxels=2**12)
     region = data[3:, 20:50, 7:60]
-    assert region.min() <= found.minimum <= found.maximum <= region.max()
-    assert found.n_voxels <= 2**12
+    assert region.min() <= statistics.minimum <= statistics.maximum <= region.max()
+    assert statistics.n_voxels <= 2**12
 
 
 def test_omitted_chunks_are_skipped_and_counted() -> None:
     shape = (16, 64, 64)
     array = zarr.create_array(MemoryStore(), shape=shape, dtype="u2", chunks=(4, 8, 8))
     array[4:8, 8:40] = np.random.default_rng(0).integers(5, 50, (4, 32, 64))
-    found = intensity_statistics(open_volume(array), max_voxels=2**12)
-    assert found.minimum >= 5
-    assert found.n_units_missing > 0
-    assert found.n_units == 16
+    statistics = intensity_statistics(open_volume(array), max_voxels=2**12)
+    assert statistics.minimum >= 5
+    assert statistics.n_units_missing > 0
+    assert statistics.n_units == 16
 
 
 @pytest.mark.parametrize("max_voxels", [2**12, 2**20], ids=["drawn", "whole"])
@@ -231,10 +233,10 @@ def test_a_corrupt_chunk_is_left_out_of_the_sample_and_counted(
     path = tmp_path / "image.zarr"
     zarr.create_array(path, data=data, chunks=(4, 64, 64))
     (path / "c" / "0" / "0" / "0").write_bytes(b"damaged")
-    found = intensity_statistics(open_volume(str(path)), max_voxels=max_voxels)
-    assert found.maximum < 50
-    assert found.n_units_unreadable > 0
-    assert IntensityStatistics.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    statistics = intensity_statistics(open_volume(str(path)), max_voxels=max_voxels)
+    assert statistics.maximum < 50
+    assert statistics.n_units_unreadable > 0
+    assert IntensityStatistics.from_dict(json.loads(json.dumps(statistics.to_dict()))) == statistics
 
 
 def test_a_store_of_which_nothing_can_be_read_is_told_after_few_tries(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def test_the_metadata_is_as_the_specification_says(version: Any, tmp_path: Path)
         labels={"cells": np.zeros((4, 8, 8), np.int32)},
         name="test",
     )
-    found = attributes(tmp_path / "a", version)
-    (multiscale,) = found["multiscales"]
-    assert (found if version == "0.5" else multiscale)["version"] == version
+    metadata = attributes(tmp_path / "a", version)
+    (multiscale,) = metadata["multiscales"]
+    assert (metadata if version == "0.5" else multiscale)["version"] == version
     assert multiscale["name"] == "test"
     assert multiscale["axes"] == [
         {"name": "c", "type": "channel"},

@@ -35,7 +35,7 @@ class Segmenter(Protocol):
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """What each channel of the maps is, in order; those of `optional` may be left out."""
+        """Names of the maps' channels, in order; those of `optional` may be left out."""
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def segmenter(name: str, **parameters: Any) -> Segmenter:
     name
         A key of `SEGMENTERS`, or the place of something that makes a `Segmenter`.
     **parameters
-        As its class takes them.
+        Parameters of its class.
 
     Returns
     -------

@@ -19,7 +19,7 @@ class Agglomerated(BoundaryWatershed, ABC):
     Parameters
     ----------
     threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha, spacing
-        How the regions are made; `BoundaryWatershed` describes each.
+        Parameters of the regions, see `BoundaryWatershed`.
     min_size, max_size
         Least and largest size of the joined objects, in voxels.
     beta

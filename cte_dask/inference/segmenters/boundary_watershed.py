@@ -33,7 +33,8 @@ class BoundaryWatershed:
     threshold
         A voxel is boundary if its probability is strictly greater, compared in the map's dtype.
     foreground_threshold
-        The same for the foreground channel, if there is one.
+        A voxel is foreground if its probability is strictly greater; used if there is a foreground
+        channel.
     sigma
         Standard deviation of the Gaussian that smooths the distance to the boundary before seeds
         are sought.
@@ -87,6 +88,7 @@ class BoundaryWatershed:
         """Segment one frame; see `cte_dask.inference.segmenters.Segmenter`."""
         boundary, *masks = host_maps(maps, self.channels, self.optional)
         mask = masks[0] > self.foreground_threshold if masks else None
+        # small objects are absorbed after the joining, when their size is final
         regions, height = self.regions(boundary, mask)
         labels = absorbed(self.merged(regions, boundary), height, self.min_size)
         return within_sizes(labels, max_size=self.max_size)
@@ -99,7 +101,7 @@ class BoundaryWatershed:
         boundary
             Probability of a boundary.
         mask
-            Where there may be an object; None for everywhere.
+            True where an object may be; None for everywhere.
         """
         inside = boundary <= self.threshold
         if mask is not None:

@@ -56,6 +56,7 @@ class Components:
         (foreground,) = checked_maps(maps, self.channels)
         ndimage = _ndimage(namespace(maps))
         rank = foreground.ndim
+        # a plane has no third kind of neighbour
         near = ndimage.generate_binary_structure(rank, min(self.connectivity, rank))
         labels, _ = ndimage.label(foreground > self.threshold, structure=near)
         return within_sizes(labels, min_size=self.min_size, max_size=self.max_size)

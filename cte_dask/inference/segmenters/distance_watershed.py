@@ -72,6 +72,7 @@ class DistanceWatershed:
         seeds, smooth = seeds_of(
             depth, sigma=self.sigma, seed_distance=self.seed_distance, spacing=self.spacing
         )
+        # deep places are flooded first, so the basins meet where objects are narrow
         labels = _with_unseeded(flooded(-smooth, seeds, foreground), foreground)
         return within_sizes(labels, min_size=self.min_size, max_size=self.max_size)
 
@@ -79,4 +80,5 @@ class DistanceWatershed:
 def _with_unseeded(labels: Array, foreground: Array) -> Array:
     """Label the components that hold no seed, because a deeper voxel lay within the distance."""
     rest, _ = ndimage.label(foreground & (labels == 0))
+    # numbered after the labels there are
     return np.where(rest > 0, rest + labels.max(initial=0), labels)

@@ -87,7 +87,7 @@ def flooded(height: Array, seeds: Array, mask: Array | None = None) -> Array:
     seeds
         int32, 0 where there is no seed.
     mask
-        Bool, True where there may be an object; None for everywhere.
+        Bool, True where an object may be; None for everywhere.
 
     Returns
     -------

@@ -24,7 +24,7 @@ class Gasp(Agglomerated):
     Parameters
     ----------
     threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha, spacing
-        How the regions are made; `BoundaryWatershed` describes each.
+        Parameters of the regions, see `BoundaryWatershed`.
     min_size, max_size
         Least and largest size of the joined objects, in voxels.
     beta
@@ -33,6 +33,7 @@ class Gasp(Agglomerated):
 
     def partition(self, borders: Borders) -> Array:
         """Return the number of its cluster for each node of the region graph."""
+        # -1 repels most: no region joins the background
         attraction = np.where(borders.outer, -1.0, 1 - self.beta - borders.strength)
         policy = library().graph.agglomeration.GaspClusterPolicy(linkage="mean")
         nodes: Array = policy.optimize(borders.graph, attraction, edge_sizes=borders.size)

@@ -29,7 +29,7 @@ def checked_maps(maps: Array, channels: Sequence[str], optional: Sequence[str] =
     maps
         Shape (C, y, x) or (C, z, y, x), floating, integer or bool.
     channels
-        What the channels are, in order.
+        Names of the channels, in order.
     optional
         The trailing ones that may be left out.
 
@@ -66,9 +66,9 @@ def host_maps(maps: Array, channels: Sequence[str], optional: Sequence[str] = ()
     Raises
     ------
     ValueError
-        As `checked_maps`.
+        If the number of axes or channels is wrong, or a map holds NaN.
     TypeError
-        As `checked_maps`, and if the maps are on a GPU.
+        If the maps are not real numbers, or are on a GPU.
     """
     if namespace(maps) is not np:
         raise TypeError(

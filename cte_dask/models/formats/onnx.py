@@ -19,7 +19,7 @@ __all__ = ["Onnx", "load_onnx"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
-_SILENT = 4
+_SILENT = 4  # fatal errors only
 
 
 class Onnx:
@@ -72,6 +72,7 @@ class _Session(nn.Module):
         self._runtime = _required("onnxruntime")
         # A GPU's session is opened later, when a file unpacked from a package is already gone.
         self._path, self._content = path, path.read_bytes()
+        # as many as torch may use: a worker's share of the machine
         self._threads = torch.get_num_threads()
         self._sessions: dict[str, Any] = {}
         session = self._session("cpu")

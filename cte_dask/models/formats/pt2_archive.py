@@ -188,7 +188,7 @@ def _is_plain_tree(text: str) -> bool:
         nodes = [json.loads(text)[1]]
     except (ValueError, RecursionError, IndexError, TypeError, KeyError):
         return False
-    while nodes:
+    while nodes:  # a loop, since a recursion's depth would be the file's choice
         node = nodes.pop()
         if not isinstance(node, dict) or node.get("type") not in _TREES:
             return False

@@ -137,6 +137,7 @@ def _unprefixed(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
         raise ValueError(f"not a state dict of real tensors: {_few(foreign)}")
     result = dict(tensors)
     for prefix in _PREFIXES:
+        # only if all keys have it: a submodule may be called module
         if all(key.startswith(prefix) for key in result):
             result = {key.removeprefix(prefix): value for key, value in result.items()}
     return result

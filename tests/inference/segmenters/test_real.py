@@ -32,11 +32,11 @@ def test_touching_nuclei_are_split_where_components_merge_them(data_dir: Path, p
     scores = {"components": [], "distance_watershed": []}
     missing = {"components": 0, "distance_watershed": 0}
     for truth in truths.astype(np.int32):
-        for name, found in scores.items():
+        for name, values in scores.items():
             labels = segmenter(name, min_size=5)((truth > 0)[None].astype(np.float32))
-            found.append(v_rand(truth, labels))
+            values.append(v_rand(truth, labels))
             missing[name] += abs(count(truth) - count(labels))
-    medians = {name: np.median(found) for name, found in scores.items()}
+    medians = {name: np.median(values) for name, values in scores.items()}
     assert medians["distance_watershed"] > max(0.93, medians["components"])
     assert missing["distance_watershed"] < 0.25 * sum(map(count, truths))
 
@@ -76,11 +76,11 @@ def test_packed_cells_come_out_as_labelled(ovule: tuple, name: str, least: float
 def test_joining_regions_mends_what_the_watershed_cut(ovule: tuple) -> None:
     truth, boundary = ovule
     options = {"sigma": 1.0, "sigma_height": 1.0}
-    cut = segmenter("boundary_watershed", **options)(boundary)
+    regions = segmenter("boundary_watershed", **options)(boundary)
     for name in ("multicut", "gasp"):
         mended = segmenter(name, **options)(boundary)
-        assert count(mended) < count(cut) / 3
-        assert v_rand(truth, mended) > v_rand(truth, cut) + 0.1
+        assert count(mended) < count(regions) / 3
+        assert v_rand(truth, mended) > v_rand(truth, regions) + 0.1
 
 
 def test_affinities_give_packed_cells_back(ovule: tuple) -> None:

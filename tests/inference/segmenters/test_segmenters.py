@@ -40,9 +40,9 @@ def balls(rank: int, *centres: int, radius: int = 8, shape: int = 44) -> np.ndar
     middle = np.array(extent).reshape(-1, *(1,) * rank) // 2
     distances = []
     for centre in centres:
-        at = middle.copy()
-        at[-1] = centre
-        distances.append(np.sqrt(((grid - at) ** 2).sum(axis=0)))
+        position = middle.copy()
+        position[-1] = centre
+        distances.append(np.sqrt(((grid - position) ** 2).sum(axis=0)))
     if not distances:
         return np.zeros(extent, np.int32)
     nearest = np.argmin(distances, axis=0).astype(np.int32) + 1
@@ -54,14 +54,14 @@ def maps_of(labels: np.ndarray, model: Segmenter) -> np.ndarray:
     channels = []
     for name in model.channels:
         if name == "foreground":
-            found = labels > 0
+            probable = labels > 0
         elif name == "boundary":
-            found = border_band(labels, 1) & (labels > 0)
+            probable = border_band(labels, 1) & (labels > 0)
         else:
             offset = tuple(int(step) for step in name.removeprefix("affinity (")[:-1].split(","))
             there = np.roll(labels, [-o for o in offset], range(labels.ndim))
-            found = (labels == there) & (labels > 0)
-        channels.append(0.1 + 0.8 * found)
+            probable = (labels == there) & (labels > 0)
+        channels.append(0.1 + 0.8 * probable)
     return np.stack(channels).astype(np.float32)
 
 
@@ -150,14 +150,14 @@ def test_small_objects_go_and_large_ones_too_when_asked(name: str) -> None:
     small, large = balls(2, 15, radius=3), balls(2, 22, radius=9)
     sizes = [int(small.sum()), int(large.sum())]
     maps = maps_of(np.concatenate([small, 2 * large]), make(name, 2))
-    for limits, kept in [
+    for limits, expected_sizes in [
         ({}, sizes),
         ({"min_size": sizes[0], "max_size": sizes[1]}, sizes),
         ({"min_size": sizes[0] + 1}, sizes[1:]),
         ({"max_size": sizes[1] - 1}, sizes[:1]),
     ]:
-        found = make(name, 2, **limits)(maps)
-        assert np.bincount(found.ravel())[1:].tolist() == kept
+        labels = make(name, 2, **limits)(maps)
+        assert np.bincount(labels.ravel())[1:].tolist() == expected_sizes
 
 
 @every
@@ -214,8 +214,8 @@ def test_the_wrong_channels_are_named(name: str) -> None:
     ids=str,
 )
 def test_parameters_out_of_range_are_refused(name: str, bad: dict, match: str) -> None:
-    known = {f.name for f in fields(make(name, 2))}
-    error = ValueError if set(bad) <= known else TypeError
+    parameters = {f.name for f in fields(make(name, 2))}
+    error = ValueError if set(bad) <= parameters else TypeError
     with pytest.raises(error, match=match if error is ValueError else next(iter(bad))):
         make(name, 2, **bad)
 
@@ -339,10 +339,10 @@ def test_the_segmenters_are_listed_without_their_libraries() -> None:
         "import sys, cte_dask.inference.segmenters as s; "
         "print(sorted({'scipy', 'bioimage_cpp', 'torch', 'dask', 'cupy'} & set(sys.modules)))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    assert done.stdout.strip() == "[]", done.stderr
+    assert process.stdout.strip() == "[]", process.stderr
 
 
 @pytest.mark.parametrize("name", CUTTING)
@@ -359,18 +359,18 @@ def test_a_missing_library_is_named_with_its_extra(name: str, monkeypatch) -> No
 def test_the_core_is_cut_from_the_frame_with_its_ids() -> None:
     labels = np.arange(60, dtype=np.int32).reshape(3, 4, 5)
     core = (slice(1, 2), slice(0, 3), slice(2, 5))
-    cut = to_core(labels, core)
-    assert_array_equal(cut, labels[core])
-    assert cut.flags.owndata
-    assert cut.flags.c_contiguous
+    core_labels = to_core(labels, core)
+    assert_array_equal(core_labels, labels[core])
+    assert core_labels.flags.owndata
+    assert core_labels.flags.c_contiguous
 
 
 def test_an_object_cut_into_pieces_by_the_core_stays_one() -> None:
     horseshoe = np.ones((6, 9), np.float32)
     horseshoe[:4, 3:6] = 0
     labels = segmenter("components")(horseshoe[None])
-    cut = to_core(labels, (slice(0, 4), slice(0, 9)))
-    assert np.unique(cut).tolist() == [0, 1]
+    core_labels = to_core(labels, (slice(0, 4), slice(0, 9)))
+    assert np.unique(core_labels).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

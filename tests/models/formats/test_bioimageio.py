@@ -164,8 +164,8 @@ def test_unknown_processing_is_refused_unless_the_bank_says_it_all(
     package(folder, unet, pre=[{"id": "binarize", "kwargs": {"threshold": 0.5}}], post=post)
     assert "preprocessing step binarize" in refusal(spec_at(folder))
     assert "postprocessing scale_linear" in refusal(spec_at(folder, preprocessing=[]))
-    said = spec_at(folder, preprocessing=[], output={"activation": "sigmoid"})
-    assert load_network(said).kind == "module"
+    complete = spec_at(folder, preprocessing=[], output={"activation": "sigmoid"})
+    assert load_network(complete).kind == "module"
 
 
 # bioimageio.core leaves files open, and uses what torch deprecates.
@@ -318,8 +318,8 @@ def test_a_fixed_extent_is_honoured_unless_the_bank_knows_better(folder: Path, u
     assert spec.multiple is None
     assert load_network(spec).fixed_shape == (None, None, 32, 32)
     assert with_needs(spec, limit=64).multiple == {"y": 32, "x": 32}
-    known = described(spec_at(folder, multiple={"y": 2, "x": 2}))
-    assert load_network(known).fixed_shape is None
+    overridden = described(spec_at(folder, multiple={"y": 2, "x": 2}))
+    assert load_network(overridden).fixed_shape is None
 
 
 def test_a_check_in_another_process_sees_the_same_model(folder: Path, unet: UNet) -> None:

@@ -114,9 +114,9 @@ def test_the_type_asked_for_is_given_back(unet: UNet, tmp_path: Path, spec_of: M
     path = export_onnx(unet, tmp_path / "unet.onnx")
     network = load_network(spec_of(path, format="onnx"), dtype=torch.bfloat16)
     x = torch.rand(1, 1, 32, 32)
-    given = network.forward(x.bfloat16())
-    assert given.dtype == torch.bfloat16
-    torch.testing.assert_close(given.float(), unet(x), rtol=0.1, atol=0.1)
+    output = network.forward(x.bfloat16())
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), unet(x), rtol=0.1, atol=0.1)
 
 
 class _Two(nn.Module):

@@ -24,6 +24,7 @@ from cte_dask.models.spec import OWN, ModelSpec
 
 __all__ = ["BioImageIO"]
 
+# best first: an ordinary module can be perturbed inside, ONNX is a black box
 _ORDER = ("pytorch_state_dict", "torchscript", "onnx")
 
 
@@ -53,6 +54,7 @@ def _weights_kind(spec: ModelSpec, weights: Any) -> str:
     if requested is not None and requested not in kinds:
         raise ValueError(f"arguments.weights {requested!r} is not one of {', '.join(kinds)}")
     usable = [k for k in kinds if k != _ORDER[0] or _may_build(spec, weights.pytorch_state_dict)]
+    # the best kind first; a requested kind has no substitute
     for kind in kinds if requested is None else (str(requested),):
         if kind in usable:
             return kind

@@ -143,6 +143,7 @@ def _scope(tensor: Any, step: Any) -> str:
         raise ValueError(
             f"{step.id} of each plane along {', '.join(sorted(missing))} is not known: {_REMEDY}"
         )
+    # statistics over the batch too are those of a data set
     return "volume" if "batch" in axes else "tile"
 
 
@@ -196,6 +197,7 @@ def _activation(tensor: Any) -> dict[str, Any]:
         remaining.pop(0)
     if remaining and remaining[0].id == "binarize":
         entry["threshold"] = _one(remaining.pop(0), "threshold")
+        # a cast after the threshold does not change the foreground
         remaining = [p for p in remaining if p.id != "ensure_dtype"]
     if remaining:
         raise ValueError(

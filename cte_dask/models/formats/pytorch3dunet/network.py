@@ -232,6 +232,7 @@ class UNet3DFamily(nn.Module):
             raise ValueError(
                 f"f_maps {list(features)}: upsample deconv needs twice as many a level"
             )
+        # (in_channels, f0, f1, …) with (f0, f1, …): each level's narrow and wide channels
         self.encoders = nn.ModuleList(
             _EncoderLevel(block, layers, narrow, wide, upscale, pooled=level > 0)
             for level, (narrow, wide) in enumerate(
@@ -240,6 +241,7 @@ class UNet3DFamily(nn.Module):
         )
         self.decoders = nn.ModuleList(
             _DecoderLevel(block, layers, deep, shallow, upsample)
+            # neighbouring levels from the bottleneck upwards
             for deep, shallow in zip(features[:0:-1], features[-2::-1], strict=True)
         )
         self.final_conv = CONV[layers.dims](features[0], out_channels, 1)
@@ -250,6 +252,7 @@ class UNet3DFamily(nn.Module):
         for encoder in self.encoders:
             image = encoder(image)
             skips.append(image)
+        # skips[-1] is the bottleneck itself, so the deepest decoder takes skips[-2]
         for level, decoder in enumerate(self.decoders):
             image = decoder(image, skips[-2 - level])
         logits: Tensor = self.final_conv(image)
