@@ -137,7 +137,7 @@ def test_more_chunks_than_a_server_can_be_asked_for_are_refused(
 ) -> None:
     write_array(voxels, "a")
     volume = open_volume(f"{serve()}/a")
-    monkeypatch.setattr(zarr_source, "_ASKED_AT_MOST", 3)
+    monkeypatch.setattr(zarr_source, "_MOST_LOOKED_UP", 3)
     with pytest.raises(VolumeReadError, match=r"12 chunks of .* are too many"):
         volume.missing_chunks(ZERO, volume.shape)
 

@@ -95,7 +95,7 @@ def test_listing_the_keys_counts_as_asking_one_by_one_does(
         for x in range(0, 9, 2)
     ]
     assert one_by_one == sum(not block.any() for block in blocks) > 0
-    monkeypatch.setattr(zarr_source, "_ASKED_ONE_BY_ONE", 3)
+    monkeypatch.setattr(zarr_source, "_LOOKED_UP", 3)
     assert volume.missing_chunks(ZERO, volume.shape) == one_by_one
 
 

@@ -133,7 +133,7 @@ def test_no_more_than_a_bounded_number_of_arrays_is_kept_open(
 ) -> None:
     from cte_dask.volume import zarr_source
 
-    monkeypatch.setattr(zarr_source, "_KEPT_OPEN", 2)
+    monkeypatch.setattr(zarr_source, "_MOST_OPEN", 2)
     monkeypatch.setattr(zarr_source, "_opened", {})
     volumes = [open_volume(zarr.array(np.full((2, 2), i), store=MemoryStore())) for i in range(4)]
     assert [int(v.read((0, 0, 0), (1, 1, 1)).item()) for v in volumes] == [0, 1, 2, 3]
