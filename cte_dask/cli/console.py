@@ -1,6 +1,6 @@
-"""How every command speaks: errors as one clear line, progress on standard error.
+"""Console of every command: errors as one clear line, progress on standard error, signals.
 
-Being asked to stop by a queue: SIGTERM and SIGUSR1 end a command as Ctrl-C does.
+SIGTERM and SIGUSR1, with which a batch system stops a job, end a command as Ctrl-C does.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["clear_errors", "console_of", "stoppable", "teller"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""Of a batch system: at the end, at a preemption, or a while before the walltime."""
+"""Signals of batch systems: at the end, at a preemption, or a while before the walltime."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Raise KeyboardInterrupt in the main thread at the first of `SIGNALS`, and ignore the rest.
 
-    What runs has then the time that the batch system grants to drop its block and to write what
-    it has; a second signal must not cut that short.
+    The command then has the time that the batch system grants to drop its block and to write its
+    results; a second signal must not cut that short.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
@@ -77,5 +77,5 @@ def console_of(quiet: bool) -> Console:
 
 
 def teller(console: Console) -> Callable[[str], None]:
-    """Return what writes one dim line of progress on a console."""
+    """Return a function that writes one dim line of progress on a console."""
     return lambda line: console.print(line, style="dim", markup=False, highlight=False)

@@ -50,7 +50,7 @@ def run_demo(
     as_json
         Print ``{"ranking": …, "f1": {model: …}}`` in place of the table.
     console
-        Where progress is shown; None shows none.
+        Console for the progress; None shows none.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def median_f1(experiment: Experiment, truth: NDArray[np.integer]) -> dict[str, f
     Returns
     -------
     dict
-        Model name → median F1 over the tiles with labels (METHOD: evaluation only).
+        Model name → median F1 over the tiles with labels, for evaluation only.
     """
     scores: dict[str, list[float]] = {c.name: [] for c in experiment.candidates}
     no_draws: tuple[Draw, ...] = ()
@@ -126,6 +126,7 @@ def _print(console: Console, outcome: Outcome, performance: dict[str, float]) ->
         table.add_row(str(model.rank), model.name, f"{score.cte:.3f}", interval, f1, notes)
     console.print(table)
     truth = [performance[m.name] for m in ranked]
+    # Rank 1 is best, so ranks are negated: higher is better on both sides.
     order = rank_correlation([-(m.rank or 0) for m in ranked], truth)
     console.print(
         f"Kendall's tau of the ranking (flagged models last) and F1: {order.kendall:.2f}",

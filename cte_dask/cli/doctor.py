@@ -1,6 +1,6 @@
-"""What ``cte doctor`` finds out: versions, extras, devices, memory, and a store's answer.
+"""``cte doctor``: whether this machine and a target are ready, and the remedy where not.
 
-``cte doctor``: whether this machine is ready, and what to do where it is not.
+It checks versions, extras, devices, memory, and one store.
 """
 
 from __future__ import annotations
@@ -45,25 +45,35 @@ SCHEMES = {
     "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure",
     "abfss": "azure", "adl": "azure", "http": "http", "https": "http",
 }  # fmt: skip
-"""Which extra reads URLs of which scheme."""
+"""URL scheme → the extra that reads it."""
 
-TOLD = ("cte-dask", "torch", "dask", "distributed", "zarr", "numpy", "numba", "xarray", "fsspec")
+PACKAGES = (
+    "cte-dask",
+    "torch",
+    "dask",
+    "distributed",
+    "zarr",
+    "numpy",
+    "numba",
+    "xarray",
+    "fsspec",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Parameters
     ----------
     group
         ``versions``, ``extras``, ``machine`` or ``store``.
     name
-        What was looked at.
+        The thing checked.
     state
-        ``ok``; ``absent``: not there, which only some uses need; ``bad``: will not work.
+        ``ok``; ``absent``: missing, and only some uses need it; ``bad``: will not work.
     told
-        What was found.
+        The message; also its key in ``--json``.
     remedy
         What to do; empty if nothing is to be done.
     """
@@ -76,7 +86,7 @@ class Finding:
 
 
 def examine(url: str | None = None) -> list[Finding]:
-    """Look at this installation and machine, and at a store if a URL is given.
+    """Check this installation and machine, and a store if there is a URL.
 
     Parameters
     ----------
@@ -86,16 +96,16 @@ def examine(url: str | None = None) -> list[Finding]:
     Returns
     -------
     list of Finding
-        Nothing is raised: what does not work is a finding with its remedy.
+        Nothing is raised: a failure is a finding with its remedy.
     """
-    found = [*_versions(), *_extras(), *_machine()]
-    return found if url is None else [*found, _store(url)]
+    findings = [*_versions(), *_extras(), *_machine()]
+    return findings if url is None else [*findings, _store(url)]
 
 
 def _versions() -> Iterator[Finding]:
-    told = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Finding("versions", "python", "ok", told)
-    for name in TOLD:
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding("versions", "python", "ok", system)
+    for name in PACKAGES:
         try:
             yield Finding("versions", name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
@@ -104,7 +114,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def extras_of(distribution: str = "cte-dask") -> dict[str, list[str]]:
-    """Return what each extra still lacks here: requirements that are not met.
+    """Return the requirements of each extra that are not met here.
 
     Parameters
     ----------
@@ -126,6 +136,7 @@ def extras_of(distribution: str = "cte-dask") -> dict[str, list[str]]:
         requirement = Requirement(text)
         for extra in names:
             marker = requirement.marker
+            # A requirement belongs to an extra if its marker holds with the extra and not without.
             if marker is None or not marker.evaluate({"extra": extra}) or marker.evaluate():
                 continue
             if requirement.name == distribution:
@@ -154,29 +165,29 @@ def _extras() -> Iterator[Finding]:
             continue
         use = OPTIONAL_FOR.get(name, "")
         if needs:
-            told = f"{use}; missing: {', '.join(needs)}"
-            yield Finding("extras", name, "absent", told, f"pip install 'cte-dask[{name}]'")
+            message = f"{use}; missing: {', '.join(needs)}"
+            yield Finding("extras", name, "absent", message, f"pip install 'cte-dask[{name}]'")
         else:
             yield Finding("extras", name, "ok", use)
 
 
 def _machine() -> Iterator[Finding]:
     usable, limit = len(os.sched_getaffinity(0)), _cgroup_cores()
-    told = f"{usable} usable of {os.cpu_count()}"
+    cores = f"{usable} usable of {os.cpu_count()}"
     if limit < usable:
         remedy = f"give --workers {max(1, int(limit))}"
-        yield Finding("machine", "cores", "ok", f"{told}, limited to {limit:g}", remedy)
+        yield Finding("machine", "cores", "ok", f"{cores}, limited to {limit:g}", remedy)
     else:
-        yield Finding("machine", "cores", "ok", told)
+        yield Finding("machine", "cores", "ok", cores)
     variable = os.environ.get("OMP_NUM_THREADS")
-    said = f"OMP_NUM_THREADS={variable}" if variable else "OMP_NUM_THREADS is not set"
-    yield Finding("machine", "threads", "ok", f"{said}; workers use --threads (1) each")
+    setting = f"OMP_NUM_THREADS={variable}" if variable else "OMP_NUM_THREADS is not set"
+    yield Finding("machine", "threads", "ok", f"{setting}; workers use --threads (1) each")
     yield _memory()
     yield from _devices()
 
 
 def _cgroup_cores() -> float:
-    """Return how many cores the control group allows (Linux), infinity where it does not say."""
+    """Return the cores that the control group allows (Linux), infinity if it sets no limit."""
     quota, _, period = _first_line("/sys/fs/cgroup/cpu.max").partition(" ")
     return float(quota) / float(period) if quota.isdecimal() and period.isdecimal() else math.inf
 
@@ -205,14 +216,15 @@ def _devices() -> Iterator[Finding]:
         yield Finding("machine", "torch", "bad", f"cannot be loaded: {error}", remedy)
         return
     if not torch.cuda.is_available():
-        built = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
-        told = built if torch.version.cuda else f"torch {torch.__version__} is built without CUDA"
-        yield Finding("machine", "GPU", "absent", f"none seen; {told}", "--device cpu")
+        cuda = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        message = f"none seen; torch {torch.__version__} is built {cuda}"
+        yield Finding("machine", "GPU", "absent", message, "--device cpu")
         return
     for number in range(torch.cuda.device_count()):
-        has = torch.cuda.get_device_properties(number)
-        told = f"{has.name}, {has.total_memory / 1e9:.0f} GB, compute {has.major}.{has.minor}"
-        yield Finding("machine", f"GPU {number}", "ok", told)
+        properties = torch.cuda.get_device_properties(number)
+        compute = f"{properties.major}.{properties.minor}"
+        message = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, compute {compute}"
+        yield Finding("machine", f"GPU {number}", "ok", message)
     if not any(_met(name, lambda *_, **__: True) for name in ("cupy-cuda12x", "cupy-cuda13x")):
         major = str(torch.version.cuda).partition(".")[0]
         remedy = f"pip install 'cte-dask[cuda{major}]'"
@@ -230,19 +242,20 @@ def _store(url: str) -> Finding:
         volume = open_volume(url)
         opened = time.perf_counter()
         volume.read((0, 0, 0), (1, 1, 1))
-    except Exception as error:  # whatever a file system raises is what this is to find out
+    except Exception as error:  # any failure of a file system is a finding
         return Finding("store", name, "bad", reason(error).replace(url, name), _remedy(url))
     size = volume.dtype.itemsize * math.prod(volume.chunks) / 1e6
     shape = "×".join(map(str, volume.shape))
-    told = (
+    message = (
         f"{volume.dtype.name} {shape} (zyx), level {volume.level}, voxels "
         f"{volume.voxel_size or 'of unknown size'}; metadata in {opened - began:.2f} s, a chunk of "
         f"{size:.3g} MB in {time.perf_counter() - opened:.2f} s"
     )
-    return Finding("store", name, "ok", told)
+    return Finding("store", name, "ok", message)
 
 
 def _remedy(url: str) -> str:
+    # Chained URLs of fsspec, such as simplecache::s3://…: the last protocol does the reading.
     scheme, separator, _ = url.rpartition("::")[2].partition("://")
     extra = SCHEMES.get(scheme) if separator else None
     try:
@@ -273,23 +286,23 @@ def doctor(
     with clear_errors():
         from cte_dask.report.terminal.tables import output
 
-        found = examine(url)
+        findings = examine(url)
         if as_json:
-            print(json.dumps([asdict(f) for f in found], indent=1))
+            print(json.dumps([asdict(f) for f in findings], indent=1))
         else:
-            output().print(_table(found))
-    raise typer.Exit(BAD if any(f.state == "bad" for f in found) else 0)
+            output().print(_table(findings))
+    raise typer.Exit(BAD if any(f.state == "bad" for f in findings) else 0)
 
 
-def _table(found: list[Finding]) -> Table:
+def _table(findings: list[Finding]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title="cte doctor", title_justify="left")
     for heading in ("", "what", "found", "remedy"):
         table.add_column(heading, overflow="fold")
-    group = found[0].group
-    for finding in found:
+    group = findings[0].group
+    for finding in findings:
         if finding.group != group:
             table.add_section()
             group = finding.group

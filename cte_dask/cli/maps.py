@@ -35,18 +35,18 @@ def maps(
     with clear_errors():
         from cte_dask.report.maps.write_maps import write_maps
 
-        found = write_maps(
+        result = write_maps(
             run, out, score=score, target_url=target_url, maps_url=maps_url, overwrite=overwrite
         )
-        typer.echo(json.dumps(found, indent=1) if as_json else _told(found))
+        typer.echo(json.dumps(result, indent=1) if as_json else _summary(result))
 
 
-def _told(found: dict[str, object]) -> str:
-    notes = found["notes"]
+def _summary(result: dict[str, object]) -> str:
+    notes = result["notes"]
     lines = [
-        f"maps: {found['maps']}",
-        f"napari: {found['napari']}",
-        f"neuroglancer: {found['neuroglancer']}",
+        f"maps: {result['maps']}",
+        f"napari: {result['napari']}",
+        f"neuroglancer: {result['neuroglancer']}",
         *(f"note: {note}" for note in (notes if isinstance(notes, list) else [])),
     ]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""How sure an order of models is: how often each one wins when regions are drawn again.
+"""Certainty of an order of models: how often each one wins when regions are drawn again.
 
-Which model a report tells to take, and how sure that is.
+Also the recommendation that the report makes of it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Certainty:
 
 
 def certainty(histogram: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES) -> Certainty:
-    """Draw the regions of a volume again and again and see which model is ahead.
+    """Count how often each model is ahead when the regions of a volume are drawn again.
 
-    All models see the same drawn regions: what a hard region does to all of them cancels, which
-    overlapping intervals of single models do not show.
+    All models share the drawn regions, so a region that is hard for all of them changes no order.
+    Intervals of single models overlap even then.
 
     Parameters
     ----------
@@ -53,22 +53,22 @@ def certainty(histogram: NDArray[np.int64], *, seed: int, resamples: int = RESAM
     Returns
     -------
     Certainty
-        Of medians that are exact to a bin.
+        From medians that are exact to a bin.
     """
-    used = np.flatnonzero(histogram.sum(axis=(0, 2)))
-    drawn = draw(len(used), seed=seed, resamples=resamples)
-    medians = np.stack([_medians(model[used], drawn) for model in histogram])
+    regions = np.flatnonzero(histogram.sum(axis=(0, 2)))
+    drawn = draw(len(regions), seed=seed, resamples=resamples)
+    medians = np.stack([_medians(model[regions], drawn) for model in histogram])
     return Certainty(_first(medians), _beats(medians))
 
 
 def _medians(tiles: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the median bin of each resample; -1 where it holds no tile at all."""
-    filled = np.flatnonzero(tiles.sum(axis=0))
-    if not len(filled):
+    bins = np.flatnonzero(tiles.sum(axis=0))
+    if not len(bins):
         return np.full(len(drawn), -1.0)
-    # floats multiply fast, and hold every count exactly
-    weights = drawn.astype(np.float64) @ tiles[:, filled].astype(np.float64)
-    return np.nan_to_num(weighted_medians(filled.astype(np.float64), weights), nan=-1.0)
+    # BLAS multiplies floats fast, and float64 holds every count exactly.
+    weights = drawn.astype(np.float64) @ tiles[:, bins].astype(np.float64)
+    return np.nan_to_num(weighted_medians(bins.astype(np.float64), weights), nan=-1.0)
 
 
 def _first(medians: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -84,6 +84,7 @@ def _beats(medians: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 CLEAR = 0.95
+"""Fraction of the resamples from which on one model clearly beats another."""
 
 
 def answer(
@@ -91,34 +92,33 @@ def answer(
     usable: Sequence[int],
     race: Mapping[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """Return which model to take and how sure that is; None if no model can be recommended.
+    """Return the recommended model and its certainty; None if no model can be recommended.
 
     Parameters
     ----------
     models
-        Best first; ``beaten`` is in how many resamples the first one is ahead.
+        Best first; ``beaten`` is the fraction of resamples in which the first one is ahead.
     usable
-        Places of those that are not degenerate.
+        Places of the models that are not degenerate.
     race
-        What an anytime run came to, of ``ranking.json``; None of an exhaustive one.
+        The result of an anytime run in ``ranking.json``; None for an exhaustive run.
     """
-    known = [models[n] for n in usable if models[n]["cte"] is not None]
-    if not known:
+    recommendable = [models[n] for n in usable if models[n]["cte"] is not None]
+    if not recommendable:
         return None
-    top, others = known[0], known[1:]
+    top, others = recommendable[0], recommendable[1:]
     if race is None:
         beats = [m for m in others if m["beaten"] >= CLEAR]
     else:
         beats = [m for m in others if m["name"] not in {*race["close"], *race["rivals"]}]
-    open_ = [m for m in others if m not in beats]
-    decided = not open_ if race is None else race["decided"]
-    shown = top["cte"]
+    undecided = [m for m in others if m not in beats]
+    decided = not undecided if race is None else race["decided"]
     return {
         "model": top,
         "beats": beats,
-        "open": open_,
+        "open": undecided,
         "verdict": "alone" if not others else "clear" if decided else "open",
         "misleading": [
-            m for m in models if m["degenerate"] and m["cte"] is not None and m["cte"] >= shown
+            m for m in models if m["degenerate"] and m["cte"] is not None and m["cte"] >= top["cte"]
         ],
     }

@@ -1,4 +1,4 @@
-"""Everything a report says, as plain data: from the files of a run."""
+"""Content of a report as plain data, from the files of a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
 from cte_dask.report.html.certainty import answer, certainty
 from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html.heat_maps import map_data, winners
-from cte_dask.report.html.tally import tally
+from cte_dask.report.html.tile_summary import summarise_tiles
 from cte_dask.results.session_log import UNPERTURBED, repeat_command, sessions, shown_url
 from cte_dask.results.store import counted, open_scores
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     from cte_dask.report.html.certainty import Certainty
-    from cte_dask.report.html.tally import Tally
+    from cte_dask.report.html.tile_summary import TileSummary
     from cte_dask.results.store import Scores
 
 __all__ = ["Run", "facts", "read_run"]
@@ -108,27 +108,29 @@ def _calibration(folder: str, given: str | None) -> Any:
     return found
 
 
-def facts(run: Run) -> tuple[dict[str, Any], Tally]:
-    """Work out what a report says, without predicting anything.
+def facts(run: Run) -> tuple[dict[str, Any], TileSummary]:
+    """Return the content of a report, without predicting anything.
 
     Returns
     -------
     tuple
-        What the page's template takes, and the tally it was taken from.
+        The data of the page's template, and the summary of the tiles behind them.
     """
     primary = str(run.ranking["primary"])
     entries = list(run.ranking["models"])
     ranked = [m for m in entries if m["rank"] is not None]
     names = [m["name"] for m in ranked]
-    bad = {m["name"] for m in ranked if _degenerate(m)}
-    found = tally(run.scores, names, [_number(m["scores"][primary]["cte"]) for m in ranked], bad)
-    usable = [n for n, m in enumerate(ranked) if m["name"] not in bad]
+    degenerate = {m["name"] for m in ranked if _degenerate(m)}
+    summary = summarise_tiles(
+        run.scores, names, [_number(m["scores"][primary]["cte"]) for m in ranked], degenerate
+    )
+    usable = [n for n, m in enumerate(ranked) if m["name"] not in degenerate]
     race = {k: run.ranking[k] for k in RACE} if "verdict" in run.ranking else None
-    sure = None
+    confidence = None
     if usable and race is None:  # beaten models have seen other regions
-        sure = certainty(found.histogram[usable], seed=int(run.ranking["seed"]))
-    models = _models(ranked, found, primary)
-    _add_certainty(models, usable, sure)
+        confidence = certainty(summary.histogram[usable], seed=int(run.ranking["seed"]))
+    models = _models(ranked, summary, primary)
+    _add_certainty(models, usable, confidence)
     page = {
         "title": _name_of(run.experiment["target"]),
         "primary": primary,
@@ -138,20 +140,20 @@ def facts(run: Run) -> tuple[dict[str, Any], Tally]:
         "models": models,
         "answer": answer(models, usable, race),
         "race": race,
-        "axis": _axes(models, found)[0],
-        "spread": _axes(models, found)[1],
+        "axis": _axes(models, summary)[0],
+        "spread": _axes(models, summary)[1],
         "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(primary)),
         "combined": run.ranking.get("combined"),
         "common_note": _common_note(models),
-        "winners": winners(found),
-        "map": map_data(found, run.scores.layout),
+        "winners": winners(summary),
+        "map": map_data(summary, run.scores.layout),
         "excluded": [m for m in entries if m["rank"] is None],
         "explained": EXPLAINED,
         "curve": run.calibration and curve_chart(dict(run.calibration), names),
         "cost": _cost(run, len(names)),
         "provenance": _provenance(run),
     }
-    return page, found
+    return page, summary
 
 
 def _degenerate(model: Mapping[str, Any]) -> bool:
@@ -171,12 +173,12 @@ def _name_of(target: Mapping[str, Any]) -> str:
 
 
 def _models(
-    ranked: Sequence[Mapping[str, Any]], found: Tally, primary: str
+    ranked: Sequence[Mapping[str, Any]], summary: TileSummary, primary: str
 ) -> list[dict[str, Any]]:
     def median(model: Mapping[str, Any]) -> float | None:
         return model["scores"][primary]["cte"]  # type: ignore[no-any-return]
 
-    quantiles = found.quantiles(QUANTILES)
+    quantiles = summary.quantiles(QUANTILES)
     codes = {code: name.replace("_", " ") for name, code in STATUS.items() if name != "scored"}
     return [
         {
@@ -186,9 +188,9 @@ def _models(
             "degenerate": _degenerate(model),
             "quantiles": [*quantiles[number, :2], _number(median(model)), *quantiles[number, 3:]],
             "unscored": {
-                name: int(found.status[number, code])
+                name: int(summary.status[number, code])
                 for code, name in codes.items()
-                if found.status[number, code]
+                if summary.status[number, code]
             },
         }
         for number, model in enumerate(ranked)
@@ -208,7 +210,7 @@ def _add_certainty(
 
 
 def _common_note(models: Sequence[dict[str, Any]]) -> str:
-    """Take a note that all models have out of each, to be told once."""
+    """Move a note that all models share out of each, to be printed once, and return it."""
     notes = {str(m["note"]) for m in models}
     if len(models) < 2 or len(notes) > 1:
         return ""
@@ -217,16 +219,18 @@ def _common_note(models: Sequence[dict[str, Any]]) -> str:
     return notes.pop()
 
 
-def _axes(models: Sequence[dict[str, Any]], found: Tally) -> tuple[dict[str, Any], dict[str, Any]]:
+def _axes(
+    models: Sequence[dict[str, Any]], summary: TileSummary
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Place intervals and histograms; return the axes of both for their headings."""
     ends = [_number(m[key]) for m in models for key in ("low", "high")]
     interval = axis_over(ends, 10, 150)
     lows = [q for m in models for q in (m["quantiles"][0],) if not math.isnan(q)]
     spread = Axis(math.floor(min(lows, default=0.0) * 20) / 20 * 0.999, 1.0, 0, 240)
-    for model, histogram in zip(models, found.histogram, strict=True):
+    for model, histogram in zip(models, summary.histogram, strict=True):
         if model["cte"] is not None:
-            model["at"] = {key: interval.at(model[key]) for key in ("low", "cte", "high")}
-            model["median_at"] = spread.at(model["cte"])
+            model["at"] = {key: interval.coordinate(model[key]) for key in ("low", "cte", "high")}
+            model["median_at"] = spread.coordinate(model["cte"])
         model["histogram"] = histogram_path(histogram.sum(axis=0), spread)
     return {"marks": interval.marks(5)}, {"marks": spread.marks(4), "low": spread.low}
 

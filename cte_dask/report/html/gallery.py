@@ -1,6 +1,6 @@
-"""The report's gallery: a few telling tiles, predicted again with the run's own experiment.
+"""The report's gallery: a few typical tiles, predicted again with the run's own experiment.
 
-PNG images as data URIs: the few small pictures that a report carries in itself.
+Its pictures are PNG images as data URIs, so that the report stays one file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.perturb import Perturbation
-    from cte_dask.report.html.tally import Tally
+    from cte_dask.report.html.tile_summary import TileSummary
     from cte_dask.scoring.experiment import Candidate, Experiment
     from cte_dask.tiles import Tile
 
@@ -62,8 +62,9 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1).astype(np.int16)
     step = 1 if pixels.ndim == 2 else 3
-    # filter 1, the difference to the pixel on the left: smooth images get a third smaller
+    # Filter 1, the difference to the pixel on the left: smooth images get a third smaller.
     rows[:, step:] -= rows[:, :-step].copy()
+    # Differences are modulo 256, and each row begins with the number of its filter.
     filtered = np.insert((rows & 0xFF).astype(np.uint8), 0, 1, axis=1)
     kind = GREY if pixels.ndim == 2 else RGB
     header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
@@ -84,11 +85,15 @@ WHICH = ("best", "median", "worst")
 LARGEST = 256
 COLOURS = {"kept": (102, 102, 102), "lost": (86, 180, 233), "new": (240, 228, 66)}
 """Red, green, blue of foreground in both predictions, in the reference alone, in the perturbed
-alone (Okabe & Ito 2008): told apart by lightness too."""
+alone (Okabe & Ito 2008); they differ in lightness too."""
 
 
 def gallery(
-    run: str, tally: Tally, models: Sequence[str], *, tell: Callable[[str], None] = lambda _: None
+    run: str,
+    summary: TileSummary,
+    models: Sequence[str],
+    *,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Predict the most, the median and the least consistent tile of some models again.
 
@@ -96,8 +101,8 @@ def gallery(
     ----------
     run
         Folder or URL of the run.
-    tally
-        Its tiles.
+    summary
+        The summary of its tiles.
     models
         Names of the models.
     tell
@@ -113,37 +118,37 @@ def gallery(
     from cte_dask.results.experiment_file import reopen
 
     try:
-        experiment, note = _here(reopen(run))
-    except Exception as error:  # whatever a store, a scheme or a package raises: the rest stands
+        experiment, note = _on_this_machine(reopen(run))
+    except Exception as error:  # any store or package may fail: the report needs no gallery
         return {"why": reason(error), "models": []}
-    shown = []
+    entries = []
     for name in models:
         tell(f"predicting tiles of {name} again")
         try:
-            shown.append({"name": name, "why": "", "tiles": _tiles(experiment, tally, name)})
+            entries.append({"name": name, "why": "", "tiles": _tiles(experiment, summary, name)})
         except Exception as error:  # foreign code
-            shown.append({"name": name, "why": reason(error), "tiles": []})
-    return {"why": "", "note": note, "models": shown}
+            entries.append({"name": name, "why": reason(error), "tiles": []})
+    return {"why": "", "note": note, "models": entries}
 
 
-def _here(experiment: Experiment) -> tuple[Experiment, str]:
-    """Return the experiment on the device there is."""
+def _on_this_machine(experiment: Experiment) -> tuple[Experiment, str]:
+    """Return the experiment on a device of this machine, and a note if that is another one."""
     from cte_dask.arrays import resolve_device
 
-    found = resolve_device("auto")
-    if experiment.device in ("cpu", found):
+    device = resolve_device("auto")
+    if experiment.device in ("cpu", device):
         return experiment, ""
-    note = f"the run was made on {experiment.device}; these tiles are predicted on {found}"
-    return replace(experiment, device=found, precision="float32"), note
+    note = f"the run was made on {experiment.device}; these tiles are predicted on {device}"
+    return replace(experiment, device=device, precision="float32"), note
 
 
-def _tiles(experiment: Experiment, tally: Tally, name: str) -> list[dict[str, Any]]:
+def _tiles(experiment: Experiment, summary: TileSummary, name: str) -> list[dict[str, Any]]:
     candidate = next(c for c in experiment.candidates if c.name == name)
     single = replace(experiment, candidates=(candidate,), per_block=(1, 1, 1))
     return [
-        _tile(single, candidate, which, *tally.typical[name][which])
+        _tile(single, candidate, which, *summary.typical[name][which])
         for which in WHICH
-        if which in tally.typical[name]
+        if which in summary.typical[name]
     ]
 
 
@@ -155,22 +160,22 @@ def _tile(
     from cte_dask.scoring.score_block import predict_tiles
 
     draw = Draw(_perturbation(experiment, candidate), 0)
-    # blocks hold one tile each: their numbers are those of the tiles
-    found = next(iter(predict_tiles(experiment, index, [draw])))
-    tile, maps = found[1], [to_numpy(m) for m in found[2]]
+    # Blocks of `single` hold one tile each: a tile's number is its block's.
+    prediction = next(iter(predict_tiles(experiment, index, [draw])))
+    tile, maps = prediction[1], [to_numpy(m) for m in prediction[2]]
     output = candidate.spec.output
     threshold = 0.0 if output.classes else output.threshold
     masks = [m > threshold for m in maps]
     plane = _plane(*masks)
     image = _scaled(experiment, experiment.volume.read(tile.start, tile.stop)[plane])
-    kept, lost, new = (int(m.sum()) for m in _parts(*masks))
+    shared, lost, new = (int(m.sum()) for m in _overlap_masks(*masks))
     return {
         "which": which,
         "index": index,
         "where": _where(experiment, tile, plane),
         "recorded": recorded,
-        "again": _again(experiment, candidate, kept, kept + lost + new),
-        "kept": kept,
+        "again": _repeated_nhd(experiment, candidate, shared, shared + lost + new),
+        "kept": shared,
         "lost": lost,
         "new": new,
         "image": png_uri(_quantised(_small(image))),
@@ -190,33 +195,35 @@ def _perturbation(experiment: Experiment, candidate: Candidate) -> Perturbation:
     return (ranks + others)[0]
 
 
-def _again(experiment: Experiment, candidate: Candidate, kept: int, union: int) -> float | None:
-    """Return the NHD of what was predicted now, where that is what the run recorded."""
+def _repeated_nhd(
+    experiment: Experiment, candidate: Candidate, shared: int, union: int
+) -> float | None:
+    """Return the NHD of the new predictions; None where the run did not record that number."""
     simple = experiment.primary.startswith("nhd@") and experiment.repeats == 1
-    return kept / union if simple and union and not candidate.spec.output.classes else None
+    return shared / union if simple and union and not candidate.spec.output.classes else None
 
 
-def _parts(
+def _overlap_masks(
     reference: NDArray[np.bool_], perturbed: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     return reference & perturbed, reference & ~perturbed, perturbed & ~reference
 
 
 def _plane(reference: NDArray[np.bool_], perturbed: NDArray[np.bool_]) -> int:
-    """Return the plane of most disagreement, among equal ones that of most foreground."""
+    """Return the plane with most disagreement; among equal planes the one with most foreground."""
     differ = (reference ^ perturbed).sum(axis=(1, 2))
     union = (reference | perturbed).sum(axis=(1, 2))
     return int(np.lexsort((union, differ))[-1])
 
 
 def _scaled(experiment: Experiment, image: NDArray[Any]) -> NDArray[np.float32]:
-    """Return an image with the target's low and high percentiles at 0 and 1, cut off there."""
+    """Return an image scaled to the target's low and high percentiles and clipped to [0, 1]."""
     if experiment.intensity is None:
         raise ValueError("the experiment holds no intensities of the target")
     low, high = experiment.intensity.low, experiment.intensity.high
     scaled = (np.asarray(image, np.float32) - low) / max(high - low, 1e-12)
-    cut: NDArray[np.float32] = np.clip(np.nan_to_num(scaled), 0, 1).astype(np.float32)
-    return cut
+    clipped: NDArray[np.float32] = np.clip(np.nan_to_num(scaled), 0, 1).astype(np.float32)
+    return clipped
 
 
 def _small(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -232,20 +239,20 @@ def _small(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _quantised(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return 64 grey levels: noise below that would make up most of the file."""
+    """Return an image in 64 grey levels: finer noise would make up most of the file."""
     return (np.rint(np.clip(image, 0, 1) * 63) * 255 / 63).astype(np.uint8)
 
 
 def _overlay(
     image: NDArray[np.float32], reference: NDArray[np.bool_], perturbed: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Return what both predictions share, what is lost and what is new, on the dimmed image."""
+    """Return shared, lost and new foreground in colour on the dimmed image."""
     dim = np.rint(_small(image) * 15) * 3
     pixels = np.repeat(dim[..., None], 3, axis=2)
-    for name, part in zip(COLOURS, _parts(reference, perturbed), strict=True):
-        # a voxel of disagreement must not vanish when the tile is shown smaller
-        shown = _small(part) > (0.5 if name == "kept" else 0.2)
-        pixels[shown] = COLOURS[name]
+    for name, mask in zip(COLOURS, _overlap_masks(reference, perturbed), strict=True):
+        # More than one lost or new voxel in five is enough: averaging must not hide disagreement.
+        voxels = _small(mask) > (0.5 if name == "kept" else 0.2)
+        pixels[voxels] = COLOURS[name]
     return pixels.astype(np.uint8)
 
 

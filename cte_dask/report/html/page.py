@@ -1,4 +1,4 @@
-"""``report.html``: a run in one file that needs nothing else and asks no network for anything."""
+"""``report.html``: a run in one file, which needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_report(
     calibration
         A ``calibration.json`` or its folder; by default the run's own, if it has one.
     gallery_models
-        How many of the best models get their best, median and worst tile predicted again; 0 opens
+        Number of the best models whose best, median and worst tile are predicted again; 0 opens
         neither target nor weights.
     tell
         Receives one line per step.
@@ -46,7 +46,7 @@ def write_report(
     Returns
     -------
     str
-        Where the report is.
+        Path or URL of the report.
 
     Raises
     ------
@@ -60,9 +60,9 @@ def write_report(
     if gallery_models < 0:
         raise ValueError(f"the gallery cannot have {gallery_models} models: give 0 or more")
     tell("reading the scores")
-    content, tally = facts(read_run(run, calibration=calibration))
-    wanted = [m["name"] for m in content["models"] if not m["degenerate"]][:gallery_models]
-    content["gallery"] = gallery(run, tally, wanted, tell=tell) if wanted else None
+    content, summary = facts(read_run(run, calibration=calibration))
+    names = [m["name"] for m in content["models"] if not m["degenerate"]][:gallery_models]
+    content["gallery"] = gallery(run, summary, names, tell=tell) if names else None
     path = f"{run}/report.html" if out is None else out
     with fsspec.open(path, "w", encoding="utf-8") as file:
         file.write(page(content))
@@ -80,8 +80,8 @@ def page(content: dict[str, Any]) -> str:
     Returns
     -------
     str
-        HTML. Every text from outside is escaped; the page's policy forbids any request, and any
-        script or style but its own two, named by their hashes.
+        HTML. Every text from outside is escaped. The page's security policy forbids requests, and
+        all scripts and styles but its own two, which it names by their hashes.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -113,6 +113,7 @@ def _script_json(value: object) -> Any:
     from markupsafe import Markup
 
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    # As \u escapes they are still the same JSON, but "</script>" and "<!--" cannot occur.
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # noqa: S704 (escaped for where it stands)
@@ -125,11 +126,11 @@ def _number(value: float | None, digits: int = 3) -> str:
 def _percent(value: float | None, digits: int = 0) -> str:
     if value is None or math.isnan(value):
         return "–"
-    shown = 100 * value
-    # neither "100 %" nor "0 %" is said of what is only nearly so
+    percent = 100 * value
+    # Rounding must not turn nearly all into "100 %", or nearly none into "0 %".
     least = 10.0**-digits
-    if 0 < shown < least:
+    if 0 < percent < least:
         return f"< {least:g} %"
-    if 100 - least < shown < 100:
+    if 100 - least < percent < 100:
         return f"> {100 - least:g} %"
-    return f"{shown:.{digits}f} %"
+    return f"{percent:.{digits}f} %"

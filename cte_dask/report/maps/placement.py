@@ -1,4 +1,4 @@
-"""Where tiles lie in space, in the units that the target itself is described in."""
+"""Placement of the tiles in space, in the units of the target's own metadata."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Placement:
 
 
 def placement_of(target: Mapping[str, Any], layout: Layout) -> tuple[Placement, list[str]]:
-    """Return where a run's tiles lie, and what a user should know of it.
+    """Return the placement of a run's tiles, and notes for the user.
 
-    The target's own metadata rule, in its own units: viewers that ignore units still lay the maps
-    over it. If it cannot be opened, the run's record of it in nanometre is taken.
+    The target's own metadata and units are used: viewers that ignore units then still lay the maps
+    over the target. If the target cannot be opened, the run's record in nanometre takes its place.
 
     Parameters
     ----------
     target
         The target as ``experiment.yaml`` describes it.
     layout
-        Of the run's score store.
+        The layout of the run's score store.
     """
     try:
         voxel, shift, units = _stated(target)
@@ -66,6 +66,7 @@ def placement_of(target: Mapping[str, Any], layout: Layout) -> tuple[Placement, 
         voxel, shift, units = _recorded(layout)
         notes = [f"the target cannot be opened, its recorded voxel size is taken: {error}"]
     tile = layout.blocks.grid.tile
+    # NGFF places the centre of a voxel: the first tile's centre is (t - 1) / 2 voxels into it.
     first = [o + (t - 1) / 2 for o, t in zip(layout.origin, tile, strict=True)]
     z, y, x = ((v * t, s + f * v) for v, t, s, f in zip(voxel, tile, shift, first, strict=True))
     return Placement((z[0], y[0], x[0]), (z[1], y[1], x[1]), voxel, units), notes
@@ -82,7 +83,7 @@ def _recorded(layout: Layout) -> tuple[Triple, Triple, Units]:
 
 
 def _stated(target: Mapping[str, Any]) -> tuple[Triple, Triple, Units]:
-    """Return the same as the target's own metadata state it."""
+    """Return the same from the target's own metadata."""
     from cte_dask.volume.ngff import ome_attributes, parse_multiscale
 
     attributes, level = _image(target)
@@ -114,12 +115,13 @@ def _image(target: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
 
     store = strict_store(target["url"], read_options(target), None)
     parts = [part for part in str(target["path"]).split("/") if part]
-    open_node(target["url"], store, "/".join(parts))  # it is there
-    for cut in range(len(parts) - 1, -1, -1):
-        node = open_node(target["url"], store, "/".join(parts[:cut]))
+    open_node(target["url"], store, "/".join(parts))  # raises if the array is gone
+    # From the innermost group outwards: the image is the nearest group that lists the array.
+    for split in range(len(parts) - 1, -1, -1):
+        node = open_node(target["url"], store, "/".join(parts[:split]))
         attributes = node.attrs.asdict()
         image = parse_multiscale(attributes) if isinstance(node, zarr.Group) else None
-        below = "/".join(parts[cut:])
+        below = "/".join(parts[split:])
         if image is not None and any(level.path == below for level in image.levels):
             return attributes, below
     return None, ""

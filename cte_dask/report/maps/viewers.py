@@ -1,4 +1,4 @@
-"""How to look at maps over their target: a napari command, a Neuroglancer state and its link."""
+"""Guides to viewers of the maps: a napari command, a Neuroglancer state and its link."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["neuroglancer_state", "write_guides"]
 
 PORT = 9000
 SCREEN = 700
-"""Pixels that the region is fitted into."""
+"""Pixels of the screen that the region fills."""
 CLIENT = "https://neuroglancer-demo.appspot.com/#!"
 SHADER = """#uicontrol float low slider(min=0, max=1, default=0.8)
 #uicontrol float high slider(min=0, max=1, default=1)
@@ -44,12 +44,12 @@ def write_guides(
     target_url: str | None,
     maps_url: str | None,
 ) -> dict[str, Any]:
-    """Write how to open maps beside them.
+    """Write the guides to opening maps into the maps' folder.
 
     Parameters
     ----------
     maps
-        Where they are.
+        Folder or URL of the maps.
     target
         The target, as ``experiment.yaml`` describes it.
     images
@@ -59,7 +59,7 @@ def write_guides(
     intensity
         Intensities of the target, as ``experiment.yaml`` records them.
     target_url, maps_url
-        Where a browser finds them; None for where they are, or would be if served from here.
+        URLs at which a browser finds them; None for their own, or a local server's.
 
     Returns
     -------
@@ -83,8 +83,8 @@ def write_guides(
     for name, text in texts.items():
         with fsspec.open(f"{maps}/{name}", "w", encoding="utf-8") as file:
             file.write(text)
-    told = {"napari": napari, "neuroglancer": f"{maps}/neuroglancer.json", "link": link}
-    return {**told, "notes": notes}
+    links = {"napari": napari, "neuroglancer": f"{maps}/neuroglancer.json", "link": link}
+    return {**links, "notes": notes}
 
 
 def _image_url(target: Mapping[str, Any]) -> str:
@@ -96,20 +96,20 @@ def _image_url(target: Mapping[str, Any]) -> str:
 def _served(
     image: str, maps: str, target_url: str | None, maps_url: str | None
 ) -> tuple[tuple[str, str], list[str]]:
-    """Return where a browser finds target and maps, and what has to be done for it."""
+    """Return the URLs of target and maps for a browser, and notes on how to serve them."""
     notes = []
     local = [p for p in (image, maps) if not is_url(p)]
     root = os.path.commonpath([os.path.dirname(p) for p in local]) if local else ""
-    found = []
-    for path, given in ((image, target_url), (maps, maps_url)):
+    urls = []
+    for path, address in ((image, target_url), (maps, maps_url)):
         beside = f"http://127.0.0.1:{PORT}/{quote(os.path.relpath(path, root))}" if root else ""
-        found.append(given or (shown_url(path) if is_url(path) else beside))
+        urls.append(address or (shown_url(path) if is_url(path) else beside))
     if any(not is_url(p) and not g for p, g in ((image, target_url), (maps, maps_url))):
         serve = shlex.join(["npx", "http-server", root, "-a", "127.0.0.1", "-p", str(PORT)])
         notes.append(f"Neuroglancer reads over HTTP; serve the files with: {serve} --cors")
     if target_url is None and shown_url(image) != image:
         notes.append("the target's URL holds credentials, left out here: give --target-url")
-    return (found[0], found[1]), notes
+    return (urls[0], urls[1]), notes
 
 
 def neuroglancer_state(
@@ -121,7 +121,7 @@ def neuroglancer_state(
     shape: Sequence[int],
     intensity: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return a Neuroglancer state: the target, and over it each model's map, the first one shown.
+    """Return a Neuroglancer state: the target, and over it each model's map, the first visible.
 
     Parameters
     ----------
@@ -136,9 +136,9 @@ def neuroglancer_state(
     intensity
         Its ``low`` and ``high`` are shown black and white.
     """
-    shown = {"normalized": {"range": [intensity["low"], intensity["high"]]}}
+    contrast = {"normalized": {"range": [intensity["low"], intensity["high"]]}}
     base = {"type": "image", "source": f"zarr://{target}", "name": "target"}
-    layers: list[dict[str, Any]] = [{**base, "shaderControls": shown}]
+    layers: list[dict[str, Any]] = [{**base, "shaderControls": contrast}]
     for number, (name, folder) in enumerate(images.items()):
         layers.append(
             {
@@ -161,12 +161,15 @@ def neuroglancer_state(
 
 
 def _dimensions(place: Placement) -> dict[str, list[Any]]:
-    """Return the axes in metre, as Neuroglancer has them; without a unit where there is none."""
-    found: dict[str, list[Any]] = {}
+    """Return the axes in metre, Neuroglancer's unit; an axis without a length has no unit."""
+    dimensions: dict[str, list[Any]] = {}
+    # Neuroglancer lists axes x, y, z; 12 digits drop the rounding of the conversion.
     for name, size, unit in list(zip("zyx", place.voxel, place.units, strict=True))[::-1]:
         length = nanometres(unit)
-        found[name] = [1, ""] if length is None else [float(f"{size * length * 1e-9:.12g}"), "m"]
-    return found
+        dimensions[name] = (
+            [1, ""] if length is None else [float(f"{size * length * 1e-9:.12g}"), "m"]
+        )
+    return dimensions
 
 
 def _centre(place: Placement, shape: Sequence[int]) -> list[float]:

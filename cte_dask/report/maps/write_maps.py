@@ -57,14 +57,14 @@ def write_maps(
     score
         ``metric@perturbation``; by default the one that ranks.
     target_url, maps_url
-        Where a browser finds target and maps, for Neuroglancer; by default where they are.
+        URLs at which a browser finds target and maps, for Neuroglancer; by default their own.
     overwrite
-        Replace maps that are there.
+        Replace maps that exist.
 
     Returns
     -------
     dict
-        ``maps`` (where), ``images`` (name of each model → its folder), ``napari`` (a command),
+        ``maps`` (folder or URL), ``images`` (model name → its folder), ``napari`` (a command),
         ``neuroglancer`` (file of its state), ``link`` (a URL that opens it) and ``notes``.
 
     Raises
@@ -103,7 +103,7 @@ def write_maps(
             array[box] = row.reshape([s.stop - s.start for s in box]).astype(np.float32)
         winner[box] = _winners(values, fair).reshape([s.stop - s.start for s in box])
     _describe(group, [*images.values(), WINNER], layout.primary, layout.experiment)
-    told = {"maps": where, "images": images, "notes": notes}
+    result = {"maps": where, "images": images, "notes": notes}
     guides = write_guides(
         where,
         found.experiment["target"],
@@ -113,7 +113,7 @@ def write_maps(
         target_url=target_url,
         maps_url=maps_url,
     )
-    return {**told, **guides, "notes": [*notes, *guides["notes"]]}
+    return {**result, **guides, "notes": [*notes, *guides["notes"]]}
 
 
 def _checked(score: str, run: Run) -> str:
@@ -125,46 +125,46 @@ def _checked(score: str, run: Run) -> str:
 
 
 def folders(names: Sequence[str]) -> dict[str, str]:
-    """Return a folder for each model: its name as any file system and URL takes it.
+    """Return a folder for each model: its name in characters that file systems and URLs take.
 
     Examples
     --------
     >>> folders(["vnc unet", "vnc/unet", "winner"])
     {'vnc unet': 'vnc_unet', 'vnc/unet': 'vnc_unet-2', 'winner': 'winner-2'}
     """
-    taken = {WINNER, "ome"}
-    found = {}
+    used = {WINNER, "ome"}
+    folder_of = {}
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "model"
         folder, number = plain, 1
-        while folder.lower() in taken:
+        while folder.lower() in used:  # some file systems ignore case
             number += 1
             folder = f"{plain}-{number}"
-        taken.add(folder.lower())
-        found[name] = folder
-    return found
+        used.add(folder.lower())
+        folder_of[name] = folder
+    return folder_of
 
 
 def _winners(values: NDArray[np.float64], fair: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    """Return the place (from 1) of the most consistent model of each tile; the better ranked."""
+    """Return the rank of the most consistent model of each tile; equal ones: the better ranked."""
     allowed = np.where(fair[:, None] & ~np.isnan(values), values, -np.inf)
     won = np.isfinite(allowed).any(axis=0)
     return np.where(won, allowed.argmax(axis=0) + 1, 0).astype(np.uint16)
 
 
 def _new_group(where: str, *, overwrite: bool) -> zarr.Group:
-    """Make the group; what is there is replaced only if it is maps, and only if asked."""
+    """Create the group; only maps are replaced, and only if the user asks for it."""
     import zarr
 
     store = open_store(where, {}, read_only=False)
     try:
-        found = zarr.open_group(store, mode="r")
+        group = zarr.open_group(store, mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         return zarr.create_group(store, zarr_format=3)
     except Exception as error:  # a file, an array, broken metadata
         raise VolumeError(f"{where} exists and cannot be replaced: {error}") from error
-    known = found.attrs.asdict().get("cte", {})
-    if not isinstance(known, dict) or known.get("schema") != SCHEMA:
+    record = group.attrs.asdict().get("cte", {})
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise VolumeError(f"{where} exists and holds no maps: choose another --out")
     if not overwrite:
         raise VolumeError(f"{where} holds maps already: give --overwrite to replace them")
@@ -173,14 +173,14 @@ def _new_group(where: str, *, overwrite: bool) -> zarr.Group:
 
 @dataclass(frozen=True, slots=True)
 class _Maps:
-    """Images of one voxel a tile, of one geometry."""
+    """Writer of images of one voxel a tile, all in one geometry."""
 
     group: zarr.Group
     blocks: BlockGrid
     place: Placement
 
     def array(self, folder: str, name: str, dtype: str, fill: float) -> Any:
-        """Make one image, a chunk a block, and return its array."""
+        """Create one image, a chunk a block, and return its array."""
         image = self.group.create_group(folder)
         steps: list[dict[str, Any]] = [
             {"type": "scale", "scale": list(self.place.scale)},
@@ -217,7 +217,7 @@ def _unravelled(index: int, counts: Shape) -> Shape:
 
 
 def _describe(group: zarr.Group, series: Sequence[str], score: str, experiment: str) -> None:
-    """List the images as a collection (NGFF 0.5, bioformats2raw layout), and say whose they are."""
+    """List the images as a collection (NGFF 0.5, bioformats2raw layout), with their experiment."""
     group.attrs.update(
         {
             "ome": {"version": VERSION, "bioformats2raw.layout": 3},

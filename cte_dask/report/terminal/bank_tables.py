@@ -1,7 +1,4 @@
-"""How alike the models of a bank predict: the matrix as a table and its dendrogram as text.
-
-The combined ranking as a table: every family of evidence stays visible.
-"""
+"""Tables of a whole bank: similarity of its models, their dendrogram, the combined ranking."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ def similarity_table(similarity: Similarity) -> Table:
 
 
 def print_similarity(ranking: Ranking, console: Console) -> None:
-    """Print how alike the models predict, where a ranking tells it of several."""
+    """Print the similarity of the models, if the ranking has it and there are several."""
     similarity = ranking.similarity
     if similarity is None or len(similarity.names) < 2:
         return
@@ -77,25 +74,28 @@ def dendrogram(similarity: Similarity, *, width: int = WIDTH) -> str:
     start = dict.fromkeys(row, 0)
     top = max((float(r[2]) for r in tree), default=0.0)
     for number, (left, right, distance, _) in enumerate(tree):
-        at = 1 + round(width * float(distance) / top) if top > 0 else 1
+        # The last join reaches the full width; joins at distance 0 (copies) stay in column 1.
+        column = 1 + round(width * float(distance) / top) if top > 0 else 1
         ends = sorted((int(left), int(right)), key=lambda n: row[n])
         for node in ends:
             line = lines[row[node]]
-            line[start[node] : at] = ["─"] * max(0, at - start[node])
+            line[start[node] : column] = ["─"] * max(0, column - start[node])
         high, low = (row[node] for node in ends)
-        lines[high][at], lines[low][at] = "┐", "┘"
+        lines[high][column], lines[low][column] = "┐", "┘"
+        # Lines between the two belong to their clusters, whose own joins lie further left.
         for between in range(high + 1, low):
-            lines[between][at] = "│"
+            lines[between][column] = "│"
         new = models + number
-        row[new], start[new] = high, at + 1
+        # A joined cluster continues on its upper line.
+        row[new], start[new] = high, column + 1
     names = (similarity.names[model].ljust(longest) for model in order)
     return "\n".join(f"{n} {''.join(line).rstrip()}" for n, line in zip(names, lines, strict=True))
 
 
 def combined_table(combined: Combined) -> Table:
     """Return the combined ranking, a column a family."""
-    told = f"Combined ranking (Kendall's W of the families {combined.kendall_w:.2f})"
-    table = Table(title=told, title_justify="left")
+    title = f"Combined ranking (Kendall's W of the families {combined.kendall_w:.2f})"
+    table = Table(title=title, title_justify="left")
     for heading in ("rank", "model"):
         table.add_column(heading)
     for heading in ("95 % ranks", "combined", "95 % interval", *combined.families):
@@ -117,14 +117,14 @@ def _row(name: str, model: CombinedModel) -> list[str | Text]:
 
 
 def print_combined(ranking: Ranking, results: Console, notes: Console) -> None:
-    """Print the combined ranking, where there is one, and what to know before trusting it.
+    """Print the combined ranking, if there is one, with its warnings.
 
     Parameters
     ----------
     ranking
         The ranking.
     results, notes
-        Where the table goes, and the warning.
+        Consoles for the table, and for the warnings.
     """
     if ranking.combined is None:
         return

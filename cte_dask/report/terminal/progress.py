@@ -33,7 +33,7 @@ __all__ = ["RunProgress", "shown_on"]
 LEADERS = 10
 PLAIN_EVERY_S = 10.0
 BINS = 10_000
-"""Of the consistencies seen: what is shown while a run lasts does not grow with the target."""
+"""Bins of the consistencies so far: medians from bins need no memory that grows with the target."""
 
 
 class RunProgress:
@@ -61,7 +61,7 @@ class RunProgress:
         self.experiment = experiment
         self.console, self.race = console, race
         self.total, self.blocks, self.tiles, self.failed = blocks, 0, 0, 0
-        self.began = self.told = time.monotonic()
+        self.began = self.last_line = time.monotonic()
         self.counts = np.zeros((len(experiment.candidates), BINS + 1), np.int64)
         self.layout = layout_of(experiment)
         self.bar = Progress(
@@ -86,7 +86,7 @@ class RunProgress:
             yield self
 
     def __call__(self, scores: BlockScores) -> None:
-        """Take in a finished block."""
+        """Count a finished block and show the progress."""
         self.blocks += 1
         self.tiles += scores.status.shape[-1]
         self.failed += bool(scores.failures)
@@ -113,8 +113,8 @@ class RunProgress:
         self.bar.update(self.task, completed=self.blocks, rate=f"{self.rate:.1f}")
         if self.live is not None:
             self.live.update(self._view())
-        elif time.monotonic() - self.told > PLAIN_EVERY_S or self.blocks == self.total:
-            self.told = time.monotonic()
+        elif time.monotonic() - self.last_line > PLAIN_EVERY_S or self.blocks == self.total:
+            self.last_line = time.monotonic()
             self.console.print(
                 f"{self.blocks}/{self.total} blocks, {self.rate:.1f} tiles/s, {self._left()}; "
                 f"{self._leaders(3)}"
@@ -123,17 +123,17 @@ class RunProgress:
     def _left(self) -> str:
         if self.race is not None:
             return self.race.told()
-        seconds = (self.told - self.began) / self.blocks * (self.total - self.blocks)
+        seconds = (self.last_line - self.began) / self.blocks * (self.total - self.blocks)
         return f"about {seconds:.0f} s left"
 
     def _medians(self) -> Sequence[tuple[str, float]]:
         names = [c.name for c in self.experiment.candidates]
         medians = map(_median, self.counts)
-        shown = [True] * len(names) if self.race is None else self.race.race.active
+        active = [True] * len(names) if self.race is None else self.race.race.active
         pairs = [
             (n, m)
-            for n, m, wanted in zip(names, medians, shown, strict=True)
-            if wanted and not math.isnan(m)  # beaten models have seen fewer blocks
+            for n, m, is_active in zip(names, medians, active, strict=True)
+            if is_active and not math.isnan(m)  # beaten models have seen fewer blocks
         ]
         return sorted(pairs, key=lambda pair: -pair[1])
 
@@ -146,8 +146,8 @@ class RunProgress:
         table.add_column("CTE", justify="right")
         for name, cte in self._medians()[:LEADERS]:
             table.add_row(Text(name), shown_number(cte))
-        told = [] if self.race is None else [Text(self.race.told())]
-        return Group(self.bar.get_renderable(), *told, table)
+        race_lines = [] if self.race is None else [Text(self.race.told())]
+        return Group(self.bar.get_renderable(), *race_lines, table)
 
 
 def shown_on(console: Console) -> ShowProgress:
@@ -165,4 +165,5 @@ def _median(counts: NDArray[np.int64]) -> float:
     total = np.cumsum(counts)
     if not total[-1]:
         return math.nan
+    # The bin at which half of the tiles is reached: the lower median, exact to 1 / BINS.
     return float(np.searchsorted(total, (total[-1] + 1) // 2)) / BINS

@@ -1,7 +1,4 @@
-"""What the commands print: tables for people, JSON for programs.
-
-What a plan tells of memory and time, as people read it.
-"""
+"""Output of the commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ __all__ = [
 ]
 
 WORKERS = (1, 16, 256)
-"""Numbers of workers that a plan tells the time for."""
+"""Numbers of workers for which a plan estimates the time."""
 
 
 def shown_bytes(count: float) -> str:
@@ -58,16 +55,16 @@ def shown_bytes(count: float) -> str:
 
 
 def memory(plan: Plan) -> str:
-    """Return what a worker needs, where it can be measured, and what of the target it holds."""
+    """Return a worker's memory, where it can be measured, and the bytes of the target in it."""
     worker = f"{shown_bytes(plan.bytes_worker)} a worker, " if plan.bytes_worker else ""
     device = f"{shown_bytes(plan.bytes_device)} of its GPU, " if plan.bytes_device else ""
     return f"{worker}{device}{shown_bytes(plan.bytes_window)} of the target at a time"
 
 
 def times(plan: Plan) -> str:
-    """Return how long the whole target takes some numbers of workers."""
-    told = (f"{_duration(3600 * plan.hours(n))} on {n}" for n in WORKERS)
-    return f"{', '.join(told)} workers like this process, if all of it is scored"
+    """Return the time that the whole target takes with some numbers of workers."""
+    durations = (f"{_duration(3600 * plan.hours(n))} on {n}" for n in WORKERS)
+    return f"{', '.join(durations)} workers like this process, if all of it is scored"
 
 
 def _duration(seconds: float) -> str:
@@ -80,6 +77,7 @@ def _duration(seconds: float) -> str:
 
 
 PIPE_WIDTH = 140
+"""Columns of a table that is written to a file or pipe, which has no width of its own."""
 
 
 def ranking_table(ranking: Ranking) -> Table:
@@ -113,7 +111,7 @@ def _row(model: ModelRank, primary: str) -> list[str | Text]:
 
 
 def shown_number(value: float) -> str:
-    """Return a score as people read it."""
+    """Return a score with four digits, a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.4f}"
 
 
@@ -156,23 +154,24 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
 
 
 def _anytime_rows(plan: Plan, goal: Goal | None) -> list[tuple[str, str]]:
-    """Return what an anytime run will read at most, and what it read in simulations."""
+    """Return the most that an anytime run will read, and what it read in simulations."""
     if goal is None:
         return [("anytime", "no: every block is scored; --until decided may need fewer")]
     most = min(plan.blocks, goal.blocks or plan.blocks)
-    rows = [("anytime", f"stops when it is decided, {_part(plan, most)} at most")]
+    rows = [("anytime", f"stops when it is decided, {_share(plan, most)} at most")]
     if goal.seconds is not None:
         rows[0] = ("anytime", f"stops when it is decided, or after {goal.seconds:g} s")
     if goal.top == 1:
         usual, long = (min(most, n) for n in TYPICAL_BLOCKS)
-        told = f"{_part(plan, usual)} in half of our simulations, {long} in three of four"
-        rows.append(("typically", told))
+        typical = f"{_share(plan, usual)} in half of our simulations, {long} in three of four"
+        rows.append(("typically", typical))
     return rows
 
 
-def _part(plan: Plan, blocks: int) -> str:
-    part = blocks / max(plan.blocks, 1)
-    return f"{blocks:,} blocks ({shown_bytes(part * plan.bytes_read)}, {_flops(part * plan.flops)})"
+def _share(plan: Plan, blocks: int) -> str:
+    fraction = blocks / max(plan.blocks, 1)
+    read, flops = fraction * plan.bytes_read, fraction * plan.flops
+    return f"{blocks:,} blocks ({shown_bytes(read)}, {_flops(flops)})"
 
 
 def _ratio(plan: Plan) -> str:
@@ -180,7 +179,7 @@ def _ratio(plan: Plan) -> str:
 
 
 def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console) -> None:
-    """Print a ranking on standard output, and on the console what a user should know beside it."""
+    """Print a ranking on standard output, and its verdict and notes on the console."""
     if as_json:
         print(json.dumps(outcome.result, indent=1, allow_nan=False))
     else:
@@ -189,8 +188,8 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
         print_combined(outcome.ranking, output(), console)
     blocks = outcome.result["blocks"]
     if outcome.decision is not None:
-        told = outcome.result["verdict"]
-        console.print(Text(told), style="green" if outcome.decision.decided else "yellow")
+        verdict = outcome.result["verdict"]
+        console.print(Text(verdict), style="green" if outcome.decision.decided else "yellow")
         _print_incomplete_race(outcome, console)
     elif not outcome.result["complete"]:
         left = blocks["total"] - blocks["done"]
@@ -234,9 +233,9 @@ def print_plan(
     experiment, plan
         The run, and all of its blocks.
     goal
-        What it is to find out, maybe of fewer; None if it is to score every block.
+        Goal of an anytime run, which may need fewer blocks; None if every block is scored.
     as_json
-        Whether for programs.
+        Print one JSON document in place of the table.
     """
     if as_json:
         hours = {str(n): plan.hours(n) for n in WORKERS}
@@ -252,7 +251,7 @@ def print_plan(
 def print_status(
     scores: Scores, ranking: Mapping[str, Any] | None = None, *, as_json: bool = False
 ) -> None:
-    """Print how far a run has come, what it decided, and the causes of what failed.
+    """Print the progress of a run, its verdict, and the causes of failures.
 
     Parameters
     ----------
@@ -263,22 +262,23 @@ def print_status(
     as_json
         Print one JSON document in place of lines.
     """
-    done = scores.done()
-    counts = {name: int((done == code).sum()) for name, code in DONE.items()}
+    status = scores.done()
+    counts = {name: int((status == code).sum()) for name, code in DONE.items()}
     failed = [
         {"block": int(index), "model": name, "cause": cause}
-        for index in (done == DONE["failures"]).nonzero()[0]
+        for index in (status == DONE["failures"]).nonzero()[0]
         for name, cause in scores.failures(int(index)).items()
     ]
     verdict, left_out = (ranking or {}).get("verdict"), skipped(scores)
     if as_json:
-        blocks = {"total": len(done), **counts}
-        told = {"blocks": blocks, "verdict": verdict, "skipped": left_out, "failed": failed}
-        print(json.dumps(told, indent=1))
+        blocks = {"total": len(status), **counts}
+        document = {"blocks": blocks, "verdict": verdict, "skipped": left_out, "failed": failed}
+        print(json.dumps(document, indent=1))
         return
     partial = f"{counts['partial']} without models that had been beaten, "
     print(
-        f"{counts['complete']} of {len(done)} blocks complete, {counts['failures']} with failures, "
+        f"{counts['complete']} of {len(status)} blocks complete, "
+        f"{counts['failures']} with failures, "
         f"{partial if counts['partial'] else ''}{counts['missing']} missing"
     )
     if verdict is not None:
@@ -290,7 +290,7 @@ def print_status(
 
 
 def print_checks(reports: Sequence[ModelReport], *, as_json: bool) -> None:
-    """Print what trying each model of a bank told."""
+    """Print the reports of a bank's models."""
     if as_json:
         print(json.dumps([asdict(r) for r in reports], indent=1))
         return

@@ -10,23 +10,23 @@ import pytest
 
 from cte_dask.ranking.bootstrap import cells, median_interval
 from cte_dask.report.html.certainty import certainty
-from cte_dask.report.html.tally import BINS, MOST_CELLS, Tally, cell_counts
+from cte_dask.report.html.tile_summary import BINS, MOST_CELLS, TileSummary, cell_counts
 from cte_dask.scoring.block_scores import STATUS
 
 COUNTS = (3, 5, 4)
 SCORED = STATUS["scored"]
 
 
-def tallied(
+def summarised(
     values: np.ndarray, *, counts=COUNTS, cells=None, parts: int = 1, compete=None
-) -> Tally:
+) -> TileSummary:
     models = tuple(f"m{i}" for i in range(len(values)))
     medians = [np.nanmedian(v) if not np.isnan(v).all() else math.nan for v in values]
     compete = np.ones(len(models), bool) if compete is None else np.array(compete)
-    tally = Tally(models, counts, cells or counts, compete, np.array(medians))
+    summary = TileSummary(models, counts, cells or counts, compete, np.array(medians))
     for index in np.array_split(np.arange(values.shape[1]), parts):
-        tally.add(index, values[:, index], np.full((len(models), len(index)), SCORED))
-    return tally
+        summary.add(index, values[:, index], np.full((len(models), len(index)), SCORED))
+    return summary
 
 
 @pytest.fixture
@@ -37,24 +37,24 @@ def values() -> np.ndarray:
 
 
 def test_how_tiles_come_in_changes_nothing(values):
-    one, many = tallied(values), tallied(values, parts=13)
+    one, many = summarised(values), summarised(values, parts=13)
     for name in ("histogram", "total", "valid", "seen", "wins", "status"):
         np.testing.assert_allclose(getattr(one, name), getattr(many, name), rtol=1e-12)
     assert one.typical == many.typical
 
 
 def test_a_cell_of_one_tile_is_that_tile(values):
-    np.testing.assert_allclose(tallied(values).mean(), values.reshape(3, *COUNTS))
+    np.testing.assert_allclose(summarised(values).mean(), values.reshape(3, *COUNTS))
 
 
 def test_a_cell_of_several_tiles_is_their_mean(values):
-    mean = tallied(values, cells=(1, 5, 2)).mean()
+    mean = summarised(values, cells=(1, 5, 2)).mean()
     whole = values.reshape(3, *COUNTS)
     np.testing.assert_allclose(mean[:, 0, 1, 0], np.nanmean(whole[:, :, 1, :2], axis=(1, 2)))
 
 
 def test_the_typical_tiles_are_the_least_the_median_and_the_most_consistent(values):
-    for number, kept in enumerate(tallied(values, parts=4).typical.values()):
+    for number, kept in enumerate(summarised(values, parts=4).typical.values()):
         row = values[number]
         assert kept["worst"] == (np.nanargmin(row), np.nanmin(row))
         assert kept["best"] == (np.nanargmax(row), np.nanmax(row))
@@ -66,22 +66,22 @@ def test_quantiles_are_right_to_a_bin(values):
     at = (0.05, 0.5, 0.95)
     expected = np.nanquantile(values, at, axis=1, method="inverted_cdf").T
     neighbour = np.nanquantile(values, at, axis=1, method="higher").T
-    found = tallied(values).quantiles(at)
+    found = summarised(values).quantiles(at)
     assert (found >= np.minimum(expected, neighbour) - 1 / BINS).all()
     assert (found <= np.maximum(expected, neighbour) + 1 / BINS).all()
 
 
 def test_equal_models_share_a_tile_and_degenerate_ones_win_none():
     values = np.array([[0.9, 0.2, np.nan], [0.9, 0.5, np.nan], [1.0, 1.0, 1.0]])
-    tally = tallied(values, counts=(1, 1, 3), compete=[True, True, False])
-    assert tally.wins[:, 0, 0].tolist() == [[0.5, 0, 0], [0.5, 1, 0], [0, 0, 0]]
+    summary = summarised(values, counts=(1, 1, 3), compete=[True, True, False])
+    assert summary.wins[:, 0, 0].tolist() == [[0.5, 0, 0], [0.5, 1, 0], [0, 0, 0]]
 
 
 def test_regions_are_those_of_the_ranking(values):
-    tally = tallied(values)
+    summary = summarised(values)
     starts = np.stack(np.unravel_index(np.arange(values.shape[1]), COUNTS), axis=1)
     expected = np.unique(cells(starts), return_counts=True)[1]
-    found = tally.histogram[0].sum(axis=1)
+    found = summary.histogram[0].sum(axis=1)
     assert sorted(found[found > 0]) == sorted(expected)
 
 
@@ -97,15 +97,15 @@ def test_heat_maps_stay_small_for_any_run(counts, models):
 
 def test_memory_does_not_grow_with_the_tiles():
     counts, cells_ = (100, 100, 100), cell_counts((100, 100, 100), 2)
-    tally = Tally(("a", "b"), counts, cells_, np.ones(2, bool), np.full(2, 0.5))
+    summary = TileSummary(("a", "b"), counts, cells_, np.ones(2, bool), np.full(2, 0.5))
     rng = np.random.default_rng(0)
-    size = sum(getattr(tally, n).nbytes for n in ("histogram", "total", "valid", "seen", "wins"))
+    size = sum(getattr(summary, n).nbytes for n in ("histogram", "total", "valid", "seen", "wins"))
     tracemalloc.start()
     for index in np.array_split(np.arange(math.prod(counts)), 100):
-        tally.add(index, rng.random((2, len(index))), np.full((2, len(index)), SCORED))
+        summary.add(index, rng.random((2, len(index))), np.full((2, len(index)), SCORED))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert tally.status[0, SCORED] == 1_000_000
+    assert summary.status[0, SCORED] == 1_000_000
     assert peak < size / 2
 
 
@@ -115,7 +115,7 @@ def test_memory_does_not_grow_with_the_tiles():
 def test_a_model_ahead_everywhere_is_first_always():
     values = np.random.default_rng(0).uniform(0.2, 0.5, (2, 60))
     values[1] += 0.4
-    sure = certainty(tallied(values).histogram, seed=0)
+    sure = certainty(summarised(values).histogram, seed=0)
     assert sure.first.tolist() == [0, 1]
     assert sure.beats.tolist() == [[0.5, 0], [1, 0.5]]
 
@@ -126,12 +126,12 @@ def test_regions_that_are_hard_for_all_do_not_hide_a_paired_difference():
     starts = np.stack(np.unravel_index(np.arange(60), COUNTS), axis=1)
     (low, _), (_, high) = (median_interval(v, cells(starts), seed=0) for v in values)
     assert low < high, "the intervals overlap"
-    assert certainty(tallied(values).histogram, seed=0).beats[0, 1] == 1
+    assert certainty(summarised(values).histogram, seed=0).beats[0, 1] == 1
 
 
 def test_equal_models_are_even():
     values = np.tile(np.random.default_rng(2).random(60), (2, 1))
-    sure = certainty(tallied(values).histogram, seed=0)
+    sure = certainty(summarised(values).histogram, seed=0)
     assert sure.first.tolist() == [0.5, 0.5]
     assert sure.beats[0, 1] == 0.5
 
@@ -139,10 +139,10 @@ def test_equal_models_are_even():
 def test_a_model_without_any_consistency_is_never_ahead():
     values = np.random.default_rng(3).random((2, 60))
     values[1] = np.nan
-    assert certainty(tallied(values).histogram, seed=0).first.tolist() == [1, 0]
+    assert certainty(summarised(values).histogram, seed=0).first.tolist() == [1, 0]
 
 
 def test_the_same_seed_gives_the_same_certainty(values):
-    first, again = (certainty(tallied(values).histogram, seed=5).first for _ in range(2))
+    first, again = (certainty(summarised(values).histogram, seed=5).first for _ in range(2))
     assert first.tolist() == again.tolist()
     assert first.sum() == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Summaries of all tiles that stay small however many there are, gathered block by block."""
+"""Summary of a run's tiles, gathered block by block; its size does not depend on their number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cte_dask.results.store import Scores
 
-__all__ = ["BINS", "MOST_CELLS", "Tally", "cell_counts", "tally"]
+__all__ = ["BINS", "MOST_CELLS", "TileSummary", "cell_counts", "summarise_tiles"]
 
 BINS = 4096
 """Bins of the histograms of consistency, between 0 and 1."""
@@ -30,8 +30,8 @@ MOST_CELLS = 2**19
 
 
 @dataclass(slots=True)
-class Tally:
-    """What a report tells of a run's tiles under the score that ranks.
+class TileSummary:
+    """Summary of a run's tiles under the score that ranks.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Tally:
     cells
         Cells of the heat maps along z, y and x; a cell holds one tile or more.
     compete
-        Which models may win a tile, bool (model,).
+        Whether a model may win a tile, bool (model,).
     medians
         Median consistency of each model (model,), to find a typical tile.
     histogram
@@ -81,7 +81,7 @@ class Tally:
         self.typical = {name: {} for name in self.models}
 
     def add(self, index: NDArray[np.int64], values: NDArray[np.float64], status: NDArray) -> None:  # type: ignore[type-arg]
-        """Take in some tiles.
+        """Add some tiles.
 
         Parameters
         ----------
@@ -96,10 +96,12 @@ class Tally:
         cell = _flat(position, self.counts, self.cells)
         regions = _flat(position, self.counts, (CELLS_PER_AXIS,) * 3)
         valid, scored = ~np.isnan(values), status == STATUS["scored"]
+        # A consistency of exactly 1 belongs to the last bin.
         bins = np.minimum((np.where(valid, values, 0) * BINS).astype(np.int64), BINS - 1)
         wins = self._wins(values)
         for m, name in enumerate(self.models):
             here = valid[m]
+            # add.at, not +=: tiles of one cell repeat an index, and += would count it once.
             np.add.at(self.histogram[m], (regions[here], bins[m, here]), 1)
             np.add.at(self.total[m].reshape(-1), cell[here], values[m, here])
             np.add.at(self.valid[m].reshape(-1), cell[here], 1)
@@ -121,12 +123,12 @@ class Tally:
         if not len(values):
             return
         distance = np.abs(values - self.medians[number])
-        found = {"worst": values.argmin(), "median": distance.argmin(), "best": values.argmax()}
-        kept = self.typical[name]
-        for which, at in found.items():
-            new = int(index[at]), float(values[at])
-            if which not in kept or self._better(which, new[1], kept[which][1], number):
-                kept[which] = new
+        positions = {"worst": values.argmin(), "median": distance.argmin(), "best": values.argmax()}
+        typical = self.typical[name]
+        for which, position in positions.items():
+            new = int(index[position]), float(values[position])
+            if which not in typical or self._better(which, new[1], typical[which][1], number):
+                typical[which] = new
 
     def _better(self, which: str, new: float, old: float, number: int) -> bool:
         if which == "median":
@@ -140,22 +142,24 @@ class Tally:
             mean: NDArray[np.float64] = self.total / self.valid
         return mean
 
-    def quantiles(self, at: Sequence[float]) -> NDArray[np.float64]:
+    def quantiles(self, levels: Sequence[float]) -> NDArray[np.float64]:
         """Return quantiles of each model's consistencies (model, quantile), to half a bin."""
         running = self.histogram.sum(axis=1).cumsum(axis=1)
-        found = np.full((len(self.models), len(at)), np.nan)
+        quantiles = np.full((len(self.models), len(levels)), np.nan)
         for m, row in enumerate(running):
             if row[-1]:
-                ranks = np.array(at) * (row[-1] - 1) + 1
-                found[m] = (np.searchsorted(row, ranks) + 0.5) / BINS
-        return found
+                # Rank of a quantile among n sorted values, from 1 to n (NumPy's "linear").
+                ranks = np.array(levels) * (row[-1] - 1) + 1
+                quantiles[m] = (np.searchsorted(row, ranks) + 0.5) / BINS
+        return quantiles
 
 
 def _flat(position: NDArray[np.int64], counts: Shape, parts: Shape) -> NDArray[np.int64]:
-    """Return the number of the part of the grid in which each tile lies."""
+    """Return the number of the part of the grid, divided `parts` times, that holds each tile."""
     number = np.zeros(position.shape[1], np.int64)
-    for at, count, most in zip(position, counts, parts, strict=True):
-        number = number * most + at * min(count, most) // count
+    for coordinate, count, most in zip(position, counts, parts, strict=True):
+        # Row-major: the parts along earlier axes count as many times as the next axis has parts.
+        number = number * most + coordinate * min(count, most) // count
     return number
 
 
@@ -181,18 +185,20 @@ def cell_counts(counts: Shape, models: int) -> Shape:
     return z, y, x
 
 
-def tally(scores: Scores, order: Sequence[str], medians: Sequence[float], out: set[str]) -> Tally:
-    """Gather a store's tiles under the score that ranks, a block at a time.
+def summarise_tiles(
+    scores: Scores, order: Sequence[str], medians: Sequence[float], barred: set[str]
+) -> TileSummary:
+    """Summarise a store's tiles under the score that ranks, a block at a time.
 
     Parameters
     ----------
     scores
         The score store.
     order
-        Names of the models wanted, best first.
+        Names of the models to summarise, best first.
     medians
         Their CTEs.
-    out
+    barred
         Names of models that may not win a tile: the degenerate ones.
 
     Returns
@@ -201,15 +207,15 @@ def tally(scores: Scores, order: Sequence[str], medians: Sequence[float], out: s
         Its size does not depend on the number of tiles.
     """
     counts = scores.layout.blocks.grid.counts
-    found = Tally(
+    summary = TileSummary(
         tuple(order),
         counts,
         cell_counts(counts, len(order)),
-        np.array([name not in out for name in order], bool),
+        np.array([name not in barred for name in order], bool),
         np.array(medians, np.float64),
     )
     for _, values, status in blocks_of(scores, scores.layout.primary):
-        chosen = {"model": list(order)}
+        models = {"model": list(order)}
         index = values.tile.to_numpy()
-        found.add(index, values.sel(chosen).to_numpy(), status.sel(chosen).to_numpy())
-    return found
+        summary.add(index, values.sel(models).to_numpy(), status.sel(models).to_numpy())
+    return summary
