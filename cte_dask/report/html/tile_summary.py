@@ -203,7 +203,7 @@ def summarise_tiles(
 
     Returns
     -------
-    Tally
+    TileSummary
         Its size does not depend on the number of tiles.
     """
     counts = scores.layout.blocks.grid.counts
