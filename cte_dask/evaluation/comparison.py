@@ -146,6 +146,8 @@ class _Numbers:
         self.common = {name: self._common(values) for name, values in self.scores.items()}
         self.drawn = resample(measured.units, seed=seed, resamples=resamples)
         rows = [self._row(m) for m in self.compared]
+        # Both sides use one set of draws, so a resample is one choice of tiles for score and
+        # performance alike.
         self.medians = {
             name: np.array([self.drawn.medians(values[row]) for row in rows])
             for name, values in {**self.scores, **self.performances}.items()

@@ -158,10 +158,11 @@ def evaluate_run(
 
 
 def _parts(run: str, experiment: Experiment, truth: Volume, tasks: Sequence[BlockTask]) -> Parts:
-    """Return where the done blocks of just this evaluation are kept."""
-    wanted = [(t.index, t.scored.tobytes().hex(), sorted(t.featured)) for t in tasks]
+    """Return the store of this evaluation's finished blocks."""
+    # Its name is a digest of run, labels and tasks: another evaluation never reads these blocks.
+    contents = [(t.index, t.scored.tobytes().hex(), sorted(t.featured)) for t in tasks]
     return Parts(
-        f"{run}/evaluation.parts-{parts_key(experiment.digest(), truth.describe(), wanted)}"
+        f"{run}/evaluation.parts-{parts_key(experiment.digest(), truth.describe(), contents)}"
     )
 
 
@@ -226,33 +227,33 @@ def _featured(
 
 @dataclass(frozen=True)
 class EvaluateBlock:
-    """What is done with each block; see `cte_dask.engine.dask_runner.Task`.
+    """Task that evaluates one block; see `cte_dask.engine.dask_runner.Task`.
 
     Parameters
     ----------
     experiment, labels
         The run, and the labels of its target.
-    wanted
-        What is to be evaluated of each block, by its number.
+    tasks
+        The models and tiles to evaluate of each block, by its number.
     parts
-        Where the blocks that are done are kept.
+        Store of the finished blocks.
     """
 
     experiment: Experiment
     labels: Volume
-    wanted: Mapping[int, BlockTask]
+    tasks: Mapping[int, BlockTask]
     parts: Parts
 
     @property
     def name(self) -> str:
-        """What its tasks are called on a dashboard."""
+        """Name of its tasks on a dashboard."""
         return "evaluate-block"
 
     def __call__(self, job: Job) -> BlockEvaluation:
-        """Evaluate a block, unless that has been done."""
-        if (known := self.parts.read(job.block)) is not None:
-            return known
-        evaluation = evaluate_block(self.experiment, self.labels, self.wanted[job.block])
+        """Evaluate a block, or read what an earlier attempt saved of it."""
+        if (saved := self.parts.read(job.block)) is not None:
+            return saved
+        evaluation = evaluate_block(self.experiment, self.labels, self.tasks[job.block])
         self.parts.write(job.block, evaluation)
         return evaluation
 
@@ -262,7 +263,7 @@ class EvaluateBlock:
         Raises
         ------
         BaseException
-            Whatever else ended the task: the target or the labels cannot be read.
+            Any other error that ended the task: the target or the labels cannot be read.
         """
         if not died(error):
             raise error
@@ -271,21 +272,21 @@ class EvaluateBlock:
 
 
 def _evaluated(task: EvaluateBlock, client: Client | None, tell: Tell) -> list[BlockEvaluation]:
-    """Return the blocks in their order, and tell how far they are."""
+    """Return the evaluations of all blocks in order, and tell the progress."""
     evaluations: list[BlockEvaluation] = []
     began = last_message = time.monotonic()
 
     def progress(block: BlockEvaluation) -> None:
         nonlocal last_message
         evaluations.append(block)
-        number, total, now = len(evaluations), len(task.wanted), time.monotonic()
+        number, total, now = len(evaluations), len(task.tasks), time.monotonic()
         if now - last_message > TELL_EVERY_S or number == total:
             left = (now - began) / number * (total - number)
             tell(f"predicted {number} of {total} blocks, about {left:.0f} s left")
             last_message = now
 
     try:
-        run_jobs(task, Listed(map(Job, task.wanted)), client=client, progress=progress)
+        run_jobs(task, Listed(map(Job, task.tasks)), client=client, progress=progress)
     except SchedulerLostError as error:
         raise SchedulerLostError(GONE) from error
     return sorted(evaluations, key=lambda block: int(block.tiles[0]))

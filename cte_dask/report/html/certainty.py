@@ -55,6 +55,7 @@ def certainty(histogram: NDArray[np.int64], *, seed: int, resamples: int = RESAM
     Certainty
         From medians that are exact to a bin.
     """
+    # Regions outside the run's tiles would be drawn in vain.
     regions = np.flatnonzero(histogram.sum(axis=(0, 2)))
     drawn = draw(len(regions), seed=seed, resamples=resamples)
     medians = np.stack([_medians(model[regions], drawn) for model in histogram])
@@ -79,6 +80,7 @@ def _first(medians: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _beats(medians: NDArray[np.float64]) -> NDArray[np.float64]:
     difference = medians[:, None] - medians[None]
+    # -1, 0, 1 become 0, 1/2, 1: the mean counts wins, equal ones half.
     ahead: NDArray[np.float64] = ((np.sign(difference) + 1) / 2).mean(axis=2)
     return ahead
 

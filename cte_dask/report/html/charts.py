@@ -48,6 +48,7 @@ class Axis:
 def axis_over(values: Iterable[float], start: float, stop: float) -> Axis:
     """Return an axis that shows all values between 0 and 1, with some room around them."""
     finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
+    # Some room even where all values are equal: an axis needs two ends.
     room = max(0.05 * (max(finite) - min(finite)), 0.005)
     return Axis(max(0.0, min(finite) - room), min(1.0, max(finite) + room), start, stop)
 

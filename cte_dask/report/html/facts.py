@@ -226,6 +226,7 @@ def _axes(
     ends = [_number(m[key]) for m in models for key in ("low", "high")]
     interval = axis_over(ends, 10, 150)
     lows = [q for m in models for q in (m["quantiles"][0],) if not math.isnan(q)]
+    # From the lowest 5 % quantile, rounded down to 0.05: single outliers do not stretch the axis.
     spread = Axis(math.floor(min(lows, default=0.0) * 20) / 20 * 0.999, 1.0, 0, 240)
     for model, histogram in zip(models, summary.histogram, strict=True):
         if model["cte"] is not None:
@@ -238,6 +239,7 @@ def _axes(
 def _cost(run: Run, models: int) -> dict[str, Any]:
     experiment = run.experiment
     perturbed = [p for p in experiment["perturbations"] if p != UNPERTURBED]
+    # One unperturbed prediction serves all perturbations.
     passes = 1 + len(perturbed) * experiment["repeats"]
     return {
         "tiles": experiment["tiles"],

@@ -144,6 +144,7 @@ def _on_this_machine(experiment: Experiment) -> tuple[Experiment, str]:
 
 def _tiles(experiment: Experiment, summary: TileSummary, name: str) -> list[dict[str, Any]]:
     candidate = next(c for c in experiment.candidates if c.name == name)
+    # Blocks of one tile, so that nothing but the tile itself is read and predicted.
     single = replace(experiment, candidates=(candidate,), per_block=(1, 1, 1))
     return [
         _tile(single, candidate, which, *summary.typical[name][which])
@@ -231,6 +232,7 @@ def _small(image: NDArray[Any]) -> NDArray[np.float32]:
     step = -(-max(image.shape) // LARGEST)
     if step == 1:
         return image.astype(np.float32)
+    # Whole blocks only; a side shorter than one block is averaged as it is.
     height, width = (n // step * step or n for n in image.shape)
     y, x = (min(step, n) for n in (height, width))
     blocks = image[:height, :width].reshape(height // y, y, width // x, x)
@@ -247,6 +249,7 @@ def _overlay(
     image: NDArray[np.float32], reference: NDArray[np.bool_], perturbed: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     """Return shared, lost and new foreground in colour on the dimmed image."""
+    # 16 levels of at most 45 of 255: colours stand out, and the file stays small.
     dim = np.rint(_small(image) * 15) * 3
     pixels = np.repeat(dim[..., None], 3, axis=2)
     for name, mask in zip(COLOURS, _overlap_masks(reference, perturbed), strict=True):

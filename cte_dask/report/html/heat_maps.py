@@ -103,7 +103,7 @@ def _winner(summary: TileSummary) -> NDArray[np.uint8]:
         return np.full(summary.cells, NO_WINNER, np.uint8)
     wins = summary.wins[order]
     place: NDArray[np.uint8] = np.minimum(wins.argmax(axis=0), NO_WINNER - 1).astype(np.uint8)
-    place[wins.sum(axis=0) == 0] = NO_WINNER
+    place[wins.sum(axis=0) == 0] = NO_WINNER  # argmax of zeros would name the first
     return place
 
 

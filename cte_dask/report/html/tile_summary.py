@@ -113,6 +113,7 @@ class TileSummary:
     def _wins(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         allowed = np.where(self.compete[:, None] & ~np.isnan(values), values, -np.inf)
         best = allowed.max(axis=0, initial=-np.inf)
+        # -inf equals -inf: tiles that no model may win must not count as a tie of all.
         first = np.isfinite(best) & (allowed == best)
         shares: NDArray[np.float64] = first / np.maximum(first.sum(axis=0), 1)
         return shares
@@ -138,7 +139,7 @@ class TileSummary:
 
     def mean(self) -> NDArray[np.float64]:
         """Return the mean consistency of every cell, NaN without any, (model, z, y, x)."""
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty cell
             mean: NDArray[np.float64] = self.total / self.valid
         return mean
 
@@ -178,6 +179,7 @@ def cell_counts(counts: Shape, models: int) -> Shape:
     >>> cell_counts((8, 2, 2), 9), cell_counts((4000, 100, 100), 9)
     ((8, 2, 2), (38, 38, 38))
     """
+    # One limit for all axes, lowered until the cells of all models fit.
     most = MOST_PER_AXIS
     while math.prod(min(n, most) for n in counts) * models > MOST_CELLS and most > 1:
         most -= 1

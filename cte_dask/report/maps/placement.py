@@ -114,7 +114,7 @@ def _image(target: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
     from cte_dask.volume.zarr_source import open_node, strict_store
 
     store = strict_store(target["url"], read_options(target), None)
-    parts = [part for part in str(target["path"]).split("/") if part]
+    parts = [name for name in str(target["path"]).split("/") if name]
     open_node(target["url"], store, "/".join(parts))  # raises if the array is gone
     # From the innermost group outwards: the image is the nearest group that lists the array.
     for split in range(len(parts) - 1, -1, -1):

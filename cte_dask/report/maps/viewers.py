@@ -99,6 +99,7 @@ def _served(
     """Return the URLs of target and maps for a browser, and notes on how to serve them."""
     notes = []
     local = [p for p in (image, maps) if not is_url(p)]
+    # One server for both: its root is the folder that holds target and maps.
     root = os.path.commonpath([os.path.dirname(p) for p in local]) if local else ""
     urls = []
     for path, address in ((image, target_url), (maps, maps_url)):
@@ -175,6 +176,7 @@ def _dimensions(place: Placement) -> dict[str, list[Any]]:
 def _centre(place: Placement, shape: Sequence[int]) -> list[float]:
     """Return the centre of the region in voxels (x, y, z)."""
     parts = zip(place.translation, place.scale, place.voxel, shape, strict=True)
+    # From the centre of the first tile back to that of the first voxel, then to the middle.
     return [(shift - (tile - v) / 2) / v + n / 2 for shift, tile, v, n in parts][::-1]
 
 

@@ -149,6 +149,7 @@ def _winners(values: NDArray[np.float64], fair: NDArray[np.bool_]) -> NDArray[np
     """Return the rank of the most consistent model of each tile; equal ones: the better ranked."""
     allowed = np.where(fair[:, None] & ~np.isnan(values), values, -np.inf)
     won = np.isfinite(allowed).any(axis=0)
+    # argmax takes the first of equal values, and rows are in rank order.
     return np.where(won, allowed.argmax(axis=0) + 1, 0).astype(np.uint16)
 
 
