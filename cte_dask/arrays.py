@@ -216,5 +216,5 @@ def dtype_of(precision: str) -> torch.dtype:
 
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    found: torch.dtype = getattr(torch, "float32" if precision == "auto" else precision)
-    return found
+    dtype: torch.dtype = getattr(torch, "float32" if precision == "auto" else precision)
+    return dtype

@@ -142,14 +142,14 @@ def resolve(reference: str) -> Any:
         raise ValueError(message) from None
 
 
-def unknown(what: str, given: object, accepted: Iterable[str]) -> str:
+def unknown(what: str, word: object, accepted: Iterable[str]) -> str:
     """Return one line naming an unknown word, the nearest accepted one and all accepted ones.
 
     Parameters
     ----------
     what
         What the word should have been: ``"key"``, ``"format"``, …
-    given
+    word
         The unknown word.
     accepted
         The words that would have been accepted.
@@ -160,9 +160,9 @@ def unknown(what: str, given: object, accepted: Iterable[str]) -> str:
     "unknown key 'hallo', did you mean 'halo'? (accepted: axes, halo)"
     """
     words = sorted(accepted)
-    return f"unknown {what} {str(given)!r}{_hint(given, words)} (accepted: {', '.join(words)})"
+    return f"unknown {what} {str(word)!r}{_hint(word, words)} (accepted: {', '.join(words)})"
 
 
-def _hint(given: object, words: Iterable[str]) -> str:
-    near = get_close_matches(str(given), list(words), n=1)
+def _hint(word: object, words: Iterable[str]) -> str:
+    near = get_close_matches(str(word), list(words), n=1)
     return f", did you mean {near[0]!r}?" if near else ""

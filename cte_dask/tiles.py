@@ -111,8 +111,8 @@ class TileGrid:
         return z, y, x
 
     def _count(self, extent: int, tile: int) -> int:
-        whole, rest = divmod(extent, tile)
-        return whole + (rest > 0 and rest >= self.keep_cut * tile)
+        count, rest = divmod(extent, tile)
+        return count + (rest > 0 and rest >= self.keep_cut * tile)
 
     def __len__(self) -> int:
         return math.prod(self.counts)
@@ -294,7 +294,8 @@ def frame_of(tile: Shape, *, halo: Shape, multiple: Shape, scale: Scale = SAME) 
 def _axis(tile: int, halo: int, multiple: int, scale: float) -> Shape:
     """Return context before, voxels read and voxels seen, along one axis."""
     before = math.ceil(halo / scale)
-    seen = math.ceil(math.ceil((tile + 2 * before) * scale) / multiple) * multiple
-    while round(seen / scale) < tile + 2 * before:
-        seen += multiple
-    return before, round(seen / scale), seen
+    extent = math.ceil(math.ceil((tile + 2 * before) * scale) / multiple) * multiple
+    # rounding may lose a voxel of the target: one more multiple, until tile and halo fit
+    while round(extent / scale) < tile + 2 * before:
+        extent += multiple
+    return before, round(extent / scale), extent

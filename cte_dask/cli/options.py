@@ -52,7 +52,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     for parameter in inspect.signature(command).parameters.values():
         kind = hints[parameter.name]
         if is_dataclass(kind):
-            options = _shown(kind)
+            options = _options_of(kind)
             groups[parameter.name] = kind, options
             parameters += [option.parameter() for option in options]
         else:
@@ -60,22 +60,22 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
 
     @functools.wraps(command)
-    def call(**given: Any) -> None:
+    def call(**arguments: Any) -> None:
         from cte_dask.cli.console import clear_errors
 
         with clear_errors():
-            made = {
-                name: kind(**{o.field.name: o.value(given.pop(o.field.name)) for o in options})
+            values = {
+                name: kind(**{o.field.name: o.value(arguments.pop(o.field.name)) for o in options})
                 for name, (kind, options) in groups.items()
             }
-        command(**made, **given)
+        command(**values, **arguments)
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     return call
 
 
-def _shown(kind: Any) -> list[_Option]:
+def _options_of(kind: Any) -> list[_Option]:
     """Return the fields that have a help text as options, those of the first class in front."""
     by_name = {f.name: f for f in fields(kind)}
     options: dict[str, _Option] = {}
@@ -127,7 +127,7 @@ class _Option:
             annotation=Annotated[self.plain, info],
         )
 
-    def value(self, given: Any) -> Any:
+    def value(self, argument: Any) -> Any:
         """Return what was given as a value of the field.
 
         Raises
@@ -135,11 +135,11 @@ class _Option:
         ValueError
             If a text is none.
         """
-        if given is None or (isinstance(given, list) and not given):
+        if argument is None or (isinstance(argument, list) and not argument):
             return self.field.default
         if parse := next((p for k, p in _PARSERS.items() if k in _members(self.kind)), None):
-            return parse(given, self.flag)
-        return tuple(given) if isinstance(given, list) else given
+            return parse(argument, self.flag)
+        return tuple(argument) if isinstance(argument, list) else argument
 
 
 _PLAIN = (str, int, float, bool, str | None, int | None, float | None)
@@ -161,7 +161,7 @@ def _plain(kind: Any) -> Any:
 
 def _triple(text: str, flag: str) -> Shape:
     try:
-        z, y, x = (int(part) for part in text.split(","))
+        z, y, x = (int(number) for number in text.split(","))
     except ValueError:
         raise ValueError(f"{flag} {text!r} must be three whole numbers z,y,x") from None
     if min(z, y, x) < 1:

@@ -38,8 +38,8 @@ def rank(
         outcome = rank_with(target, bank, out, options)
         blocks = outcome.result["blocks"]
         if options.shard is not None and blocks["done"] + blocks["failed"] < blocks["total"]:
-            done = f"{blocks['done']} of the run's {blocks['total']} are done"
-            typer.echo(f"shard {options.shard}: {done}")
+            state = f"{blocks['done']} of the run's {blocks['total']} are done"
+            typer.echo(f"shard {options.shard}: {state}")
         else:
             print_outcome(outcome, out, as_json=as_json, console=console)
     raise typer.Exit(outcome.exit_code)

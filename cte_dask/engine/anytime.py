@@ -88,9 +88,9 @@ class Anytime:
         self.deadline: float | None = None
         if goal.seconds is not None:
             self.deadline = (time.monotonic() if began is None else began) + goal.seconds
-        whole = blocks.tiles_per_block
-        self.race = Race(models, whole, goal.top, goal.delta, goal.epsilon)
-        self.watch = Watch(models, whole=whole, delta=goal.delta, places=self.race.places)
+        tiles = blocks.tiles_per_block
+        self.race = Race(models, tiles, goal.top, goal.delta, goal.epsilon)
+        self.watch = Watch(models, tiles_per_block=tiles, delta=goal.delta, places=self.race.places)
         # what compares the whole bank, or all scores, needs every model on every block
         self.drops = not (experiment.bank_metrics or experiment.combine)
         self._scores, self.taken = scores, 0

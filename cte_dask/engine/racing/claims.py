@@ -93,8 +93,8 @@ class Claims:
     @classmethod
     def none(cls, book: Book) -> Self:
         """Return no game at all."""
-        whole, real = np.empty(0, np.int64), np.empty(0)
-        return cls(book, whole, whole, whole, whole, real, real, np.empty((0, len(book.stake))))
+        index, real = np.empty(0, np.int64), np.empty(0)
+        return cls(book, index, index, index, index, real, real, np.empty((0, len(book.stake))))
 
     def opened(
         self,
@@ -143,9 +143,9 @@ class Claims:
 
     def where(self, mask: NDArray[np.bool_]) -> Self:
         """Return the games for which the mask is true."""
-        return self._taken(np.flatnonzero(mask))
+        return self._subset(np.flatnonzero(mask))
 
-    def _taken(self, which: NDArray[np.int64] | slice) -> Self:
+    def _subset(self, which: NDArray[np.int64] | slice) -> Self:
         return type(self)(self.book, *(getattr(self, n)[which] for n in _COLUMNS))
 
     def cut(self, gap_of: NDArray[np.int64]) -> Self:
@@ -156,11 +156,13 @@ class Claims:
         gap_of
             For each new gap, in order, the old one that it is a part of.
         """
+        # the new gaps of an old one are neighbours; their games start from what the old one earned
         first = np.searchsorted(gap_of, self.gap, side="left")
-        parts = np.searchsorted(gap_of, self.gap, side="right") - first
-        games = self._taken(np.repeat(np.arange(len(self)), parts))
-        within = np.arange(len(games)) - np.repeat(np.cumsum(parts) - parts, parts)
-        return replace(games, gap=np.repeat(first, parts) + within)
+        pieces = np.searchsorted(gap_of, self.gap, side="right") - first
+        games = self._subset(np.repeat(np.arange(len(self)), pieces))
+        # 0, 1, … among the pieces of one game: numbers of all games less where its own begin
+        within = np.arange(len(games)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        return replace(games, gap=np.repeat(first, pieces) + within)
 
     def after(self, look: Look, scored: NDArray[np.bool_]) -> Self:
         """Play one round, and return the games that are still not won.
@@ -175,6 +177,8 @@ class Claims:
         played = scored[self.above] & scored[self.below]
         games = self.where(played)
         growth = games.growth(look)
+        # the money goes where it would have grown most so far; this round counts only afterwards,
+        # or the bet would know its outcome
         merit = games.merit
         trust = np.exp(KEENNESS * (merit - merit.max(axis=1, keepdims=True, initial=-np.inf)))
         earned = np.log((trust * np.exp(growth)).sum(axis=1) / trust.sum(axis=1))
@@ -183,10 +187,10 @@ class Claims:
 
     def growth(self, look: Look) -> NDArray[np.float64]:
         """Return the logarithm of what each strategy earns in a round, (game, strategy)."""
-        parts = [
-            self._taken(slice(low, low + PART))._growth(look) for low in range(0, len(self), PART)
+        growths = [
+            self._subset(slice(low, low + PART))._growth(look) for low in range(0, len(self), PART)
         ]
-        return np.concatenate([np.empty((0, len(self.book.stake))), *parts])
+        return np.concatenate([np.empty((0, len(self.book.stake))), *growths])
 
     def _growth(self, look: Look) -> NDArray[np.float64]:
         """Multiply the outcomes of the round's blocks; stakes are fixed before it.

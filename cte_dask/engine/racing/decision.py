@@ -97,7 +97,7 @@ class Decision:
             pairs = [(b, m) for number, b in enumerate(best) for m in best[number + 1 :]]
         open_ = {m for b, m in pairs if not race.within(b, m)}
         close = {m for b, m in pairs if not race.beats(b, m)} - open_
-        known = race.proven is not None or race.blocks == total
+        settled = race.proven is not None or race.blocks == total
         stopped = "budget"
         if race.blocks == total:
             stopped = "all blocks"
@@ -114,8 +114,8 @@ class Decision:
             stopped=stopped,
             best=tuple(names[m] for m in best),
             close=() if stopped == "all blocks" else _named(names, close),
-            rivals=() if known else _named(names, open_),
-            dropped={names[m]: at for m, at in race.dropped.items()},
+            rivals=() if settled else _named(names, open_),
+            dropped={names[m]: blocks for m, blocks in race.dropped.items()},
             aside=tuple(aside),
             intervals=dict(intervals),
         )
@@ -132,8 +132,8 @@ class Decision:
             return self
         best = tuple(order[: len(order) if self.goal.top is None else self.goal.top])
         rivals = {*self.rivals, *self.best} - set(best if self.goal.top is not None else ())
-        known = self.stopped == "all blocks"
-        return replace(self, best=best, rivals=() if known else tuple(sorted(rivals)))
+        settled = self.stopped == "all blocks"
+        return replace(self, best=best, rivals=() if settled else tuple(sorted(rivals)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for ``ranking.json``."""
@@ -164,8 +164,8 @@ def verdict(decision: Decision) -> str:
     --------
     >>> from cte_dask.engine.racing.decision import Decision
     >>> from cte_dask.engine.racing.goal import Goal
-    >>> found = Decision(Goal(), 34, 5120, "decided", ("X",), ("Y",), (), {"Z": 8}, (), {})
-    >>> verdict(found)
+    >>> decision = Decision(Goal(), 34, 5120, "decided", ("X",), ("Y",), (), {"Z": 8}, (), {})
+    >>> verdict(decision)
     'decided: X is the best (error at most 5 %) after 34 of 5120 blocks; not decided between X and \
 Y: Y is better by 0.005 at most, if at all'
     """
@@ -222,6 +222,6 @@ def listed(names: Sequence[str], *, most: int = FEW) -> str:
     ('a, b and c', 'a, b, c and 4 more')
     """
     if len(names) > most:
-        kept = max(1, most - 1)
-        return f"{', '.join(names[:kept])} and {len(names) - kept} more"
+        count = max(1, most - 1)
+        return f"{', '.join(names[:count])} and {len(names) - count} more"
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -12,7 +12,7 @@ from cte_dask.engine.racing.race import DELTA, EPSILON
 __all__ = ["ANYTIME_ABOVE", "TYPICAL_BLOCKS", "Goal", "GoalOptions", "goal_of"]
 
 ANYTIME_ABOVE = 256
-"""Blocks of a target above which a run is anytime unless it is told otherwise."""
+"""Blocks of a target above which a run is anytime unless its options say otherwise."""
 TYPICAL_BLOCKS = 28, 56
 """Blocks that the best model took in half, and in three of four, of simulated banks on a terabyte
 (`benchmarks.race_banks.terabyte_bank`; ``tests/engine/racing/test_race.py``)."""
@@ -116,8 +116,8 @@ def goal_of(
     ValueError
         For options that exclude each other or that cannot be read.
     """
-    asked = until is not None or top is not None or full_order
-    if exhaustive and asked:
+    explicit = until is not None or top is not None or full_order
+    if exhaustive and explicit:
         raise ValueError("--exhaustive scores every block: leave out --until, --top, --full-order")
     if top is not None and full_order:
         raise ValueError("--top and --full-order exclude each other")
@@ -125,7 +125,7 @@ def goal_of(
     answer = None if full_order else 1 if top is None else top
     error, margin = DELTA if delta is None else delta, EPSILON if epsilon is None else epsilon
     goal = Goal(answer, error, margin, number, seconds)
-    return goal if asked or (blocks > ANYTIME_ABOVE and not exhaustive) else None
+    return goal if explicit or (blocks > ANYTIME_ABOVE and not exhaustive) else None
 
 
 def _parsed(until: str | None) -> tuple[int | None, float | None]:
@@ -133,8 +133,8 @@ def _parsed(until: str | None) -> tuple[int | None, float | None]:
         return None, None
     if until.isdecimal():
         return int(until), None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", until)
-    seconds = float(found[1]) * _SECONDS[found[2]] if found else math.nan
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", until)
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else math.nan
     if not seconds > 0:
         raise ValueError(
             f"--until {until!r} must be decided, a number of blocks, or a time such as 90s, 10m, 2h"

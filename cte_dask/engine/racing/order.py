@@ -75,16 +75,16 @@ def rounds(
     if min(first, size) < 1:
         raise ValueError(f"a round needs at least one block, not {min(first, size)}")
     rng = np.random.default_rng(seed)
-    row, wanted = _along_the_curve(counts), first
-    left = len(row) if most is None else min(most, len(row))
-    while left:
-        wanted = min(wanted, left)
-        edges = np.linspace(0, len(row), wanted + 1).astype(np.int64)
-        lengths = np.diff(edges)
+    row, number = _along_the_curve(counts), first
+    remaining = len(row) if most is None else min(most, len(row))
+    while remaining:
+        number = min(number, remaining)
+        edges = np.linspace(0, len(row), number + 1).astype(np.int64)
+        lengths = np.diff(edges)  # they differ by one at most: weights make up for it
         places = edges[:-1] + rng.integers(lengths)
         weights = lengths * len(lengths) / len(row)
         yield Round(tuple(row[places].tolist()), tuple(weights.tolist()), len(row))
-        row, wanted, left = np.delete(row, places), size, left - wanted
+        row, number, remaining = np.delete(row, places), size, remaining - number
 
 
 def _along_the_curve(counts: tuple[int, int, int]) -> NDArray[np.int64]:
@@ -93,6 +93,7 @@ def _along_the_curve(counts: tuple[int, int, int]) -> NDArray[np.int64]:
     code = np.zeros(positions.shape[1], np.int64)
     for bit in range(max(counts).bit_length()):
         for axis in range(3):
+            # z is the highest of each three bits, so that equal bits keep C order
             code |= ((positions[axis] >> bit) & 1) << (3 * bit + 2 - axis)
     order: NDArray[np.int64] = np.argsort(code, kind="stable")
     return order

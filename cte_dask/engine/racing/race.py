@@ -48,7 +48,7 @@ class Race:
     ----------
     models
         Their number.
-    whole
+    tiles_per_block
         Tiles of a whole block.
     top
         How many of the best to find; None for the order of all.
@@ -66,7 +66,7 @@ class Race:
     """
 
     models: int
-    whole: int
+    tiles_per_block: int
     top: int | None = 1
     delta: float = DELTA
     epsilon: float = EPSILON
@@ -128,7 +128,7 @@ class Race:
         if self._tally is None and np.isnan(joined).all():
             return
         if self._tally is None:
-            self._tally = Tally(joined, whole=self.whole, raise_by=self.epsilon)
+            self._tally = Tally(joined, tiles_per_block=self.tiles_per_block, raise_by=self.epsilon)
             self._learn(self._tally, drawn, blocks)
             self._open_intervals(self._tally)
         else:
@@ -142,6 +142,7 @@ class Race:
         """Return the ends of each model's interval (model,): it holds whenever one looks."""
         low, high = np.zeros(self.models), np.ones(self.models)
         for model in range(self.models if self._tally else 0):
+            # the median can still lie where neither bound has won its game
             gaps = np.intersect1d(*(g.gap[g.above == model] for g in (self._low, self._high)))
             if len(gaps) and self._tally:
                 ends = self._tally.edges
@@ -157,8 +158,10 @@ class Race:
         return bool(self._won[:, above, below].any())
 
     def _check_settings(self) -> None:
-        if self.models < 1 or self.whole < 1:
-            raise ValueError(f"nothing to race: {self.models} models, {self.whole} tiles a block")
+        if self.models < 1 or self.tiles_per_block < 1:
+            raise ValueError(
+                f"nothing to race: {self.models} models, {self.tiles_per_block} tiles a block"
+            )
         if self.top is not None and self.top < 1:
             raise ValueError(f"top must be at least 1, not {self.top}")
         if not 0 < self.delta < 1 or not 0 < self.level < 1:
@@ -170,10 +173,10 @@ class Race:
         if len(values) != len(drawn.blocks):
             raise ValueError(f"{len(values)} blocks of numbers for {len(drawn.blocks)} blocks")
         for block in values:
-            if block.shape[0] != self.models or block.shape[1] > self.whole:
+            if block.shape[0] != self.models or block.shape[1] > self.tiles_per_block:
                 raise ValueError(
                     f"numbers of shape {block.shape} where {self.models} models and at most "
-                    f"{self.whole} tiles are expected"
+                    f"{self.tiles_per_block} tiles are expected"
                 )
 
     def _learn(self, tally: Tally, drawn: Round, blocks: Sequence[NDArray[np.float64]]) -> Look:
@@ -187,6 +190,7 @@ class Race:
         self._claims = self._claims.after(look, self.active)
         self._low = self._low.after(look, self.active)
         self._high = self._high.after(look, self.active)
+        # after 2, 4, 8 … rounds: cutting gaps multiplies the games, late ones need finer levels
         if self.rounds & (self.rounds - 1) == 0:
             self._refine(tally)
 
@@ -199,10 +203,10 @@ class Race:
             self._past.clear()
 
     def _open_intervals(self, tally: Tally) -> None:
-        each = np.repeat(np.arange(self.models)[:, None], 2, axis=1)
+        models = np.repeat(np.arange(self.models)[:, None], 2, axis=1)
         error = (1 - self.level) / 2
-        self._low = self._low.opened(each, BEATS, error=error, gaps=tally.gaps, past=self._past)
-        self._high = self._high.opened(each, BEATS, error=error, gaps=tally.gaps, past=self._past)
+        self._low = self._low.opened(models, BEATS, error=error, gaps=tally.gaps, past=self._past)
+        self._high = self._high.opened(models, BEATS, error=error, gaps=tally.gaps, past=self._past)
 
     def _decide(self, tally: Tally, flagged: NDArray[np.bool_], aside: NDArray[np.bool_]) -> None:
         self._note_wins()
@@ -218,6 +222,7 @@ class Race:
             self._claim(tally, running, best)
 
     def _note_wins(self) -> None:
+        """Note the claims that were opened and have no game left: they are won at every level."""
         still = np.zeros_like(self._opened)
         games = self._claims
         still[games.kind, games.above, games.below] = True
@@ -227,6 +232,7 @@ class Race:
         """Drop whom enough others surely beat; in a full order, whose every place is proven."""
         within = self._won[WITHIN]
         if self.top is None:
+            # a pair is decided whichever of the two is above, or if the other is set aside
             decided = within | within.T | ~(running | self._settled())
             out = running & (decided.sum(axis=1) >= self.models - ~decided.diagonal())
         else:
@@ -252,6 +258,7 @@ class Race:
             running, able = running | self._settled(), able | self._settled()
         models = np.flatnonzero(able)
         wins = within[np.ix_(models, np.flatnonzero(running))].sum(axis=1)
+        # lexsort sorts by its last key first: proven wins, then medians
         best = models[np.lexsort([-medians[models], -wins])][: self.places]
         rest = running & ~np.isin(np.arange(self.models), best)
         for number, model in enumerate(best):
@@ -278,7 +285,7 @@ class Race:
         """Return the part of the error of each claim of the newest candidate."""
         later = len(self._candidates) - self.places
         if later <= 0:
-            return FIRST_SHARE / self.places**2
+            return FIRST_SHARE / self.places**2  # of each of k candidates against the k best
         rest = 1 - FIRST_SHARE - ASIDE_SHARE
         return float(rest * 0.5**later / self.places)
 

@@ -43,6 +43,7 @@ class Surplus:
 
         Valid as `cte_dask.engine.racing.claims.Claims.growth` is, with one stake.
         """
+        # if all numbers sum to 0 at most, those unread have a mean of at most this
         fair = -self._sum / drawn.unread
         stake = STAKE / np.maximum(self.least + fair, SMALL) / max(drawn.weights)
         weights = np.array(drawn.weights)[:, None]

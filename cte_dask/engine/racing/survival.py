@@ -56,14 +56,16 @@ class Tally:
     values
         Consistencies of a first look (model, tile), NaN where a tile says nothing. Levels are
         fine where the tiles of the best model lie: any would be valid, these tell it from others.
-    whole
+    tiles_per_block
         Tiles of a whole block.
     raise_by
         The second counts are those of consistencies with this added.
     """
 
-    def __init__(self, values: NDArray[np.float64], *, whole: int, raise_by: float) -> None:
-        self.whole, self.raise_by = whole, raise_by
+    def __init__(
+        self, values: NDArray[np.float64], *, tiles_per_block: int, raise_by: float
+    ) -> None:
+        self.tiles_per_block, self.raise_by = tiles_per_block, raise_by
         self.levels = _levels(values)
         self._least = np.zeros((2, len(values), len(self.levels) + 2))
         self._most = self._least[0]
@@ -92,10 +94,11 @@ class Tally:
     def medians(self) -> NDArray[np.float64]:
         """Return the median of each model (model,), interpolated; NaN without tiles."""
         counts = (self._least[0] + self._most) / 2
-        found = [
+        # counts fall from level to level; negated they rise, as interp wants them
+        medians = [
             np.interp(-row[0] / 2, -row, self.edges) if row[0] > 0 else np.nan for row in counts
         ]
-        return np.array(found)
+        return np.array(medians)
 
     def cut(self, gaps: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Cut the wide ones of some gaps into parts, unless there are too many.
@@ -134,9 +137,10 @@ class Tally:
         for number, block in enumerate(blocks):
             row, tile = np.nonzero(~np.isnan(block))
             reached = np.searchsorted(self.levels, block[row, tile] + raise_by, side="right")
-            held = np.bincount(row * width + reached, minlength=models * width)
-            counts[number] = held.reshape(models, width)[:, ::-1].cumsum(axis=1)[:, ::-1]
-        return counts / self.whole
+            # one bincount for all models; summed from the top level down it counts what lies above
+            histogram = np.bincount(row * width + reached, minlength=models * width)
+            counts[number] = histogram.reshape(models, width)[:, ::-1].cumsum(axis=1)[:, ::-1]
+        return counts / self.tiles_per_block
 
 
 def _levels(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -54,14 +54,14 @@ class Watch:
     ----------
     models
         Their number.
-    whole
+    tiles_per_block
         Tiles of a whole block.
     delta, places
         Of the race: the part of its error that is for setting models aside is used here.
     """
 
-    def __init__(self, models: int, *, whole: int, delta: float, places: int) -> None:
-        self.whole = whole
+    def __init__(self, models: int, *, tiles_per_block: int, delta: float, places: int) -> None:
+        self.tiles_per_block = tiles_per_block
         error = delta * ASIDE_SHARE / 2 / places
         self._nothing = Surplus(models, least=SURELY_EMPTY, error=error)
         self._everything = Surplus(models, least=0.5, error=error)
@@ -83,15 +83,17 @@ class Watch:
 
     def observe(self, drawn: Round, blocks: Sequence[BlockTiles]) -> None:
         """Take in a round."""
-        empty = np.array([self._part(b.scored & np.isnan(b.values)) for b in blocks])
-        full = np.array([self._part(b.scored & (b.foreground >= FOREGROUND_FLAG)) for b in blocks])
-        scored = np.array([self._part(b.scored) for b in blocks])
+        empty = np.array([self._block_fraction(b.scored & np.isnan(b.values)) for b in blocks])
+        full = np.array(
+            [self._block_fraction(b.scored & (b.foreground >= FOREGROUND_FLAG)) for b in blocks]
+        )
+        scored = np.array([self._block_fraction(b.scored) for b in blocks])
         nothing = empty - NAN_FRACTION_FLAG * scored
         everything = full - 0.5 * scored
         self._nothing.observe(drawn, empty - SURELY_EMPTY * scored)
         self._everything.observe(drawn, everything)
         self._sums = self._sums + np.stack([nothing.sum(axis=0), everything.sum(axis=0)])
 
-    def _part(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-        part: NDArray[np.float64] = mask.sum(axis=1) / self.whole
-        return part
+    def _block_fraction(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        fraction: NDArray[np.float64] = mask.sum(axis=1) / self.tiles_per_block
+        return fraction

@@ -181,7 +181,7 @@ def test_a_claim_that_is_just_false_is_proven_no_more_often_than_said(rare, tile
         scores = at_the_edge(rng, rare=rare, tile=tile, block=block, tiles=tiles)
         first, *others = rounds((200, 1, 1), seed=seed)
         blocks = [scores[b] for b in first.blocks]
-        tally = Tally(np.concatenate(blocks, axis=1), whole=tiles, raise_by=EPSILON)
+        tally = Tally(np.concatenate(blocks, axis=1), tiles_per_block=tiles, raise_by=EPSILON)
         tally.add(look := tally.look(first, blocks))
         how = {"error": error, "gaps": tally.gaps, "past": [look]}
         claim = Claims.none(BOTH).opened(np.array([[0, 1]]), WITHIN, **how)
@@ -268,7 +268,7 @@ def test_a_model_that_says_nothing_is_set_aside_rarely_by_mistake():
 
 def watched(empty: float, foreground: float, *, blocks: int) -> Watch:
     """Watch a model that is empty on a part of every block's tiles, and what it predicts."""
-    watch = Watch(1, whole=20, delta=DELTA, places=1)
+    watch = Watch(1, tiles_per_block=20, delta=DELTA, places=1)
     values = np.where(np.arange(20) < round(20 * empty), np.nan, 0.9)[None]
     tiles = BlockTiles(values, np.ones((1, 20), bool), np.full((1, 20), foreground))
     for drawn in rounds((500, 1, 1), seed=0, most=blocks):
