@@ -10,8 +10,9 @@ import typer
 from cte_dask.cli.console import clear_errors, console_of, teller
 from cte_dask.cli.options import Bank, JsonOption, Quiet, expanded
 from cte_dask.engine.clusters import ClusterOptions
+from cte_dask.perturb import usual_strengths
 from cte_dask.ranking.options import CalibrationOptions
-from cte_dask.scoring.settings import STRENGTHS_HELP, TargetOptions
+from cte_dask.scoring.settings import UNITS_HELP, TargetOptions
 
 __all__ = ["calibrate"]
 
@@ -26,7 +27,8 @@ def calibrate(
     perturb: Annotated[
         str,
         typer.Option(
-            help=f"What is disturbed: kind, or kind:low:high:number of strengths. {STRENGTHS_HELP}."
+            help="What is disturbed: kind, or kind:low:high:number of strengths. Kinds and usual "
+            f"strengths: {usual_strengths(calibrated=True)}. {UNITS_HELP}"
         ),
     ] = "dropout",
     strengths: Annotated[

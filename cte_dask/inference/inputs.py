@@ -1,4 +1,7 @@
-"""Images of tiles: perturbed as asked, preprocessed, laid out as a network's samples."""
+"""What goes into a network's passes: images of tiles, and multipliers of feature maps.
+
+Images are perturbed as asked, preprocessed and laid out as samples.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from cte_dask.arrays import from_torch, namespace, to_torch
+from cte_dask.arrays import namespace, to_torch
 from cte_dask.inference.outputs import resized
 from cte_dask.models.preprocessing import preprocess
-from cte_dask.perturb.geometric import Warp, unmoved
-from cte_dask.perturb.input import CANONICAL_PERCENTILES, perturb_raw
+from cte_dask.perturb.canonical import CANONICAL_PERCENTILES
+from cte_dask.perturb.kinds import DrawnTiles
 
 if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
     from cte_dask.perturb.draw import Draw
+    from cte_dask.perturb.kinds import Warp
     from cte_dask.perturb.views import View
     from cte_dask.tiles import Tile
     from cte_dask.volume.statistics import IntensityStatistics
 
-__all__ = ["Around", "Given", "perturbed", "samples"]
+__all__ = ["Around", "TileGroup", "feature_masks", "perturbed", "samples"]
 
 Around = Callable[["View"], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class TileGroup:
     """Some tiles of the target, as the passes of one model read them.
 
     Parameters
@@ -51,12 +57,12 @@ class Given:
     around: Around | None = None
 
 
-def perturbed(given: Given, draw: Draw, *, plain: View, view: View) -> tuple[Any, Warp]:
+def perturbed(group: TileGroup, draw: Draw, *, plain: View, view: View) -> tuple[Any, Warp | None]:
     """Return the images of an input perturbation, and how its predictions come back.
 
     Parameters
     ----------
-    given
+    group
         The tiles.
     draw
         A run perturbed in input space.
@@ -66,32 +72,57 @@ def perturbed(given: Given, draw: Draw, *, plain: View, view: View) -> tuple[Any
     Raises
     ------
     ValueError
-        If `view` lies elsewhere than the frames and `given` cannot tell what is there.
+        If `view` lies elsewhere than the frames and `group` cannot tell what is there.
     """
-    kind = draw.perturbation
-    if not kind.geometric:
-        return _with_values_changed(given, draw, plain), unmoved(plain)
-    frames = given.frames
+    frames = group.frames
     if view.box != plain.box:
-        if given.around is None:
-            raise ValueError(f"{kind.name!r} reads other boxes than the frames: give them")
-        frames = given.around(view)
-    keys = [draw.key(given.seed, tile) for tile in given.tiles]
-    warp: Warp = kind.load()(view, kind.strength, keys)
-    device = "cpu" if namespace(frames).__name__ == "numpy" else "cuda"
-    return from_torch(warp.image(to_torch(frames, device)).contiguous()), warp
+        if group.around is None:
+            name = draw.perturbation.name
+            raise ValueError(f"{name!r} reads other boxes than the frames: give them")
+        frames = group.around(view)
+    low, high = (group.intensity.percentile(q) for q in CANONICAL_PERCENTILES)
+    keys = [draw.key(group.seed, tile) for tile in group.tiles]
+    return draw.perturbation.images(frames, DrawnTiles(view, group.tiles, keys, low, high))
 
 
-def _with_values_changed(given: Given, draw: Draw, view: View) -> Any:
-    low, high = (given.intensity.percentile(q) for q in CANONICAL_PERCENTILES)
-    z, y, x = view.before
-    changed = []
-    for frame, tile in zip(given.frames, given.tiles, strict=True):
-        core = tuple(slice(b, b + t) for b, t in zip(view.before, tile.shape, strict=True))
-        where: dict[str, Any] = {"key": draw.key(given.seed, tile), "start": (-z, -y, -x)}
-        where |= {"low": low, "high": high, "core": core}
-        changed.append(perturb_raw(draw.perturbation, frame, **where))
-    return namespace(given.frames).stack(changed)
+def feature_masks(
+    group: TileGroup,
+    draw: Draw,
+    *,
+    channels: Sequence[int],
+    planes: int,
+    dims: int,
+    like: Tensor,
+) -> list[Tensor]:
+    """Draw the multipliers of feature maps, laid out as a network's samples.
+
+    Parameters
+    ----------
+    group
+        T tiles; each has one draw, the same for all its planes.
+    draw
+        A run perturbed in feature space.
+    channels
+        Feature maps C of each perturbed layer.
+    planes
+        Samples a tile.
+    dims
+        Spatial axes of a sample, 2 or 3.
+    like
+        Gives device and dtype.
+
+    Returns
+    -------
+    list of Tensor
+        One a layer, (T * planes, C, 1, 1[, 1]).
+    """
+    masks = []
+    for layer, count in enumerate(channels):
+        keys = [draw.key(group.seed, tile, layer) for tile in group.tiles]
+        drawn = np.stack([draw.perturbation.multipliers(count, key) for key in keys])
+        mask = torch.from_numpy(np.repeat(drawn, planes, axis=0)).to(like.device, like.dtype)
+        masks.append(mask.reshape(*mask.shape, *(1,) * dims))
+    return masks
 
 
 def samples(

@@ -8,7 +8,6 @@ batch; what the passes of a tile share (the encoder, under feature perturbation)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
 from cte_dask.inference.graph.crop_to_core import Core, part
 from cte_dask.inference.graph.feature_path import FeaturePath, example_masks, feature_path
 from cte_dask.inference.graph.trace import flops_of
-from cte_dask.inference.inputs import Around, Given, perturbed, samples
+from cte_dask.inference.inputs import Around, TileGroup, feature_masks, perturbed, samples
 from cte_dask.inference.instances import tile_labels
 from cte_dask.inference.outputs import (
     Prediction,
@@ -32,15 +31,15 @@ from cte_dask.inference.passes import Passes, padded
 from cte_dask.inference.settings import Inference
 from cte_dask.models.loading import load_network
 from cte_dask.perturb.draw import Draw
-from cte_dask.perturb.dropout import tile_masks
-from cte_dask.perturb.geometric import Warp, unmoved
-from cte_dask.perturb.views import Alike, View, view_of
+from cte_dask.perturb.views import Alike, TileContext, View, view_of
+from cte_dask.perturb.warps import unmoved
 from cte_dask.tiles import SAME, Scale, Tile
 
 if TYPE_CHECKING:
     from cte_dask.models.network import Network
     from cte_dask.models.spec import ModelSpec
     from cte_dask.perturb import Perturbation
+    from cte_dask.perturb.kinds import Warp
     from cte_dask.tiles import Frame
     from cte_dask.volume.statistics import IntensityStatistics
 
@@ -87,15 +86,7 @@ class Predictor:
         self.tile, halo, multiple = inference.tile, spec.halo_zyx, spec.multiple_zyx
         if halo is None or multiple is None:
             raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
-        self._geometry = partial(
-            view_of,
-            tile=self.tile,
-            dims=spec.dims,
-            halo=halo,
-            multiple=multiple,
-            scale=scale,
-            alike=alike,
-        )
+        self._context = TileContext(self.tile, spec.dims, halo, multiple, scale, alike)
         self.frame = self.view(None).frame
         self.network: Network = load_network(spec, device=self.device, dtype=self.dtype)
         if self.network.kind == "module":
@@ -128,7 +119,7 @@ class Predictor:
 
     def view(self, perturbation: Perturbation | None) -> View:
         """Return what the model reads and sees of a tile under a perturbation, or none."""
-        return self._geometry(perturbation)
+        return view_of(perturbation, self._context)
 
     def example(self, perturbation: Perturbation | None = None) -> Tensor:
         """Return a batch of uniform noise of the shape, dtype and device that the network sees."""
@@ -153,9 +144,8 @@ class Predictor:
                 f"model {self.spec.name!r}: an input of shape {tuple(x.shape)} gives {got}; "
                 "a map of the same extent is needed"
             )
-        view, warp = self.view(perturbation), None
-        if perturbation is not None:
-            warp = perturbation.load()(view, perturbation.strength, [(0, 0)] * len(x))
+        view = self.view(perturbation)
+        warp = None if perturbation is None else perturbation.warp(view, [(0, 0)] * len(x))
         self._predicted(output, warp or unmoved(view), view.frame, 0)
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
@@ -169,7 +159,8 @@ class Predictor:
         masks = [whole for d in draws if d.perturbation.space == "feature"]
         list(self.passes.run(x, masks, core=self.passes.core))
         for perturbation in (d.perturbation for d in draws if d.perturbation.space == "input"):
-            core = None if perturbation.geometric else self.passes.core
+            moved = perturbation.warp(self.view(perturbation), [(0, 0)] * self.batch)
+            core = None if moved else self.passes.core
             list(self.passes.run(self.example(perturbation), [], core=core))
 
     def run(
@@ -187,7 +178,7 @@ class Predictor:
         Parameters
         ----------
         frames, tiles, intensity, seed, around
-            See `cte_dask.inference.inputs.Given`.
+            See `cte_dask.inference.inputs.TileGroup`.
         draws
             The perturbed runs.
 
@@ -197,35 +188,37 @@ class Predictor:
             The reference, then one a draw; arrays of the whole tile's extent, on the device of
             `frames`.
         """
-        given = Given(frames, tiles, intensity, seed, around)
-        masks = [self._masks(given, draw) for draw in draws if draw.perturbation.space == "feature"]
-        plain = self.view(None)
-        reference, *features = self._batched(
-            self._samples(given.frames, plain, given), masks, plain
-        )
+        group, plain = TileGroup(frames, tiles, intensity, seed, around), self.view(None)
+        masks = [self._masks(group, draw) for draw in draws if draw.perturbation.space == "feature"]
+        images = self._samples(frames, plain, group)
+        reference, *features = self._batched(images, masks, plain)
         featured, predictions = iter(features), [reference]
         for draw in draws:
-            if draw.perturbation.space != "input":
-                unperturbed = draw.perturbation.space == "none"
-                predictions.append(reference if unperturbed else next(featured))
-                continue
-            view = self.view(draw.perturbation)
-            images, warp = perturbed(given, draw, plain=plain, view=view)
-            moved = warp if draw.perturbation.geometric else None
-            predictions += self._batched(self._samples(images, view, given), [], view, moved)
+            match draw.perturbation.space:
+                case "input":
+                    predictions.append(self._input_pass(group, draw, plain))
+                case "feature":
+                    predictions.append(next(featured))
+                case _:
+                    predictions.append(reference)
         return predictions
 
-    def _samples(self, images: Any, view: View, given: Given) -> Tensor:
-        how: Any = {"view": view, "intensity": given.intensity, "like": self._like}
+    def _input_pass(self, group: TileGroup, draw: Draw, plain: View) -> Prediction:
+        view = self.view(draw.perturbation)
+        images, warp = perturbed(group, draw, plain=plain, view=view)
+        (prediction,) = self._batched(self._samples(images, view, group), [], view, warp)
+        return prediction
+
+    def _samples(self, images: Any, view: View, group: TileGroup) -> Tensor:
+        how: Any = {"view": view, "intensity": group.intensity, "like": self._like}
         return samples(images, self.spec, **how)
 
-    def _masks(self, given: Given, draw: Draw) -> list[Tensor]:
+    def _masks(self, group: TileGroup, draw: Draw) -> list[Tensor]:
         if self.path is None:
             raise ValueError(f"model {self.spec.name!r} was loaded without feature perturbation")
-        return tile_masks(
+        return feature_masks(
+            group,
             draw,
-            given.tiles,
-            seed=given.seed,
             channels=self.path.channels,
             planes=self.samples_per_tile,
             dims=self.spec.dims,

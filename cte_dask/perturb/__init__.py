@@ -1,110 +1,119 @@
 """Perturbations: what is done to a forward pass to see how consistent its prediction stays.
 
 A perturbation is a kind, mostly a strength and sometimes a mode, ``kind[:strength[:mode]]``, such
-as ``dropout:0.2``, ``gaussian:0.1`` or ``rotate``. Input perturbations change the image's values
-(`perturb.input`) or turn and magnify it (`perturb.geometric`), feature perturbations the network's
-feature maps (`perturb.feature`). Listing and parsing them imports neither torch nor Numba.
+as ``dropout:0.2``, ``gaussian:0.1`` or ``rotate``. Its kind is one object that says everything of
+it (`cte_dask.perturb.kinds`): what it accepts, its usual strengths, whether it is random, what it
+reads of a tile and what it applies. Input perturbations change the image's values
+(`perturb.values`) or move its voxels (`perturb.geometry`), feature perturbations scale the
+network's feature maps (`perturb.dropout`). Listing and parsing them imports neither torch nor
+Numba.
 
-A perturbation of your own is named by its place, ``your_package.module:thing:0.3``, and follows one
-of two protocols. Either is a function with an attribute ``space`` and, if it has limits, an
-attribute ``check(strength)`` that raises ValueError:
-
-``space = "input"``
-    ``thing(canonical, strength, *, key, start, core) -> increment``, see `InputPerturbation`.
-``space = "feature"``
-    ``thing(channels, strength, *, mode, key) -> multipliers`` of the feature maps, float32 (C,).
+A perturbation of your own is named by where it is defined, ``your_package.module:Thing:0.3``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from cte_dask.arrays import Array
+from cte_dask.perturb.kinds import (
+    FeaturePerturbation,
+    InputPerturbation,
+    PerturbationKind,
+    kind_of_function,
+)
 from cte_dask.registry import Registry
-from cte_dask.tiles import Shape
 
-__all__ = ["GEOMETRIC", "PERTURBATIONS", "InputPerturbation", "Perturbation"]
+if TYPE_CHECKING:
+    from cte_dask.arrays import Array
+    from cte_dask.perturb.kinds import DrawnTiles, Warp
+    from cte_dask.perturb.philox import Key
+    from cte_dask.perturb.views import TileContext, View
+
+__all__ = [
+    "PERTURBATIONS",
+    "Perturbation",
+    "PerturbationKind",
+    "perturbation_kind",
+    "usual_strengths",
+]
 
 PERTURBATIONS = Registry(
     "perturbation",
     {
-        "dropout": "cte_dask.perturb.dropout:channel_mask",
-        "gaussian": "cte_dask.perturb.input:gaussian",
-        "brightness": "cte_dask.perturb.input:brightness",
-        "contrast": "cte_dask.perturb.input:contrast",
-        "gamma": "cte_dask.perturb.input:gamma",
+        "none": "cte_dask.perturb.kinds:Reference",
+        "dropout": "cte_dask.perturb.dropout:Dropout",
+        "gaussian": "cte_dask.perturb.values:Gaussian",
+        "brightness": "cte_dask.perturb.values:Brightness",
+        "contrast": "cte_dask.perturb.values:Contrast",
+        "gamma": "cte_dask.perturb.values:Gamma",
+        "zoom": "cte_dask.perturb.geometry:Zoom",
+        "rotate": "cte_dask.perturb.geometry:Rotate",
+        "mirror": "cte_dask.perturb.geometry:Mirror",
     },
 )
-"""Name of each perturbation of values and where it is defined, as ``"module:attribute"``."""
-
-GEOMETRIC = Registry(
-    "perturbation",
-    {
-        "rotate": "cte_dask.perturb.geometric:rotate",
-        "mirror": "cte_dask.perturb.geometric:mirror",
-        "zoom": "cte_dask.perturb.geometric:zoom",
-    },
-)
-"""Name of each perturbation of geometry and where it is defined; predictions are mapped back."""
-
-_ALL = Registry("perturbation", {**PERTURBATIONS, **GEOMETRIC})
+"""Name of each kind of perturbation and where it is defined, as ``"module:attribute"``."""
 
 
-class InputPerturbation(Protocol):
-    """What an input perturbation is: the increment it adds to a canonical image."""
+def perturbation_kind(name: str) -> PerturbationKind:
+    """Return a kind by its name, or from outside as ``"your_package.module:Thing"``.
 
-    def __call__(
-        self,
-        canonical: Array,
-        strength: float,
-        *,
-        key: tuple[int, int],
-        start: Shape,
-        core: tuple[slice, ...],
-    ) -> Array:
-        """Return the increment, of the image's shape and dtype.
+    Parameters
+    ----------
+    name
+        A key of `PERTURBATIONS`, or where a class derived from one of `cte_dask.perturb.kinds` is
+        defined; a plain function will do that has an attribute ``space``
+        (`cte_dask.perturb.kinds.kind_of_function`).
 
-        Parameters
-        ----------
-        canonical
-            A tile in its frame (z, y, x), float, scaled so that the target's low and high
-            percentiles are 0 and 1; not clipped.
-        strength
-            θ.
-        key
-            Philox key; the same for every model.
-        start
-            First voxel of the frame relative to the tile's first voxel: negative inside a halo.
-            Draws must depend on a voxel's coordinate relative to the tile, never on the frame.
-        core
-            Slices of the scored tile within the frame; statistics are taken there.
-        """
-        ...
+    Returns
+    -------
+    PerturbationKind
+        The kind, at any strength.
 
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    space: str
-    accepts: Callable[[float], bool]
-    accepted: str
-    modes: tuple[str, ...] = ()
-    strengthless: bool = False
+    Examples
+    --------
+    >>> perturbation_kind("contrast").accepted, perturbation_kind("contrast").random
+    ('a factor >= 0', False)
+    """
+    thing = PERTURBATIONS.load(name)
+    if isinstance(thing, type) and issubclass(thing, PerturbationKind):
+        return thing()
+    return thing if isinstance(thing, PerturbationKind) else kind_of_function(thing, name)
 
 
-_RULES: dict[str, _Rule] = {
-    "dropout": _Rule("feature", lambda p: 0 <= p < 1, "a rate 0 <= p < 1", ("bernoulli", "fixed")),
-    "gaussian": _Rule("input", lambda s: s >= 0, "a standard deviation >= 0"),
-    "brightness": _Rule("input", lambda s: True, "a finite offset"),
-    "contrast": _Rule("input", lambda s: s >= 0, "a factor >= 0"),
-    "gamma": _Rule("input", lambda s: s > 0, "an exponent > 0"),
-    "none": _Rule("none", lambda s: s == 0, "left out", strengthless=True),
-    "rotate": _Rule("input", lambda s: s == 0, "left out", strengthless=True),
-    "mirror": _Rule("input", lambda s: s == 0, "left out", strengthless=True),
-    "zoom": _Rule("input", lambda s: 0.5 <= s <= 2, "a factor from 0.5 to 2"),
-}
+def usual_strengths(*, calibrated: bool = False) -> str:
+    """Return one sentence of the kinds listed, their strengths and the usual range of these.
+
+    Parameters
+    ----------
+    calibrated
+        Whether to tell only those for which a calibration knows strengths to try.
+
+    Examples
+    --------
+    >>> usual_strengths(calibrated=True).split("; ")[-1]
+    'gamma (exponent, 1.1-2.5)'
+    """
+    kinds = {name: perturbation_kind(name) for name in PERTURBATIONS}
+    phrases = [_phrase(name, kind) for name, kind in kinds.items() if kind.strengths]
+    if not calibrated:
+        phrases += [_phrase(name, kind) for name, kind in kinds.items() if kind.typical]
+        bare = [n for n, kind in kinds.items() if not kind.has_strength and kind.space != "none"]
+        phrases.append(f"{' and '.join(bare)} (no strength)")
+    return "; ".join(phrases)
+
+
+def _phrase(name: str, kind: PerturbationKind) -> str:
+    low, high = kind.typical or (min(kind.strengths), max(kind.strengths))
+    note = f"; {kind.note}" if kind.note else ""
+    return f"{name} ({kind.meaning}, {low:g}-{high:g}{note})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +123,8 @@ class Perturbation:
     Parameters
     ----------
     kind
-        A key of `PERTURBATIONS` or `GEOMETRIC`, ``"your_package.module:thing"``, or ``"none"``:
-        the unperturbed prediction, which metrics of a whole bank are about.
+        A key of `PERTURBATIONS` or ``"your_package.module:Thing"``; ``"none"`` is the unperturbed
+        prediction, which metrics of a whole bank are about.
     strength
         Dropout rate p_d in [0, 1); standard deviation or offset on the canonical scale for
         gaussian (>= 0) and brightness; factor (>= 0) for contrast; exponent (> 0) for gamma;
@@ -143,9 +152,25 @@ class Perturbation:
     mode: str | None = None
 
     def __post_init__(self) -> None:
-        rule = _rule(self.kind)
-        object.__setattr__(self, "strength", _checked_strength(self.kind, self.strength, rule))
-        object.__setattr__(self, "mode", _checked_mode(self.kind, self.mode, rule))
+        object.__setattr__(self, "strength", self._checked_strength())
+        object.__setattr__(self, "mode", self._checked_mode())
+
+    def _checked_strength(self) -> float:
+        kind, strength = self.load(), self.strength
+        value = 0.0 if not kind.has_strength and math.isnan(strength) else float(strength)
+        if not (math.isfinite(value) and kind.accepts(value)):
+            accepted = kind.accepted if kind.has_strength else "left out"
+            raise ValueError(f"strength {strength!r} of {self.kind!r} must be {accepted}")
+        return value + 0.0  # -0.0 and 0.0 are one strength and have one name
+
+    def _checked_mode(self) -> str | None:
+        modes = self.load().modes
+        if self.mode is None:
+            return modes[0] if modes else None
+        if self.mode not in modes:
+            accepted = f"accepted are {', '.join(modes)}" if modes else "it has none"
+            raise ValueError(f"unknown mode {self.mode!r} of {self.kind!r}: {accepted}")
+        return self.mode
 
     @classmethod
     def parse(cls, text: str) -> Perturbation:
@@ -166,8 +191,8 @@ class Perturbation:
         ValueError
             If the text has another form, or the perturbation is not accepted.
         """
-        kind, rest = _ALL.split(text.strip())
-        if _rule(kind).strengthless:
+        kind, rest = PERTURBATIONS.split(text.strip())
+        if not perturbation_kind(kind).has_strength:
             if rest:
                 raise ValueError(f"perturbation {text!r} must read {kind!r}: it has no strength")
             return cls(kind)
@@ -181,60 +206,89 @@ class Perturbation:
     @property
     def name(self) -> str:
         """Canonical text: equal perturbations have equal names; the default mode is not shown."""
-        if _rule(self.kind).strengthless:
+        kind = self.load()
+        if not kind.has_strength:
             return self.kind
-        modes = _rule(self.kind).modes
-        suffix = f":{self.mode}" if modes and self.mode != modes[0] else ""
+        suffix = f":{self.mode}" if kind.modes and self.mode != kind.modes[0] else ""
         return f"{self.kind}:{_digits(self.strength)}{suffix}"
 
     @property
     def space(self) -> str:
         """What is perturbed: ``"input"``, ``"feature"``, or ``"none"`` for the reference itself."""
-        return _rule(self.kind).space
+        return self.load().space
 
-    @property
-    def geometric(self) -> bool:
-        """Whether the image is turned or magnified, so that predictions are mapped back."""
-        return self.kind in GEOMETRIC
+    def load(self) -> PerturbationKind:
+        """Return the kind, which says all that is true at any strength."""
+        return perturbation_kind(self.kind)
 
-    def load(self) -> Any:
-        """Import and return the function behind this kind.
+    def view(self, context: TileContext) -> View:
+        """Return what a model reads and sees of a tile.
+
+        Parameters
+        ----------
+        context
+            The tile, and what the model needs around it.
+        """
+        return self.load().view(context, self.strength)
+
+    def warp(self, view: View, keys: Sequence[Key]) -> Warp | None:
+        """Return how the voxels of some tiles are moved, None if they stay where they are.
+
+        Parameters
+        ----------
+        view
+            What `view` returned.
+        keys
+            Philox key of each tile.
+        """
+        return self.load().warp(view, self.strength, keys)
+
+    def images(self, frames: Array, drawn: DrawnTiles) -> tuple[Array, Warp | None]:
+        """Perturb the images of some tiles.
+
+        Parameters
+        ----------
+        frames, drawn
+            As of `cte_dask.perturb.kinds.InputPerturbation.images`.
 
         Returns
         -------
-        callable
-            An `InputPerturbation`, a drawer of feature-map multipliers, or a maker of
-            `cte_dask.perturb.geometric.Warp`.
+        tuple
+            The frames that the network sees, and how predictions on them come back.
+
+        Raises
+        ------
+        TypeError
+            If it perturbs no image.
         """
-        return _ALL.load(self.kind)
+        kind = self.load()
+        if not isinstance(kind, InputPerturbation):
+            raise TypeError(f"{self.name!r} perturbs no image: its space is {kind.space!r}")
+        return kind.images(frames, self.strength, drawn)
 
+    def multipliers(self, channels: int, key: Key) -> Array:
+        """Draw what the feature maps of one tile and layer are multiplied with.
 
-def _rule(kind: str) -> _Rule:
-    """Limits of a kind, known for ours and asked of any other."""
-    if kind in _RULES:
-        return _RULES[kind]
-    thing = _ALL.load(kind)
-    space = getattr(thing, "space", None)
-    if space not in ("input", "feature"):
-        raise ValueError(f"{kind!r} must have an attribute space, 'input' or 'feature': {space!r}")
-    check = getattr(thing, "check", lambda strength: None)
-    return _Rule(space, lambda s: check(s) is None, "what its check accepts")
+        Parameters
+        ----------
+        channels
+            Number of feature maps C.
+        key
+            Philox key of the tile and layer.
 
+        Returns
+        -------
+        ndarray of float32, shape (C,)
 
-def _checked_strength(kind: str, strength: float, rule: _Rule) -> float:
-    value = 0.0 if rule.strengthless and math.isnan(strength) else float(strength)
-    if not (math.isfinite(value) and rule.accepts(value)):
-        raise ValueError(f"strength {strength!r} of {kind!r} must be {rule.accepted}")
-    return value + 0.0  # -0.0 and 0.0 are one strength and have one name
-
-
-def _checked_mode(kind: str, mode: str | None, rule: _Rule) -> str | None:
-    if mode is None:
-        return rule.modes[0] if rule.modes else None
-    if mode not in rule.modes:
-        accepted = f"accepted are {', '.join(rule.modes)}" if rule.modes else "it has none"
-        raise ValueError(f"unknown mode {mode!r} of {kind!r}: {accepted}")
-    return mode
+        Raises
+        ------
+        TypeError
+            If it perturbs no feature maps.
+        """
+        kind = self.load()
+        if not isinstance(kind, FeaturePerturbation):
+            raise TypeError(f"{self.name!r} perturbs no feature maps: its space is {kind.space!r}")
+        return kind.multipliers(channels, self.strength, mode=self.mode, key=key)
 
 
 def _number(text: str, part: str) -> float:

@@ -1,30 +1,42 @@
-"""Spatial dropout: whole feature maps zeroed (eq. 2 of Talks & Kreshuk, arXiv 2503.00450).
-
-Dropout masks of tiles, laid out as a network's samples.
-"""
+"""Spatial dropout: whole feature maps zeroed (eq. 2 of Talks & Kreshuk, arXiv 2503.00450)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from cte_dask.arrays import Array
 from cte_dask.perturb import philox
-from cte_dask.perturb.draw import Draw
-from cte_dask.tiles import Tile
+from cte_dask.perturb.kinds import FeaturePerturbation
+from cte_dask.perturb.philox import Key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+__all__ = ["Dropout", "channel_mask"]
 
-__all__ = ["channel_mask", "tile_masks"]
+
+class Dropout(FeaturePerturbation):
+    """Feature maps dropped at a rate p, the others scaled up by 1/(1 - p)."""
+
+    accepted = "a rate 0 <= p < 1"
+    modes = ("bernoulli", "fixed")
+    meaning = "rate of feature maps dropped at the bottleneck"
+    strengths = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+    note = "grey boxes only"
+
+    def accepts(self, strength: float) -> bool:
+        """Whether it is a rate, not dropping all."""
+        return 0 <= strength < 1
+
+    def multipliers(self, channels: int, strength: float, *, mode: str | None, key: Key) -> Array:
+        """Draw a mask; see `channel_mask`."""
+        return channel_mask(channels, strength, mode=mode, key=key)
 
 
 def channel_mask(
-    channels: int, rate: float, *, mode: str | None = None, key: tuple[int, int]
+    channels: int, rate: float, *, mode: str | None = None, key: Key
 ) -> NDArray[np.float32]:
     """Draw the spatial-dropout mask of one tile and layer.
 
@@ -60,51 +72,3 @@ def channel_mask(
     else:
         raise ValueError(f"dropout mode {mode!r} is not one of bernoulli, fixed")
     return np.where(dropped, 0.0, 1.0 / (1.0 - rate)).astype(np.float32)
-
-
-def tile_masks(
-    draw: Draw,
-    tiles: Sequence[Tile],
-    *,
-    seed: int,
-    channels: Sequence[int],
-    planes: int,
-    dims: int,
-    like: Tensor,
-) -> list[Tensor]:
-    """Draw the multipliers of feature maps.
-
-    Parameters
-    ----------
-    draw
-        The perturbed run.
-    tiles
-        T tiles; each has one draw, the same for all its planes.
-    seed
-        Seed of the experiment.
-    channels
-        Feature maps C of each perturbed layer.
-    planes
-        Samples a tile.
-    dims
-        Spatial axes of a sample, 2 or 3.
-    like
-        Gives device and dtype.
-
-    Returns
-    -------
-    list of Tensor
-        One a layer, (T * planes, C, 1, 1[, 1]).
-    """
-    kind, draw_mask = draw.perturbation, draw.perturbation.load()
-    masks = []
-    for ordinal, count in enumerate(channels):
-        drawn = np.stack(
-            [
-                draw_mask(count, kind.strength, mode=kind.mode, key=draw.key(seed, tile, ordinal))
-                for tile in tiles
-            ]
-        )
-        mask = torch.from_numpy(np.repeat(drawn, planes, axis=0)).to(like.device, like.dtype)
-        masks.append(mask.reshape(*mask.shape, *(1,) * dims))
-    return masks

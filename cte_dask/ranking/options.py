@@ -72,9 +72,9 @@ class CalibrationOptions(InferenceOptions):
     ----------
     kind
         A perturbation that every model supports: dropout, gaussian, brightness, contrast, gamma,
-        or the place of your own.
+        or one of your own.
     grid
-        Strengths, from weak to strong; by default those of `GRIDS`.
+        Strengths, from weak to strong; by default the usual ones of the kind.
     metric
         The metric of consistency.
     pilot_tiles

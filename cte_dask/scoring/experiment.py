@@ -12,7 +12,7 @@ from cte_dask.consistency import BANK_METRICS, PAIRS, applies, metric
 from cte_dask.consistency.score_names import families_of
 from cte_dask.inference.settings import Inference
 from cte_dask.perturb import Perturbation
-from cte_dask.perturb.views import Alike, View, view_of
+from cte_dask.perturb.views import Alike, TileContext, View, view_of
 from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class Candidate:
 
     def view(self, tile: Shape, perturbation: Perturbation | None = None) -> View:
         """Return what the model reads and sees of a whole tile under a perturbation."""
-        return view_of(
-            perturbation,
+        context = TileContext(
             tile=tile,
             dims=self.spec.dims,
             halo=self.spec.halo_zyx or (0, 0, 0),
@@ -71,6 +70,7 @@ class Candidate:
             scale=self.scale,
             alike=self.alike,
         )
+        return view_of(perturbation, context)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from cte_dask.consistency import BANK_METRICS
 from cte_dask.inference.settings import Inference
 from cte_dask.models.described import described_bank
 from cte_dask.perturb import Perturbation
-from cte_dask.perturb.input import CANONICAL_PERCENTILES
+from cte_dask.perturb.canonical import CANONICAL_PERCENTILES
 from cte_dask.scoring.block_size import plan_blocks
 from cte_dask.scoring.experiment import Experiment, check_at_least, check_measures, needs_instances
 from cte_dask.scoring.settings import ScoringOptions, keywords

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from cte_dask.perturb import Perturbation
+from cte_dask.perturb import Perturbation, usual_strengths
 from cte_dask.tiles import Shape
 
 __all__ = ["InferenceOptions", "ScoringOptions", "TargetOptions", "keywords", "silent"]
@@ -28,15 +28,10 @@ BANK_METRICS_HELP = (
     "Of the whole bank, unperturbed: agreement: overlap with the other models' predictions, alike "
     "ones counted once; consensus: overlap with the others' majority."
 )
-STRENGTHS_HELP = (
-    "Kinds and usual strengths: dropout (rate of feature maps dropped at the bottleneck, "
-    "0.05-0.5; grey boxes only); gaussian (standard deviation of noise, 0.01-0.2), brightness "
-    "(offset, 0.02-0.3), both in units of the target's 1st to 99.8th percentile; contrast "
-    "(factor, 0.4-0.9); gamma (exponent, 1.1-2.5)"
-)
+UNITS_HELP = "Intensities are in units of the target's 1st to 99.8th percentile."
 PERTURB_HELP = (
-    f"What is disturbed: kind:strength, repeatable. {STRENGTHS_HELP}; zoom (factor, 0.8-1.25); "
-    "rotate and mirror (no strength). Default: dropout:0.2 for grey boxes and gaussian:0.1."
+    "What is disturbed: kind:strength, repeatable. Kinds and usual strengths: "
+    f"{usual_strengths()}. {UNITS_HELP} Default: dropout:0.2 for grey boxes and gaussian:0.1."
 )
 
 

@@ -71,6 +71,11 @@ class Source(Protocol):
     def missing(self, selection: Selection) -> int:
         """Return how many storage objects (chunks, or shards) of the selection are omitted.
 
+        Parameters
+        ----------
+        selection
+            As of `read`.
+
         Raises
         ------
         VolumeReadError

@@ -8,7 +8,6 @@ import textwrap
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import yaml
 from documents.pages import FENCE, REPOSITORY, Block, blocks, pages
@@ -52,27 +51,7 @@ def check_of_readme(names):
     assert [m.rank for m in names["ranking"].models] == [1, 2, 3]
 
 
-def check_of_extend(names):
-    stripes = names["stripes"]
-    whole = {"start": (0, -2, 0), "core": (slice(None),) * 3}
-    added = stripes(np.zeros((1, 16, 4), np.float32), 0.2, key=(1, 2), **whole)
-    assert added.shape == (1, 16, 4)
-    assert added.dtype == np.float32
-    assert 0 < abs(added).max() <= np.float32(0.2)
-    inner = stripes(np.zeros((1, 8, 4), np.float32), 0.2, key=(1, 2), start=(0, 0, 0), core=None)
-    np.testing.assert_array_equal(added[:, 2:10], inner)  # no matter how wide the frame is
-    factors = names["scaled"](7, 0.5, mode=None, key=(1, 2))
-    assert factors.shape == (7,)
-    assert (abs(factors - 1) <= 0.5).all()
-    table = {"n_union": np.array([4, 0]), "n_disagree": np.array([1, 0])}
-    np.testing.assert_allclose(names["DICE"](table), [6 / 7, np.nan])
-    maps = np.zeros((1, 12, 12), np.float32)
-    maps[0, 2:8, 2:8] = 0.9
-    maps[0, 10, 10] = 0.9  # the opening takes it away
-    assert names["Opened"]()(maps).max() == 1
-
-
-check_of = {"README.md": check_of_readme, "extend.md": check_of_extend}
+check_of = {"README.md": check_of_readme}
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda b: b.name)

@@ -16,6 +16,7 @@ from cte_dask.consistency.binary import binary_agreement, ei, nhd
 from cte_dask.inference.graph.bottleneck import hooked
 from cte_dask.models import ModelBank, load_bank
 from cte_dask.perturb.draw import draws_of
+from cte_dask.perturb.kinds import DrawnTiles
 from cte_dask.scoring.block_scores import STATUS, TILE_STATISTICS, TileScores
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles, score_block
@@ -159,7 +160,6 @@ def test_neutral_input_perturbations_are_perfectly_consistent(volume, bank):
 def test_two_models_with_different_halos_see_the_same_noise(volume, bank):
     wide = bank.models[0].model_copy(update={"name": "wide", "halo": {"y": 16, "x": 16}})
     experiment = settle(volume, replace(bank, models=(bank.models[0], wide)), block=(1, 1, 1))
-    from cte_dask.perturb.input import perturb_raw
     from cte_dask.scoring.candidates import predictor
 
     tile = experiment.grid.tile_at(4)
@@ -167,18 +167,12 @@ def test_two_models_with_different_halos_see_the_same_noise(volume, bank):
     seen = []
     for candidate in experiment.candidates:
         ready = predictor(candidate, experiment.inference)
-        before = ready.frame.before
-        raw = np.zeros(ready.frame.shape, np.float32)
-        noisy = perturb_raw(
-            draw.perturbation,
-            raw,
-            low=0.0,
-            high=1.0,
-            key=draw.key(0, tile),
-            start=tuple(-b for b in before),
-            core=(core := tuple(slice(b, b + t) for b, t in zip(before, tile.shape, strict=True))),
-        )
-        seen.append(noisy[core])
+        view, before = ready.view(None), ready.frame.before
+        raw = np.zeros((1, *ready.frame.shape), np.float32)
+        drawn = DrawnTiles(view, [tile], [draw.key(0, tile)], low=0.0, high=1.0)
+        noisy, _ = draw.perturbation.images(raw, drawn)
+        core = tuple(slice(b, b + t) for b, t in zip(before, tile.shape, strict=True))
+        seen.append(noisy[0][core])
     np.testing.assert_array_equal(*seen)
 
 

@@ -20,7 +20,7 @@ from cte_dask.engine.clusters import ClusterOptions, open_cluster
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed
 from cte_dask.models import load_bank
-from cte_dask.perturb import PERTURBATIONS, Perturbation
+from cte_dask.perturb import PERTURBATIONS, Perturbation, perturbation_kind
 from cte_dask.ranking.calibration.numbers import calibration_dict, write_numbers
 from cte_dask.ranking.calibration.strengths import Calibration, calibrated
 from cte_dask.ranking.options import CalibrationOptions
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cte_dask.scoring.experiment import Experiment
     from cte_dask.volume import Volume
 
-__all__ = ["GRIDS", "Calibration", "calibrate", "calibrate_target", "parse_grid", "pilot_indices"]
+__all__ = ["Calibration", "calibrate", "calibrate_target", "parse_grid", "pilot_indices"]
 
 TRIES = 16
 
@@ -82,20 +82,8 @@ def _inside(experiment: Experiment, index: int) -> bool:
     return mask is None or bool(mask.any())
 
 
-GRIDS: dict[str, tuple[float, ...]] = {
-    "dropout": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
-    "gaussian": (0.01, 0.02, 0.05, 0.1, 0.15, 0.2),
-    "brightness": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
-    "contrast": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
-    "gamma": (1.1, 1.2, 1.4, 1.6, 2.0, 2.5),
-}
-"""Strengths tried by default, from weak to strong."""
-
 PILOT_REPEATS = 4
 """Draws of a random perturbation by default: on few tiles the noise of one draw would decide."""
-
-DRAWN_ONCE = ("brightness", "contrast", "gamma")
-"""Perturbations without anything random: one run says it all."""
 
 
 def calibrate_with(volume: Volume, bank: ModelBank, options: CalibrationOptions) -> Calibration:
@@ -133,7 +121,7 @@ def calibrate_with(volume: Volume, bank: ModelBank, options: CalibrationOptions)
     """
     perturbations = _perturbations(options.kind, options.grid)
     check_at_least(options.pilot_tiles, "pilot_tiles", least=2)
-    once = 1 if options.kind in DRAWN_ONCE else PILOT_REPEATS
+    drawn = PILOT_REPEATS if perturbation_kind(options.kind).random else 1
     shared = {f.name: getattr(options, f.name) for f in fields(InferenceOptions)}
     # A block of one tile: the pilot is the same tiles however a run would be cut.
     scoring = ScoringOptions(
@@ -141,7 +129,7 @@ def calibrate_with(volume: Volume, bank: ModelBank, options: CalibrationOptions)
         perturbations=perturbations,
         metrics=(options.metric,),
         block=(1, 1, 1),
-        repeats=once if options.repeats is None else options.repeats,
+        repeats=drawn if options.repeats is None else options.repeats,
     )
     experiment = experiment_of(volume, bank, scoring)
     indices = pilot_indices(experiment, options.pilot_tiles)
@@ -155,13 +143,15 @@ calibrate = keywords(CalibrationOptions)(calibrate_with)
 
 
 def _perturbations(kind: str, grid: Sequence[float] | None) -> tuple[Perturbation, ...]:
-    if grid is None and kind in PERTURBATIONS:
-        grid = GRIDS[kind]
-    if grid is not None and len(grid) < 2:
-        raise ValueError(f"a grid needs at least two strengths, not {list(grid)}")
+    known = perturbation_kind(kind)
+    if not known.has_strength:
+        raise ValueError(f"{kind!r} has no strength that could be chosen")
     if grid is None:
-        _ = Perturbation.parse(f"{kind}:1")  # an unknown kind, or one without strength, is told
-        raise ValueError(f"no strengths are known for {kind!r}: give a grid (--strengths)")
+        grid = known.strengths
+        if not grid:
+            raise ValueError(f"no strengths are known for {kind!r}: give a grid (--strengths)")
+    if len(grid) < 2:
+        raise ValueError(f"a grid needs at least two strengths, not {list(grid)}")
     return tuple(Perturbation(kind, strength) for strength in grid)
 
 
@@ -245,7 +235,7 @@ def parse_grid(perturb: str, strengths: str | None) -> tuple[str, tuple[float, .
     Returns
     -------
     tuple
-        The kind, and its strengths or None for those of `GRIDS`.
+        The kind, and its strengths or None for its usual ones.
 
     Raises
     ------
@@ -257,9 +247,7 @@ def parse_grid(perturb: str, strengths: str | None) -> tuple[str, tuple[float, .
     >>> parse_grid("gaussian:0.1:0.3:3", None)
     ('gaussian', (0.1, 0.2, 0.3))
     """
-    kind, *rest = perturb.strip().split(":")
-    if "." in kind and rest:  # the place of a perturbation, module:thing
-        kind = f"{kind}:{rest.pop(0)}"
+    kind, rest = PERTURBATIONS.split(perturb.strip())
     if not rest:
         return kind, None if strengths is None else _listed(strengths)
     if strengths is not None:

@@ -18,8 +18,7 @@ from conftest import write_bank
 
 import cte_dask
 from cte_dask.models import load_bank
-from cte_dask.perturb import PERTURBATIONS, Perturbation
-from cte_dask.ranking.calibration.calibrate import GRIDS, calibrate, parse_grid, pilot_indices
+from cte_dask.ranking.calibration.calibrate import calibrate, parse_grid, pilot_indices
 from cte_dask.ranking.calibration.numbers import calibration_dict
 from cte_dask.ranking.calibration.strengths import calibrated
 from cte_dask.tiles import TileGrid
@@ -202,13 +201,9 @@ def test_without_a_tile_that_all_models_score_there_is_a_clear_refusal(experimen
         calibrated(experiment, scores_of(experiment, holes))
 
 
-def test_every_kind_has_a_grid_of_accepted_strengths_from_weak_to_strong():
-    assert set(GRIDS) == set(PERTURBATIONS)
-    for kind, grid in GRIDS.items():
-        neutral = 1.0 if kind in ("contrast", "gamma") else 0.0
-        distances = [abs(Perturbation(kind, s).strength - neutral) for s in grid]
-        assert distances == sorted(distances)
-        assert distances[0] > 0
+def test_a_kind_of_which_no_strengths_are_known_asks_for_a_grid(volume, bank):
+    with pytest.raises(ValueError, match="no strengths are known for 'zoom'"):
+        calibrate(volume, bank, kind="zoom")
 
 
 def test_grids_are_read_as_written():
@@ -216,6 +211,7 @@ def test_grids_are_read_as_written():
     assert parse_grid("gaussian", "0.1,0.2") == ("gaussian", (0.1, 0.2))
     assert parse_grid("gamma:1.1:1.3:3", None) == ("gamma", (1.1, 1.2, 1.3))
     assert parse_grid("my.module:thing:1:2:2", None) == ("my.module:thing", (1.0, 2.0))
+    assert parse_grid("mine:thing:1:2:2", None) == ("mine:thing", (1.0, 2.0))
     assert parse_grid("my.module:thing", "3,4") == ("my.module:thing", (3.0, 4.0))
 
 

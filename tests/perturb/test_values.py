@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from cte_dask.perturb import PERTURBATIONS, Perturbation
-from cte_dask.perturb import input as module
-from cte_dask.perturb.input import apply, canonical, perturb_raw
+from cte_dask.perturb import PERTURBATIONS, Perturbation, perturbation_kind
+from cte_dask.perturb import values as module
+from cte_dask.perturb.canonical import add_increment, canonical
+from cte_dask.perturb.kinds import ValuePerturbation
 from cte_dask.perturb.philox import key
 from tests.golden import array, cases, number
 
-KINDS = [k for k in PERTURBATIONS if k != "dropout"]
+KINDS = [k for k in PERTURBATIONS if isinstance(perturbation_kind(k), ValuePerturbation)]
 NEUTRAL = ["gaussian:0", "brightness:0", "contrast:1", "gamma:1"]
 STRONG = ["gaussian:0.2", "brightness:-0.3", "contrast:1.7", "gamma:0.6"]
 WHOLE = (slice(None),) * 3
@@ -26,6 +27,22 @@ CLASSES = {
     "RandomGamma": "gamma",
     "AdditiveGaussianNoise": "gaussian",
 }
+
+
+def increment(perturbation: Perturbation, image: np.ndarray, **where: Any) -> np.ndarray:
+    return perturbation.load().increment(image, perturbation.strength, **where)
+
+
+def apply(perturbation: Perturbation, image: np.ndarray, **where: Any) -> np.ndarray:
+    """Perturb a canonical image."""
+    return image + increment(perturbation, image, **where)
+
+
+def perturb_raw(
+    perturbation: Perturbation, raw: np.ndarray, *, low: float, high: float, **where: Any
+) -> np.ndarray:
+    """Perturb a raw image as its canonical form is."""
+    return add_increment(raw, lambda x: increment(perturbation, x, **where), low=low, high=high)
 
 
 def whole(perturbation: Perturbation, image: np.ndarray) -> np.ndarray:
@@ -81,7 +98,7 @@ def test_normalisations_are_linear_in_the_canonical_image(case: dict) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_listed_input_perturbation_keeps_the_protocol(kind: str) -> None:
     perturbation = Perturbation(kind, 0.5)
-    assert perturbation.space == perturbation.load().space == "input"
+    assert perturbation.space == "input"
     for dtype in ("float32", "float64"):
         image = np.linspace(-0.2, 1.3, 60).reshape(3, 4, 5).astype(dtype)
         before = image.copy()
@@ -182,8 +199,3 @@ def test_other_tiles_and_repeats_get_other_noise() -> None:
 def test_a_constant_target_is_refused_with_the_reason(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="looks constant"):
         canonical(np.zeros((1, 2, 3)), low=low, high=high)
-
-
-def test_a_feature_perturbation_is_no_input_perturbation() -> None:
-    with pytest.raises(ValueError, match=r"dropout:0\.2"):
-        whole(Perturbation("dropout", 0.2), np.zeros((1, 2, 3), dtype="float32"))
