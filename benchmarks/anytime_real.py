@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from cte_dask.consistency.score_names import ScoreName
 from cte_dask.engine.anytime import Anytime, block_tiles
 from cte_dask.engine.racing.goal import Goal
 from cte_dask.ranking.outcome import Outcome
@@ -74,7 +75,7 @@ def replayed(outcome: Outcome, run: str, score: str, seeds: Iterable[int]) -> di
 def tiles(run: str, score: str) -> dict[str, str]:
     """Return the consistencies of each model's tiles, in the tiles' order, as text."""
     scores = open_scores(f"{run}/scores.zarr")
-    layout = replace(scores.layout, primary=score)
+    layout = replace(scores.layout, primary=ScoreName.parse(score))
     everybody = np.ones(len(layout.models), bool)
     blocks = [block_tiles(layout, scores.block(i), everybody) for i in range(len(layout.blocks))]
     rows = np.concatenate([b.values for b in blocks], axis=1)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from cte_dask.cli.demo import median_f1
+from cte_dask.consistency.score_names import ScoreName
 from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.models import load_bank
@@ -71,7 +72,7 @@ def taus(calibration: Calibration, performance: dict[str, float]) -> list[dict[s
     for strength in calibration.strengths:
         models = [m for m in strength.models if m.rank is not None]
         truth = [performance[m.name] for m in models]
-        score = f"{calibration.metric}@{strength.perturbation}"
+        score = str(ScoreName(calibration.metric, strength.perturbation))
         rows.append(
             {
                 "perturbation": strength.perturbation,

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from study import FEATURE, INPUT, SWEEP
 from tables import summary
 
+from cte_dask.consistency.score_names import ScoreName
+
 __all__ = ["write_figures"]
 
 Record = dict[str, Any]
@@ -47,7 +49,7 @@ def _figure(columns: int, rows: int) -> tuple[Figure, Any]:
 
 
 def _against(records: Sequence[Record], performance: str) -> Figure:
-    scores = [f"{m}@{p}" for m in METRICS[performance] for p in (FEATURE, INPUT)]
+    scores = [str(ScoreName(m, p)) for m in METRICS[performance] for p in (FEATURE, INPUT)]
     figure, panels = _figure(len(scores), 1)
     for axes, score in zip(panels[0], scores, strict=True):
         for number, record in enumerate(records):
@@ -83,17 +85,21 @@ def _strengths(found: dict[str, Any], metrics: Sequence[str]) -> Figure | None:
     kinds = {
         kind: here
         for kind, strengths in SWEEP.items()
-        if len(here := [s for s in sorted(strengths) if f"{metrics[0]}@{kind}:{s:g}" in found]) > 1
+        if len(here := [s for s in sorted(strengths) if _name(metrics[0], kind, s) in found]) > 1
     }
     if not kinds:
         return None
     figure, panels = _figure(len(kinds), len(metrics))
     for row, metric in zip(panels, metrics, strict=True):
         for axes, (kind, strengths) in zip(row, kinds.items(), strict=True):
-            _draw_curve(axes, [found[f"{metric}@{kind}:{s:g}"] for s in strengths], strengths)
+            _draw_curve(axes, [found[_name(metric, kind, s)] for s in strengths], strengths)
             axes.set(xlabel=f"strength of {kind}", ylabel=f"Kendall's τ, {metric}")
             axes.set_ylim(-1.05, 1.05)
     return figure
+
+
+def _name(metric: str, kind: str, strength: float) -> str:
+    return str(ScoreName(metric, f"{kind}:{strength:g}"))
 
 
 def _draw_curve(axes: Any, entries: Sequence[dict[str, Any]], strengths: Sequence[float]) -> None:

@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from study import FEATURE, INPUT
 
+from cte_dask.consistency.score_names import ScoreName
 from cte_dask.perturb.draw import draws_of
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring.score_block import predict_tiles
@@ -62,7 +63,7 @@ def panels(options: argparse.Namespace) -> list[tuple[str, Any]]:
     for name in options.model:
         reference, *perturbed = found[name]
         for kind in (FEATURE, INPUT):
-            cte = scores[name]["scores"][f"nhd@{kind}"]["own"]
+            cte = scores[name]["scores"][str(ScoreName("nhd", kind))]["own"]
             title = f"{name}, F1 {scores[name]['f1']:.2f}\n{kind}: CTE {cte:.3f}"
             shown.append((title, changed(reference, perturbed[names.index(kind)])))
     return shown

@@ -13,21 +13,24 @@ from choices import choices, ordered_pairs
 from regimes import centred_tau, model_share, regime_tau
 from study import FEATURE, INPUT
 
+from cte_dask.consistency.score_names import ScoreName
+from cte_dask.evaluation.result import cte_name
+
 __all__ = ["ROWS", "mean_interval", "summary", "write_tables"]
 
 ROWS = {
     "f1": {
-        "NHD feature": f"nhd@{FEATURE}",
-        "NHD input": f"nhd@{INPUT}",
-        "EI feature": f"ei@{FEATURE}",
-        "EI input": f"ei@{INPUT}",
+        "NHD feature": str(ScoreName("nhd", FEATURE)),
+        "NHD input": str(ScoreName("nhd", INPUT)),
+        "EI feature": str(ScoreName("ei", FEATURE)),
+        "EI input": str(ScoreName("ei", INPUT)),
         "CCFV": "ccfv",
         "entropy": "entropy",
         "confidence": "confidence",
     },
     "map": {
-        "V^Rand feature": f"vrand@{FEATURE}",
-        "V^Rand input": f"vrand@{INPUT}",
+        "V^Rand feature": str(ScoreName("vrand", FEATURE)),
+        "V^Rand input": str(ScoreName("vrand", INPUT)),
         "CCFV": "ccfv",
         "entropy": "entropy",
         "confidence": "confidence",
@@ -179,11 +182,12 @@ def _triple(cell: dict[str, Any]) -> str:
 
 def _sweep(performance: str, scores: dict[str, Any]) -> str:
     metrics = ("vrand",) if performance == "map" else ("nhd", "ei")
-    names = [s.partition("@")[2] for s in scores if s.startswith(f"{metrics[0]}@")]
+    known = [name for score in scores if (name := cte_name(score)) is not None]
+    names = [name.perturbation for name in known if name.metric == metrics[0]]
     if len(names) <= 2:
         return ""
     rows = [
-        [name, *(_mean(scores[f"{metric}@{name}"]["mean"]["kendall"]) for metric in metrics)]
+        [name, *(_mean(scores[str(ScoreName(m, name))]["mean"]["kendall"]) for m in metrics)]
         for name in names
     ]
     return "Mean τ of every strength:\n\n" + _table(("perturbation", *metrics), rows)

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from study import FEATURE, INPUT
 
-from cte_dask.consistency.score_names import family_of
+from cte_dask.consistency.score_names import ScoreName
 from cte_dask.ranking.combination import percentiles
 
 __all__ = ["FAMILIES", "taus_of", "write_zoo_tables"]
 
 FAMILIES = {
-    "dropout": f"nhd@{FEATURE}",
-    "noise": f"nhd@{INPUT}",
+    "dropout": str(ScoreName("nhd", FEATURE)),
+    "noise": str(ScoreName("nhd", INPUT)),
     "rotate": "nhd@rotate",
     "mirror": "nhd@mirror",
     "zoom": "nhd@zoom:1.125",
@@ -79,7 +79,8 @@ def _percentiles(values: Floats, flagged: NDArray[np.bool_]) -> Floats:
 def _combined(values: dict[str, Floats], flagged: NDArray[np.bool_]) -> Floats:
     families: dict[str, list[Floats]] = {}
     for name, v in values.items():
-        families.setdefault(family_of(FAMILIES[name]), []).append(_percentiles(v, flagged))
+        family = ScoreName.parse(FAMILIES[name]).family
+        families.setdefault(family, []).append(_percentiles(v, flagged))
     means: Floats = np.mean([np.mean(f, axis=0) for f in families.values()], axis=0)
     return means
 

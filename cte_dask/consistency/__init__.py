@@ -14,7 +14,7 @@ from typing import Any
 from cte_dask.arrays import Array
 from cte_dask.registry import Registry, checked
 
-__all__ = ["BANK_METRICS", "METRICS", "PAIRS", "STATISTICS", "Metric", "applies", "metric"]
+__all__ = ["BANK_METRICS", "METRICS", "PAIRS", "STATISTICS", "Metric", "metric"]
 
 STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan")
 """What `binary.binary_agreement_batch` counts in one tile, in the order of its columns."""
@@ -86,30 +86,6 @@ class Metric:
             raise ValueError(f"metric {self.name!r} needs {missing}, the table has {list(table)}")
         scores: Array = self.score(*(table[s] for s in self.statistics))
         return scores
-
-
-def applies(metric: str, perturbation: str) -> bool:
-    """Whether a metric and a perturbation make a score.
-
-    Metrics of a whole bank are about the unperturbed predictions (``none``), all others about
-    perturbed ones.
-
-    Parameters
-    ----------
-    metric, perturbation
-        Their names.
-
-    Returns
-    -------
-    bool
-        Whether ``metric@perturbation`` is a score.
-
-    Examples
-    --------
-    >>> applies("nhd", "rotate"), applies("nhd", "none"), applies("agreement", "none")
-    (True, False, True)
-    """
-    return (metric in BANK_METRICS) == (perturbation == "none")
 
 
 def metric(name: str) -> Metric:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cte_dask.consistency import BANK_METRICS
 from cte_dask.engine.jobs import Job
 from cte_dask.engine.racing import Race, Round, rounds
 from cte_dask.engine.racing.decision import Decision
@@ -53,12 +52,11 @@ def goal_for(experiment: Experiment, options: GoalOptions, *, shard: bool = Fals
     ValueError
         If an anytime run was asked for and cannot be.
     """
-    metric_name = experiment.primary.partition("@")[0]
-    why = ""
+    primary, why = experiment.primary, ""
     if shard:
         why = "--shard scores a fixed part of the blocks"
-    elif metric_name in BANK_METRICS:
-        why = f"{metric_name} weighs models by what they predict on all blocks"
+    elif primary.of_bank:
+        why = f"{primary.metric} weighs models by what they predict on all blocks"
     if why and options.anytime:
         raise ValueError(f"{why}: leave out --until, --top and --full-order")
     goal = options.goal(len(experiment.blocks))
@@ -223,9 +221,8 @@ def block_tiles(layout: Layout, tiles: TileScores, active: NDArray[np.bool_]) ->
     active
         Models that count, bool (model,); the others were not scored.
     """
-    metric, _, perturbation = layout.primary.partition("@")
-    consistency = consistency_of(layout, tiles, metric, perturbation)
-    first = tiles[:, layout.draws(perturbation)][:, 0]
+    consistency = consistency_of(layout, tiles, layout.primary)
+    first = tiles[:, layout.draws(layout.primary.perturbation)][:, 0]
     counted = active[:, None]
     foreground = first.statistics["n_reference"] / first.statistics["n_voxels"]
     return BlockTiles(np.where(counted, consistency, np.nan), first.scored & counted, foreground)

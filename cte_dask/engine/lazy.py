@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.consistency.score_names import UNPERTURBED
 from cte_dask.engine.jobs import Job, score_job
 from cte_dask.results.bank_metrics import bank_variables
 from cte_dask.results.block_codec import COLUMNS, decoded, encoded
@@ -107,7 +108,7 @@ def _bank_variables(
     """Return what metrics of the whole bank say, in one task: votes are of all tiles."""
     import dask.array as da
 
-    reference = values[:, layout.draws("none").start]
+    reference = values[:, layout.draws(UNPERTURBED).start]
     arrays = da.blockwise(
         _stacked_bank,
         "vmpt",

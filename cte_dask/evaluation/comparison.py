@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency import applies
+from cte_dask.consistency.score_names import score_names
 from cte_dask.evaluation.rank_correlation import kendall_rows, rank_correlation
 from cte_dask.evaluation.result import (
     COMPARATORS,
@@ -235,11 +235,10 @@ def _columns(dataset: xr.Dataset, measured: TileMeasures) -> dict[str, NDArray[A
 
 def _tile_scores(dataset: xr.Dataset, measured: TileMeasures) -> dict[str, Any]:
     """Return every score as (model, tile); higher is better."""
+    perturbations = map(str, dataset.perturbation.to_numpy())
     scores = {
-        f"{name}@{perturbation}": dataset[name].sel(perturbation=perturbation).to_numpy()
-        for perturbation in dataset.perturbation.to_numpy()
-        for name in dataset.attrs["metrics"]
-        if applies(name, str(perturbation))
+        str(name): dataset[name.metric].sel(perturbation=name.perturbation).to_numpy()
+        for name in score_names(dataset.attrs["metrics"], perturbations)
     }
     for name, sign in COMPARATORS.items():
         scores[name] = sign * measured.values[:, MEASURES.index(name)]

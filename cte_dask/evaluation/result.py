@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cte_dask.consistency import PAIRS, metric
+from cte_dask.consistency.score_names import ScoreName
 from cte_dask.evaluation.rank_correlation import RankCorrelation
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluation",
     "ModelEvaluation",
     "ScoreCorrelation",
+    "cte_name",
     "performance_of",
 ]
 
@@ -150,10 +152,15 @@ class Evaluation:
         return tuple(dict.fromkeys(a.performance for a in self.score_correlations))
 
 
+def cte_name(score: str) -> ScoreName | None:
+    """Return what a score of an evaluation is the CTE of; None of a comparator, such as entropy."""
+    return None if score in (*COMPARATORS, "ccfv") else ScoreName.parse(score)
+
+
 def performance_of(score: str, performances: Sequence[str]) -> str:
     """Return the performance that a score is about: mAP where instances are compared, else F1."""
-    name, at, _ = score.partition("@")
-    instances = bool(at) and bool(set(metric(name).statistics) & set(PAIRS))
+    name = cte_name(score)
+    instances = name is not None and not set(PAIRS).isdisjoint(metric(name.metric).statistics)
     return "map" if instances and "map" in performances else "f1"
 
 

@@ -34,8 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cte_dask.consistency import applies
-from cte_dask.consistency.score_names import families_of
+from cte_dask.consistency.score_names import families_of, score_names
 from cte_dask.ranking.bootstrap import RESAMPLES, TAILS, resample
 from cte_dask.ranking.concordance import kendall_w
 from cte_dask.scoring.block_scores import STATUS
@@ -279,9 +278,7 @@ def evidence(
         status = part.status.to_numpy()
         scored = status == STATUS["scored"]
         able = scored.any(axis=1) | ~(status == STATUS["unsupported"]).any(axis=1)
-        for metric in data.attrs["metrics"]:
-            if applies(metric, perturbation):
-                name = f"{metric}@{perturbation}"
-                values[name] = np.where(scored, part[metric].to_numpy(), np.nan)
-                supported[name] = able
+        for name in score_names(data.attrs["metrics"], [perturbation]):
+            values[str(name)] = np.where(scored, part[name.metric].to_numpy(), np.nan)
+            supported[str(name)] = able
     return values, supported

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency import BANK_METRICS, applies
 from cte_dask.consistency.degenerate import EVERYTHING, FAILED, NOTHING, flag
+from cte_dask.consistency.score_names import ScoreName, score_names
 from cte_dask.engine.racing.decision import verdict
 from cte_dask.ranking.bootstrap import cells, median, median_interval
 from cte_dask.ranking.combination import Combined, combine_scores, evidence
@@ -209,10 +209,10 @@ def _noted(*notes: str) -> str:
 
 def _ordered(ranked: list[ModelRank], data: xr.Dataset, primary: str) -> list[ModelRank]:
     """Return the models in order and with their ranks; equal scores of equal tiles share one."""
-    name, _, perturbation = primary.partition("@")
-    part = data.sel(perturbation=perturbation)
+    name = ScoreName.parse(primary)
+    part = data.sel(perturbation=name.perturbation)
     asked = part.status.to_numpy() != STATUS["absent"]
-    order = [ranked[m] for m in placed(part[name].to_numpy(), asked)]
+    order = [ranked[m] for m in placed(part[name.metric].to_numpy(), asked)]
     first = list(data.attrs.get("first", ()))
     order.sort(key=lambda m: first.index(m.name) if m.name in first else len(first))
     order.sort(key=lambda m: m.degenerate)
@@ -242,17 +242,15 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
         scored = part.status.to_numpy() == STATUS["scored"]
         if not scored.any() and bool((part.status == STATUS["unsupported"]).any()):
             continue
-        for name in data.attrs["metrics"]:
-            if not applies(name, str(perturbation)):
-                continue
-            values = part[name].to_numpy()[scored]
-            scores[f"{name}@{perturbation}"] = _score(values, cell[scored], seed)
-    metric, _, perturbation = primary.partition("@")
-    part = data.sel(perturbation=perturbation)
+        for score in score_names(data.attrs["metrics"], [str(perturbation)]):
+            values = part[score.metric].to_numpy()[scored]
+            scores[str(score)] = _score(values, cell[scored], seed)
+    ranking = ScoreName.parse(primary)
+    part = data.sel(perturbation=ranking.perturbation)
     scored = part.status.to_numpy() == STATUS["scored"]
     fraction = median((part.n_reference / part.n_voxels).to_numpy()[scored])
     nothing = scores[primary].nan_fraction
-    if metric in BANK_METRICS and scored.any():  # to differ from others is no NaN
+    if ranking.of_bank and scored.any():  # to differ from others is no NaN
         nothing = float((part.n_reference.to_numpy()[scored] == 0).mean())
     flags = flag(scores[primary].n_tiles, nothing, fraction)
     if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):

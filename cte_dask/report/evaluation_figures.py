@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import numpy as np
 
-from cte_dask.evaluation.result import COMPARATORS, performance_of
+from cte_dask.evaluation.result import cte_name, performance_of
 from cte_dask.perturb import Perturbation
 
 if TYPE_CHECKING:
@@ -105,15 +105,14 @@ def _first_scores(evaluation: Evaluation) -> list[str]:
     """Return the first score of each metric and space of perturbation."""
     scores: dict[tuple[str, str], str] = {}
     for correlation in evaluation.score_correlations:
-        metric, _, perturbation = correlation.score.partition("@")
-        if perturbation:
-            scores.setdefault((metric, _space(correlation.score)), correlation.score)
+        if (name := cte_name(correlation.score)) is not None:
+            scores.setdefault((name.metric, _space(correlation.score)), correlation.score)
     return list(scores.values())
 
 
 def _space(score: str) -> str:
-    _, _, perturbation = score.partition("@")
-    return Perturbation.parse(perturbation).space if perturbation else ""
+    name = cte_name(score)
+    return "" if name is None else Perturbation.parse(name.perturbation).space
 
 
 def draw_performance(
@@ -211,12 +210,12 @@ def strengths(evaluation: Evaluation) -> dict[str, dict[str, list[tuple[float, S
     """Return kind → metric → (strength, correlation) for kinds with several strengths."""
     by_kind: dict[str, dict[str, list[tuple[float, ScoreCorrelation]]]] = {}
     for correlation in _natural(evaluation):
-        metric, _, perturbation = correlation.score.partition("@")
-        if not perturbation or metric in COMPARATORS:
+        name = cte_name(correlation.score)
+        if name is None:
             continue
-        parsed = Perturbation.parse(perturbation)
+        parsed = Perturbation.parse(name.perturbation)
         kind = parsed.kind if parsed.mode in (None, "bernoulli") else f"{parsed.kind} {parsed.mode}"
-        curve = by_kind.setdefault(kind, {}).setdefault(metric, [])
+        curve = by_kind.setdefault(kind, {}).setdefault(name.metric, [])
         curve.append((parsed.strength, correlation))
     several = {
         kind: {m: sorted(c, key=lambda point: point[0]) for m, c in curves.items() if len(c) > 1}

@@ -8,6 +8,7 @@ import numpy as np
 
 from cte_dask.consistency.bank_agreement import Similarity, similarity_of, tile_agreement
 from cte_dask.consistency.degenerate import degenerate
+from cte_dask.consistency.score_names import UNPERTURBED
 from cte_dask.scoring.block_scores import STATUS, TileScores
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _placed(layout: Layout, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (model, tile) as (model, perturbation, tile), NaN but at the perturbation ``none``."""
     shape = (len(layout.models), len(layout.perturbations), rows.shape[-1])
     values = np.full(shape, np.nan)
-    values[:, layout.perturbations.index("none")] = rows
+    values[:, layout.perturbations.index(UNPERTURBED)] = rows
     return values
 
 
@@ -90,7 +91,7 @@ def similarity_in(data: xr.Dataset) -> Similarity | None:
     """
     if "overlap" not in data:
         return None
-    reference = data.sel(perturbation="none")
+    reference = data.sel(perturbation=UNPERTURBED)
     scored = reference.status.to_numpy() == STATUS["scored"]
     voters = _voters(scored, reference.n_reference.to_numpy(), reference.n_voxels.to_numpy())
     names = [str(n) for n in data.model.to_numpy()]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.results.bank_metrics import bank_variables
+from cte_dask.consistency.score_names import UNPERTURBED, ScoreName
+from cte_dask.results.bank_metrics import bank_variables, similarity_in
 from cte_dask.results.layout import Layout
 from cte_dask.results.store import DONE, Scores
 from cte_dask.scoring.bank_overlaps import overlap_rows
@@ -116,7 +117,7 @@ def dataset_of(
         name: (DIMS, values) for name, values in variables_of(layout, tiles).items()
     }
     if overlaps is not None:
-        reference = tiles[:, layout.draws("none")][:, 0]
+        reference = tiles[:, layout.draws(UNPERTURBED)][:, 0]
         variables |= bank_variables(layout, reference, overlaps, similarity)
     return labelled(layout, variables, indices)
 
@@ -142,7 +143,7 @@ def labelled(layout: Layout, variables: Mapping[str, Any], indices: Sequence[int
             "perturbation": list(layout.perturbations),
             **_positions(layout, indices),
         },
-        attrs={"primary": layout.primary, "metrics": list(layout.metrics)},
+        attrs={"primary": str(layout.primary), "metrics": list(layout.metrics)},
     )
 
 
@@ -164,16 +165,14 @@ def variables_of(layout: Layout, tiles: TileScores) -> dict[str, NDArray[Any]]:
     """
     repeats = layout.repeats
     variables = {name: tiles.consistency(name, repeats=repeats) for name in layout.own_metrics}
-    unperturbed = [p == "none" for p in layout.perturbations]
+    unperturbed = [p == UNPERTURBED for p in layout.perturbations]
     for consistency in variables.values():  # a prediction agrees with itself: that says nothing
         consistency[:, unperturbed] = np.nan
     first = tiles[:, ::repeats]
     return {**variables, **{n: first.statistics[n] for n in COUNTS}, "status": first.status}
 
 
-def consistency_of(
-    layout: Layout, tiles: TileScores, metric: str, perturbation: str
-) -> NDArray[np.float64]:
+def consistency_of(layout: Layout, tiles: TileScores, score: ScoreName) -> NDArray[np.float64]:
     """Return one score of some tiles, (model, tile): the mean over its draws.
 
     Parameters
@@ -182,11 +181,11 @@ def consistency_of(
         What the numbers mean.
     tiles
         The numbers, (model, draw, tile).
-    metric, perturbation
-        Of the score; the metric is one of a model's own predictions.
+    score
+        One of a model's own predictions.
     """
-    draws = tiles[:, layout.draws(perturbation)]
-    return draws.consistency(metric, repeats=layout.repeats)[:, 0]
+    draws = tiles[:, layout.draws(score.perturbation)]
+    return draws.consistency(score.metric, repeats=layout.repeats)[:, 0]
 
 
 def _positions(layout: Layout, indices: Sequence[int]) -> dict[str, Any]:
@@ -205,7 +204,7 @@ def _positions(layout: Layout, indices: Sequence[int]) -> dict[str, Any]:
     return {**coords, "block": ("tile", block)}
 
 
-def blocks_of(scores: Scores, score: str) -> Iterator[tuple[int, xr.DataArray, xr.DataArray]]:
+def blocks_of(scores: Scores, score: ScoreName) -> Iterator[tuple[int, xr.DataArray, xr.DataArray]]:
     """Yield one score of every block that a store holds.
 
     Parameters
@@ -213,7 +212,7 @@ def blocks_of(scores: Scores, score: str) -> Iterator[tuple[int, xr.DataArray, x
     scores
         The score store.
     score
-        ``metric@perturbation``.
+        One that the statistics of the store give.
 
     Yields
     ------
@@ -221,17 +220,14 @@ def blocks_of(scores: Scores, score: str) -> Iterator[tuple[int, xr.DataArray, x
         Number of the block, the values (model, tile), NaN where a tile says nothing, and their
         status (model, tile).
     """
-    metric, perturbation = score.split("@", 1)
-    layout = replace(scores.layout, metrics=(metric,))
+    layout = replace(scores.layout, metrics=(score.metric,))
     similarity = None
     if layout.bank_metrics:
         # whose word counts how much is told by all tiles, not by those of a block
-        from cte_dask.results.bank_metrics import similarity_in
-
         similarity = similarity_in(read_scores(scores))
     for index in map(int, np.flatnonzero(scores.done() != DONE["missing"])):
         overlaps = scores.overlaps(index) if layout.bank_metrics else None
         data = dataset_of(
             layout, scores.block(index), [index], overlaps=overlaps, similarity=similarity
-        ).sel(perturbation=perturbation)
-        yield index, data[metric], data.status
+        ).sel(perturbation=score.perturbation)
+        yield index, data[score.metric], data.status

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency import BANK_METRICS
+from cte_dask.consistency.score_names import ScoreName, score_names
 from cte_dask.results.block_codec import COLUMNS
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
@@ -31,7 +32,7 @@ class Layout:
     repeats
         Draws of each perturbation, N_pert.
     primary
-        The score that ranks, ``metric@perturbation``.
+        The score that ranks.
     origin
         First voxel of the region in the target's array (z, y, x).
     voxel_size_nm, translation_nm
@@ -46,7 +47,7 @@ class Layout:
     perturbations: tuple[str, ...]
     metrics: tuple[str, ...]
     repeats: int
-    primary: str
+    primary: ScoreName
     origin: Shape
     voxel_size_nm: tuple[float | None, ...]
     translation_nm: tuple[float | None, ...]
@@ -61,6 +62,11 @@ class Layout:
     def own_metrics(self) -> tuple[str, ...]:
         """The metrics that compare a model's predictions with its own."""
         return tuple(m for m in self.metrics if m not in BANK_METRICS)
+
+    @property
+    def scores(self) -> tuple[ScoreName, ...]:
+        """The scores that the numbers give."""
+        return score_names(self.metrics, self.perturbations)
 
     def draws(self, perturbation: str) -> slice:
         """Return the places of a perturbation's draws along the axis of draws."""
@@ -79,6 +85,7 @@ class Layout:
             "columns": COLUMNS,
             "status": STATUS,
             **{name: getattr(self, name) for name in _PLAIN},
+            "primary": str(self.primary),
         }
 
     @classmethod
@@ -96,7 +103,8 @@ class Layout:
         rest: dict[str, Any] = {
             n: tuple(v) if isinstance(v := data[n], list) else v for n in _PLAIN
         }
-        return cls(blocks=BlockGrid(grid, _triple(data["per_block"])), **rest)
+        blocks, primary = BlockGrid(grid, _triple(data["per_block"])), data["primary"]
+        return cls(blocks=blocks, **{**rest, "primary": ScoreName.parse(primary)})
 
 
 _PLAIN = (

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 
-__all__ = ["UNPERTURBED", "add_session", "repeat_command", "sessions", "shown_url"]
+from cte_dask.consistency.score_names import UNPERTURBED
+
+__all__ = ["add_session", "repeat_command", "sessions", "shown_url"]
 
 LOG_SCHEMA = "cte-log/1"
-UNPERTURBED = "none"
-"""What metrics of the whole bank are listed under; it comes with them."""
 
 
 def sessions(run: str) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency import BANK_METRICS, PAIRS, applies, metric
-from cte_dask.consistency.score_names import families_of
+from cte_dask.consistency import BANK_METRICS, PAIRS, metric
+from cte_dask.consistency.score_names import UNPERTURBED, ScoreName, families_of, score_names
 from cte_dask.inference.settings import Inference
 from cte_dask.perturb import Perturbation
 from cte_dask.perturb.views import Alike, TileContext, View, view_of
@@ -148,9 +148,8 @@ class Experiment:
         _ = self.primary
 
     def _check_families(self) -> None:
-        scores = [
-            f"{m}@{p.name}" for m in self.metrics for p in self.perturbations if applies(m, p.name)
-        ]
+        perturbations = [p.name for p in self.perturbations]
+        scores = [str(name) for name in score_names(self.metrics, perturbations)]
         if len(families_of(scores)) < 2:
             raise ValueError(
                 f"combine needs at least two families of evidence, {scores} is one: add --perturb "
@@ -184,7 +183,7 @@ class Experiment:
         return tuple(m for m in self.metrics if m in BANK_METRICS)
 
     @property
-    def primary(self) -> str:
+    def primary(self) -> ScoreName:
         """The score that ranks: the first metric under the first perturbation all models support.
 
         A metric of the whole bank ranks by the unperturbed predictions, ``agreement@none``.
@@ -195,12 +194,12 @@ class Experiment:
             If no perturbation is supported by every usable model.
         """
         if self.metrics[0] in BANK_METRICS:
-            return f"{self.metrics[0]}@none"
+            return ScoreName(self.metrics[0], UNPERTURBED)
         for perturbation in self.perturbations:
             if perturbation.space != "none" and all(
                 c.supports(perturbation) for c in self.candidates
             ):
-                return f"{self.metrics[0]}@{perturbation.name}"
+                return ScoreName(self.metrics[0], perturbation.name)
         told = [c.name for c in self.candidates if not all(map(c.supports, self.perturbations))]
         raise ValueError(
             f"no perturbation fits every model ({', '.join(told)} cannot be opened for feature "
@@ -242,7 +241,7 @@ class Experiment:
         return {
             **self.identity(),
             "metrics": list(self.metrics),
-            "primary": self.primary,
+            "primary": str(self.primary),
             "combine": self.combine,
             "blocks": {"tiles": list(self.per_block), "number": len(self.blocks)},
             "tiles": len(self.grid),

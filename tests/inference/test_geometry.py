@@ -191,7 +191,7 @@ def test_a_network_of_one_extent_is_told_not_to_support_a_magnification(tmp_path
     (candidate,) = experiment.candidates
     assert candidate.refused == ("zoom:1.125",)
     assert "40 are needed" in candidate.note
-    assert experiment.primary == "nhd@rotate"
+    assert str(experiment.primary) == "nhd@rotate"
     status = score_block(experiment, 0).status[0]
     assert (status[2] == STATUS["unsupported"]).all()
     assert (status[:2] == STATUS["scored"]).all()

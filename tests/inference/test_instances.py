@@ -106,7 +106,7 @@ def image():
 
 def test_v_rand_of_the_run_is_v_rand_of_the_labels(image, tmp_path):
     experiment = settle(load_bank(str(write_bank(tmp_path, 1))), image, metrics=("vrand", "nhd"))
-    assert experiment.primary == "vrand@dropout:0.5"
+    assert str(experiment.primary) == "vrand@dropout:0.5"
     data, _ = consistencies(experiment)
     from cte_dask.perturb.draw import draws_of
     from cte_dask.scoring.score_block import loaded, predict_tiles
@@ -226,7 +226,7 @@ def test_a_black_box_that_labels_is_ranked_by_its_own_labels(image, tmp_path):
     experiment = settle(
         bank, image, metrics=("vrand", "nhd"), perturbations=("gaussian:0.1", "dropout:0.2")
     )
-    assert experiment.primary == "vrand@gaussian:0.1"
+    assert str(experiment.primary) == "vrand@gaussian:0.1"
     assert not experiment.candidates[0].features
     data, _ = consistencies(experiment)
     noise = data.sel(perturbation="gaussian:0.1")

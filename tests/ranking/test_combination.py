@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from cte_dask.consistency.score_names import families_of, family_of
+from cte_dask.consistency.score_names import families_of
 from cte_dask.ranking.combination import combine_scores, percentiles
 
 
@@ -30,21 +30,6 @@ def combined(values, *, degenerate=None, cell=None, **options):
 
 def scores(found) -> list[float]:
     return [found.models[f"m{i}"].score for i in range(len(found.models))]
-
-
-@pytest.mark.parametrize(
-    ("score", "family"),
-    [
-        ("nhd@dropout:0.2", "dropout"),
-        ("ei@dropout:0.5:fixed", "dropout"),
-        ("nhd@rotate", "rotate"),
-        ("agreement@none", "agreement"),
-        ("consensus@none", "agreement"),
-        ("nhd@your_package.module:thing:0.3", "your_package.module:thing"),
-    ],
-)
-def test_a_family_is_a_kind_of_evidence(score, family):
-    assert family_of(score) == family
 
 
 def test_percentiles_are_the_fraction_beaten():

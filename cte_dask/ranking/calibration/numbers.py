@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from cte_dask.consistency.score_names import ScoreName
+
 if TYPE_CHECKING:
     from cte_dask.ranking.calibration.strengths import Calibration, Strength
     from cte_dask.ranking.rank import Score
@@ -79,7 +81,7 @@ def _strength_dict(strength: Strength, metric: str, *, chosen: bool) -> dict[str
 
 
 def _models(strength: Strength, metric: str) -> dict[str, tuple[Score, tuple[str, ...]]]:
-    name = f"{metric}@{strength.perturbation}"
+    name = str(ScoreName(metric, strength.perturbation))
     return {m.name: (m.scores[name], m.flags) for m in strength.models if name in m.scores}
 
 

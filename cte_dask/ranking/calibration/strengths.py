@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cte_dask.consistency.degenerate import FAILED
+from cte_dask.consistency.score_names import ScoreName
 from cte_dask.ranking.bootstrap import cells
 from cte_dask.ranking.concordance import Spread, choose, kendall_w, spread
 from cte_dask.ranking.rank import ModelRank, rank
@@ -165,7 +166,7 @@ def _ranked(
     data: xr.Dataset, experiment: Experiment, perturbation: Perturbation
 ) -> tuple[ModelRank, ...]:
     part = data.sel(perturbation=[perturbation.name])
-    part.attrs |= {"primary": f"{experiment.metrics[0]}@{perturbation.name}"}
+    part.attrs |= {"primary": str(ScoreName(experiment.metrics[0], perturbation.name))}
     return rank(part, seed=experiment.seed).models
 
 

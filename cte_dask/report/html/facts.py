@@ -12,11 +12,12 @@ import fsspec
 import yaml
 
 from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
+from cte_dask.consistency.score_names import UNPERTURBED, ScoreName
 from cte_dask.report.html.certainty import answer, certainty
 from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html.heat_maps import map_data, winners
 from cte_dask.report.html.tile_summary import summarise_tiles
-from cte_dask.results.session_log import UNPERTURBED, repeat_command, sessions, shown_url
+from cte_dask.results.session_log import repeat_command, sessions, shown_url
 from cte_dask.results.store import counted, open_scores
 from cte_dask.scoring.block_scores import STATUS
 
@@ -134,7 +135,7 @@ def facts(run: Run) -> tuple[dict[str, Any], TileSummary]:
     page = {
         "title": _name_of(run.experiment["target"]),
         "primary": primary,
-        "metric": primary.split("@", 1)[0],
+        "metric": ScoreName.parse(primary).metric,
         "complete": run.ranking["complete"],
         "blocks": run.ranking["blocks"],
         "models": models,

@@ -188,7 +188,7 @@ def _tile(
 
 def _perturbation(experiment: Experiment, candidate: Candidate) -> Perturbation:
     """Return the perturbation that ranks, or the first one where unperturbed predictions rank."""
-    wanted = experiment.primary.split("@", 1)[1]
+    wanted = experiment.primary.perturbation
     ranks = [p for p in experiment.perturbations if p.name == wanted and p.space != "none"]
     others = [p for p in experiment.perturbations if p.space != "none" and candidate.supports(p)]
     if not ranks + others:
@@ -200,7 +200,7 @@ def _repeated_nhd(
     experiment: Experiment, candidate: Candidate, shared: int, union: int
 ) -> float | None:
     """Return the NHD of the new predictions; None where the run did not record that number."""
-    simple = experiment.primary.startswith("nhd@") and experiment.repeats == 1
+    simple = experiment.primary.metric == "nhd" and experiment.repeats == 1
     return shared / union if simple and union and not candidate.spec.output.classes else None
 
 

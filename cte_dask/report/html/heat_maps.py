@@ -60,7 +60,7 @@ def map_data(summary: TileSummary, layout: Layout) -> dict[str, Any]:
         "values": _base64(values),
         "winners": [w["name"] for w in winners(summary)],
         "winner": _base64(_winner(summary)),
-        "metric": layout.primary,
+        "metric": str(layout.primary),
     }
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency import applies
 from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
+from cte_dask.consistency.score_names import ScoreName
 from cte_dask.report.html.facts import read_run
 from cte_dask.report.maps.placement import Placement, placement_of
 from cte_dask.report.maps.viewers import write_guides
@@ -84,8 +84,7 @@ def write_maps(
     """
     found = read_run(run)
     layout = found.scores.layout
-    if score is not None:
-        layout = replace(layout, primary=_checked(score, found))
+    wanted = layout.primary if score is None else _checked(score, found)
     place, notes = placement_of(found.experiment["target"], layout)
     ranked = [m for m in found.ranking["models"] if m["rank"] is not None]
     names = [m["name"] for m in ranked]
@@ -96,13 +95,13 @@ def write_maps(
     maps = _Maps(group, layout.blocks, place)
     arrays = [maps.array(images[name], name, "float32", np.nan) for name in names]
     winner = maps.array(WINNER, "most consistent model, by rank", "uint16", 0)
-    for index, scored, _ in blocks_of(found.scores, layout.primary):
+    for index, scored, _ in blocks_of(found.scores, wanted):
         values = scored.sel(model=names).to_numpy()
         box = maps.box(index)
         for array, row in zip(arrays, values, strict=True):
             array[box] = row.reshape([s.stop - s.start for s in box]).astype(np.float32)
         winner[box] = _winners(values, fair).reshape([s.stop - s.start for s in box])
-    _describe(group, [*images.values(), WINNER], layout.primary, layout.experiment)
+    _describe(group, [*images.values(), WINNER], str(wanted), layout.experiment)
     result = {"maps": where, "images": images, "notes": notes}
     guides = write_guides(
         where,
@@ -116,12 +115,11 @@ def write_maps(
     return {**result, **guides, "notes": [*notes, *guides["notes"]]}
 
 
-def _checked(score: str, run: Run) -> str:
-    layout = run.scores.layout
-    known = [f"{m}@{p}" for p in layout.perturbations for m in layout.metrics if applies(m, p)]
-    if score not in known:
-        raise ValueError(f"the run has no score {score!r}: it has {', '.join(known)}")
-    return score
+def _checked(score: str, run: Run) -> ScoreName:
+    known = run.scores.layout.scores
+    if score not in map(str, known):
+        raise ValueError(f"the run has no score {score!r}: it has {', '.join(map(str, known))}")
+    return ScoreName.parse(score)
 
 
 def folders(names: Sequence[str]) -> dict[str, str]:

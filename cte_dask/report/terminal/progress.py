@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from cte_dask.consistency import BANK_METRICS
 from cte_dask.report.terminal.tables import shown_number
 from cte_dask.results.dataset import consistency_of
 from cte_dask.results.layout import layout_of
@@ -96,11 +95,9 @@ class RunProgress:
         self._tell()
 
     def _count(self, tiles: TileScores) -> None:
-        metric, _, perturbation = self.layout.primary.partition("@")
-        if metric in BANK_METRICS:
+        if self.layout.primary.of_bank:
             return  # whose word counts is known when all tiles are
-        consistency = consistency_of(self.layout, tiles, metric, perturbation)
-        for model, row in enumerate(consistency):
+        for model, row in enumerate(consistency_of(self.layout, tiles, self.layout.primary)):
             bins = np.rint(np.clip(row[~np.isnan(row)], 0, 1) * BINS).astype(np.int64)
             self.counts[model] += np.bincount(bins, minlength=BINS + 1)
 

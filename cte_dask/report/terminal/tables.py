@@ -141,7 +141,7 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
         ("takes", times(plan)),
         ("stores", f"{shown_bytes(plan.bytes_stored)} before compression"),
         ("perturbations", ", ".join(p.name for p in experiment.perturbations)),
-        ("ranks by", experiment.primary),
+        ("ranks by", str(experiment.primary)),
     ]
     for name, value in rows:
         table.add_row(name, Text(value))
