@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,11 @@ def make_named() -> nn.Module:
 
 def make_labels() -> nn.Module:
     return Labels()
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
 def bank_of(folder, factory: str, extra: str):
