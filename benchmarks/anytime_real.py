@@ -32,7 +32,7 @@ from cte_dask.engine.racing.goal import Goal
 from cte_dask.ranking.outcome import Outcome
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.terminal.progress import shown_on
-from cte_dask.results.store import open_scores
+from cte_dask.results.run_folder import RunFolder
 from cte_dask.scoring.settings import TargetOptions
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -47,7 +47,7 @@ def medians(outcome: Outcome, score: str) -> dict[str, float]:
 
 def replayed(outcome: Outcome, run: str, score: str, seeds: Iterable[int]) -> dict[str, Any]:
     """Run the race on stored scores, once a seed."""
-    scores, known = open_scores(f"{run}/scores.zarr"), medians(outcome, score)
+    scores, known = RunFolder(run).open_scores(), medians(outcome, score)
     best = next(iter(known))
     answers, blocks, decided = [], [], []
     for seed in seeds:
@@ -74,7 +74,7 @@ def replayed(outcome: Outcome, run: str, score: str, seeds: Iterable[int]) -> di
 
 def tiles(run: str, score: str) -> dict[str, str]:
     """Return the consistencies of each model's tiles, in the tiles' order, as text."""
-    scores = open_scores(f"{run}/scores.zarr")
+    scores = RunFolder(run).open_scores()
     layout = replace(scores.layout, primary=ScoreName.parse(score))
     everybody = np.ones(len(layout.models), bool)
     blocks = [block_tiles(layout, scores.block(i), everybody) for i in range(len(layout.blocks))]

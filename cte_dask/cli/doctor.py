@@ -233,7 +233,7 @@ def _devices() -> Iterator[Finding]:
 
 def _store(url: str) -> Finding:
     from cte_dask.errors import reason
-    from cte_dask.results.session_log import shown_url
+    from cte_dask.results.provenance import shown_url
     from cte_dask.volume import open_volume
 
     name = shown_url(url)

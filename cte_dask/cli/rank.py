@@ -68,7 +68,7 @@ def status(run: Run, as_json: JsonOption = False) -> None:
     """Tell how far a run has come and what failed."""
     with clear_errors():
         from cte_dask.report.terminal.tables import print_status
-        from cte_dask.results.files import read_ranking
-        from cte_dask.results.store import open_scores
+        from cte_dask.results.run_folder import RunFolder
 
-        print_status(open_scores(f"{run}/scores.zarr"), read_ranking(run), as_json=as_json)
+        folder = RunFolder(run)
+        print_status(folder.open_scores(), folder.read_ranking(), as_json=as_json)

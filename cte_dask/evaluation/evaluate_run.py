@@ -30,7 +30,8 @@ from cte_dask.ranking.bootstrap import cells
 from cte_dask.ranking.rank import rank
 from cte_dask.results.dataset import read_scores, told_attributes
 from cte_dask.results.experiment_file import reopen
-from cte_dask.results.store import DONE, counted, open_scores
+from cte_dask.results.run_folder import RunFolder
+from cte_dask.results.store import DONE, counted
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.experiment import versions
 
@@ -113,7 +114,7 @@ def evaluate_run(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     experiment = reopen(run)
-    scores = counted(open_scores(f"{run}/scores.zarr"))
+    scores = counted(RunFolder(run).open_scores())
     _check_names(leave_out or {}, experiment)
     truth = open_labels(labels, experiment.volume)
     dataset = read_scores(scores)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from cte_dask.ranking.rank import Ranking, rank, ranking_dict, with_intervals
 from cte_dask.results.dataset import read_scores, told_attributes
-from cte_dask.results.files import write_ranking, write_tiles
 from cte_dask.results.store import DONE, count_all
 
 if TYPE_CHECKING:
     from cte_dask.engine.anytime import Anytime
     from cte_dask.engine.jobs import Shard
     from cte_dask.engine.racing.decision import Decision
+    from cte_dask.results.run_folder import RunFolder
     from cte_dask.results.store import Scores
     from cte_dask.scoring.experiment import Experiment
 
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def concluded(
-    out: str,
+    folder: RunFolder,
     experiment: Experiment,
     scores: Scores,
     race: Anytime | None,
@@ -58,8 +58,8 @@ def concluded(
 
     Parameters
     ----------
-    out
-        Folder or URL of the results.
+    folder
+        Where the results go.
     experiment, scores
         The run and its store.
     race
@@ -82,8 +82,8 @@ def concluded(
     done = result["complete"] if whole or shard is None else not shard.part(scores.missing())
     state = "interrupted" if interrupted else "complete" if done else "incomplete"
     if whole:
-        write_tiles(out, counted)
-        write_ranking(out, result)
+        folder.write_tiles(counted)
+        folder.write_ranking(result)
     return Outcome(experiment, ranking, result, EXIT[state], decision)
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import fsspec
-
 from cte_dask.engine.anytime import Anytime, goal_for
 from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.clusters import has_gpus, open_cluster, planned_workers
@@ -26,10 +24,9 @@ from cte_dask.engine.lost_workers import SchedulerLostError
 from cte_dask.models import load_bank
 from cte_dask.ranking.options import PlanOptions, RankOptions
 from cte_dask.ranking.outcome import EXIT, Outcome, all_tried, concluded
-from cte_dask.results.experiment_file import write_experiment
 from cte_dask.results.layout import layout_of
-from cte_dask.results.session_log import add_session
-from cte_dask.results.store import Scores, create, open_scores
+from cte_dask.results.run_folder import RunFolder
+from cte_dask.results.store import Scores, create
 from cte_dask.scoring.experiment import Experiment
 from cte_dask.scoring.resolve import experiment_of
 from cte_dask.scoring.settings import TargetOptions, keywords
@@ -47,8 +44,8 @@ class Run:
 
     Parameters
     ----------
-    out, url
-        Its folder or URL, and its score store.
+    folder
+        Where its results go.
     experiment, scores
         What is computed, and where it is kept.
     shard
@@ -61,8 +58,7 @@ class Run:
         What its log will hold.
     """
 
-    out: str
-    url: str
+    folder: RunFolder
     experiment: Experiment
     scores: Scores
     shard: Shard | None
@@ -105,24 +101,26 @@ rank_target = keywords(RankOptions)(rank_with)
 
 def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOptions) -> Run:
     """Check what is asked for, open everything, and make or open the score store."""
-    url, clock = f"{out}/scores.zarr", time.monotonic()
+    folder, clock = RunFolder(out), time.monotonic()
     options.goal(1)
     shard = None if options.shard is None else Shard.parse(options.shard)
     if shard is not None and options.overwrite:
         raise ValueError("--shard and --overwrite exclude each other: shards share what OUT holds")
     resume = options.resume or shard is not None
-    _check_out(out, url, resume=resume, overwrite=options.overwrite)
+    _check_out(folder, resume=resume, overwrite=options.overwrite)
     workers = planned_workers(options.cluster, workers=options.workers, threads=options.threads)
     workers *= shard.of if shard else 1
     _check_device(options.cluster, options.device)
-    block = options.block or (_stored_cut(url) if resume else None)
+    block = options.block or (_stored_cut(folder) if resume else None)
     bank = load_bank(bank_path)
     options.tell("opening the target")
     volume = open_target(target, bank)
     experiment = experiment_of(volume, bank, replace(options, workers=workers, block=block))
     _check_space(out, experiment)
-    scores = create(url, layout_of(experiment), resume=resume, overwrite=options.overwrite)
-    write_experiment(out, experiment)
+    scores = create(
+        folder.scores_url, layout_of(experiment), resume=resume, overwrite=options.overwrite
+    )
+    folder.write_experiment(experiment)
     goal = goal_for(experiment, options, shard=shard is not None)
     race = None if goal is None else Anytime(experiment, scores, goal, began=clock)
     work = Listed(missing_jobs(scores, shard)) if race is None else race
@@ -132,7 +130,7 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
         "workers": workers,
         "threads": options.threads,
     }
-    return Run(out, url, experiment, scores, shard, race, work, session)
+    return Run(folder, experiment, scores, shard, race, work, session)
 
 
 def _run(run: Run, options: RankOptions) -> bool:
@@ -142,7 +140,7 @@ def _run(run: Run, options: RankOptions) -> bool:
     cluster = open_cluster(options.cluster, workers=options.workers, threads=options.threads)
     try:
         with cluster as client, shown as progress:
-            task = Checkpoint(run.experiment, run.url)
+            task = Checkpoint(run.experiment, run.folder.scores_url)
             run_jobs(task, run.work, client=client, progress=progress)
     except KeyboardInterrupt:
         return True
@@ -154,7 +152,7 @@ def _run(run: Run, options: RankOptions) -> bool:
 def _concluded(run: Run, options: RankOptions, began: datetime, *, interrupted: bool) -> Outcome:
     """Rank what was scored, write the results, and note the session."""
     outcome = concluded(
-        run.out,
+        run.folder,
         run.experiment,
         run.scores,
         run.race,
@@ -170,7 +168,7 @@ def _concluded(run: Run, options: RankOptions, began: datetime, *, interrupted: 
         "blocks": run.work.taken,
         "state": next(name for name, code in EXIT.items() if code == outcome.exit_code),
     }
-    add_session(run.out, session, anew=options.overwrite)
+    run.folder.add_session(session, anew=options.overwrite)
     return outcome
 
 
@@ -185,24 +183,23 @@ def _check_device(cluster: str, device: str) -> None:
         )
 
 
-def _stored_cut(url: str) -> Shape | None:
+def _stored_cut(folder: RunFolder) -> Shape | None:
     """Return how a run that exists was cut into blocks: its rest must be cut alike."""
     try:
-        return open_scores(url).layout.blocks.per_block
+        return folder.open_scores().layout.blocks.per_block
     except FileNotFoundError:
         return None
 
 
-def _check_out(out: str, url: str, *, resume: bool, overwrite: bool) -> None:
+def _check_out(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
-    filesystem, path = fsspec.core.url_to_fs(url)
-    if filesystem.exists(path) and not (resume or overwrite):
+    if folder.has_scores() and not (resume or overwrite):
         raise FileExistsError(
-            f"{out} holds results already: give --resume to go on with them or --overwrite to "
-            "drop them"
+            f"{folder.url} holds results already: give --resume to go on with them or --overwrite "
+            "to drop them"
         )
-    filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    folder.create()
 
 
 def _check_space(out: str, experiment: Experiment) -> None:

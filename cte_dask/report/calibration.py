@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import fsspec
 from rich.table import Table
 from rich.text import Text
 
 from cte_dask.ranking.calibration.numbers import _models, calibration_dict
 from cte_dask.report.terminal.tables import output, shown_number
+from cte_dask.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def write_curve(out: str, calibration: Calibration) -> None:
         axes.set_xlabel(f"strength of {calibration.kind}")
     chosen = f"chosen: {calibration.chosen.perturbation}"
     figure.suptitle(f"{chosen} (no strength eligible)" if calibration.fallback else chosen)
-    with fsspec.open(f"{out}/calibration.png", "wb") as file:
+    with RunFolder(out).picture("calibration.png") as file:
         figure.savefig(file, format="png", dpi=120)
 
 

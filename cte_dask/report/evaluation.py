@@ -6,12 +6,12 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 from rich.table import Table
 from rich.text import Text
 
 from cte_dask.evaluation.result import performance_of
 from cte_dask.report.terminal.tables import output
+from cte_dask.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from cte_dask.evaluation.rank_correlation import RankCorrelation
@@ -105,14 +105,7 @@ def write_evaluation(run: str, evaluation: Evaluation) -> None:
     evaluation
         The evaluation; its tiles are a row a model and tile.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    text = json.dumps(evaluation_dict(evaluation), indent=1, allow_nan=False)
-    with fsspec.open(f"{run}/evaluation.json", "w") as file:
-        file.write(text + "\n")
-    with fsspec.open(f"{run}/evaluation-tiles.parquet", "wb") as file:
-        pq.write_table(pa.table(dict(evaluation.tiles)), file, compression="zstd")
+    RunFolder(run).write_evaluation(evaluation_dict(evaluation), evaluation.tiles)
 
 
 def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:

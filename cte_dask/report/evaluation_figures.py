@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import numpy as np
 
 from cte_dask.evaluation.result import cte_name, performance_of
 from cte_dask.perturb import Perturbation
+from cte_dask.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,11 +57,11 @@ def write_figures(run: str, evaluation: Evaluation) -> list[str]:
     figures = {"performance": _performance(evaluation), "agreement": _correlations(evaluation)}
     if curves := strengths(evaluation):
         figures["strength"] = _strength(evaluation, curves)
-    names = []
+    names, folder = [], RunFolder(run)
     for name, figure in figures.items():
         for kind in ("svg", "png"):
             names.append(f"evaluation-{name}.{kind}")
-            with fsspec.open(f"{run}/{names[-1]}", "wb") as file:
+            with folder.picture(names[-1]) as file:
                 figure.savefig(file, format=kind, dpi=130)
     return names
 

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import fsspec
-import yaml
-
 from cte_dask.models.spec import ModelSpec
 from cte_dask.perturb import Perturbation
-from cte_dask.results.files import _whole
+from cte_dask.results.run_folder import RunFolder
 from cte_dask.scoring.experiment import Candidate, Experiment
 from cte_dask.tiles import Shape, TileGrid
 from cte_dask.volume import open_volume
@@ -21,9 +18,8 @@ if TYPE_CHECKING:
     from cte_dask.scoring.experiment import Experiment
     from cte_dask.volume import Volume
 
-__all__ = ["read_options", "reopen", "write_experiment"]
+__all__ = ["read_options", "reopen"]
 
-SCHEMA = "cte-experiment/1"
 ADDED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused")
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
@@ -49,7 +45,7 @@ def reopen(run: str) -> Experiment:
     ValueError
         If it is of another schema, its target was an array in memory, or the target differs now.
     """
-    data = _read(run)
+    data = RunFolder(run).read_experiment()
     return Experiment(
         volume=_volume(data["target"]),
         grid=TileGrid(_triple(data["target"]["shape"]), _triple(data["tile"]), data["keep_cut"]),
@@ -67,21 +63,6 @@ def reopen(run: str) -> Experiment:
         border=data["border"],
         combine=data.get("combine", False),
     )
-
-
-def _read(run: str) -> dict[str, Any]:
-    path = f"{run}/experiment.yaml"
-    try:
-        with fsspec.open(path, "r") as file:
-            data = yaml.safe_load(file)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"no run at {run}: there is no {path}; make it with cte rank"
-        ) from (None)
-    found = data.get("schema") if isinstance(data, dict) else None
-    if found != SCHEMA:
-        raise ValueError(f"{path} is not of schema {SCHEMA}: {found!r}")
-    return dict(data)
 
 
 def read_options(target: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,9 +126,3 @@ def _triple(values: list[int]) -> Shape:
 def _scale(values: list[float]) -> tuple[float, float, float]:
     z, y, x = values
     return z, y, x
-
-
-def write_experiment(out: str, experiment: Experiment) -> None:
-    """Write ``experiment.yaml``: the resolved run with hashes and versions."""
-    with _whole(f"{out}/experiment.yaml", "w") as file:
-        yaml.safe_dump(experiment.to_dict(), file, sort_keys=False, allow_unicode=True)

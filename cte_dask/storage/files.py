@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.asyn import get_loop, sync
 
-from cte_dask.storage.buckets import PROTOCOLS, bucket_url, open_bucket
+from cte_dask.storage.buckets import PROTOCOLS, bucket_url, is_cloud, open_bucket
 from cte_dask.storage.faults import explaining
 from cte_dask.storage.retries import read_again
 
-__all__ = ["CloudFiles", "open_file", "register"]
+__all__ = ["CloudFiles", "open_file", "register", "replacing"]
 
 open_file = fsspec.open
 """fsspec's ``open``, once `register` has run."""
@@ -23,6 +26,41 @@ def register() -> None:
     """Make ``fsspec.open`` and its like use `CloudFiles` for object stores in this process."""
     for protocol in PROTOCOLS:
         fsspec.register_implementation(protocol, _KINDS[protocol], clobber=True)
+
+
+@contextmanager
+def replacing(url: str, mode: str = "w") -> Iterator[Any]:
+    """Open a file to write that takes its place when it is closed; until then the old one stays.
+
+    Several processes may write the same file at once: it is that of the last one, never a mixture.
+
+    Parameters
+    ----------
+    url
+        Path or fsspec URL.
+    mode
+        ``"w"`` for text, UTF-8, or ``"wb"`` for bytes.
+
+    Yields
+    ------
+    file
+        To write to.
+    """
+    filesystem, path = fsspec.core.url_to_fs(url)
+    options = {} if "b" in mode else {"encoding": "utf-8"}
+    if is_cloud(url):  # an object is there whole or not at all
+        with filesystem.open(path, mode, **options) as file:
+            yield file
+        return
+    draft = f"{path}.{uuid4().hex}.part"
+    try:
+        with filesystem.open(draft, mode, **options) as file:
+            yield file
+        filesystem.mv(draft, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            filesystem.rm_file(draft)
+        raise
 
 
 class CloudFiles(AbstractFileSystem):  # type: ignore[misc]

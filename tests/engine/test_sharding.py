@@ -17,8 +17,8 @@ from cte_dask.engine.jobs import Shard
 from cte_dask.models import load_bank
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.dataset import read_scores
-from cte_dask.results.experiment_file import write_experiment
 from cte_dask.results.layout import layout_of
+from cte_dask.results.run_folder import RunFolder
 from cte_dask.results.store import create, open_scores
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.settings import TargetOptions
@@ -101,7 +101,8 @@ def test_many_may_make_one_store_at_once(small, bank, tmp_path):
 
 def test_many_may_write_the_experiment_at_once(small, bank, tmp_path, monkeypatch):
     experiment = resolve(open_volume(str(small)), load_bank(str(bank)), block=(1, 2, 2), **OPTIONS)
-    write_experiment(str(tmp_path), experiment)
+    folder = RunFolder(str(tmp_path))
+    folder.write_experiment(experiment)
     want = (tmp_path / "experiment.yaml").read_text()
     together, real = Barrier(8), LocalFileSystem.mv
 
@@ -111,24 +112,9 @@ def test_many_may_write_the_experiment_at_once(small, bank, tmp_path, monkeypatc
 
     monkeypatch.setattr(LocalFileSystem, "mv", late)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: write_experiment(str(tmp_path), experiment), range(8)))
+        list(pool.map(lambda _: folder.write_experiment(experiment), range(8)))
     assert [path.name for path in tmp_path.iterdir()] == ["experiment.yaml"]
     assert (tmp_path / "experiment.yaml").read_text() == want
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
-    small, bank, tmp_path, monkeypatch
-):
-    experiment = resolve(open_volume(str(small)), load_bank(str(bank)), block=(1, 2, 2), **OPTIONS)
-    (tmp_path / "experiment.yaml").write_text("the old one")
-
-    def full(self, *args, **kwargs):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(LocalFileSystem, "mv", full)
-    with pytest.raises(OSError, match="no space left"):
-        write_experiment(str(tmp_path), experiment)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
 
 
 def test_overwriting_starts_from_nothing(small, bank, tmp_path):

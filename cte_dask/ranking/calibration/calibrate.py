@@ -26,6 +26,7 @@ from cte_dask.ranking.calibration.strengths import Calibration, calibrated
 from cte_dask.ranking.options import CalibrationOptions
 from cte_dask.results.dataset import dataset_of
 from cte_dask.results.layout import layout_of
+from cte_dask.results.run_folder import RunFolder
 from cte_dask.scoring.block_scores import BlockScores, TileScores, joined
 from cte_dask.scoring.experiment import check_at_least
 from cte_dask.scoring.resolve import experiment_of
@@ -207,12 +208,10 @@ def calibrate_target(
     ValueError, OSError
         For any bad value, naming it and the remedy.
     """
-    import fsspec
-
-    filesystem, path = fsspec.core.url_to_fs(out)
-    if filesystem.exists(f"{path}/calibration.json") and not overwrite:
+    folder = RunFolder(out)
+    if folder.has_calibration() and not overwrite:
         raise FileExistsError(f"{out} holds a calibration already: give --overwrite to replace it")
-    filesystem.makedirs(path, exist_ok=True)
+    folder.create()
     bank = load_bank(bank_path)
     options.tell("opening the target")
     volume = open_target(target, bank)

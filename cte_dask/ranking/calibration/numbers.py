@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import fsspec
-
 from cte_dask.consistency.score_names import ScoreName
+from cte_dask.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from cte_dask.ranking.calibration.strengths import Calibration, Strength
@@ -99,8 +97,6 @@ def write_numbers(out: str, result: Mapping[str, Any]) -> None:
     result
         From `calibration_dict`.
     """
-    with fsspec.open(f"{out}/calibration.json", "w") as file:
-        file.write(json.dumps(result, indent=1, allow_nan=False) + "\n")
     models = sorted({name for s in result["strengths"] for name in s["models"]})
     fields = ("cte", "low", "high", "nan_fraction")
     text = io.StringIO()
@@ -110,5 +106,4 @@ def write_numbers(out: str, result: Mapping[str, Any]) -> None:
         lead = [strength[column] for column in COLUMNS]
         cells = [strength["models"].get(n, {}).get(f) for n in models for f in fields]
         table.writerow([*lead, *cells])
-    with fsspec.open(f"{out}/calibration.csv", "w") as file:
-        file.write(text.getvalue())
+    RunFolder(out).write_calibration(result, text.getvalue())

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import fsspec
-import yaml
 
 from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
 from cte_dask.consistency.score_names import UNPERTURBED, ScoreName
@@ -17,16 +12,15 @@ from cte_dask.report.html.certainty import answer, certainty
 from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html.heat_maps import map_data, winners
 from cte_dask.report.html.tile_summary import summarise_tiles
-from cte_dask.results.session_log import repeat_command, sessions, shown_url
-from cte_dask.results.store import counted, open_scores
+from cte_dask.results.provenance import repeat_command, shown_url
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     from cte_dask.report.html.certainty import Certainty
     from cte_dask.report.html.tile_summary import TileSummary
-    from cte_dask.results.store import Scores
+    from cte_dask.results.run_folder import FinishedRun
 
-__all__ = ["Run", "facts", "read_run"]
+__all__ = ["facts"]
 
 RACE = ("verdict", "decided", "goal", "proven", "close", "rivals", "dropped")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -36,81 +30,17 @@ EXPLAINED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The files of a run.
-
-    Parameters
-    ----------
-    folder
-        Folder or URL.
-    ranking, experiment
-        Content of ``ranking.json`` and ``experiment.yaml``.
-    scores
-        The score store.
-    calibration
-        Content of ``calibration.json``, if there is one.
-    """
-
-    folder: str
-    ranking: Mapping[str, Any]
-    experiment: Mapping[str, Any]
-    scores: Scores
-    calibration: Mapping[str, Any] | None
-
-
-def read_run(folder: str, *, calibration: str | None = None) -> Run:
-    """Read the files of a run.
-
-    Parameters
-    ----------
-    folder
-        Folder or URL that `cte rank` wrote.
-    calibration
-        A ``calibration.json``, or the folder of one; by default the run's own, if it has one.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no ranking, or no calibration where one was named.
-    """
-    ranking = _read(f"{folder}/ranking.json")
-    experiment = _read(f"{folder}/experiment.yaml")
-    if ranking is None or experiment is None:
-        raise FileNotFoundError(
-            f"no finished run at {folder}: ranking.json or experiment.yaml is missing; make them "
-            "with cte rank --out, or go on with --resume"
-        )
-    return Run(
-        folder,
-        ranking,
-        experiment,
-        counted(open_scores(f"{folder}/scores.zarr")),
-        _calibration(folder, calibration),
-    )
-
-
-def _read(path: str) -> Any:
-    try:
-        with fsspec.open(path, "r") as file:
-            text = file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
-
-
-def _calibration(folder: str, given: str | None) -> Any:
-    if given is None:
-        return _read(f"{folder}/calibration.json")
-    path = given if given.endswith(".json") else f"{given}/calibration.json"
-    found = _read(path)
-    if found is None:
-        raise FileNotFoundError(f"no calibration at {path}: make one with cte calibrate --out")
-    return found
-
-
-def facts(run: Run) -> tuple[dict[str, Any], TileSummary]:
+def facts(
+    run: FinishedRun, calibration: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], TileSummary]:
     """Return the content of a report, without predicting anything.
+
+    Parameters
+    ----------
+    run
+        The run.
+    calibration
+        Content of a ``calibration.json``, if there is one.
 
     Returns
     -------
@@ -150,7 +80,7 @@ def facts(run: Run) -> tuple[dict[str, Any], TileSummary]:
         "map": map_data(summary, run.scores.layout),
         "excluded": [m for m in entries if m["rank"] is None],
         "explained": EXPLAINED,
-        "curve": run.calibration and curve_chart(dict(run.calibration), names),
+        "curve": calibration and curve_chart(dict(calibration), names),
         "cost": _cost(run, len(names)),
         "provenance": _provenance(run),
     }
@@ -237,7 +167,7 @@ def _axes(
     return {"marks": interval.marks(5)}, {"marks": spread.marks(4), "low": spread.low}
 
 
-def _cost(run: Run, models: int) -> dict[str, Any]:
+def _cost(run: FinishedRun, models: int) -> dict[str, Any]:
     experiment = run.experiment
     perturbed = [p for p in experiment["perturbations"] if p != UNPERTURBED]
     # One unperturbed prediction serves all perturbations.
@@ -250,13 +180,13 @@ def _cost(run: Run, models: int) -> dict[str, Any]:
         "blocks": run.ranking["blocks"],
         "device": experiment["device"],
         "precision": experiment["precision"],
-        "sessions": sessions(run.folder),
+        "sessions": run.folder.read_sessions(),
     }
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def _provenance(run: FinishedRun) -> dict[str, Any]:
     experiment = run.experiment
-    banks = [s["bank"] for s in sessions(run.folder) if s.get("bank")]
+    banks = [s["bank"] for s in run.folder.read_sessions() if s.get("bank")]
     target = {**experiment["target"], "url": shown_url(experiment["target"]["url"])}
     return {
         "command": repeat_command(

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
-import fsspec
-
-from cte_dask.report.html.facts import facts, read_run
+from cte_dask.report.html.facts import facts
+from cte_dask.results.run_folder import RunFolder, read_calibration
+from cte_dask.storage.files import replacing
 
 __all__ = ["page", "write_report"]
 
@@ -60,11 +60,14 @@ def write_report(
     if gallery_models < 0:
         raise ValueError(f"the gallery cannot have {gallery_models} models: give 0 or more")
     tell("reading the scores")
-    content, summary = facts(read_run(run, calibration=calibration))
+    folder = RunFolder(run)
+    finished = folder.finished()
+    curve = folder.read_calibration() if calibration is None else read_calibration(calibration)
+    content, summary = facts(finished, curve)
     names = [m["name"] for m in content["models"] if not m["degenerate"]][:gallery_models]
     content["gallery"] = gallery(run, summary, names, tell=tell) if names else None
-    path = f"{run}/report.html" if out is None else out
-    with fsspec.open(path, "w", encoding="utf-8") as file:
+    path = folder.report_url if out is None else out
+    with replacing(path) as file:
         file.write(page(content))
     return path
 

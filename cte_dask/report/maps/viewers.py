@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import fsspec
 
-from cte_dask.results.session_log import shown_url
+from cte_dask.results.provenance import shown_url
 from cte_dask.storage.stores import is_url
 from cte_dask.volume.voxel_size import nanometres
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
 from cte_dask.consistency.score_names import ScoreName
-from cte_dask.report.html.facts import read_run
 from cte_dask.report.maps.placement import Placement, placement_of
 from cte_dask.report.maps.viewers import write_guides
 from cte_dask.results.dataset import blocks_of
+from cte_dask.results.run_folder import RunFolder
 from cte_dask.storage.stores import absolute, open_store
 from cte_dask.tiles import BlockGrid, Shape
 from cte_dask.volume import VolumeError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-    from cte_dask.report.html.facts import Run
+    from cte_dask.results.run_folder import FinishedRun
 
 __all__ = ["WINNER", "folders", "write_maps"]
 
@@ -82,14 +82,15 @@ def write_maps(
     (NGFF 0.5, https://ngff.openmicroscopy.org/0.5/); where the last tile along an axis is cut, its
     voxel reaches over the target's edge.
     """
-    found = read_run(run)
+    folder = RunFolder(run)
+    found = folder.finished()
     layout = found.scores.layout
     wanted = layout.primary if score is None else _checked(score, found)
     place, notes = placement_of(found.experiment["target"], layout)
     ranked = [m for m in found.ranking["models"] if m["rank"] is not None]
     names = [m["name"] for m in ranked]
     fair = np.array([not {NOTHING, EVERYTHING} & set(m["flags"]) for m in ranked], bool)
-    where = absolute(f"{run}/maps.zarr" if out is None else out)
+    where = absolute(folder.maps_url if out is None else out)
     group = _new_group(where, overwrite=overwrite)
     images = folders(names)
     maps = _Maps(group, layout.blocks, place)
@@ -115,7 +116,7 @@ def write_maps(
     return {**result, **guides, "notes": [*notes, *guides["notes"]]}
 
 
-def _checked(score: str, run: Run) -> ScoreName:
+def _checked(score: str, run: FinishedRun) -> ScoreName:
     known = run.scores.layout.scores
     if score not in map(str, known):
         raise ValueError(f"the run has no score {score!r}: it has {', '.join(map(str, known))}")

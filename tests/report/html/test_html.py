@@ -21,7 +21,7 @@ from troubled import EVIL, cte
 
 from cte_dask.report.html.charts import ticks
 from cte_dask.report.html.heat_maps import NOT_SCORED, SAYS_NOTHING
-from cte_dask.results.session_log import shown_url
+from cte_dask.results.provenance import shown_url
 
 VOID = {"meta", "link", "img", "input", "br"}
 

@@ -1,48 +1,15 @@
-"""Where a run's numbers come from: the command to repeat it, its hashes, versions and cost."""
+"""Where a run's numbers come from: the command that repeats it, URLs as they may be shown."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import fsspec
-
 from cte_dask.consistency.score_names import UNPERTURBED
 
-__all__ = ["add_session", "repeat_command", "sessions", "shown_url"]
-
-LOG_SCHEMA = "cte-log/1"
-
-
-def sessions(run: str) -> list[dict[str, Any]]:
-    """Return what `add_session` wrote beside a run, oldest first; empty if there is nothing."""
-    try:
-        with fsspec.open(f"{run}/log.json", "r") as file:
-            data = json.load(file)
-    except (OSError, ValueError):
-        return []
-    return list(data["sessions"]) if data.get("schema") == LOG_SCHEMA else []
-
-
-def add_session(run: str, session: Mapping[str, Any], *, anew: bool = False) -> None:
-    """Add a call of ``cte rank`` to ``log.json``: what it did, where, and how long it took.
-
-    Parameters
-    ----------
-    run
-        Folder or URL of the run.
-    session
-        ``bank``, ``cluster``, ``workers``, ``threads``, ``started`` (ISO 8601, UTC), ``seconds``,
-        ``blocks`` and ``state``.
-    anew
-        Forget earlier calls: their results were dropped.
-    """
-    known = [*([] if anew else sessions(run)), dict(session)]
-    with fsspec.open(f"{run}/log.json", "w") as file:
-        json.dump({"schema": LOG_SCHEMA, "sessions": known}, file, indent=1)
+__all__ = ["repeat_command", "shown_url"]
 
 
 def repeat_command(
