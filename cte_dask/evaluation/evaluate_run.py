@@ -162,9 +162,8 @@ def _parts(run: str, experiment: Experiment, truth: Volume, tasks: Sequence[Bloc
     """Return the store of this evaluation's finished blocks."""
     # Its name is a digest of run, labels and tasks: another evaluation never reads these blocks.
     contents = [(t.index, t.scored.tobytes().hex(), sorted(t.featured)) for t in tasks]
-    return Parts(
-        f"{run}/evaluation.parts-{parts_key(experiment.digest(), truth.describe(), contents)}"
-    )
+    key = parts_key(experiment.digest(), truth.describe(), contents)
+    return Parts(RunFolder(run).evaluation_parts_url(key))
 
 
 def _check_names(names: Mapping[str, str], experiment: Experiment) -> None:

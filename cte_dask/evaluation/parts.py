@@ -12,7 +12,6 @@ import json
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 from zipfile import BadZipFile
 
 import fsspec
@@ -20,6 +19,7 @@ import numpy as np
 
 from cte_dask.evaluation.comparators.ccfv import TileFeatures
 from cte_dask.evaluation.evaluate_block import BlockEvaluation
+from cte_dask.storage.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,10 +63,8 @@ class Parts:
         filesystem.makedirs(folder, exist_ok=True)
         buffer = io.BytesIO()
         np.savez(buffer, **_packed(evaluation))  # type: ignore[arg-type]
-        draft = f"{folder}/{uuid4().hex}.draft"
-        with filesystem.open(draft, "wb") as file:
+        with replacing(f"{self.url}/{block}.npz", "wb") as file:
             file.write(buffer.getvalue())
-        filesystem.mv(draft, f"{folder}/{block}.npz")
 
     def clear(self) -> None:
         """Remove all blocks: the evaluation is written."""

@@ -218,6 +218,16 @@ class RunFolder:
         with replacing(self._place("evaluation-tiles.parquet"), "wb") as file:
             pq.write_table(pa.table(dict(tiles)), file, compression="zstd")
 
+    def evaluation_parts_url(self, key: str) -> str:
+        """Where the blocks of an evaluation are kept until all are done.
+
+        Parameters
+        ----------
+        key
+            Of what decides its numbers.
+        """
+        return self._place(f"evaluation.parts-{key}")
+
     def picture(self, name: str) -> AbstractContextManager[Any]:
         """Open a picture to write, such as ``calibration.png``, beside the numbers it shows."""
         return replacing(self._place(name), "wb")
