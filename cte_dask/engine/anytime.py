@@ -94,9 +94,9 @@ class Anytime:
         self._scores, self.taken = scores, 0
         self.most = min(len(blocks), goal.blocks or len(blocks))
         self._rounds = rounds(blocks.counts, seed=experiment.seed, most=goal.blocks)
-        self._drawn: deque[Round] = deque()
+        self._in_flight: deque[Round] = deque()  # asked for, not yet taken in
         self._waiting: deque[Job] = deque()
-        self._found: set[int] = set()  # numbers stay in the store until their round comes
+        self._stored: set[int] = set()  # blocks whose numbers wait in the store for their round
         self._blocks: list[int] = []
         self._numbers = np.zeros(models, np.int64)
         self.aside: NDArray[np.bool_] = np.zeros(models, bool)
@@ -106,7 +106,7 @@ class Anytime:
     def finished(self) -> bool:
         """Whether the answer is proven, the budget is spent, or nothing is left to read."""
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        idle = self._exhausted and not self._drawn
+        idle = self._exhausted and not self._in_flight
         begun = self.race.rounds > 0
         return self.race.proven is not None or idle or (begun and (late or self.nobody))
 
@@ -127,7 +127,7 @@ class Anytime:
             if drawn is None:
                 self._exhausted = True
                 break
-            self._drawn.append(drawn)
+            self._in_flight.append(drawn)
             for block in drawn.blocks:
                 self._want(block)
             self._advance()
@@ -136,7 +136,7 @@ class Anytime:
     def take(self, scores: BlockScores) -> None:
         """Take in a finished block; those of a round count together, and in the rounds' order."""
         self.taken += not scores.failures
-        self._found.add(scores.index)
+        self._stored.add(scores.index)
         self._advance()
 
     def decision(self, *, interrupted: bool = False) -> Decision:
@@ -152,21 +152,21 @@ class Anytime:
             intervals=dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True)),
         )
 
-    def told(self) -> str:
-        """Return how the race stands, in a few words."""
-        left, models = int((self.race.active & ~self.aside).sum()), self.race.models
-        return f"{left} of {models} models are not beaten after {self.race.blocks} blocks"
+    def summary(self) -> str:
+        """Return the state of the race in a few words."""
+        remaining, models = int((self.race.active & ~self.aside).sum()), self.race.models
+        return f"{remaining} of {models} models are not beaten after {self.race.blocks} blocks"
 
     def count(self) -> Scores:
         """Note in the store what the ranking counts, and return that part of it.
 
-        Before the first round is whole, that is what there is of it.
+        Before the first round is complete, it counts the blocks there are of it.
         """
         exact = self.race.blocks == len(self.layout.blocks)  # then medians are no estimates
         first = [] if exact else [self.layout.models[m] for m in self.race.proven or ()]
         if not self._blocks:
-            known = [b for r in list(self._drawn)[:1] for b in r.blocks if b in self._found]
-            return count(self._scores, known, [len(known)] * len(self.layout.models))
+            blocks = [b for r in list(self._in_flight)[:1] for b in r.blocks if b in self._stored]
+            return count(self._scores, blocks, [len(blocks)] * len(self.layout.models))
         last = len(self._blocks)
         dropped = self.race.dropped if self.drops else {}
         models = [dropped.get(m, last) for m in range(self.race.models)]
@@ -174,31 +174,32 @@ class Anytime:
 
     def _want(self, block: int) -> None:
         """Ask for what a block lacks of the models in the race; what is stored is taken."""
-        wanted = np.flatnonzero(self.active).tolist()
+        models = np.flatnonzero(self.active).tolist()
         if self._scores.mark(block) != DONE["missing"]:
             lacking = set(self._scores.lacking(block))
-            if not (lacking & set(wanted)):
-                self._found.add(block)
+            if not (lacking & set(models)):
+                self._stored.add(block)
                 return
-            wanted = [m for m in wanted if m in lacking]
-        whole = len(wanted) == len(self.layout.models) or not self.drops
-        self._waiting.append(Job(block, None if whole else tuple(wanted)))
+            models = [m for m in models if m in lacking]
+        every_model = len(models) == len(self.layout.models) or not self.drops
+        self._waiting.append(Job(block, None if every_model else tuple(models)))
 
     def _advance(self) -> None:
-        while self._drawn and self.race.proven is None and not self.nobody:
-            drawn = self._drawn[0]
-            if any(block not in self._found for block in drawn.blocks):
+        while self._in_flight and self.race.proven is None and not self.nobody:
+            drawn = self._in_flight[0]
+            if any(block not in self._stored for block in drawn.blocks):
                 return
-            self._drawn.popleft()
+            self._in_flight.popleft()
             self._observe(drawn)
 
     def _observe(self, drawn: Round) -> None:
         numbers = [self._scores.block(block) for block in drawn.blocks]
         tiles = [block_tiles(self.layout, n, self.race.active) for n in numbers]
-        self._found -= set(drawn.blocks)
+        self._stored -= set(drawn.blocks)
         self._blocks += drawn.blocks
         self._numbers += sum(t.scored.sum(axis=1) for t in tiles)
         self.watch.observe(drawn, tiles)
+        # a model that gave no number may have met empty blocks: it is waited for a while
         mute = (self._numbers == 0) & (self._numbers.max() > 0) & (self.race.rounds + 1 >= PATIENCE)
         self.aside = mute | self.watch.aside
         self.race.observe(

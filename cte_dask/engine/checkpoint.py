@@ -79,8 +79,8 @@ class Checkpoint:
         OSError
             If the store's disk is full; blocks that are complete stay, the run can be resumed.
         """
-        if (known := self._complete(job.block)) is not None:
-            return known
+        if (stored := self._complete(job.block)) is not None:
+            return stored
         scores = score_job(self.experiment, job)
         if self.store.mark(job.block) != DONE["complete"]:
             self._write(scores)
@@ -104,8 +104,8 @@ class Checkpoint:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            told = f"no space left for {self.url}: make room, then go on with --resume"
-            raise OSError(errno.ENOSPC, told) from error
+            message = f"no space left for {self.url}: make room, then go on with --resume"
+            raise OSError(errno.ENOSPC, message) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"experiment": self.experiment, "url": self.url}

@@ -198,22 +198,22 @@ def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCos
 
     draws = draws_of(experiment.perturbations, experiment.repeats)
     costs: list[ModelCost] = []
-    known: dict[Hashable, tuple[int, float]] = {}
+    measured: dict[Hashable, tuple[int, float]] = {}
     began = time.monotonic()
     for candidate in experiment.candidates:
         tell(f"counting operations: {candidate.name}")
         ready = loaded(experiment, candidate)
         possible = [d for d in draws if candidate.supports(d.perturbation)]
         possible = [d for d in possible if d.perturbation.space != "none"]
-        same = (ready.network.code or candidate.name, ready.passes.form, ready.batch, len(possible))
-        if same not in known:
+        key = (ready.network.code or candidate.name, ready.passes.form, ready.batch, len(possible))
+        if key not in measured:
             flops = ready.flops_per_tile(possible)
             if not costs or time.monotonic() - began < TRIAL_S:
                 seconds = seconds_per_tile(ready, possible)
             else:
                 seconds = _likely(flops, costs)
-            known[same] = flops, seconds
-        costs.append(ModelCost(candidate.name, 1 + len(possible), *known[same]))
+            measured[key] = flops, seconds
+        costs.append(ModelCost(candidate.name, 1 + len(possible), *measured[key]))
     return costs
 
 

@@ -171,7 +171,7 @@ def _run_with_dask(
     def submit() -> None:
         nonlocal window
         if 3 * len(flying) > 2 * window:
-            return  # a graph for each job that ends would cost more than the job itself
+            return  # until a third is free: a graph for each job would cost more than the job
         window = _window(client)
         jobs = work.jobs(max(0, window - len(flying)))
         if jobs := jobs or ([] if flying else suspects.next()):
@@ -232,9 +232,10 @@ def _gathered(batch: Sequence[Any], client: Client) -> dict[str, Any]:
     status = {future.key: future.status for future in batch}
     if GONE_STATUS & set(status.values()):
         raise SchedulerLostError(GONE)
-    done = [future for future in batch if status[future.key] == "finished"]
+    finished = [future for future in batch if status[future.key] == "finished"]
     try:
-        return dict(zip([f.key for f in done], client.gather(done), strict=True)) if done else {}
+        results = client.gather(finished) if finished else []
+        return dict(zip([f.key for f in finished], results, strict=True))
     except (Exception, CancelledError) as error:
         if client.status != "running":
             raise SchedulerLostError(GONE) from error

@@ -112,11 +112,11 @@ def missing_jobs(scores: Scores, shard: Shard | None = None) -> list[Job]:
     shard
         The part of the blocks that is ours; None for all.
     """
-    done = scores.done()
+    marks = scores.done()
     missing = [int(i) for i in scores.missing()]
     missing = missing if shard is None else shard.part(missing)
     partial = DONE["partial"]
-    return [Job(i, scores.lacking(i) if done[i] == partial else None) for i in missing]
+    return [Job(i, scores.lacking(i) if marks[i] == partial else None) for i in missing]
 
 
 def score_job(experiment: Experiment, job: Job) -> BlockScores:
@@ -132,9 +132,9 @@ def score_job(experiment: Experiment, job: Job) -> BlockScores:
     scores = failed_block(experiment, job.block, {})
     scores.mark(range(len(experiment.candidates)), "absent")
     for group in groups:
-        of_group = score_block(_part(experiment, group), job.block)
-        scores.tiles[list(group)] = of_group.tiles
-        scores.failures.update(of_group.failures)
+        group_scores = score_block(_restricted(experiment, group), job.block)
+        scores.tiles[list(group)] = group_scores.tiles
+        scores.failures.update(group_scores.failures)
     return scores
 
 
@@ -152,13 +152,14 @@ def _groups(experiment: Experiment, job: Job) -> Iterator[tuple[int, ...]]:
 def failed_job(experiment: Experiment, job: Job, cause: str) -> BlockScores:
     """Return what is written of a job of which nothing was computed, and why."""
     names = [c.name for c in experiment.candidates]
-    wanted = range(len(names)) if job.models is None else job.models
-    scores = failed_block(experiment, job.block, {names[number]: cause for number in wanted})
-    scores.mark([i for i in range(len(names)) if i not in wanted], "absent")
+    numbers = range(len(names)) if job.models is None else job.models
+    scores = failed_block(experiment, job.block, {names[number]: cause for number in numbers})
+    scores.mark([i for i in range(len(names)) if i not in numbers], "absent")
     return scores
 
 
-def _part(experiment: Experiment, models: tuple[int, ...]) -> Experiment:
+def _restricted(experiment: Experiment, models: tuple[int, ...]) -> Experiment:
+    """Return the experiment with some of its models alone."""
     if len(models) == len(experiment.candidates):
         return experiment
     return replace(experiment, candidates=tuple(experiment.candidates[m] for m in models))

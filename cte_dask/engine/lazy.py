@@ -199,11 +199,11 @@ def overlaps_array(
 
     models = len(experiment.candidates)
     draws = len(experiment.perturbations) * experiment.repeats
-    whole = delayed(experiment, name=f"experiment-{tokenize(experiment)}", traverse=False)
+    shared = delayed(experiment, name=f"experiment-{tokenize(experiment)}", traverse=False)
     values, overlaps = [], []
     for i in map(int, indices):
         block = delayed(score_block)(
-            whole, i, dask_key_name=f"score-block-{tokenize(experiment, i)}"
+            shared, i, dask_key_name=f"score-block-{tokenize(experiment, i)}"
         )
         tiles = experiment.blocks.tile_count(i)
         shape = (models, draws, len(COLUMNS), tiles)

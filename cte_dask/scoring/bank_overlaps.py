@@ -78,18 +78,18 @@ class BankOverlaps:
         self.consensus, self.instances = consensus, instances
         self.masks: list[Any] = [None] * models
         self.labels: list[Any] = [None] * models
-        self.known = np.zeros((models, tiles), bool)
+        self.valid = np.zeros((models, tiles), bool)
         self.cores: list[tuple[slice, ...]] = [()] * tiles
 
     def keep(
         self,
         model: int,
-        at: Sequence[int],
+        places: Sequence[int],
         reference: Prediction,
         *,
         cores: Sequence[tuple[slice, ...]],
         threshold: float,
-        known: NDArray[np.bool_],
+        valid: NDArray[np.bool_],
     ) -> None:
         """Keep what a model predicts on some tiles.
 
@@ -97,30 +97,30 @@ class BankOverlaps:
         ----------
         model
             Its number.
-        at
-            Numbers of the tiles.
+        places
+            Places of the tiles among all of them.
         reference
             The unperturbed prediction of these tiles.
         cores
             Their scored parts.
         threshold
             Of the foreground.
-        known
-            Which of them have a prediction that counts.
+        valid
+            Which of them have a prediction that counts, bool (place,).
         """
         words = packed(reference.foreground, cores=cores, threshold=threshold)
-        self.masks[model] = _put(self.masks[model], words, at, axis=1, size=self.tiles)
+        self.masks[model] = _put(self.masks[model], words, places, axis=1, size=self.tiles)
         if self.instances and reference.labels is not None:
             labels = reference.labels.astype("int32")
-            self.labels[model] = _put(self.labels[model], labels, at, axis=0, size=self.tiles)
-        self.known[model, at] = known
-        for tile, core in zip(at, cores, strict=True):
+            self.labels[model] = _put(self.labels[model], labels, places, axis=0, size=self.tiles)
+        self.valid[model, places] = valid
+        for tile, core in zip(places, cores, strict=True):
             self.cores[tile] = core
 
     def forget(self, model: int) -> None:
         """Drop what a model gave: it failed later."""
         self.masks[model] = self.labels[model] = None
-        self.known[model] = False
+        self.valid[model] = False
 
     def rows(self) -> NDArray[np.float64]:
         """Return `overlap_rows` numbers a tile, (row, tile); NaN where a model is missing."""
@@ -129,18 +129,20 @@ class BankOverlaps:
         if not present:
             return rows
         masks = merged([self.masks[m] for m in present])
+        # models that failed or were masked throughout leave their rows NaN
         number = {pair: row for row, pair in enumerate(pairs_of(self.models))}
         both = [(present[i], present[j]) for i, j in pairs_of(len(present))]
-        at = [number[pair] for pair in both]
-        known = np.array([self.known[i] & self.known[j] for i, j in both]).reshape(-1, self.tiles)
-        rows[at] = np.where(known, self._pairs(present, masks), np.nan)
+        pair_rows = [number[pair] for pair in both]
+        valid = np.array([self.valid[i] & self.valid[j] for i, j in both]).reshape(-1, self.tiles)
+        rows[pair_rows] = np.where(valid, self._pairs(present, masks), np.nan)
         if self.consensus:
             first = overlap_rows(self.models) - self.models
             votes = [
-                tile_votes(rows[at, t], voters=self.known[present, t]) for t in range(self.tiles)
+                tile_votes(rows[pair_rows, t], voters=self.valid[present, t])
+                for t in range(self.tiles)
             ]
-            found = majority_overlaps(masks, votes)
-            rows[[first + m for m in present]] = np.where(self.known[present], found, np.nan)
+            overlaps = majority_overlaps(masks, votes)
+            rows[[first + m for m in present]] = np.where(self.valid[present], overlaps, np.nan)
         return rows
 
     def _pairs(self, present: Sequence[int], masks: Array) -> NDArray[np.float64]:
@@ -149,13 +151,13 @@ class BankOverlaps:
         return label_overlaps([self.labels[m] for m in present], cores=self.cores)
 
 
-def _put(kept: Any, part: Any, at: Sequence[int], *, axis: int, size: int) -> Any:
+def _put(array: Any, values: Any, places: Sequence[int], *, axis: int, size: int) -> Any:
     """Put tiles into an array of all of them, made when first needed."""
     from cte_dask.arrays import namespace
 
-    xp = namespace(part)
-    if kept is None:
-        shape = [size if i == axis else n for i, n in enumerate(part.shape)]
-        kept = xp.zeros(shape, dtype=part.dtype)
-    kept[(slice(None),) * axis + (xp.asarray(at),)] = part
-    return kept
+    xp = namespace(values)
+    if array is None:
+        shape = [size if i == axis else n for i, n in enumerate(values.shape)]
+        array = xp.zeros(shape, dtype=values.dtype)
+    array[(slice(None),) * axis + (xp.asarray(places),)] = values
+    return array

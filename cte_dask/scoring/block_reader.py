@@ -76,11 +76,12 @@ def margins(
     experiment
         The run.
     perturbations
-        What is wanted of it; by default its own. Some read more than the unperturbed pass.
+        Those that will be run; by default the experiment's own. Some read more than the unperturbed
+        pass.
     """
     tile = experiment.grid.tile
-    wanted = [None, *(experiment.perturbations if perturbations is None else perturbations)]
-    boxes = [c.view(tile, p).box for c in experiment.candidates for p in wanted]
+    passes = [None, *(experiment.perturbations if perturbations is None else perturbations)]
+    boxes = [c.view(tile, p).box for c in experiment.candidates for p in passes]
     before = [max(b[i] for b, _ in boxes) for i in range(3)]
     after = [max(s[i] - b[i] - tile[i] for b, s in boxes) for i in range(3)]
     return (before[0], before[1], before[2]), (after[0], after[1], after[2])
@@ -96,7 +97,7 @@ def read_window(
     experiment, block
         The run and one of its blocks.
     perturbations
-        As of `margins`.
+        Those that will be run; by default the experiment's own.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def shifted(a: Shape, b: Shape, sign: int) -> Shape:
 MOST_BYTES = 2**26
 """Of a slab, where its chunks allow it."""
 LEAST_BYTES = 2**22
-WANTED = 2
+LEAST_SLABS = 2
 """Slabs, at least, of a block larger than `LEAST_BYTES`: all reads but the first are hidden."""
 
 
@@ -177,9 +178,9 @@ def slabs_of(experiment: Experiment, block: Block) -> list[Slab]:
     line = _line(experiment, block)
     ends = _ends(experiment, line)
     total = (line.high - line.low) * line.bytes_each
-    most = max(LEAST_BYTES, min(MOST_BYTES, total // WANTED))
+    most = max(LEAST_BYTES, min(MOST_BYTES, total // LEAST_SLABS))
     across = len(block.tiles) // len(line.starts)
-    found, first, low, rows = [], 0, line.low, len(line.starts)
+    slabs, first, low, rows = [], 0, line.low, len(line.starts)
     while first < rows:
         start = line.starts[first] - line.before
         last, high = first, ends[first]
@@ -188,9 +189,9 @@ def slabs_of(experiment: Experiment, block: Block) -> list[Slab]:
         while last + 1 < rows and line.need(last + 1) <= high:
             last += 1  # all that it needs is read
         tiles = slice(first * across, (last + 1) * across)
-        found.append(Slab(tiles, line.axis, start, low, high))
+        slabs.append(Slab(tiles, line.axis, start, low, high))
         first, low = last + 1, high
-    return found
+    return slabs
 
 
 def largest_slab(experiment: Experiment, block: Block) -> int:
@@ -226,14 +227,15 @@ def _ends(experiment: Experiment, line: _Line) -> list[int]:
     volume, axis = experiment.volume, line.axis
     extent, origin = volume.array_shape[axis], volume.origin[axis]
     unit = volume.chunks[axis]
-    whole = volume.read_unit[axis]
-    if whole * line.bytes_each <= MOST_BYTES:
-        unit = whole  # a shard is best read in one go
+    shard = volume.read_unit[axis]
+    if shard * line.bytes_each <= MOST_BYTES:
+        unit = shard  # a shard is best read in one go
     # beyond the array's edges voxels are reflected: what they are read from is read with them
     least = max(0, -(line.low + origin)) + 1
     most = min(extent - 1, 2 * extent - 1 - (line.high + origin))
     ends = []
     for row in range(len(line.starts)):
+        # the first end of a chunk at or behind the need; chunks count from the array's origin
         end = -(-(line.need(row) + origin) // unit) * unit
         ends.append(end - origin if least <= end <= most else line.high)
     return [min(end, line.high) for end in ends]
@@ -254,13 +256,13 @@ def windows(experiment: Experiment, block: Block) -> Iterator[tuple[slice, Windo
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         coming = [reader.submit(_read, experiment, slabs[0], start, stop, None)]
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
-            held = coming.pop().result()
+            voxels = coming.pop().result()
             if following is not None:
-                coming.append(reader.submit(_read, experiment, following, start, stop, held))
+                coming.append(reader.submit(_read, experiment, following, start, stop, voxels))
             corner = list(start)
             corner[slab.axis] = slab.first
-            yield slab.tiles, Window.on(experiment.device, held, (corner[0], corner[1], corner[2]))
-            del held  # before the next one is waited for
+            yield slab.tiles, Window.on(experiment.device, voxels, _triple(corner))
+            del voxels  # before the next one is waited for
 
 
 def _read(
@@ -268,21 +270,22 @@ def _read(
     slab: Slab,
     start: list[int],
     stop: list[int],
-    held: NDArray[Any] | None,
+    previous: NDArray[Any] | None,
 ) -> NDArray[Any]:
     """Read a slab and put it behind what it needs of the one before."""
     low, high = list(start), list(stop)
     low[slab.axis], high[slab.axis] = slab.low, slab.high
-    return _joined(held, read_box(experiment, _triple(low), _triple(high)), slab)
+    return _joined(previous, read_box(experiment, _triple(low), _triple(high)), slab)
 
 
-def _joined(held: NDArray[Any] | None, new: NDArray[Any], slab: Slab) -> NDArray[Any]:
+def _joined(previous: NDArray[Any] | None, new: NDArray[Any], slab: Slab) -> NDArray[Any]:
     """Put what is read behind what is kept of the slab before."""
-    kept = slab.low - slab.first
+    shared = slab.low - slab.first
     lead = (slice(None),) * slab.axis
-    if held is None or kept <= 0:
-        return new[(*lead, slice(-kept, None))] if kept < 0 else new
-    return np.concatenate([held[(*lead, slice(-kept, None))], new], axis=slab.axis)
+    # nothing to share; where the read begins before what the tiles need, its front goes
+    if previous is None or shared <= 0:
+        return new[(*lead, slice(-shared, None))] if shared < 0 else new
+    return np.concatenate([previous[(*lead, slice(-shared, None))], new], axis=slab.axis)
 
 
 def _triple(values: list[int]) -> Shape:

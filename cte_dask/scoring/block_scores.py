@@ -134,19 +134,19 @@ def unscored(shape: tuple[int, ...], status: str) -> TileScores:
     return TileScores(statistics, np.full(shape, STATUS[status], np.int8))
 
 
-def joined(parts: Sequence[TileScores]) -> TileScores:
-    """Return the tiles of all parts one after another, (model, draw, tile).
+def joined(groups: Sequence[TileScores]) -> TileScores:
+    """Return the tiles of all groups one after another, (model, draw, tile).
 
     Parameters
     ----------
-    parts
+    groups
         At least one; of the same models and draws.
     """
     statistics = {
-        name: np.concatenate([part.statistics[name] for part in parts], axis=-1)
+        name: np.concatenate([scores.statistics[name] for scores in groups], axis=-1)
         for name in TILE_STATISTICS
     }
-    return TileScores(statistics, np.concatenate([part.status for part in parts], axis=-1))
+    return TileScores(statistics, np.concatenate([scores.status for scores in groups], axis=-1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,9 +162,9 @@ class BlockScores:
     failures
         Cause of failure per model name; empty when all went well.
     overlaps
-        float64 (row, tile): how the models' unperturbed predictions overlap, rows as of
-        `cte_dask.scoring.bank_overlaps.overlap_rows`; None unless a metric of the whole bank is
-        asked for.
+        float64 (row, tile): how the models' unperturbed predictions overlap, one row a pair
+        of them, then one a consensus (`cte_dask.scoring.bank_overlaps.overlap_rows`); None unless a
+        metric of the whole bank is asked for.
     """
 
     index: int

@@ -35,22 +35,28 @@ def plan_blocks(grid: TileGrid, unit: Shape, *, workers: int) -> Shape:
     tuple of int
         Tiles of a block along z, y and x.
     """
-    cut = [_aligned(t, u) for t, u in zip(grid.tile, unit, strict=True)]
-    cut = [min(c, n) for c, n in zip(cut, grid.counts, strict=True)]
+    per_block = [_aligned(t, u) for t, u in zip(grid.tile, unit, strict=True)]
+    per_block = [min(c, n) for c, n in zip(per_block, grid.counts, strict=True)]
     total = math.prod(grid.shape)
-    wanted = min(max(total * BLOCKS_PER_VOXEL, 1), total / LEAST_BLOCK_VOXELS)
-    target = min(max(total / max(wanted, 1), LEAST_BLOCK_VOXELS), MOST_BLOCK_VOXELS)
+    # blocks that a target of this size should have, none smaller than is worth a task
+    number = min(max(total * BLOCKS_PER_VOXEL, 1), total / LEAST_BLOCK_VOXELS)
+    target = min(max(total / max(number, 1), LEAST_BLOCK_VOXELS), MOST_BLOCK_VOXELS)
     # half of what a terabyte may have: growing doubles, and must not stop above the whole
     plenty = max(total * BLOCKS_PER_VOXEL / 2, LEAST_PLENTY)
     deep = max(grid.tile[0], unit[0])
     _grow(
-        cut, grid, target=target, deep=deep, least_blocks=min(BLOCKS_PER_WORKER * workers, plenty)
+        per_block,
+        grid,
+        target=target,
+        deep=deep,
+        least_blocks=min(BLOCKS_PER_WORKER * workers, plenty),
     )
     least = LEAST_BLOCKS_PER_WORKER * workers if workers > 1 else 1
-    while _number(cut, grid) < least and max(cut) > 1:
-        axis = max(range(3), key=lambda i: cut[i])
-        cut[axis] = -(-cut[axis] // 2)
-    return cut[0], cut[1], cut[2]
+    while _number(per_block, grid) < least and max(per_block) > 1:
+        # better to read a chunk twice than to leave a worker idle
+        axis = max(range(3), key=lambda i: per_block[i])
+        per_block[axis] = -(-per_block[axis] // 2)
+    return per_block[0], per_block[1], per_block[2]
 
 
 def _aligned(tile: int, unit: int) -> int:
@@ -59,28 +65,30 @@ def _aligned(tile: int, unit: int) -> int:
     return common // tile if common <= 4 * max(tile, unit) else -(-unit // tile)
 
 
-def _grow(cut: list[int], grid: TileGrid, *, target: float, deep: int, least_blocks: float) -> None:
+def _grow(
+    per_block: list[int], grid: TileGrid, *, target: float, deep: int, least_blocks: float
+) -> None:
     """Double the shortest axis while a block, and where z can grow a slab, stays small enough."""
 
     def doubled(axis: int) -> list[int]:
-        return [min(c * (2 if i == axis else 1), grid.counts[i]) for i, c in enumerate(cut)]
+        return [min(c * (2 if i == axis else 1), grid.counts[i]) for i, c in enumerate(per_block)]
 
     def thin(axis: int) -> bool:
         _, y, x = (c * t for c, t in zip(doubled(axis), grid.tile, strict=True))
         return axis == 0 or deep * y * x <= MOST_SLAB_VOXELS
 
     while True:
-        options = [i for i in (2, 1, 0) if cut[i] < grid.counts[i]]
+        options = [i for i in (2, 1, 0) if per_block[i] < grid.counts[i]]
         if not options:
             return
         options = [i for i in options if thin(i)] or options
-        axis = min(options, key=lambda i: cut[i] * grid.tile[i])
+        axis = min(options, key=lambda i: per_block[i] * grid.tile[i])
         grown = doubled(axis)
         voxels = math.prod(c * t for c, t in zip(grown, grid.tile, strict=True))
         if voxels > target or _number(grown, grid) < least_blocks:
             return
-        cut[:] = grown
+        per_block[:] = grown
 
 
-def _number(cut: Sequence[int], grid: TileGrid) -> int:
-    return math.prod(-(-n // c) for n, c in zip(grid.counts, cut, strict=True))
+def _number(per_block: Sequence[int], grid: TileGrid) -> int:
+    return math.prod(-(-n // c) for n, c in zip(grid.counts, per_block, strict=True))

@@ -54,9 +54,9 @@ def predictor(candidate: Candidate, inference: Inference) -> Predictor:
 
 def _make_room(size: int, device: str) -> None:
     """Drop the models that were used longest ago until one of so many bytes fits."""
-    held = [bytes_of(loaded) for loaded in _READY.values()]
-    beyond = sum(held) + size - bytes_for_models(device)
-    for oldest in held:
+    sizes = [bytes_of(loaded) for loaded in _READY.values()]
+    beyond = sum(sizes) + size - bytes_for_models(device)
+    for oldest in sizes:
         if beyond <= 0:
             return
         _READY.popitem(last=False)
@@ -160,15 +160,15 @@ def _ready(
     )
     try:
         loaded = load(inference)
-        told = loaded.path.note if loaded.path else ""
+        path_note = loaded.path.note if loaded.path else ""
         settled = replace(candidate, spec=_with_layers(spec, loaded), batch=loaded.batch)
     except BlackBoxError as error:
         inference = replace(inference, features=False)
-        loaded, told = load(inference), reason(error)
+        loaded, path_note = load(inference), reason(error)
         settled = replace(candidate, batch=loaded.batch, features=False)
     loaded.check()
     refused = _refused(loaded, perturbations)
-    notes = (candidate.note, told, *(f"no {name}: {why}" for name, why in refused.items()))
+    notes = (candidate.note, path_note, *(f"no {name}: {why}" for name, why in refused.items()))
     note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
     settled = replace(settled, note=note, refused=tuple(refused), bytes=size)
     _make_room(size, inference.device)

@@ -200,9 +200,9 @@ class Experiment:
                 c.supports(perturbation) for c in self.candidates
             ):
                 return ScoreName(self.metrics[0], perturbation.name)
-        told = [c.name for c in self.candidates if not all(map(c.supports, self.perturbations))]
+        names = [c.name for c in self.candidates if not all(map(c.supports, self.perturbations))]
         raise ValueError(
-            f"no perturbation fits every model ({', '.join(told)} cannot be opened for feature "
+            f"no perturbation fits every model ({', '.join(names)} cannot be opened for feature "
             "perturbation, or take one extent alone): add an input perturbation such as "
             "--perturb gaussian:0.1"
         )

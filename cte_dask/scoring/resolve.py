@@ -134,13 +134,13 @@ def _intensity(volume: Volume, bank: ModelBank, options: ScoringOptions) -> Inte
 
 
 def _perturbations(
-    given: Sequence[Perturbation | str] | None, metrics: Sequence[str]
+    requested: Sequence[Perturbation | str] | None, metrics: Sequence[str]
 ) -> tuple[Perturbation, ...]:
     """Return what is asked for, and the unperturbed prediction where the bank is compared."""
     whole_bank = set(metrics) & set(BANK_METRICS)
-    if given is None:
-        given = () if set(metrics) == whole_bank and metrics else DEFAULT_PERTURBATIONS
-    parsed = tuple(p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in given)
+    if requested is None:
+        requested = () if set(metrics) == whole_bank and metrics else DEFAULT_PERTURBATIONS
+    parsed = tuple(p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in requested)
     none = Perturbation("none")
     return (*parsed, none) if whole_bank and none not in parsed else parsed
 

@@ -54,43 +54,43 @@ def score_block(experiment: Experiment, index: int) -> BlockScores:
     try:
         for places, window in windows(experiment, block):
             chosen = _unmasked(experiment, block.tiles[places])
-            for part in parts_of(experiment, places.start + np.flatnonzero(chosen)):
-                _score_part(experiment, block, window, part, scores)
+            for group in parts_of(experiment, places.start + np.flatnonzero(chosen)):
+                _score_tiles(experiment, block, window, group, scores)
     except (OSError, ValueError) as error:
         causes = {c.name: reason(error) for c in experiment.candidates}
         return failed_block(experiment, index, causes)
     return scores
 
 
-def _score_part(
+def _score_tiles(
     experiment: Experiment,
     block: Block,
     window: Window,
-    part: NDArray[np.int64],
+    places: NDArray[np.int64],
     scores: BlockScores,
 ) -> None:
     """Score some tiles of a block under every model, in place."""
-    models, tiles = len(experiment.candidates), [block.tiles[i] for i in part]
-    kept = BankOverlaps(
+    models, tiles = len(experiment.candidates), [block.tiles[i] for i in places]
+    overlaps = BankOverlaps(
         models,
-        len(part),
+        len(places),
         consensus="consensus" in experiment.bank_metrics,
         instances=experiment.instances,
     )
     for number, candidate in enumerate(experiment.candidates):
         if candidate.name in scores.failures:
             continue
-        keep = partial(kept.keep, number) if experiment.bank_metrics else None
+        keep = partial(overlaps.keep, number) if experiment.bank_metrics else None
         try:
             scorer = TileScorer(experiment, loaded(experiment, candidate), window)
             score = partial(_score_model, scorer, candidate, tiles, keep)
-            scores.tiles[number][:, part] = with_smaller_batches(scorer.ready, score)
+            scores.tiles[number][:, places] = with_smaller_batches(scorer.ready, score)
         except Exception as error:  # foreign code: one model's fault must not stop the bank
             scores.failures[candidate.name] = reason(error)
             scores.mark([number], "failed")
-            kept.forget(number)
+            overlaps.forget(number)
     if scores.overlaps is not None:
-        scores.overlaps[:, part] = kept.rows()
+        scores.overlaps[:, places] = overlaps.rows()
         failed = [i for i, c in enumerate(experiment.candidates) if c.name in scores.failures]
         without(scores.overlaps, failed, models)
 
@@ -179,7 +179,7 @@ def _score_model(
 
 def _at(keep: Keep, places: NDArray[np.int64]) -> Keep:
     """Return what keeps the tiles of a group that lies at some places."""
-    return lambda good, reference, **how: keep(places[good], reference, **how)
+    return lambda good, reference, **limits: keep(places[good], reference, **limits)
 
 
 def loaded(experiment: Experiment, candidate: Candidate) -> Predictor:

@@ -86,7 +86,7 @@ class TileScorer:
             scores[draw, finite] = TileScores(counts, status)
         if keep is not None:
             row = [d.perturbation.space for d in draws].index("none")
-            keep(finite, reference, known=scores.scored[row, finite], **limits)
+            keep(finite, reference, valid=scores.scored[row, finite], **limits)
         return scores
 
     def predict(self, tiles: Sequence[Tile], draws: Sequence[Draw]) -> list[Prediction]:

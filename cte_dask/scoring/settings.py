@@ -178,21 +178,21 @@ def keywords(options: Callable[P, T_co]) -> _WithKeywords[P, T_co]:
         positional = inspect.Signature(leading)
 
         @functools.wraps(function)
-        def call(*arguments: Any, **given: Any) -> Any:
-            first = {p.name: given.pop(p.name) for p in leading if p.name in given}
+        def call(*arguments: Any, **values: Any) -> Any:
+            first = {p.name: values.pop(p.name) for p in leading if p.name in values}
             bound = positional.bind(*arguments, **first)
-            if unknown := [name for name in given if name not in names]:
+            if unknown := [name for name in values if name not in names]:
                 raise TypeError(
                     f"{function.__name__} takes no {unknown[0]!r}: accepted are {', '.join(names)}"
                 )
-            return function(*bound.args, options(**given))  # type: ignore[call-arg]
+            return function(*bound.args, options(**values))  # type: ignore[call-arg]
 
-        shown = [
+        parameters = [
             p.replace(annotation=_bare(str(p.annotation)))
             for p in inspect.signature(options).parameters.values()
         ]
         call.__signature__ = positional.replace(  # type: ignore[attr-defined]
-            parameters=[*leading, *shown],
+            parameters=[*leading, *parameters],
             return_annotation=inspect.signature(function).return_annotation,
         )
         return call

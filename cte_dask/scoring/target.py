@@ -36,12 +36,12 @@ def training_voxel_size(bank: ModelBank) -> tuple[float | None, float, float] | 
     """Return the median of the voxel sizes (nanometre, zyx) that a bank's models declare."""
     import statistics
 
-    known = [s for m in described_bank(bank) if (s := m.voxel_size_nm) is not None]
-    if not known:
+    sizes = [s for m in described_bank(bank) if (s := m.voxel_size_nm) is not None]
+    if not sizes:
         return None
-    depths = [z for z, _, _ in known if z is not None]
+    depths = [z for z, _, _ in sizes if z is not None]
     return (
         statistics.median(depths) if depths else None,
-        statistics.median(y for _, y, _ in known),
-        statistics.median(x for _, _, x in known),
+        statistics.median(y for _, y, _ in sizes),
+        statistics.median(x for _, _, x in sizes),
     )

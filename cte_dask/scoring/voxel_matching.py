@@ -42,14 +42,14 @@ def scale_of(spec: ModelSpec, target: VoxelSize | None) -> Scale:
     """
     if not spec.resample:
         return SAME
-    found = ratios(spec, target)
-    missing = [axis for axis in spec.axes if axis not in found]
+    scales = ratios(spec, target)
+    missing = [axis for axis in spec.axes if axis not in scales]
     if missing:
         raise ValueError(
             f"resample: true needs the target's voxel size along {', '.join(missing)}: "
             "give it where the target is opened"
         )
-    z, y, x = (found.get(axis, 1.0) for axis in "zyx")
+    z, y, x = (scales.get(axis, 1.0) for axis in "zyx")
     return z, y, x
 
 
@@ -89,5 +89,5 @@ def mismatch(spec: ModelSpec, target: VoxelSize | None) -> str:
     worst = ratios(spec, target)
     if spec.resample or all(abs(math.log(r)) <= math.log(TOLERATED) for r in worst.values()):
         return ""
-    told = ", ".join(f"{r:.2g}× along {axis}" for axis, r in worst.items())
-    return f"the target's voxels are {told} the size the model was trained at"
+    factors = ", ".join(f"{r:.2g}× along {axis}" for axis, r in worst.items())
+    return f"the target's voxels are {factors} the size the model was trained at"

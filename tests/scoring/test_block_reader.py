@@ -110,7 +110,7 @@ def test_a_block_is_cut_where_chunks_end_and_read_once(tmp_path, reads, monkeypa
     block = cut.blocks.block_at(0)
     monkeypatch.setattr(slabs, "margins", lambda _: ((0, 8, 8), (0, 8, 8)))
     monkeypatch.setattr(slabs, "MOST_BYTES", 20_000)
-    monkeypatch.setattr(slabs, "WANTED", 8)
+    monkeypatch.setattr(slabs, "LEAST_SLABS", 8)
     monkeypatch.setattr(slabs, "LEAST_BYTES", 1)
     found = slabs_of(cut, block)
     assert len(found) >= 4

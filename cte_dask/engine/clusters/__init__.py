@@ -127,8 +127,12 @@ def planned_workers(name: str, *, workers: int | None, threads: int) -> int:
 
     Parameters
     ----------
-    name, workers, threads
-        As of `open_cluster`.
+    name
+        What ``--cluster`` says; see `open_cluster`.
+    workers
+        Number of worker processes asked for; None for the cluster's own.
+    threads
+        Threads that inference uses in each.
 
     Returns
     -------
@@ -155,7 +159,7 @@ def has_gpus(name: str) -> bool:
     Parameters
     ----------
     name
-        As of `open_cluster`.
+        What ``--cluster`` says; see `open_cluster`.
 
     Returns
     -------

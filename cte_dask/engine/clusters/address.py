@@ -74,9 +74,9 @@ def _why(name: str, error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
-            told = cause.reason or reason(cause)
+            refusal = cause.reason or reason(cause)
             return (
-                f"its certificate is not the one of this process ({told}): "
+                f"its certificate is not the one of this process ({refusal}): "
                 "set DASK_DISTRIBUTED__COMM__TLS__* to the files it was started with"
             )
         cause = cause.__cause__ or cause.__context__

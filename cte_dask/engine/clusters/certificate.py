@@ -40,12 +40,12 @@ def write_certificate(folder: Path) -> Security:
     from distributed import Security
 
     try:
-        made = Security.temporary()
+        temporary = Security.temporary()
     except ImportError as error:
         raise ValueError(f"TLS needs the package cryptography: {error}") from error
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     paths = {}
-    for name, text in (("cert", made.tls_ca_file), ("key", made.tls_client_key)):
+    for name, text in (("cert", temporary.tls_ca_file), ("key", temporary.tls_client_key)):
         paths[name] = folder / f"{name}.pem"
         paths[name].unlink(missing_ok=True)
         with os.fdopen(os.open(paths[name], os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
@@ -63,18 +63,18 @@ def environment(folder: Path) -> dict[str, str]:
     '/run/cert.pem'
     """
     prefix = "DASK_DISTRIBUTED__COMM"
-    told = {
+    variables = {
         f"{prefix}__REQUIRE_ENCRYPTION": "true",
         f"{prefix}__TLS__CA_FILE": str(folder / "cert.pem"),
     }
     for role in ROLES:
         for name in ("cert", "key"):
-            told[f"{prefix}__TLS__{role}__{name}".upper()] = str(folder / f"{name}.pem")
-    return told
+            variables[f"{prefix}__TLS__{role}__{name}".upper()] = str(folder / f"{name}.pem")
+    return variables
 
 
 if __name__ == "__main__":
-    given = Path(sys.argv[1]).resolve()
-    write_certificate(given)
-    for variable, value in environment(given).items():
+    chosen = Path(sys.argv[1]).resolve()
+    write_certificate(chosen)
+    for variable, value in environment(chosen).items():
         sys.stdout.write(f"export {variable}='{value}'\n")

@@ -60,21 +60,21 @@ def check_workers(client: Client, name: str) -> None:
         If a worker lacks this package, or has another version of what decides the numbers.
     """
     try:
-        theirs: dict[str, Mapping[str, str]] = client.run(versions)
+        versions_of: dict[str, Mapping[str, str]] = client.run(versions)
     except Exception as error:  # what a worker raises comes through as it is
         raise ValueError(
             f"the workers of {name} cannot run cte_dask ({reason(error)}): "
             "install the same version there as here"
         ) from error
-    ours = versions()
-    for worker, found in theirs.items():
-        if different := version_differences(ours, found):
+    versions_here = versions()
+    for worker, versions_there in versions_of.items():
+        if different := version_differences(versions_here, versions_there):
             raise ValueError(
                 f"worker {worker} of {name} has {different}: install the same versions there"
             )
 
 
-def version_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+def version_differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
     """Return what differs between the versions of two processes, empty if nothing that matters.
 
     The last number of Python and builds of one version (``2.13.0+cpu``, ``2.13.0+cu129``) do not.
@@ -86,11 +86,11 @@ def version_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> s
     >>> version_differences({"torch": "2.13.0", "zarr": "3.1"}, {"torch": "2.12.0", "zarr": "3.1"})
     'torch 2.12.0 (here 2.13.0)'
     """
-    names = dict.fromkeys((*ours, *theirs))
+    names = dict.fromkeys((*here, *there))
     return ", ".join(
-        f"{n} {theirs.get(n, 'missing')} (here {ours.get(n, 'missing')})"
+        f"{n} {there.get(n, 'missing')} (here {here.get(n, 'missing')})"
         for n in names
-        if _compared(n, ours) != _compared(n, theirs)
+        if _compared(n, here) != _compared(n, there)
     )
 
 

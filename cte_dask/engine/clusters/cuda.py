@@ -101,7 +101,7 @@ def _devices(site: CudaSite) -> list[int]:
     try:
         from dask_cuda.utils import get_n_gpus
 
-        found = list(range(get_n_gpus()))
+        devices = list(range(get_n_gpus()))
     except ImportError as error:
         raise ValueError(
             f"--cluster cuda needs pip install 'cte-dask[cuda12]' (or cuda13): {error}"
@@ -109,10 +109,10 @@ def _devices(site: CudaSite) -> list[int]:
     except Exception as error:  # NVML has its own exceptions
         raise ValueError(f"--cluster cuda finds no NVIDIA GPU here: {reason(error)}") from error
     if site.devices is not None:
-        absent = sorted(set(site.devices) - set(found))
+        absent = sorted(set(site.devices) - set(devices))
         if absent:
-            raise ValueError(f"the site's cuda: devices {absent} are not among {found}")
+            raise ValueError(f"the site's cuda: devices {absent} are not among {devices}")
         return list(site.devices)
-    if not found:
+    if not devices:
         raise ValueError("--cluster cuda finds no NVIDIA GPU here")
-    return found
+    return devices

@@ -39,7 +39,8 @@ class SlurmSite(Strict):
         Device memory that dask-cuda's RMM pool starts with, as a part of the GPU's; it is shared
         by torch and CuPy. 0 leaves both to their own.
     partition, account, qos, walltime
-        As of sbatch. Workers stop a while before the walltime, each at another moment.
+        What sbatch takes under these names. Workers stop a while before the walltime, each at
+        another moment.
     interface
         Network interface of scheduler and workers, such as ``ib0``.
     shared
@@ -91,7 +92,7 @@ class CudaSite(Strict):
     devices
         Numbers of the GPUs; all by default.
     rmm_pool
-        As of `SlurmSite`.
+        Device memory that dask-cuda's RMM pool starts with, as a part of the GPU's; 0 for no pool.
     """
 
     devices: tuple[int, ...] | None = None
@@ -118,8 +119,8 @@ class Site(Strict):
         except OSError as error:
             raise ValueError(f"site file {path} cannot be read: {error.strerror}") from error
         except yaml.YAMLError as error:
-            told = " ".join(str(error).split())
-            raise ValueError(f"site file {path} is not YAML: {told}") from error
+            fault = " ".join(str(error).split())
+            raise ValueError(f"site file {path} is not YAML: {fault}") from error
         if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
             raise ValueError(f"site file {path}: it must say schema: {SCHEMA}")
         try:
@@ -162,5 +163,5 @@ def seconds(walltime: str) -> int:
     match = _WALLTIME.fullmatch(walltime)
     if match is None:
         raise ValueError(f"walltime {walltime!r} is not of the form HH:MM:SS or D-HH:MM:SS")
-    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    days, hours, minutes, rest = (int(number or 0) for number in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest

@@ -136,6 +136,7 @@ def _lifetime(walltime: str) -> list[str]:
     """Stop before SLURM would kill, each worker at another moment, so that blocks find a home."""
     total = seconds(walltime)
     stagger = min(120, total // 10)
+    # Dask draws each life within the stagger of this one: two staggers are left for the last block
     lifetime = f"{total - 3 * stagger}s"
     return ["--lifetime", lifetime, "--lifetime-stagger", f"{stagger}s"]
 
@@ -152,12 +153,12 @@ def _device(site: SlurmSite, command: str) -> list[str]:
 
 def _directives(site: SlurmSite) -> list[str]:
     # we ask for lost workers ourselves: a job that SLURM requeues would come on top
-    asked = ["--no-requeue"]
+    options = ["--no-requeue"]
     if site.qos:
-        asked.append(f"--qos={site.qos}")
+        options.append(f"--qos={site.qos}")
     if site.gpus:
-        asked.append(f"--gres={site.gres or f'gpu:{site.gpus}'}")
-    return asked
+        options.append(f"--gres={site.gres or f'gpu:{site.gpus}'}")
+    return options
 
 
 def _times(memory: str, processes: int) -> str:
@@ -186,12 +187,13 @@ def _run_folder(site: SlurmSite) -> Iterator[Path]:
 
 def _try_out(cluster: Any) -> None:
     """Ask SLURM whether it would take such a job: later, nobody would hear it refuse."""
-    done = _asked("sbatch", "--test-only", script=cluster.job_script())
-    if done.returncode:
-        raise ValueError(f"SLURM refuses the worker jobs: {' '.join(done.stderr.split())}")
+    answer = _answer("sbatch", "--test-only", script=cluster.job_script())
+    if answer.returncode:
+        raise ValueError(f"SLURM refuses the worker jobs: {' '.join(answer.stderr.split())}")
 
 
-def _asked(command: str, *options: str, script: str = "") -> subprocess.CompletedProcess[str]:
+def _answer(command: str, *options: str, script: str = "") -> subprocess.CompletedProcess[str]:
+    """Return what a command of SLURM's answers, its exit status unchecked."""
     return subprocess.run(  # noqa: S603 - SLURM's own commands, wherever a site has them
         [shutil.which(command) or command, *options],
         input=script,
@@ -215,8 +217,8 @@ def _queued(cluster: Any) -> bool:
     ids = [job.job_id for job in cluster.workers.values() if job.job_id]
     if not ids:
         return True
-    told = _asked("squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}")
-    return bool(told.stdout.strip())
+    answer = _answer("squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}")
+    return bool(answer.stdout.strip())
 
 
 def _last_words(folder: Path) -> str:

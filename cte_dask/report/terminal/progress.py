@@ -119,7 +119,7 @@ class RunProgress:
 
     def _left(self) -> str:
         if self.race is not None:
-            return self.race.told()
+            return self.race.summary()
         seconds = (self.last_line - self.began) / self.blocks * (self.total - self.blocks)
         return f"about {seconds:.0f} s left"
 
@@ -143,7 +143,7 @@ class RunProgress:
         table.add_column("CTE", justify="right")
         for name, cte in self._medians()[:LEADERS]:
             table.add_row(Text(name), shown_number(cte))
-        race_lines = [] if self.race is None else [Text(self.race.told())]
+        race_lines = [] if self.race is None else [Text(self.race.summary())]
         return Group(self.bar.get_renderable(), *race_lines, table)
 
 
