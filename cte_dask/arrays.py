@@ -5,7 +5,7 @@ Everything below works on NumPy and CuPy arrays alike and takes its functions fr
 without a GPU, or with NumPy alone, loses nothing. No function here moves an array to another device
 unless it is named for that.
 
-Where inference runs and in which precision, by the names that users give.
+`resolve_device` and `dtype_of` turn the names that users give into a device and a dtype.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""One line for an error: what a ledger, a report and a terminal show of it.
+"""Errors in one line, for a ledger, a report and a terminal; and the errors of a target.
 
-What can go wrong with a target, in one line each.
+`reason` and `cause` shorten any error; `VolumeError` and `VolumeReadError` say whether a target
+could not be opened or not be read.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ last one along an axis is cut. A **block** is a box of whole tiles: the unit of 
 target once. Both are numbered in C order, so an index alone finds them and no list of a petabyte's
 tiles is ever made.
 
-Frames: the box that a model reads around a tile. Integer geometry, no I/O.
+A **frame** is the box that a model reads around a tile.
 """
 
 from __future__ import annotations

@@ -186,6 +186,7 @@ def _voxels_read(experiment: Experiment, blocks: BlockGrid, before: Shape, after
         for number in range(blocks.counts[axis]):
             low = max(0, origin + number * step - before[axis])
             high = min(extent, origin + min((number + 1) * step, last) + after[axis])
+            # whole chunks: from the start of the first one touched to the end of the last
             first = low // unit * unit
             touched += min(extent, -(-high // unit) * unit) - first
         total *= touched

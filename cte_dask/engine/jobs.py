@@ -1,6 +1,6 @@
 """What a run asks for: blocks and models, handed out and taken back by whoever runs them.
 
-Shards: the blocks of a run shared out among processes that know nothing of each other.
+A `Shard` is one process's share of the blocks, where processes know nothing of each other.
 """
 
 from __future__ import annotations

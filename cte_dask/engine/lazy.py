@@ -163,7 +163,7 @@ def blocks_array(experiment: Experiment, indices: Sequence[int]) -> dask.array.A
         numbers,
         chunks=((len(experiment.candidates),), (draws,), (len(COLUMNS),), tiles),
         dtype=np.float64,
-        meta=np.empty((0, 0, 0, 0)),
+        meta=np.empty((0, 0, 0, 0)),  # or Dask would call the function to learn the type
         name=f"score-block-{tokenize(experiment, numbers)}",
     )
     return array

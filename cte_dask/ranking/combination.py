@@ -21,7 +21,7 @@ Where families disagree no ranking should be trusted. Kendall's W of the familie
 percentiles has the mean rank correlation (m W - 1) / (m - 1) of two of the m families (Kendall &
 Babington Smith 1939, doi:10.1214/aoms/1177732186); below `LOW_CORRELATION` a warning is given.
 
-Every score of the tiles as one table, and which models support it: what is combined.
+`evidence` collects what is combined: the tile values of every score, and which models support it.
 """
 
 from __future__ import annotations

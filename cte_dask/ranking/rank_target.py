@@ -102,14 +102,14 @@ rank_target = keywords(RankOptions)(rank_with)
 def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOptions) -> Run:
     """Check what is asked for, open everything, and make or open the score store."""
     folder, clock = RunFolder(out), time.monotonic()
-    options.goal(1)
+    options.goal(1)  # refuse what cannot be before anything is opened
     shard = None if options.shard is None else Shard.parse(options.shard)
     if shard is not None and options.overwrite:
         raise ValueError("--shard and --overwrite exclude each other: shards share what OUT holds")
     resume = options.resume or shard is not None
     _check_out(folder, resume=resume, overwrite=options.overwrite)
     workers = planned_workers(options.cluster, workers=options.workers, threads=options.threads)
-    workers *= shard.of if shard else 1
+    workers *= shard.of if shard else 1  # all shards cut the target alike
     _check_device(options.cluster, options.device)
     block = options.block or (_stored_cut(folder) if resume else None)
     bank = load_bank(bank_path)

@@ -1,6 +1,6 @@
 """The voxels of a block: read once, with the widest context that any model wants.
 
-A block in slabs: read one after another, each chunk once, the next one while one is scored.
+`windows` reads a block slab by slab, each chunk once, the next slab while one is scored.
 
 A terabyte's block is half a gigabyte. It is taken in slabs along z (along y if it is one row of
 tiles deep), cut where chunks end; what two neighbours both need stays in memory. So a worker's

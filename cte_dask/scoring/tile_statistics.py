@@ -80,7 +80,7 @@ def _class_mean(classes: Sequence[Statistics]) -> Statistics:
     counts = {name: np.stack([c[name] for c in classes]) for name in STATISTICS}
     union = counts["n_union"]
     present = union > 0
-    number = np.maximum(present.sum(axis=0), 1)
+    number = np.maximum(present.sum(axis=0), 1)  # of classes; 1 where none is present, unused
     merged: Statistics = {name: numbers.sum(axis=0) for name, numbers in counts.items()}
     total = merged["n_union"]
     agree = np.where(present, nhd(union, counts["n_disagree"]), 0)

@@ -1,8 +1,7 @@
 """What every cluster shares: Dask's settings, and the check that its workers are like us.
 
-Loaded by each worker process on this machine: Ctrl-C is for the process that started them.
-
-A terminal sends it to all of them at once. The first process stops the work and then the workers;
+Each worker process on this machine loads this module and then ignores Ctrl-C (`dask_setup`): a
+terminal sends it to all processes at once. The first process stops the work and then the workers;
 a worker that took it for itself would die amid a block, with a traceback.
 """
 

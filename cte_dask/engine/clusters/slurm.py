@@ -162,6 +162,7 @@ def _directives(site: SlurmSite) -> list[str]:
 
 
 def _times(memory: str, processes: int) -> str:
+    """Return the memory of a job of some processes, as Dask writes sizes."""
     from dask.utils import parse_bytes
 
     return f"{parse_bytes(memory) * processes}B"
@@ -204,7 +205,7 @@ def _answer(command: str, *options: str, script: str = "") -> subprocess.Complet
 
 
 def _wait_for_a_worker(client: Client, cluster: Any, folder: Path) -> None:
-    ended = None
+    ended = None  # since when SLURM has no job of ours, and no worker came
     while not client.nthreads():
         ended = None if _queued(cluster) else ended or time.monotonic()
         if ended and time.monotonic() - ended > _GRACE:
@@ -222,6 +223,7 @@ def _queued(cluster: Any) -> bool:
 
 
 def _last_words(folder: Path) -> str:
+    """Return the last line of the newest job's log: most often it names what went wrong."""
     logs = sorted(folder.glob("*.err"), key=lambda p: p.stat().st_mtime)
     words = [line for log in logs[-1:] for line in log.read_text(errors="replace").splitlines()]
     return f"{words[-1].strip()} (see {folder})" if words else f"they left no log in {folder}"

@@ -1,6 +1,6 @@
-"""What an anytime run came to, as a value: what is proven, what is open, and after how much.
+"""The result of an anytime run: what is proven, what is open, and after how many blocks.
 
-What an anytime run came to, in the words of whoever has the microscope.
+`Decision` holds it as a value; `verdict` says it in one line.
 """
 
 from __future__ import annotations
