@@ -116,7 +116,7 @@ def evaluation_of(
         ),
         n_tiles=dataset.sizes["tile"],
         n_labelled=int((measured.labelled > 0).sum()),
-        n_units=numbers.drawn.drawn.shape[1],
+        n_units=numbers.drawn.counts.shape[1],
         seed=seed,
         notes=tuple(notes),
         about=dict(about or {}),
@@ -194,7 +194,7 @@ class _Numbers:
 
     def interval(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
         """Return the 95 % interval of Kendall's τ-b from resampled medians (model, resample)."""
-        if self.drawn.drawn.shape[1] < 2:  # drawing one unit gives the same medians every time
+        if self.drawn.counts.shape[1] < 2:  # drawing one unit gives the same medians every time
             return math.nan, math.nan
         return interval(kendall_rows(x.T, y.T))
 

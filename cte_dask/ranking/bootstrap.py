@@ -55,8 +55,9 @@ def cells(starts: NDArray[np.int64]) -> NDArray[np.int64]:
     number = np.zeros(len(starts), np.int64)
     for axis in range(starts.shape[1]):
         places, index = np.unique(starts[:, axis], return_inverse=True)
-        parts = min(len(places), CELLS_PER_AXIS)
-        number = number * CELLS_PER_AXIS + (index * parts // max(len(places), 1))
+        cuts = min(len(places), CELLS_PER_AXIS)
+        # digits of a number in base CELLS_PER_AXIS, one an axis
+        number = number * CELLS_PER_AXIS + (index * cuts // max(len(places), 1))
     return number
 
 
@@ -89,13 +90,13 @@ class Resamples:
 
     Parameters
     ----------
-    drawn
+    counts
         Counts, int64 (resample, unit).
     member
         Unit of each tile, from 0, (tile,).
     """
 
-    drawn: NDArray[np.int64]
+    counts: NDArray[np.int64]
     member: NDArray[np.int64]
 
     def medians(self, values: Floats) -> Floats:
@@ -114,10 +115,11 @@ class Resamples:
         order = np.argsort(values, kind="stable")  # NaN come last
         order = order[: np.count_nonzero(~np.isnan(values))]
         if not len(order):
-            return np.full(len(self.drawn), math.nan)
+            return np.full(len(self.counts), math.nan)
         ascending, unit = values[order], self.member[order]
         step = max(1, MOST_NUMBERS // len(order))
-        chunks = (self.drawn[i : i + step, unit] for i in range(0, len(self.drawn), step))
+        # drawing counts for all tiles at once would be resamples × tiles numbers
+        chunks = (self.counts[i : i + step, unit] for i in range(0, len(self.counts), step))
         return np.concatenate([weighted_medians(ascending, weights) for weights in chunks])
 
 
@@ -152,6 +154,7 @@ def weighted_medians(ascending: Floats, weights: NDArray[np.number]) -> Floats:
     """
     running = np.cumsum(weights, axis=1)
     total = running[:, -1:]
+    # argmax finds the first value whose running weight passes the middle
     lower = (running > (total - 1) // 2).argmax(axis=1)
     upper = (running > total // 2).argmax(axis=1)
     middle: Floats = (ascending[lower] + ascending[upper]) / 2
@@ -171,10 +174,10 @@ def interval(statistics: Floats) -> tuple[float, float]:
     tuple of float
         NaN twice if there is no number.
     """
-    known = statistics[~np.isnan(statistics)]
-    if not len(known):
+    valid = statistics[~np.isnan(statistics)]
+    if not len(valid):
         return math.nan, math.nan
-    low, high = np.quantile(known, TAILS)
+    low, high = np.quantile(valid, TAILS)
     return float(low), float(high)
 
 
@@ -202,5 +205,5 @@ def median_interval(
 
 def median(values: Floats) -> float:
     """Return the median of the numbers that are not NaN; NaN if there is none."""
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if len(known) else math.nan
+    valid = values[~np.isnan(values)]
+    return float(np.median(valid)) if len(valid) else math.nan

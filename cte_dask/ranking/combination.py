@@ -109,9 +109,9 @@ class Combined:
         if len(self.families) < 2:
             return "only one family was run that every model supports: nothing is combined"
         if not self.correlation >= LOW_CORRELATION:  # NaN too
-            told = "–" if math.isnan(self.kendall_w) else f"{self.kendall_w:.2f}"
+            concordance = "–" if math.isnan(self.kendall_w) else f"{self.kendall_w:.2f}"
             return (
-                f"the families disagree on the order of the models (Kendall's W {told}): "
+                f"the families disagree on the order of the models (Kendall's W {concordance}): "
                 "no ranking of this bank on this target should be trusted"
             )
         return ""
@@ -148,6 +148,7 @@ def percentiles(scores: Floats) -> Floats:
     [1.0, 0.5, 0.5, 0.0]
     """
     values = np.where(np.isnan(scores), -math.inf, scores)
+    # every model against every other; a model ties with itself, which is taken off
     mine, other = values[..., :, None], values[..., None, :]
     beaten = (mine > other).sum(axis=-1) + 0.5 * ((mine == other).sum(axis=-1) - 1)
     models = scores.shape[-1]
@@ -199,8 +200,8 @@ def combine_scores(
         )
     families = families_of(used)
     draws = resample(cell, seed=seed, resamples=resamples)
-    as_they_are = np.ones_like(draws.drawn[:1])  # row 0: every cell once
-    draws = replace(draws, drawn=np.concatenate([as_they_are, draws.drawn]))
+    as_they_are = np.ones_like(draws.counts[:1])  # row 0: every cell once
+    draws = replace(draws, counts=np.concatenate([as_they_are, draws.counts]))
     medians = {s: np.stack([draws.medians(row) for row in values[s]], axis=1) for s in used}
     table = np.stack([_family(scores, medians, degenerate) for scores in families.values()])
     combined = table.mean(axis=0)
@@ -220,16 +221,16 @@ def _family(
     scores: Sequence[str], medians: Mapping[str, Floats], degenerate: NDArray[np.bool_]
 ) -> Floats:
     """Return a family's percentiles (resample, model), flagged models among themselves."""
-    found = np.empty(medians[scores[0]].shape)
+    table = np.empty(medians[scores[0]].shape)
     for group in (degenerate, ~degenerate):
         within = [percentiles(medians[s][:, group]) for s in scores]
-        found[:, group] = np.mean(within, axis=0)
-    return found
+        table[:, group] = np.mean(within, axis=0)
+    return table
 
 
 def _ranks(combined: Floats, degenerate: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return ranks (resample, model) from 1, equal ones shared, flagged models last."""
-    keyed = combined - 2.0 * degenerate
+    keyed = combined - 2.0 * degenerate  # below all others, whose scores are at least 0
     better = keyed[..., None, :] > keyed[..., :, None] + TIE
     return np.asarray(1 + better.sum(axis=-1), np.int64)
 
@@ -244,12 +245,12 @@ def _models(
     low, high = np.quantile(combined[1:], TAILS, axis=0)
     first = np.quantile(ranks[1:], TAILS[0], axis=0, method="lower")
     last = np.quantile(ranks[1:], TAILS[1], axis=0, method="higher")
-    found = {}
+    models = {}
     for i in np.argsort(ranks[0], kind="stable"):
         own = {family: float(table[k, i]) for k, family in enumerate(families)}
         interval = float(low[i]), float(high[i]), int(first[i]), int(last[i])
-        found[names[i]] = CombinedModel(int(ranks[0, i]), float(combined[0, i]), *interval, own)
-    return found
+        models[names[i]] = CombinedModel(int(ranks[0, i]), float(combined[0, i]), *interval, own)
+    return models
 
 
 def _plain(value: float) -> float | None:
@@ -274,11 +275,11 @@ def evidence(
     """
     values, supported = {}, {}
     for perturbation in map(str, data.perturbation.to_numpy()):
-        part = data.sel(perturbation=perturbation)
-        status = part.status.to_numpy()
+        selection = data.sel(perturbation=perturbation)
+        status = selection.status.to_numpy()
         scored = status == STATUS["scored"]
         able = scored.any(axis=1) | ~(status == STATUS["unsupported"]).any(axis=1)
         for name in score_names(data.attrs["metrics"], [perturbation]):
-            values[str(name)] = np.where(scored, part[name.metric].to_numpy(), np.nan)
+            values[str(name)] = np.where(scored, selection[name.metric].to_numpy(), np.nan)
             supported[str(name)] = able
     return values, supported

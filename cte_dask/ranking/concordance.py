@@ -137,7 +137,7 @@ def spread(
     if member.shape != table.shape[:1]:
         raise ValueError(f"{member.shape} groups for {table.shape[0]} tiles")
     draws = resample(member, seed=seed, resamples=resamples)
-    if draws.drawn.shape[1] < 2 or table.shape[1] < 2:
+    if draws.counts.shape[1] < 2 or table.shape[1] < 2:
         return Spread(math.nan, math.nan)
     medians = np.stack([draws.medians(column) for column in table.T], axis=1)
     between = float(np.median(table, axis=0).var(ddof=1))

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["placed"]
 
 
-def placed(values: NDArray[np.float64], asked: NDArray[np.bool_]) -> list[int]:
+def placed(values: NDArray[np.float64], requested: NDArray[np.bool_]) -> list[int]:
     """Return the numbers of models, best first.
 
     Parameters
     ----------
     values
         Consistencies (model, tile), NaN where a tile says nothing.
-    asked
+    requested
         Whether a model was to be scored on a tile (model, tile).
 
     Returns
@@ -41,16 +41,17 @@ def placed(values: NDArray[np.float64], asked: NDArray[np.bool_]) -> list[int]:
 
     >>> import numpy as np
     >>> values = np.array([[0.9, 0.9, 0.4, 0.4, 0.4], [0.7, 0.7, 0.3, 0.3, 0.3], [0.8] * 5])
-    >>> placed(values, asked=np.arange(5) < np.array([[5], [5], [2]]))
+    >>> placed(values, requested=np.arange(5) < np.array([[5], [5], [2]]))
     [0, 2, 1]
     """
-    numbers = asked.sum(axis=1)
-    whole = np.flatnonzero(numbers == numbers.max(initial=0))
-    medians = {int(m): _median(values[m]) for m in whole}
+    numbers = requested.sum(axis=1)
+    complete = np.flatnonzero(numbers == numbers.max(initial=0))
+    medians = {int(m): _median(values[m]) for m in complete}
     order = sorted(medians, key=lambda m: -medians[m])
     for model in sorted(set(range(len(values))) - set(order), key=lambda m: -int(numbers[m])):
-        own = values[:, asked[model]]  # of these few tiles
+        own = values[:, requested[model]]  # of these few tiles
         ahead = [p for p, m in enumerate(order) if _median(own[m]) >= _median(own[model])]
+        # behind the last one that is ahead: places that were settled before stay as they are
         order.insert(ahead[-1] + 1 if ahead else 0, model)
     return order
 

@@ -78,10 +78,11 @@ def concluded(
         decision = race.decision(interrupted=interrupted).led_by(able)
         ranking = with_intervals(ranking, decision.intervals)
     result = ranking_dict(experiment, ranking, counted, decision)
-    whole = shard is None or all_tried(scores)
-    done = result["complete"] if whole or shard is None else not shard.part(scores.missing())
-    state = "interrupted" if interrupted else "complete" if done else "incomplete"
-    if whole:
+    # of several shards only the one that finds every block tried writes the files
+    final = shard is None or all_tried(scores)
+    complete = result["complete"] if final or shard is None else not shard.part(scores.missing())
+    state = "interrupted" if interrupted else "complete" if complete else "incomplete"
+    if final:
         folder.write_tiles(counted)
         folder.write_ranking(result)
     return Outcome(experiment, ranking, result, EXIT[state], decision)

@@ -210,13 +210,13 @@ def _noted(*notes: str) -> str:
 def _ordered(ranked: list[ModelRank], data: xr.Dataset, primary: str) -> list[ModelRank]:
     """Return the models in order and with their ranks; equal scores of equal tiles share one."""
     name = ScoreName.parse(primary)
-    part = data.sel(perturbation=name.perturbation)
-    asked = part.status.to_numpy() != STATUS["absent"]
-    order = [ranked[m] for m in placed(part[name.metric].to_numpy(), asked)]
+    selection = data.sel(perturbation=name.perturbation)
+    requested = selection.status.to_numpy() != STATUS["absent"]
+    order = [ranked[m] for m in placed(selection[name.metric].to_numpy(), requested)]
     first = list(data.attrs.get("first", ()))
     order.sort(key=lambda m: first.index(m.name) if m.name in first else len(first))
-    order.sort(key=lambda m: m.degenerate)
-    number = dict(zip(data.model.to_numpy(), asked.sum(axis=1), strict=True))
+    order.sort(key=lambda m: m.degenerate)  # stable: the order within each kind stays
+    number = dict(zip(data.model.to_numpy(), requested.sum(axis=1), strict=True))
 
     def place(m: ModelRank) -> tuple[bool, float, int]:
         return m.degenerate, _or(m.scores[primary].cte, -1.0), int(number[m.name])
@@ -227,31 +227,31 @@ def _ordered(ranked: list[ModelRank], data: xr.Dataset, primary: str) -> list[Mo
 
 def _partly(name: str, data: xr.Dataset) -> str:
     """Tell of a model that was not scored on every block that others were."""
-    asked = (data.sel(model=name).status != STATUS["absent"]).any("perturbation").to_numpy()
-    if asked.all():
+    requested = (data.sel(model=name).status != STATUS["absent"]).any("perturbation").to_numpy()
+    if requested.all():
         return ""
     blocks = data.block.to_numpy()
-    seen, whole = len(np.unique(blocks[asked])), len(np.unique(blocks))
-    return f"beaten: scored on {seen} of {whole} blocks, its CTE is of those"
+    number, total = len(np.unique(blocks[requested])), len(np.unique(blocks))
+    return f"beaten: scored on {number} of {total} blocks, its CTE is of those"
 
 
 def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -> ModelRank:
     scores = {}
     for perturbation in data.perturbation.to_numpy():
-        part = data.sel(perturbation=perturbation)
-        scored = part.status.to_numpy() == STATUS["scored"]
-        if not scored.any() and bool((part.status == STATUS["unsupported"]).any()):
+        selection = data.sel(perturbation=perturbation)
+        scored = selection.status.to_numpy() == STATUS["scored"]
+        if not scored.any() and bool((selection.status == STATUS["unsupported"]).any()):
             continue
         for score in score_names(data.attrs["metrics"], [str(perturbation)]):
-            values = part[score.metric].to_numpy()[scored]
+            values = selection[score.metric].to_numpy()[scored]
             scores[str(score)] = _score(values, cell[scored], seed)
     ranking = ScoreName.parse(primary)
-    part = data.sel(perturbation=ranking.perturbation)
-    scored = part.status.to_numpy() == STATUS["scored"]
-    fraction = median((part.n_reference / part.n_voxels).to_numpy()[scored])
+    selection = data.sel(perturbation=ranking.perturbation)
+    scored = selection.status.to_numpy() == STATUS["scored"]
+    fraction = median((selection.n_reference / selection.n_voxels).to_numpy()[scored])
     nothing = scores[primary].nan_fraction
     if ranking.of_bank and scored.any():  # to differ from others is no NaN
-        nothing = float((part.n_reference.to_numpy()[scored] == 0).mean())
+        nothing = float((selection.n_reference.to_numpy()[scored] == 0).mean())
     flags = flag(scores[primary].n_tiles, nothing, fraction)
     if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):
         flags = (*flags, FAILED)
@@ -285,24 +285,24 @@ def ranking_dict(
     """Return the content of ``ranking.json``; `decision` is what an anytime run came to."""
     from cte_dask.scoring.experiment import versions
 
-    done = scores.done()
+    marks = scores.done()
     if decision is None:
-        reached = bool((done == DONE["complete"]).all())
+        reached = bool((marks == DONE["complete"]).all())
     else:
-        reached = decision.stopped != "interrupted" and not (done == DONE["failures"]).any()
+        reached = decision.stopped != "interrupted" and not (marks == DONE["failures"]).any()
     complete = bool(reached) and not experiment.excluded
-    told = {} if decision is None else {**decision.to_dict(), "verdict": verdict(decision)}
+    answer = {} if decision is None else {**decision.to_dict(), "verdict": verdict(decision)}
     return {
         "schema": RANKING_SCHEMA,
         "primary": ranking.primary,
         "complete": complete,
         "blocks": {
-            "total": len(done),
-            "done": int((done == DONE["complete"]).sum()),
-            "failed": int((done == DONE["failures"]).sum()),
+            "total": len(marks),
+            "done": int((marks == DONE["complete"]).sum()),
+            "failed": int((marks == DONE["failures"]).sum()),
             **({} if decision is None else {"sampled": decision.blocks}),
         },
-        **told,
+        **answer,
         **({"skipped": left_out} if (left_out := skipped(scores)) else {}),
         "target": experiment.volume.describe(),
         "seed": experiment.seed,

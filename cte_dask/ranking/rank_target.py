@@ -39,7 +39,7 @@ SPARE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PreparedRun:
     """A run that is ready to start.
 
     Parameters
@@ -99,7 +99,7 @@ def rank_with(target: TargetOptions, bank_path: str, out: str, options: RankOpti
 rank_target = keywords(RankOptions)(rank_with)
 
 
-def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOptions) -> Run:
+def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOptions) -> PreparedRun:
     """Check what is asked for, open everything, and make or open the score store."""
     folder, clock = RunFolder(out), time.monotonic()
     options.goal(1)  # refuse what cannot be before anything is opened
@@ -130,16 +130,16 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
         "workers": workers,
         "threads": options.threads,
     }
-    return Run(folder, experiment, scores, shard, race, work, session)
+    return PreparedRun(folder, experiment, scores, shard, race, work, session)
 
 
-def _run(run: Run, options: RankOptions) -> bool:
+def _run(run: PreparedRun, options: RankOptions) -> bool:
     """Score what is wanted; return whether somebody stopped it."""
     options.tell("starting")
-    shown = options.progress(run.experiment, run.work.most, run.race)
+    display = options.progress(run.experiment, run.work.most, run.race)
     cluster = open_cluster(options.cluster, workers=options.workers, threads=options.threads)
     try:
-        with cluster as client, shown as progress:
+        with cluster as client, display as progress:
             task = Checkpoint(run.experiment, run.folder.scores_url)
             run_jobs(task, run.work, client=client, progress=progress)
     except KeyboardInterrupt:
@@ -149,7 +149,9 @@ def _run(run: Run, options: RankOptions) -> bool:
     return False
 
 
-def _concluded(run: Run, options: RankOptions, began: datetime, *, interrupted: bool) -> Outcome:
+def _concluded(
+    run: PreparedRun, options: RankOptions, began: datetime, *, interrupted: bool
+) -> Outcome:
     """Rank what was scored, write the results, and note the session."""
     outcome = concluded(
         run.folder,

@@ -31,7 +31,7 @@ from cte_dask.ranking.bootstrap import (
 def test_medians_are_those_of_the_tiles_drawn(values, parts, seed):
     row = np.array(values)
     drawing = resample(10 * (np.arange(len(row)) % parts), seed=seed, resamples=20)
-    for counts, found in zip(drawing.drawn, drawing.medians(row), strict=True):
+    for counts, found in zip(drawing.counts, drawing.medians(row), strict=True):
         assert_equal(found, median(np.repeat(row, counts[drawing.member])))
 
 
@@ -46,15 +46,15 @@ def test_medians_do_not_depend_on_how_many_weights_are_held_at_once(monkeypatch)
 def test_units_are_drawn_whole_and_as_many_as_there_are():
     drawing = resample(np.array([7, 7, 3, 9, 3]), seed=0, resamples=40)
     assert_array_equal(drawing.member, [1, 1, 0, 2, 0])
-    assert drawing.drawn.shape == (40, 3)
-    assert (drawing.drawn.sum(axis=1) == 3).all()
+    assert drawing.counts.shape == (40, 3)
+    assert (drawing.counts.sum(axis=1) == 3).all()
 
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_equal_seeds_draw_equal_units(seed):
-    first, second = (resample(np.arange(9), seed=seed, resamples=20).drawn for _ in range(2))
+    first, second = (resample(np.arange(9), seed=seed, resamples=20).counts for _ in range(2))
     assert_array_equal(first, second)
-    assert (resample(np.arange(9), seed=seed + 1, resamples=20).drawn != first).any()
+    assert (resample(np.arange(9), seed=seed + 1, resamples=20).counts != first).any()
 
 
 def test_whole_weights_repeat_values():
