@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -100,11 +101,19 @@ def rooms_of_the_readme() -> list[str]:
 
 
 def rooms_of_contributing() -> list[str]:
-    """What stands at the left of the drawing of the rooms, and the demonstration beside it."""
+    """What stands at the left of the drawing of the rooms, from the top."""
     text = (REPOSITORY / "CONTRIBUTING.md").read_text()
-    drawing = text[text.index("```text\ncli") : text.index("`lint-imports`")]
-    beside = re.findall(r" (demo) ", drawing)
-    return beside + re.findall(r"(?:^|(?<=[a-z]  ))([a-z]+)(?=  )", drawing, re.MULTILINE)
+    [drawing] = re.findall(r"^```text\n(cli .*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [n for line in drawing.splitlines() for n in line.partition("  ")[0].split(", ")]
+
+
+def test_the_rooms_stand_in_the_order_of_the_contract():
+    tools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+    [contract] = [c for c in tools["importlinter"]["contracts"] if c["type"] == "layers"]
+    layers = {n: i for i, layer in enumerate(contract["layers"]) for n in layer.split(" | ")}
+    for named in (rooms_of_the_readme, rooms_of_contributing):
+        heights = [layers[name.rstrip("/")] for name in named()]
+        assert heights == sorted(heights), named.__name__
 
 
 @pytest.mark.parametrize("named", [rooms_of_the_readme, rooms_of_contributing])

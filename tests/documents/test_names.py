@@ -53,12 +53,13 @@ def test_a_module_or_function_that_is_named_exists():
 
 def test_a_file_of_the_repository_that_is_named_exists():
     files = [*pages(), *SOURCES, *TESTS]
-    paths = {path: filter(is_no_file, FILE.findall(path.read_text())) for path in files}
+    paths = {p: [n for n in FILE.findall(p.read_text()) if not is_there(n, p)] for p in files}
     assert absent(paths) == []
 
 
-def is_no_file(path: str) -> bool:
-    return path not in WRITTEN and not (REPOSITORY / path).exists()
+def is_there(name: str, page: Path) -> bool:
+    """Whether a file is in the repository, or beside the page that names it."""
+    return name in WRITTEN or any((f / name).exists() for f in (REPOSITORY, page.parent))
 
 
 @pytest.mark.parametrize(
