@@ -42,20 +42,20 @@ def examples(count: int) -> settings:
 
 
 SLOW = (
-    "benchmarks/test_paper_study.py",
-    "documents/test_commands.py",
-    "examples",
-    "faults",
-    "inference/test_memory.py",
-    "report/html/test_browser.py",
-    "services",
+    "tests/benchmarks/test_paper_study.py",
+    "tests/documents/test_commands.py",
+    "tests/examples",
+    "tests/faults",
+    "tests/inference/test_memory.py",
+    "tests/report/html/test_browser.py",
+    "tests/services",
 )
 """Folders and files of tests that are not run for every change; others are marked one by one."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow by where it lies."""
-    slow = [REPOSITORY / "tests" / place for place in SLOW]
+    slow = [REPOSITORY / place for place in SLOW]
     for item in items:
         if any(item.path.is_relative_to(place) for place in slow):
             item.add_marker(pytest.mark.slow)

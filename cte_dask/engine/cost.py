@@ -19,8 +19,8 @@ from cte_dask.consistency.instance import v_rand
 from cte_dask.inference.memory import peak_memory, reset_peak
 from cte_dask.inference.trial import seconds_per_tile
 from cte_dask.results.block_codec import COLUMNS
-from cte_dask.scoring.bank_overlaps import overlap_rows
 from cte_dask.scoring.block_reader import largest_slab, margins
+from cte_dask.scoring.block_scores import overlap_rows
 from cte_dask.scoring.score_block import loaded
 from cte_dask.tiles import BlockGrid, Shape
 

@@ -28,7 +28,7 @@ from cte_dask.engine.lost_workers import (
     Suspects,
     scheduler_needed,
 )
-from cte_dask.inference.memory import limit_memory
+from cte_dask.inference.memory import limited_memory
 
 if TYPE_CHECKING:
     import dask.array
@@ -98,10 +98,10 @@ def _chunk(
     block_id: tuple[int, ...] = (),
 ) -> np.ndarray[Any, np.dtype[np.object_]]:
     """Do one job in a worker."""
-    limit_memory(_worker_memory())
     number = block_id[0]
     chunk = np.empty(1, object)
-    chunk[0] = task(Job(blocks[number], models[number] if models else None))
+    with limited_memory(_worker_memory()):
+        chunk[0] = task(Job(blocks[number], models[number] if models else None))
     return chunk
 
 

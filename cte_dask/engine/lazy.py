@@ -13,7 +13,7 @@ from cte_dask.results.bank_metrics import bank_variables
 from cte_dask.results.block_codec import COLUMNS, decoded, encoded
 from cte_dask.results.dataset import COUNTS, DIMS, labelled, told_attributes, variables_of
 from cte_dask.results.layout import Layout, layout_of
-from cte_dask.scoring.bank_overlaps import overlap_rows
+from cte_dask.scoring.block_scores import overlap_rows
 from cte_dask.scoring.score_block import score_block
 from cte_dask.scoring.settings import ScoringOptions, keywords
 

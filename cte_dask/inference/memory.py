@@ -16,8 +16,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +31,7 @@ __all__ = [
     "bytes_for_models",
     "bytes_of",
     "groups_that_fit",
-    "limit_memory",
+    "limited_memory",
     "out_of_memory",
     "peak_memory",
     "reset_peak",
@@ -41,19 +42,23 @@ MODELS_SHARE = 0.5
 """Part of the memory that loaded models may take; the rest is for voxels and activations."""
 
 
-_limit: int | None = None
+_LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
 
 
-def limit_memory(limit: int | None) -> None:
-    """Set how much host memory this process may use, where not the system alone limits it.
+@contextmanager
+def limited_memory(limit: int | None) -> Iterator[None]:
+    """Limit the host memory that models may count on inside the context.
 
     Parameters
     ----------
     limit
         Bytes that a Dask worker may use; None for what the system allows.
     """
-    global _limit  # noqa: PLW0603 - a property of this process
-    _limit = limit
+    token = _LIMIT.set(limit)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
 
 
 def bytes_for_models(device: str) -> int:
@@ -143,7 +148,8 @@ def _host_memory() -> int:
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):  # "max" where there is no limit
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits if _limit is None else [*limits, _limit])
+    limit = _LIMIT.get()
+    return min(limits if limit is None else [*limits, limit])
 
 
 def _device_memory() -> int:

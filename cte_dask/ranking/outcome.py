@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cte_dask.ranking.rank import Ranking, rank, ranking_dict, with_intervals
 from cte_dask.results.dataset import read_scores, told_attributes
 from cte_dask.results.store import DONE, count_all
+from cte_dask.results.tables import ranking_csv, tile_tables
 
 if TYPE_CHECKING:
     from cte_dask.engine.anytime import Anytime
@@ -83,8 +84,8 @@ def concluded(
     complete = result["complete"] if final or shard is None else not shard.part(scores.missing())
     state = "interrupted" if interrupted else "complete" if complete else "incomplete"
     if final:
-        folder.write_tiles(counted)
-        folder.write_ranking(result)
+        folder.write_tiles(tile_tables(counted))
+        folder.write_ranking(result, ranking_csv(result))
     return Outcome(experiment, ranking, result, EXIT[state], decision)
 
 

@@ -15,8 +15,7 @@ from cte_dask.consistency.score_names import UNPERTURBED, ScoreName
 from cte_dask.results.bank_metrics import bank_variables, similarity_in
 from cte_dask.results.layout import Layout
 from cte_dask.results.store import DONE, Scores
-from cte_dask.scoring.bank_overlaps import overlap_rows
-from cte_dask.scoring.block_scores import TileScores, joined, unscored
+from cte_dask.scoring.block_scores import TileScores, joined, overlap_rows, unscored
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -99,7 +98,7 @@ def dataset_of(
     indices
         The blocks that the tiles belong to, in order.
     overlaps
-        float64 (row, tile), as of `cte_dask.scoring.bank_overlaps.overlap_rows`; needed for metrics
+        float64 (row, tile), as of `cte_dask.scoring.block_scores.overlap_rows`; needed for metrics
         of the whole bank.
     similarity
         Whose word counts how much in `agreement`; by default what these tiles tell.

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency import BANK_METRICS
 from cte_dask.consistency.score_names import ScoreName, score_names
-from cte_dask.results.block_codec import COLUMNS
-from cte_dask.scoring.block_scores import STATUS
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
 
 if TYPE_CHECKING:
@@ -82,8 +80,6 @@ class Layout:
             "tile": grid.tile,
             "keep_cut": grid.keep_cut,
             "per_block": self.blocks.per_block,
-            "columns": COLUMNS,
-            "status": STATUS,
             **{name: getattr(self, name) for name in _PLAIN},
             "primary": str(self.primary),
         }

@@ -7,7 +7,7 @@ Nobody else spells these names. A file is written whole or the old one stays
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,11 @@ import fsspec
 import yaml
 
 from cte_dask.results.store import Scores, counted, open_scores
-from cte_dask.results.tables import ranking_csv, tile_tables
 from cte_dask.storage.files import replacing
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from cte_dask.scoring.experiment import Experiment
 
 __all__ = ["FinishedRun", "RunFolder", "read_calibration"]
@@ -134,20 +135,19 @@ class RunFolder:
             raise ValueError(f"{path} is not of schema {EXPERIMENT_SCHEMA}: {schema!r}")
         return dict(data)
 
-    def write_ranking(self, result: Mapping[str, Any]) -> None:
-        """Write ``ranking.json`` and ``ranking.csv``."""
+    def write_ranking(self, result: Mapping[str, Any], table: str) -> None:
+        """Write ``ranking.json``, and ``ranking.csv`` as `cte_dask.results.tables` makes it."""
         self._write("ranking.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-        self._write("ranking.csv", ranking_csv(result))
+        self._write("ranking.csv", table)
 
     def read_ranking(self) -> Any:
         """Return the content of ``ranking.json``; None if there is none."""
         return self._json("ranking.json")
 
-    def write_tiles(self, scores: Scores) -> None:
+    def write_tiles(self, tables: Iterator[pa.Table]) -> None:
         """Write ``tiles.parquet``: one row a model, perturbation and tile; a block at a time."""
         import pyarrow.parquet as pq
 
-        tables = tile_tables(scores)
         first = next(tables, None)
         if first is None:
             return

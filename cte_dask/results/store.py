@@ -30,8 +30,7 @@ from cte_dask.results.block_codec import (
     encoded_causes,
 )
 from cte_dask.results.layout import Layout, layout_of
-from cte_dask.scoring.bank_overlaps import overlap_rows
-from cte_dask.scoring.block_scores import BlockScores, TileScores
+from cte_dask.scoring.block_scores import STATUS, BlockScores, TileScores, overlap_rows
 
 if TYPE_CHECKING:
     import zarr
@@ -165,7 +164,7 @@ def _describe(group: zarr.Group, layout: Layout) -> None:
             fill_value=np.nan,
             dimension_names=("block", "row", "tile"),
         )
-    group.attrs.update(layout.to_dict())
+    group.attrs.update({**layout.to_dict(), "columns": COLUMNS, "status": STATUS})
 
 
 def open_scores(url: str, *, writable: bool = False) -> Scores:
@@ -323,7 +322,7 @@ class Scores:
     def overlaps(self, index: int) -> NDArray[np.float64] | None:
         """Return how the models overlap on one block, (row, tile); None if that was not asked.
 
-        Rows are those of `cte_dask.scoring.bank_overlaps.overlap_rows`.
+        Rows are those of `cte_dask.scoring.block_scores.overlap_rows`.
         """
         if not self.layout.bank_metrics:
             return None

@@ -21,6 +21,7 @@ from cte_dask.consistency.overlap import (
     packed,
     pairs_of,
 )
+from cte_dask.scoring.block_scores import overlap_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,14 +30,9 @@ if TYPE_CHECKING:
     from cte_dask.inference.outputs import Prediction
     from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["BankOverlaps", "overlap_rows", "parts_of", "without"]
+__all__ = ["BankOverlaps", "parts_of", "without"]
 
 MOST_BYTES = 2**28
-
-
-def overlap_rows(models: int) -> int:
-    """Return the numbers a tile: one a pair of models, then one a model for its consensus."""
-    return models * (models - 1) // 2 + models
 
 
 def without(overlaps: NDArray[np.float64], missing: Sequence[int], models: int) -> None:

@@ -17,7 +17,15 @@ from cte_dask.consistency import metric as metric_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["STATUS", "TILE_STATISTICS", "BlockScores", "TileScores", "joined", "unscored"]
+__all__ = [
+    "STATUS",
+    "TILE_STATISTICS",
+    "BlockScores",
+    "TileScores",
+    "joined",
+    "overlap_rows",
+    "unscored",
+]
 
 STATUS = {
     "absent": 0,  # not computed
@@ -163,7 +171,7 @@ class BlockScores:
         Cause of failure per model name; empty when all went well.
     overlaps
         float64 (row, tile): how the models' unperturbed predictions overlap, one row a pair
-        of them, then one a consensus (`cte_dask.scoring.bank_overlaps.overlap_rows`); None unless a
+        of them, then one a consensus (`overlap_rows`); None unless a
         metric of the whole bank is asked for.
     """
 
@@ -193,3 +201,8 @@ class BlockScores:
             A key of `STATUS`.
         """
         self.tiles.mark(list(models), status)  # a tuple would be one place, not several
+
+
+def overlap_rows(models: int) -> int:
+    """Return the numbers a tile: one a pair of models, then one a model for its consensus."""
+    return models * (models - 1) // 2 + models

@@ -14,9 +14,9 @@ import numpy as np
 from cte_dask.arrays import set_threads
 from cte_dask.errors import reason
 from cte_dask.inference.memory import with_smaller_batches
-from cte_dask.scoring.bank_overlaps import BankOverlaps, overlap_rows, parts_of, without
+from cte_dask.scoring.bank_overlaps import BankOverlaps, parts_of, without
 from cte_dask.scoring.block_reader import Window, read_window, windows
-from cte_dask.scoring.block_scores import BlockScores, TileScores, unscored
+from cte_dask.scoring.block_scores import BlockScores, TileScores, overlap_rows, unscored
 from cte_dask.scoring.score_tiles import Keep, TileScorer, groups
 from cte_dask.tiles import Block, Tile
 

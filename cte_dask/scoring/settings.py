@@ -11,8 +11,10 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from cte_dask.perturb import Perturbation, usual_strengths
@@ -191,6 +193,7 @@ def keywords(options: Callable[P, T_co]) -> _WithKeywords[P, T_co]:
             p.replace(annotation=_bare(str(p.annotation)))
             for p in inspect.signature(options).parameters.values()
         ]
+        call.__doc__ = _documented(function.__doc__ or "", options)
         call.__signature__ = positional.replace(  # type: ignore[attr-defined]
             parameters=[*leading, *parameters],
             return_annotation=inspect.signature(function).return_annotation,
@@ -211,3 +214,14 @@ def _bare(annotation: str) -> str:
         assert isinstance(expression.slice, ast.Tuple)
         return ast.unparse(expression.slice.elts[0])
     return annotation
+
+
+def _documented(docstring: str, options: Any) -> str:
+    """Return a docstring whose parameter ``options`` is replaced by the fields, as they stand."""
+    sections = [
+        inspect.cleandoc(base.__doc__ or "").partition("Parameters\n----------\n")[2]
+        for base in options.__mro__
+        if is_dataclass(base)
+    ]
+    documented = textwrap.indent("\n".join(s.strip() for s in sections if s), "    ")
+    return re.sub(r" {4}options\n(?: {8}.*\n)+", lambda _: f"{documented}\n", docstring, count=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from html import escape
 from pathlib import Path
@@ -21,7 +22,6 @@ from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.racing import rounds
 from cte_dask.engine.racing.goal import Goal
 from cte_dask.models import load_bank
-from cte_dask.ranking import rank_target as pipeline
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.html.page import write_report
 from cte_dask.results.dataset import read_scores
@@ -144,33 +144,23 @@ def test_any_number_of_workers_finds_the_same(rank_wide, two, tmp_path, workers)
     assert tiles[0] == tiles[1]
 
 
-class Impatient:
+def impatient(after: int):
     """Progress that presses Ctrl-C after some blocks."""
+    blocks = []
 
-    after = 6
-
-    def __init__(self, *_args) -> None:
-        self.blocks = 0
-
-    def shown(self):
-        import contextlib
-
-        return contextlib.nullcontext()
-
-    def __call__(self, _scores) -> None:
-        self.blocks += 1
-        if self.blocks == self.after:
+    def press(scores) -> None:
+        blocks.append(scores.index)
+        if len(blocks) == after:
             raise KeyboardInterrupt
+
+    return lambda *_: contextlib.nullcontext(press)
 
 
 @pytest.mark.parametrize("after", [2, 6])
 def test_ctrl_c_leaves_a_ranking_and_a_resumed_run_decides_what_an_undisturbed_one_does(
-    rank_wide, two, tmp_path, monkeypatch, after
+    rank_wide, two, tmp_path, after
 ):
-    with monkeypatch.context() as patched:
-        patched.setattr(Impatient, "after", after)
-        patched.setattr(pipeline, "RunProgress", Impatient)
-        outcome = rank_wide(tmp_path / "RUN", asked=TWO)
+    outcome = rank_wide(tmp_path / "RUN", asked=TWO, progress=impatient(after))
     assert outcome.exit_code == 130
     result = json.loads((tmp_path / "RUN" / "ranking.json").read_text())
     assert result["complete"] is result["decided"] is False

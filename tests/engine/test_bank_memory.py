@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from cte_dask.engine import jobs as work
 from cte_dask.engine.checkpoint import Checkpoint
-from cte_dask.engine.jobs import Job, score_job
+from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.jobs import Job, Listed, score_job
 from cte_dask.inference.memory import MODELS_SHARE, bytes_for_models, bytes_of, groups_that_fit
 from cte_dask.models import load_bank
 from cte_dask.models.unet import UNet
@@ -69,8 +70,20 @@ def test_a_model_weighs_what_its_tensors_do(experiment, tmp_path):
     assert bytes_of(opaque) == 0
 
 
+class Memory:
+    """A task that tells how much memory models may take where it runs."""
+
+    name = "memory"
+
+    def __call__(self, _job):
+        return SimpleNamespace(bytes=bytes_for_models("cpu"), failures={})
+
+    def give_up(self, _job, error):
+        raise error
+
+
 def test_a_worker_may_use_its_own_limit():
-    limit = 2**29
+    limit, sizes = 2**29, []
     with (
         LocalCluster(
             n_workers=1,
@@ -80,7 +93,8 @@ def test_a_worker_may_use_its_own_limit():
         ) as cluster,
         Client(cluster) as client,
     ):
-        assert client.submit(bytes_for_models, "cpu").result() == MODELS_SHARE * limit
+        run_jobs(Memory(), Listed([Job(0)]), client=client, progress=sizes.append)
+    assert [size.bytes for size in sizes] == [MODELS_SHARE * limit]
     pages = Path("/proc/meminfo").read_text().splitlines()[0].split()
     assert MODELS_SHARE * limit < bytes_for_models("cpu") <= MODELS_SHARE * 1024 * int(pages[1])
 
@@ -114,9 +128,9 @@ def test_groups_give_the_bits_of_the_whole_bank(experiment, little, reads, monke
     reads.clear()
     held, loads, original = [], [], candidates.Predictor
 
-    def noted(spec, **how):
+    def noted(spec, inference, **how):
         loads.append(spec.name)
-        made = original(spec, **how)
+        made = original(spec, inference, **how)
         held.append(len(candidates._READY) + 1)
         return made
 

@@ -24,7 +24,7 @@ from cte_dask.results.layout import layout_of
 from cte_dask.results.store import create
 from cte_dask.scoring import bank_overlaps
 from cte_dask.scoring import score_block as scoring
-from cte_dask.scoring.bank_overlaps import overlap_rows
+from cte_dask.scoring.block_scores import overlap_rows
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles, score_block
 from cte_dask.scoring.settings import TargetOptions

@@ -45,7 +45,7 @@ def test_what_is_written_is_read(folder, experiment):
     folder.write_experiment(experiment)
     assert folder.read_experiment() == json.loads(json.dumps(experiment.to_dict()))
     result = {"models": [], "verdict": "µ"}
-    folder.write_ranking(result)
+    folder.write_ranking(result, "rank,model\n")
     assert folder.read_ranking() == result
     assert not folder.has_calibration()
     folder.write_calibration({"chosen": "dropout:0.2"}, "a,b\n")
@@ -94,7 +94,7 @@ def test_a_finished_run_is_its_ranking_its_experiment_and_its_scores(tmp_path, e
     create(folder.scores_url, layout_of(experiment))
     assert folder.has_scores()
     folder.write_experiment(experiment)
-    folder.write_ranking({"models": []})
+    folder.write_ranking({"models": []}, "rank,model\n")
     run = folder.finished()
     assert run.folder == folder
     assert run.ranking == {"models": []}
@@ -104,7 +104,7 @@ def test_a_finished_run_is_its_ranking_its_experiment_and_its_scores(tmp_path, e
 
 def test_a_ranking_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     folder = RunFolder(str(tmp_path))
-    folder.write_ranking({"models": []})
+    folder.write_ranking({"models": []}, "rank,model\n")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {"ranking.json", "ranking.csv"}
 
@@ -113,7 +113,7 @@ def test_a_ranking_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypat
 
     monkeypatch.setattr(LocalFileSystem, "mv", full)
     with pytest.raises(OSError, match="No space left"):
-        folder.write_ranking({"models": [], "seed": 1})
+        folder.write_ranking({"models": [], "seed": 1}, "rank,model\n")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
