@@ -40,6 +40,11 @@ class ScoreName:
     def parse(cls, text: str) -> ScoreName:
         """Read the name as files and options give it.
 
+        Parameters
+        ----------
+        text
+            Such as ``"nhd@dropout:0.2"``.
+
         Raises
         ------
         ValueError

@@ -120,10 +120,10 @@ class ScoringOptions(InferenceOptions):
         Whether the ranking combines all scores (`cte_dask.ranking.combination`).
     block
         Tiles of a block (z, y, x); planned from chunks and halo by default.
-    sample
-        Whether to measure the target's intensities; a plan does without.
     workers
         Number of workers the blocks should keep busy; None for one.
+    sample
+        Whether to measure the target's intensities; a plan does without.
     """
 
     perturbations: Annotated[Sequence[Perturbation | str] | None, PERTURB_HELP, "--perturb"] = None
@@ -220,7 +220,7 @@ def _documented(docstring: str, options: Any) -> str:
     """Return a docstring whose parameter ``options`` is replaced by the fields, as they stand."""
     sections = [
         inspect.cleandoc(base.__doc__ or "").partition("Parameters\n----------\n")[2]
-        for base in options.__mro__
+        for base in reversed(options.__mro__)  # as the fields stand
         if is_dataclass(base)
     ]
     documented = textwrap.indent("\n".join(s.strip() for s in sections if s), "    ")
