@@ -18,10 +18,12 @@ class Agglomerated(BoundaryWatershed, ABC):
 
     Parameters
     ----------
-    threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha, spacing
+    threshold, foreground_threshold, sigma, sigma_height, seed_distance, alpha
         Parameters of the regions, see `BoundaryWatershed`.
     min_size, max_size
         Least and largest size of the joined objects, in voxels.
+    spacing
+        Extent of a voxel along each axis, see `BoundaryWatershed`.
     beta
         In (0, 1); higher values split more.
     """
