@@ -18,7 +18,9 @@ from typer.testing import CliRunner, Result
 
 from cte_dask.cli.app import app
 from cte_dask.demo import bank_path
-from cte_dask.engine.lazy import blocks_array
+from cte_dask.engine.checkpoint import Checkpoint
+from cte_dask.engine.dask_runner import jobs_array
+from cte_dask.engine.jobs import Job
 from cte_dask.evaluation.labels import open_labels
 from cte_dask.models import load_bank
 from cte_dask.results.experiment_file import reopen
@@ -180,7 +182,8 @@ def test_no_secret_is_in_the_task_graph(store, bank, monkeypatch):
     entered(monkeypatch, store)
     volume = open_volume(f"{store.url}/target.zarr")
     experiment = resolve(volume, load_bank(str(bank)), tile=(1, 32, 32), block=(1, 2, 2))
-    graph = blocks_array(experiment, range(5), url=f"{store.url}/none.zarr").__dask_graph__()
+    task = Checkpoint(experiment, f"{store.url}/none.zarr")
+    graph = jobs_array(task, [Job(block) for block in range(5)]).__dask_graph__()
     pickled = cloudpickle.dumps(dict(graph))
     assert store.url.encode() in pickled
     for secret in store.secrets:
