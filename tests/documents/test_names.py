@@ -78,6 +78,14 @@ def test_a_name_that_leads_nowhere_is_seen(place, missing):
     assert missing_part(place) == missing
 
 
+def test_the_lines_that_the_style_recommends_are_those_of_the_code():
+    style = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    good = re.findall(r"^yes   (.+)$", style, re.MULTILINE)
+    code = "\n".join(path.read_text() for path in SOURCES)
+    assert len(good) >= 10
+    assert [line for line in good if line.removeprefix("# ") not in code] == []
+
+
 @pytest.mark.parametrize(
     "place",
     [
