@@ -188,8 +188,8 @@ def _tile(
 
 def _perturbation(experiment: Experiment, candidate: Candidate) -> Perturbation:
     """Return the perturbation that ranks, or the first one where unperturbed predictions rank."""
-    wanted = experiment.primary.perturbation
-    ranks = [p for p in experiment.perturbations if p.name == wanted and p.space != "none"]
+    ranking = experiment.primary.perturbation
+    ranks = [p for p in experiment.perturbations if p.name == ranking and p.space != "none"]
     others = [p for p in experiment.perturbations if p.space != "none" and candidate.supports(p)]
     if not ranks + others:
         raise ValueError("the run has no perturbation that the model supports")

@@ -83,11 +83,11 @@ def write_maps(
     voxel reaches over the target's edge.
     """
     folder = RunFolder(run)
-    found = folder.finished()
-    layout = found.scores.layout
-    wanted = layout.primary if score is None else _checked(score, found)
-    place, notes = placement_of(found.experiment["target"], layout)
-    ranked = [m for m in found.ranking["models"] if m["rank"] is not None]
+    finished = folder.finished()
+    layout = finished.scores.layout
+    mapped = layout.primary if score is None else _checked(score, finished)
+    place, notes = placement_of(finished.experiment["target"], layout)
+    ranked = [m for m in finished.ranking["models"] if m["rank"] is not None]
     names = [m["name"] for m in ranked]
     fair = np.array([not {NOTHING, EVERYTHING} & set(m["flags"]) for m in ranked], bool)
     where = absolute(folder.maps_url if out is None else out)
@@ -96,20 +96,20 @@ def write_maps(
     maps = _Maps(group, layout.blocks, place)
     arrays = [maps.array(images[name], name, "float32", np.nan) for name in names]
     winner = maps.array(WINNER, "most consistent model, by rank", "uint16", 0)
-    for index, scored, _ in blocks_of(found.scores, wanted):
+    for index, scored, _ in blocks_of(finished.scores, mapped):
         values = scored.sel(model=names).to_numpy()
         box = maps.box(index)
         for array, row in zip(arrays, values, strict=True):
             array[box] = row.reshape([s.stop - s.start for s in box]).astype(np.float32)
         winner[box] = _winners(values, fair).reshape([s.stop - s.start for s in box])
-    _describe(group, [*images.values(), WINNER], str(wanted), layout.experiment)
+    _describe(group, [*images.values(), WINNER], str(mapped), layout.experiment)
     result = {"maps": where, "images": images, "notes": notes}
     guides = write_guides(
         where,
-        found.experiment["target"],
+        finished.experiment["target"],
         images,
         place,
-        intensity=found.experiment["intensity"],
+        intensity=finished.experiment["intensity"],
         target_url=target_url,
         maps_url=maps_url,
     )
@@ -117,9 +117,9 @@ def write_maps(
 
 
 def _checked(score: str, run: FinishedRun) -> ScoreName:
-    known = run.scores.layout.scores
-    if score not in map(str, known):
-        raise ValueError(f"the run has no score {score!r}: it has {', '.join(map(str, known))}")
+    scores = run.scores.layout.scores
+    if score not in map(str, scores):
+        raise ValueError(f"the run has no score {score!r}: it has {', '.join(map(str, scores))}")
     return ScoreName.parse(score)
 
 
