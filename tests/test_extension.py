@@ -205,7 +205,10 @@ def test_a_segmenter(written: Written, ranked: Ranked, bank_path: Path) -> None:
     maps[0, 2:8, 2:8] = 0.9
     maps[0, 10, 10] = 0.9  # the opening takes it away
     assert mine.Opened()(maps).max() == 1
-    segmenter = '    segmenter: {name: "mine:Opened", parameters: {iterations: 2}}\n    output:'
+    segmenter = (
+        '    segmenter: {name: "mine:Opened", parameters: {iterations: 2}}\n'
+        "    trust: true\n    output:"
+    )
     own = bank_path.with_name("own.yaml")
     own.write_text(bank_path.read_text().replace("    output:", segmenter))
     options = ("--perturb", "gaussian:0.1", "--metric", "vrand")

@@ -244,6 +244,8 @@ class ModelSpec(Strict):
             f"architecture {self.architecture}": self.architecture is not None
             and not self.architecture.startswith(OWN),
         }
+        if self.segmenter is not None:  # a name with a colon is imported and called
+            foreign[f"segmenter {self.segmenter.name}"] = ":" in self.segmenter.name
         for key, runs_code in foreign.items():
             if runs_code and not self.trust:
                 raise ValueError(f"{key} runs code outside cte_dask: it needs trust: true")

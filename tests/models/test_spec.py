@@ -88,6 +88,7 @@ def test_defaults_written_out_are_the_same_model() -> None:
         ({"architecture": "cte_dask.models.unet"}, "'package.module:Class'"),
         ({"architecture": "cte_dask.models.unet:torch.load"}, "'package.module:Class'"),
         ({"format": "your.loader:Thing"}, "needs trust: true"),
+        ({"segmenter": {"name": "os:system"}}, "segmenter os:system runs code outside cte_dask"),
         ({"format": "torchscript"}, "no architecture"),
         ({"format": "python", "architecture": None}, "'package.module:function'"),
         ({"format": "python", "architecture": None, "source": "a.b:c"}, "needs trust: true"),
