@@ -85,13 +85,16 @@ class ScoreName:
 
         Examples
         --------
-        >>> ScoreName.parse("ei@your_package.module:thing:0.3").family
-        'your_package.module:thing'
+        >>> ScoreName.parse("ei@your_package.module:Thing:0.3").family
+        'your_package.module:Thing'
+        >>> ScoreName.parse("ei@mine:Stripes:0.3").family
+        'mine:Stripes'
         """
         if self.of_bank:
             return "agreement"
-        kind, _, rest = self.perturbation.partition(":")
-        return f"{kind}:{rest.partition(':')[0]}" if "." in kind else kind
+        kind, *rest = self.perturbation.split(":")
+        # what follows a kind of ours is a number, what follows a module is a name
+        return f"{kind}:{rest[0]}" if rest and rest[0].isidentifier() else kind
 
 
 def score_names(metrics: Iterable[str], perturbations: Iterable[str]) -> tuple[ScoreName, ...]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from cte_dask.consistency import BANK_METRICS, PAIRS, metric
 from cte_dask.consistency.score_names import UNPERTURBED, ScoreName, families_of, score_names
 from cte_dask.inference.settings import Inference
-from cte_dask.perturb import Perturbation
 from cte_dask.perturb.views import Alike, TileContext, View, view_of
 from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
 

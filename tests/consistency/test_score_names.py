@@ -32,6 +32,8 @@ def test_what_is_no_name_is_refused_with_the_form_that_is_accepted(text):
         ("agreement@none", "agreement"),
         ("consensus@none", "agreement"),
         ("nhd@your_package.module:thing:0.3", "your_package.module:thing"),
+        ("nhd@mine:Stripes:0.3", "mine:Stripes"),
+        ("nhd@mine:Turned", "mine:Turned"),
     ],
 )
 def test_a_family_is_a_kind_of_evidence(score, family):
