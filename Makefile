@@ -14,6 +14,8 @@ SERVICES := slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins chromium
 APT := apt-get install -y -qq --no-install-recommends
 AZURITE := .services/node_modules/.bin/azurite-blob
 
+# Tests start some hundred interpreters: let them keep what they compile.
+unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 

@@ -84,6 +84,21 @@ def quick_workers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """A scheduler with two worker processes, for all tests that merely need some."""
+    import dask
+    from distributed import LocalCluster
+
+    from cte_dask.engine.clusters.connection import SETTINGS
+
+    settings = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with processes.quick_workers(), dask.config.set(SETTINGS):  # idle workers cost next to nothing
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, **settings)
+    with cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Real labelled microscopy; absent it skips, but in CI it fails."""
     path = Path(os.environ.get("CTE_DATA", REPOSITORY.parent / "shared" / "data"))

@@ -132,8 +132,9 @@ def test_beaten_models_are_not_scored_on_later_blocks(two, whole):
 
 @pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_finds_the_same(rank_wide, two, tmp_path, workers):
-    outcome = rank_wide(tmp_path / "RUN", cluster="local", workers=workers, asked=TWO)
+def test_any_number_of_workers_finds_the_same(rank_wide, two, tmp_path, workers, address):
+    cluster = {1: "local", 2: address}[workers]
+    outcome = rank_wide(tmp_path / "RUN", cluster=cluster, workers=workers, asked=TWO)
     assert told(outcome) == told(two[1])
     ours, theirs = (
         read_scores(counted(open_scores(f"{out}/scores.zarr")))

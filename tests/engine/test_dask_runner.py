@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from processes import Command, kill
 
 import cte_dask
@@ -118,19 +118,13 @@ def test_two_volumes_in_memory_never_share_a_task(image, bank_path):
     assert len(names) == 2
 
 
-def test_an_address_of_a_running_scheduler_is_used(target, bank_path, tmp_path, serial):
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
-    ) as cluster:
-        outcome = rank_target(
-            TargetOptions(str(target)),
-            str(bank_path),
-            str(tmp_path / "RUN"),
-            cluster=cluster.scheduler_address,
-            **OPTIONS,
-        )
-        with Client(cluster) as client:
-            assert client.nthreads()
+def test_an_address_of_a_running_scheduler_is_used(target, bank_path, tmp_path, serial, address):
+    out = str(tmp_path / "RUN")
+    outcome = rank_target(
+        TargetOptions(str(target)), str(bank_path), out, cluster=address, **OPTIONS
+    )
+    with Client(address) as client:
+        assert client.nthreads(), "it is there for others still"
     assert outcome.exit_code == 0
     assert_equal_bits(read_scores(open_scores(str(tmp_path / "RUN" / "scores.zarr"))), serial)
 

@@ -83,11 +83,13 @@ def test_the_curve_is_that_of_the_whole_run_on_the_pilots_tiles_however_it_is_cu
         assert a.spread.ratio == pytest.approx(b.spread.ratio, rel=1e-6)
 
 
-def test_the_same_seed_gives_the_same_curve_in_this_process_and_on_a_cluster(volume, bank, found):
+def test_the_same_seed_gives_the_same_curve_in_this_process_and_on_a_cluster(
+    volume, bank, found, address
+):
     from distributed import Client
 
-    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as c:
-        there = calibrate(volume, bank, grid=GRID, tile=TILE, pilot_tiles=12, client=c)
+    with Client(address) as client:
+        there = calibrate(volume, bank, grid=GRID, tile=TILE, pilot_tiles=12, client=client)
     assert curve(there) == curve(found)
 
 
@@ -255,16 +257,13 @@ def test_the_command_prints_the_curve_and_writes_numbers_and_picture(written):
     assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.usefixtures("quick_workers")
-def test_worker_processes_give_the_same_numbers_bit_for_bit(target, bank_path, tmp_path):
+def test_worker_processes_give_the_same_numbers_bit_for_bit(target, bank_path, tmp_path, address):
     options = ("--perturb", "gaussian:0.05:0.2:2", "--metric", "vrand", "--border", "1")
     here = command(target, bank_path, tmp_path / "none", *options)
     # the last --cluster given counts
-    there = command(
-        target, bank_path, tmp_path / "local", *options, "--cluster", "local", "--workers", "2"
-    )
+    there = command(target, bank_path, tmp_path / "there", *options, "--cluster", address)
     assert (here.exit_code, there.exit_code) == (0, 0), there.output
-    one, two = ((tmp_path / n / "calibration.json").read_bytes() for n in ("none", "local"))
+    one, two = ((tmp_path / n / "calibration.json").read_bytes() for n in ("none", "there"))
     assert one == two
     assert json.loads(one)["metric"] == "vrand"
 
