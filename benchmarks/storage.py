@@ -112,7 +112,7 @@ def configured(pipeline: str, concurrency: int) -> Iterator[None]:
 def s3_store(layer: str, url: str) -> Any:
     """Return the zarr store of a layer at a URL; the environment holds the rest."""
     if layer == "obstore":
-        from cte_dask.storage import zarr_store
+        from cte_dask.storage.objects import zarr_store
 
         return zarr_store(url)
     from s3fs import S3FileSystem

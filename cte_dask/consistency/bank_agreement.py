@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cte_dask.consistency.overlap import pair_table, pairs_of
+from cte_dask.consistency.model_pairs import pair_table, pairs_of
 
 Floats = NDArray[np.float64]
 
@@ -105,7 +105,8 @@ def similarity_of(
         The models.
     pairs
         Overlap of each pair on each tile, (pair, tile), pairs as in
-        `cte_dask.consistency.overlap.pairs_of`; NaN where neither has foreground or one is missing.
+        `cte_dask.consistency.model_pairs.pairs_of`; NaN where neither has foreground or one is
+        missing.
     voters
         Which models have a vote; all by default.
 

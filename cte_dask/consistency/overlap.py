@@ -9,7 +9,7 @@ tiles (`cte_dask.consistency.bank_agreement`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ from cte_dask.arrays import Array, namespace, to_numpy
 from cte_dask.consistency import Metric
 from cte_dask.consistency.binary import native_threshold
 from cte_dask.consistency.instance import pair_statistics_batch, v_rand_of_pairs
+from cte_dask.consistency.model_pairs import pairs_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,8 +33,6 @@ __all__ = [
     "mask_overlaps",
     "merged",
     "packed",
-    "pair_table",
-    "pairs_of",
 ]
 
 WORD = 64
@@ -48,32 +47,6 @@ def _itself(value: npt.ArrayLike) -> Array:
 
 AGREEMENT = Metric("agreement", ("agreement",), _itself)
 CONSENSUS = Metric("consensus", ("consensus",), _itself)
-
-
-def pairs_of(models: int) -> Iterator[tuple[int, int]]:
-    """Yield the pairs (i, j), i < j, of models in the order of every table of pairs."""
-    return ((i, j) for i in range(models) for j in range(i + 1, models))
-
-
-def pair_table(rows: Array, models: int) -> Floats:
-    """Return rows of pairs as a symmetric table.
-
-    Parameters
-    ----------
-    rows
-        (pair, ...) in the order of `pairs_of`.
-    models
-        Number of models.
-
-    Returns
-    -------
-    ndarray of float64, shape (models, models, ...)
-        NaN on the diagonal.
-    """
-    table: Floats = np.full((models, models, *rows.shape[1:]), np.nan)
-    for row, (i, j) in zip(rows, pairs_of(models), strict=True):
-        table[i, j] = table[j, i] = row
-    return table
 
 
 def packed(maps: Sequence[Array], *, cores: Sequence[tuple[slice, ...]], threshold: float) -> Array:
@@ -146,8 +119,8 @@ def mask_overlaps(masks: Array) -> Floats:
     Returns
     -------
     ndarray of float64, shape (pair, T)
-        Pairs as in `pairs_of`, on the host. NaN where neither model has foreground; of several
-        classes the mean over those present in either.
+        Pairs as in `cte_dask.consistency.model_pairs.pairs_of`, on the host. NaN where neither
+        model has foreground; of several classes the mean over those present in either.
     """
     by_class = np.stack([_class_overlaps(m) for m in masks])
     present = ~np.isnan(by_class)
@@ -200,7 +173,7 @@ def label_overlaps(labels: Sequence[Array], *, cores: Sequence[tuple[slice, ...]
     Returns
     -------
     ndarray of float64, shape (pair, T)
-        Pairs as in `pairs_of`, on the host.
+        Pairs as in `cte_dask.consistency.model_pairs.pairs_of`, on the host.
     """
     rows = []
     for i, j in pairs_of(len(labels)):

@@ -13,9 +13,10 @@ from urllib.parse import urljoin
 from pydantic import ValidationError
 
 from cte_dask.models import yaml as safe_yaml
-from cte_dask.models.spec import ModelSpec, canonical_json, is_url
+from cte_dask.models.spec import ModelSpec, canonical_json
 from cte_dask.models.yaml import one_line
 from cte_dask.registry import unknown
+from cte_dask.storage import is_url, open_file
 
 __all__ = ["SCHEMA", "BankError", "ModelBank", "load_bank"]
 
@@ -125,8 +126,6 @@ def load_bank(path: str | PathLike[str]) -> ModelBank:
 
 
 def _read(where: str) -> str:
-    from cte_dask.storage import open_file
-
     if not is_url(where) and not Path(where).is_file():
         kind = "is a directory, not a bank file" if Path(where).is_dir() else "no such bank file"
         raise ValueError(kind)

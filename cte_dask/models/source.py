@@ -6,10 +6,14 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cte_dask.models.package import folder_digest
-from cte_dask.models.spec import ModelSpec, is_url
+from cte_dask.storage import is_url, open_file
+
+if TYPE_CHECKING:
+    from cte_dask.models.spec import ModelSpec
 
 __all__ = ["cache_folder", "fetch", "pinned", "sha256_of"]
 
@@ -120,8 +124,6 @@ def _cached(url: str, digest: str) -> Path:
 
 
 def _download(url: str, target: Path) -> None:
-    from cte_dask.storage import open_file
-
     try:
         with open_file(url, "rb") as remote, target.open("wb") as local:
             while piece := remote.read(_PIECE):

@@ -10,21 +10,17 @@ from typing import Any, Literal, Self
 from pydantic import Field, JsonValue, StrictBool, StrictInt, field_validator, model_validator
 
 from cte_dask.models.format_registry import FORMATS
-from cte_dask.models.steps import Step
+from cte_dask.models.preprocessing import Step
 from cte_dask.models.yaml import Strict
 from cte_dask.registry import is_reference
+from cte_dask.storage import is_url
 
-__all__ = ["DeclaredVoxelSize", "ModelSpec", "Output", "Segmentation", "Step", "is_url"]
+__all__ = ["DeclaredVoxelSize", "ModelSpec", "Output", "Segmentation", "Step"]
 
 Shape = tuple[int, int, int]
 
 NANOMETRES = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
 OWN = "cte_dask.models."
-
-
-def is_url(source: str) -> bool:
-    """Tell whether a source is a URL rather than a local path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)", source) is not None
 
 
 class Output(Strict):

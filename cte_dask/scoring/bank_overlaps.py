@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cte_dask.consistency.bank_agreement import tile_votes
+from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.consistency.overlap import (
     label_overlaps,
     majority_overlaps,
     mask_overlaps,
     merged,
     packed,
-    pairs_of,
 )
 from cte_dask.scoring.block_scores import overlap_rows
 

@@ -148,7 +148,7 @@ def _perturbations(
 def _percentiles(spec: ModelSpec) -> set[float]:
     from cte_dask.models.preprocessing import required_percentiles
 
-    return required_percentiles(spec)
+    return required_percentiles(spec.preprocessing)
 
 
 def _check_contrast(volume: Volume, intensity: IntensityStatistics) -> None:

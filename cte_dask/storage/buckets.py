@@ -12,10 +12,7 @@ from cte_dask.storage.retries import TIMEOUTS, retry_config
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["PROTOCOLS", "bucket_url", "is_cloud", "open_bucket", "options_of"]
-
-PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss")
-"""URL schemes of object stores: Amazon's (and all that speak its language), Google's, Azure's."""
+__all__ = ["bucket_url", "open_bucket", "options_of"]
 
 OPTIONS = {"anonymous": "skip_signature", "endpoint": "endpoint", "region": "region"}
 """The options that the environment need not hold, and obstore's names for them; no credential."""
@@ -30,22 +27,6 @@ _ENDPOINTS = (
     "AZURE_ENDPOINT",
     "GOOGLE_BASE_URL",
 )
-
-
-def is_cloud(url: str) -> bool:
-    """Tell the URL of an object store from other URLs and paths.
-
-    Parameters
-    ----------
-    url
-        A path or URL.
-
-    Returns
-    -------
-    bool
-        Whether it begins as those of S3, Google or Azure do.
-    """
-    return "://" in url and url.partition("://")[0] in PROTOCOLS
 
 
 def bucket_url(url: str) -> str:

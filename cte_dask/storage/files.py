@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -12,20 +13,12 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.asyn import get_loop, sync
 
-from cte_dask.storage.buckets import PROTOCOLS, bucket_url, is_cloud, open_bucket
+from cte_dask.storage import PROTOCOLS, is_cloud
+from cte_dask.storage.buckets import bucket_url, open_bucket
 from cte_dask.storage.faults import explaining
 from cte_dask.storage.retries import read_again
 
-__all__ = ["CloudFiles", "open_file", "register", "replacing"]
-
-open_file = fsspec.open
-"""fsspec's ``open``, once `register` has run."""
-
-
-def register() -> None:
-    """Make ``fsspec.open`` and its like use `CloudFiles` for object stores in this process."""
-    for protocol in PROTOCOLS:
-        fsspec.register_implementation(protocol, _KINDS[protocol], clobber=True)
+__all__ = ["KINDS", "CloudFiles", "replacing"]
 
 
 @contextmanager
@@ -184,4 +177,7 @@ class _Upload(io.RawIOBase):
 
 
 # fsspec reads the scheme from the class, so each scheme has its own
-_KINDS = {p: type(f"CloudFiles_{p}", (CloudFiles,), {"protocol": p}) for p in PROTOCOLS}
+KINDS = SimpleNamespace(
+    **{p: type(f"CloudFiles_{p}", (CloudFiles,), {"protocol": p}) for p in PROTOCOLS}
+)
+"""A class of its own for each scheme: an fsspec file system knows the URLs that it opens by one."""

@@ -13,24 +13,25 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from cte_dask.errors import VolumeError, cause
-from cte_dask.storage import StorageError, is_cloud, zarr_store
+from cte_dask.storage import StorageError, is_cloud, is_url
+from cte_dask.storage.objects import zarr_store
 
-__all__ = ["StrictStore", "absolute", "is_url", "names_below", "open_store"]
+__all__ = ["StrictStore", "absolute", "is_remote", "names_below", "open_store"]
 
 StorageOptions = Mapping[str, Any]
 
 _filesystems: dict[int, object] = {}
 
 
-def is_url(target: str) -> bool:
-    """Tell an fsspec URL (also a chained one) from a local path; ``file://`` is local."""
-    return ("://" in target or "::" in target) and not target.startswith("file://")
+def is_remote(target: str) -> bool:
+    """Tell an fsspec URL from what is on this machine: a path, or a ``file://`` URL."""
+    return is_url(target) and not target.startswith("file://")
 
 
 def absolute(target: str | os.PathLike[str]) -> str:
     """Return a target as a URL or absolute path, so that every process finds the same one."""
     text = os.fspath(target)
-    if is_url(text):
+    if is_remote(text):
         return text.rstrip("/")
     return os.path.abspath(os.path.expanduser(text.removeprefix("file://")))
 
@@ -43,7 +44,7 @@ def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = T
     VolumeError
         If the protocol is not known, or what it needs is not installed.
     """
-    if not is_url(url):
+    if not is_remote(url):
         return LocalStore(url, read_only=read_only)
     if is_cloud(url):
         try:

@@ -15,7 +15,7 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsGroupError
 
 from cte_dask.errors import VolumeError
-from cte_dask.storage.stores import absolute, is_url, open_store
+from cte_dask.storage.stores import absolute, is_remote, open_store
 from cte_dask.volume.axes import checked_axes
 from cte_dask.volume.pyramid import mean_pyramid, nearest_pyramid
 from cte_dask.volume.voxel_size import VoxelSize, VoxelSizeLike
@@ -222,7 +222,7 @@ def _check_labels(labels: Mapping[str, NDArray[Any]], axes: str, shape: tuple[in
 def _new_group(path: str | os.PathLike[str], version: Version, *, overwrite: bool) -> zarr.Group:
     url = absolute(path)
     # zarr deletes whatever is at the path before it writes: never a folder that is no zarr
-    if not is_url(url) and os.path.exists(url):
+    if not is_remote(url) and os.path.exists(url):
         if not overwrite:
             raise VolumeError(f"{url} exists already: choose another path or overwrite=True")
         if os.listdir(url) and not any(os.path.exists(f"{url}/{name}") for name in _METADATA):

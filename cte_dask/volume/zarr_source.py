@@ -21,7 +21,7 @@ from zarr.core.sync import sync
 from cte_dask.errors import VolumeError, VolumeReadError, cause
 from cte_dask.storage import StorageError
 from cte_dask.storage.retries import read_patiently
-from cte_dask.storage.stores import StrictStore, is_url, open_store
+from cte_dask.storage.stores import StrictStore, is_remote, open_store
 from cte_dask.volume.image import Selection, checked_dtype
 
 __all__ = ["ZarrSource", "open_node", "open_zarr_source", "strict_store"]
@@ -253,7 +253,7 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
 
 
 def _why_not_found(name: str) -> str:
-    if not is_url(name) and not os.path.exists(name):
+    if not is_remote(name) and not os.path.exists(name):
         return f"{name} does not exist"
     if os.path.isfile(name):
         return (

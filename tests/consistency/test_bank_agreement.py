@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.consistency.bank_agreement import CUT, similarity_of, tile_agreement, tile_votes
-from cte_dask.consistency.overlap import pairs_of
+from cte_dask.consistency.model_pairs import pairs_of
 
 
 def names(count: int) -> list[str]:
@@ -116,7 +116,7 @@ def test_siblings_do_not_outvote_the_rest():
 
 
 def _table(pairs: np.ndarray, models: int) -> np.ndarray:
-    from cte_dask.consistency.overlap import pair_table
+    from cte_dask.consistency.model_pairs import pair_table
 
     return pair_table(pairs, models)
 

@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.consistency.instance import v_rand
+from cte_dask.consistency.model_pairs import pair_table, pairs_of
 from cte_dask.consistency.overlap import (
     label_overlaps,
     majority_overlaps,
     mask_overlaps,
     merged,
     packed,
-    pair_table,
-    pairs_of,
 )
 
 

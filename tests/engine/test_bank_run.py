@@ -11,7 +11,7 @@ import xarray as xr
 from conftest import write_bank
 
 import cte_dask
-from cte_dask.consistency.overlap import pairs_of
+from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.engine.checkpoint import Checkpoint
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed

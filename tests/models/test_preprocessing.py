@@ -8,9 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cte_dask.models.preprocessing import preprocess, required_percentiles
+from cte_dask.models.preprocessing import Step, preprocess, required_percentiles
 from cte_dask.models.spec import ModelSpec
-from cte_dask.models.steps import Step
 
 Real = NDArray[np.float64]
 
@@ -202,4 +201,4 @@ def test_the_percentiles_asked_for_are_the_percentiles_read() -> None:
     read: set[float] = set()
     preprocess(np.arange(50.0), steps, Recorder(np.arange(200.0)))
     spec = ModelSpec(name="m", format="torchscript", source="s", preprocessing=steps)
-    assert required_percentiles(spec) == read == {1, 99.8, 95, 10, 0, 100}
+    assert required_percentiles(spec.preprocessing) == read == {1, 99.8, 95, 10, 0, 100}

@@ -25,8 +25,8 @@ from cte_dask.evaluation.labels import open_labels
 from cte_dask.models import load_bank
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring.resolve import resolve
-from cte_dask.storage import buckets, retries, zarr_store
-from cte_dask.storage.objects import _look
+from cte_dask.storage import buckets, retries
+from cte_dask.storage.objects import _look, zarr_store
 from cte_dask.volume import VolumeReadError, open_volume
 
 # a machine that does much else is slow, not wrong: only one that hangs meets the limit

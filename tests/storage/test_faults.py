@@ -8,9 +8,9 @@ import fsspec
 import pytest
 from obstore.exceptions import GenericError
 
-from cte_dask.storage.buckets import bucket_url, is_cloud, open_bucket
+from cte_dask.storage import is_cloud, register
+from cte_dask.storage.buckets import bucket_url, open_bucket
 from cte_dask.storage.faults import StorageError, explained, explaining
-from cte_dask.storage.files import register
 from cte_dask.storage.objects import zarr_store
 
 SIGNED = "https://a.blob.core.windows.net/c/x?sv=2021&sig=PRIVATESIGNATURE%3D"

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import fsspec
 
 from cte_dask.results.provenance import shown_url
-from cte_dask.storage.stores import is_url
+from cte_dask.storage.stores import is_remote
 from cte_dask.volume.voxel_size import nanometres
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def _served(
 ) -> tuple[tuple[str, str], list[str]]:
     """Return the URLs of target and maps for a browser, and notes on how to serve them."""
     notes = []
-    local = [p for p in (image, maps) if not is_url(p)]
+    local = [p for p in (image, maps) if not is_remote(p)]
     # One server for both: its root is the folder that holds target and maps.
     root = os.path.commonpath([os.path.dirname(p) for p in local]) if local else ""
     urls = []
     for path, address in ((image, target_url), (maps, maps_url)):
         beside = f"http://127.0.0.1:{PORT}/{quote(os.path.relpath(path, root))}" if root else ""
-        urls.append(address or (shown_url(path) if is_url(path) else beside))
-    if any(not is_url(p) and not g for p, g in ((image, target_url), (maps, maps_url))):
+        urls.append(address or (shown_url(path) if is_remote(path) else beside))
+    if any(not is_remote(p) and not g for p, g in ((image, target_url), (maps, maps_url))):
         serve = shlex.join(["npx", "http-server", root, "-a", "127.0.0.1", "-p", str(PORT)])
         notes.append(f"Neuroglancer reads over HTTP; serve the files with: {serve} --cors")
     if target_url is None and shown_url(image) != image:
