@@ -29,7 +29,7 @@ from measuring import RESULTS, alternated, electron_microscopy, ratio, save
 
 from cte_dask import load_bank, open_volume, resolve
 from cte_dask.inference.graph.feature_path import example_masks
-from cte_dask.perturb.draw import draws_of
+from cte_dask.perturb import draws_of
 from cte_dask.results.layout import layout_of
 from cte_dask.results.store import create
 from cte_dask.scoring.block_reader import read_window

@@ -156,8 +156,8 @@ def fall_asleep(seconds: float) -> None:
     import zarr  # noqa: F401
 
     from cte_dask import models, volume  # noqa: F401
+    from cte_dask.engine import checkpoint
     from cte_dask.engine import dask_runner as run
-    from cte_dask.engine import jobs as work
     from cte_dask.engine.checkpoint import Checkpoint
     from cte_dask.scoring.block_scores import BlockScores
     from cte_dask.scoring.score_block import failed_block
@@ -178,7 +178,7 @@ def fall_asleep(seconds: float) -> None:
             with lock:
                 total[0] += time.perf_counter() - began
 
-    work.score_block = asleep
+    checkpoint.score_block = asleep
     Checkpoint.__call__ = timed  # type: ignore[method-assign]
     run._seconds_in_tasks = total  # type: ignore[attr-defined]
 

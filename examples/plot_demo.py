@@ -18,7 +18,7 @@ import numpy as np
 
 import cte_dask
 from cte_dask.demo import LABELS, bank_path
-from cte_dask.perturb.draw import draws_of
+from cte_dask.perturb import draws_of
 from cte_dask.scoring.score_block import predict_tiles
 
 

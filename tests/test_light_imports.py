@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cte_dask"
 MOST_LINES = 400
+MOST_FLOORS = 13
 
 
 def loaded_by(code: str) -> set[str]:
@@ -62,3 +64,25 @@ def test_no_module_is_an_attic_or_large_without_a_reason():
         assert path.stem not in {"utils", "helpers", "misc", "common"}
         if len(text.splitlines()) > MOST_LINES:
             assert "one module because" in (ast.get_docstring(ast.parse(text)) or ""), path
+
+
+def longest_chain(imports: dict[str, set[str]]) -> list[str]:
+    """The longest chain of modules of which each imports the next."""
+    chains: dict[str, list[str]] = {}
+    for module in TopologicalSorter(imports).static_order():  # what is imported comes first
+        below = max((chains[i] for i in sorted(imports.get(module, ()))), key=len, default=[])
+        chains[module] = [module, *below]
+    return max(chains.values(), key=len)
+
+
+def test_the_longest_chain_is_that_of_the_deepest_import():
+    assert longest_chain({"a": {"b", "d"}, "b": {"c"}, "c": {"d"}, "e": {"a"}}) == list("eabcd")
+    assert longest_chain({"alone": set()}) == ["alone"]
+
+
+def test_a_newcomer_climbs_few_floors():
+    grimp = pytest.importorskip("grimp")
+    graph = grimp.build_graph("cte_dask", exclude_type_checking_imports=True, cache_dir=None)
+    imports = {m: graph.find_modules_directly_imported_by(m) for m in graph.modules}
+    chain = longest_chain(imports)
+    assert len(chain) <= MOST_FLOORS, " imports ".join(chain)

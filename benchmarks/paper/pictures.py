@@ -22,7 +22,7 @@ import numpy as np
 from study import FEATURE, INPUT
 
 from cte_dask.consistency.score_names import ScoreName
-from cte_dask.perturb.draw import draws_of
+from cte_dask.perturb import draws_of
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import open_volume

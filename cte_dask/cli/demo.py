@@ -15,7 +15,7 @@ from cte_dask.cli.console import teller
 from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.evaluation.accuracy import f1_of_counts, foreground_counts
 from cte_dask.evaluation.rank_correlation import rank_correlation
-from cte_dask.perturb.draw import Draw
+from cte_dask.perturb import Draw
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.terminal.progress import shown_on
 from cte_dask.report.terminal.tables import output

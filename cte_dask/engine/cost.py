@@ -195,7 +195,7 @@ def _voxels_read(experiment: Experiment, blocks: BlockGrid, before: Shape, after
 
 def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCost]:
     """Count and time the passes of every model, once for all that differ in their weights alone."""
-    from cte_dask.perturb.draw import draws_of
+    from cte_dask.perturb import draws_of
 
     draws = draws_of(experiment.perturbations, experiment.repeats)
     costs: list[ModelCost] = []

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from cte_dask.inference.memory import bytes_for_models, groups_that_fit
 from cte_dask.results.store import DONE
-from cte_dask.scoring.block_scores import BlockScores
-from cte_dask.scoring.score_block import failed_block, score_block
 
 if TYPE_CHECKING:
     from cte_dask.results.store import Scores
-    from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["Job", "Listed", "Result", "Shard", "Work", "failed_job", "missing_jobs", "score_job"]
+__all__ = ["Job", "Listed", "Result", "Shard", "Work", "missing_jobs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,52 +113,6 @@ def missing_jobs(scores: Scores, shard: Shard | None = None) -> list[Job]:
     missing = missing if shard is None else shard.part(missing)
     partial = DONE["partial"]
     return [Job(i, scores.lacking(i) if marks[i] == partial else None) for i in missing]
-
-
-def score_job(experiment: Experiment, job: Job) -> BlockScores:
-    """Score a block for the models of a job; the others are ``absent``.
-
-    See `cte_dask.scoring.score_block.score_block`. No number of a model depends on the others of
-    its bank; metrics of the whole bank need all of them. Models that do not fit into memory
-    together are taken in groups, each of which reads the block anew (`cte_dask.inference.memory`).
-    """
-    groups = list(_groups(experiment, job))
-    if len(groups) == 1 and job.models is None:
-        return score_block(experiment, job.block)
-    scores = failed_block(experiment, job.block, {})
-    scores.mark(range(len(experiment.candidates)), "absent")
-    for group in groups:
-        group_scores = score_block(_restricted(experiment, group), job.block)
-        scores.tiles[list(group)] = group_scores.tiles
-        scores.failures.update(group_scores.failures)
-    return scores
-
-
-def _groups(experiment: Experiment, job: Job) -> Iterator[tuple[int, ...]]:
-    """Yield the models of a job, as many at a time as fit into this process's memory."""
-    models = tuple(range(len(experiment.candidates))) if job.models is None else job.models
-    if experiment.bank_metrics:
-        yield models
-        return
-    sizes = [experiment.candidates[number].bytes for number in models]
-    for group in groups_that_fit(sizes, bytes_for_models(experiment.device)):
-        yield models[group.start : group.stop]
-
-
-def failed_job(experiment: Experiment, job: Job, cause: str) -> BlockScores:
-    """Return what is written of a job of which nothing was computed, and why."""
-    names = [c.name for c in experiment.candidates]
-    numbers = range(len(names)) if job.models is None else job.models
-    scores = failed_block(experiment, job.block, {names[number]: cause for number in numbers})
-    scores.mark([i for i in range(len(names)) if i not in numbers], "absent")
-    return scores
-
-
-def _restricted(experiment: Experiment, models: tuple[int, ...]) -> Experiment:
-    """Return the experiment with some of its models alone."""
-    if len(models) == len(experiment.candidates):
-        return experiment
-    return replace(experiment, candidates=tuple(experiment.candidates[m] for m in models))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cte_dask.consistency.score_names import UNPERTURBED
-from cte_dask.engine.jobs import Job, score_job
+from cte_dask.engine.checkpoint import score_job
+from cte_dask.engine.jobs import Job
 from cte_dask.results.bank_metrics import bank_variables
 from cte_dask.results.block_codec import COLUMNS, decoded, encoded
 from cte_dask.results.dataset import COUNTS, DIMS, labelled, told_attributes, variables_of

@@ -21,7 +21,7 @@ from cte_dask.perturb.kinds import DrawnTiles
 
 if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
-    from cte_dask.perturb.draw import Draw
+    from cte_dask.perturb import Draw
     from cte_dask.perturb.kinds import Warp
     from cte_dask.perturb.views import View
     from cte_dask.tiles import Tile

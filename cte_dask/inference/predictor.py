@@ -30,7 +30,7 @@ from cte_dask.inference.outputs import (
 from cte_dask.inference.passes import Passes, padded
 from cte_dask.inference.settings import Inference
 from cte_dask.models.loading import load_network
-from cte_dask.perturb.draw import Draw
+from cte_dask.perturb import Draw, Perturbation
 from cte_dask.perturb.views import Alike, TileContext, View, view_of
 from cte_dask.perturb.warps import unmoved
 from cte_dask.tiles import SAME, Scale, Tile
@@ -38,7 +38,6 @@ from cte_dask.tiles import SAME, Scale, Tile
 if TYPE_CHECKING:
     from cte_dask.models.network import Network
     from cte_dask.models.spec import ModelSpec
-    from cte_dask.perturb import Perturbation
     from cte_dask.perturb.kinds import Warp
     from cte_dask.tiles import Frame
     from cte_dask.volume.statistics import IntensityStatistics

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from cte_dask.inference.predictor import Predictor
-    from cte_dask.perturb.draw import Draw
+    from cte_dask.perturb import Draw
 
 __all__ = ["ModelReport", "check_model", "seconds_per_tile", "with_needs"]
 

@@ -14,10 +14,11 @@ A perturbation of your own is named by where it is defined, ``your_package.modul
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cte_dask.perturb import philox
 from cte_dask.perturb.kinds import (
     FeaturePerturbation,
     InputPerturbation,
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from cte_dask.perturb.kinds import DrawnTiles, Warp
     from cte_dask.perturb.philox import Key
     from cte_dask.perturb.views import TileContext, View
+    from cte_dask.tiles import Tile
 
 __all__ = [
     "PERTURBATIONS",
+    "Draw",
     "Perturbation",
     "PerturbationKind",
+    "draws_of",
     "perturbation_kind",
     "usual_strengths",
 ]
@@ -289,6 +293,54 @@ class Perturbation:
         if not isinstance(kind, FeaturePerturbation):
             raise TypeError(f"{self.name!r} perturbs no feature maps: its space is {kind.space!r}")
         return kind.multipliers(channels, self.strength, mode=self.mode, key=key)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One perturbed run: a perturbation, and which of its repeats.
+
+    Parameters
+    ----------
+    perturbation
+        The perturbation, drawn anew in every repeat where it is random.
+    repeat
+        Number of the repeat, from 0.
+    """
+
+    perturbation: Perturbation
+    repeat: int
+
+    def key(self, seed: int, tile: Tile, layer: int = 0) -> Key:
+        """Return the Philox key of this run's draw for a tile.
+
+        Parameters
+        ----------
+        seed
+            The run's seed.
+        tile
+            The tile; the same key for every model.
+        layer
+            Number of the layer that is perturbed; 0 for an image.
+        """
+        return philox.key(seed, self.perturbation.name, self.repeat, tile.index, layer)
+
+
+def draws_of(perturbations: Iterable[Perturbation], repeats: int) -> tuple[Draw, ...]:
+    """Return every perturbed run: the repeats of a perturbation stand together.
+
+    Parameters
+    ----------
+    perturbations
+        In the order of the run.
+    repeats
+        How often each is drawn, at least once.
+
+    Examples
+    --------
+    >>> [(d.perturbation.name, d.repeat) for d in draws_of([Perturbation("rotate")], 2)]
+    [('rotate', 0), ('rotate', 1)]
+    """
+    return tuple(Draw(p, r) for p in perturbations for r in range(repeats))
 
 
 def _number(text: str, part: str) -> float:

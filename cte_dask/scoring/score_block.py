@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.inference.predictor import Predictor
-    from cte_dask.perturb.draw import Draw
+    from cte_dask.perturb import Draw
     from cte_dask.scoring.experiment import Candidate, Experiment
 
 __all__ = ["failed_block", "loaded", "predict_tiles", "score_block"]
@@ -155,7 +155,7 @@ def _unscored(experiment: Experiment, candidate: Candidate, tiles: int) -> TileS
 
 
 def _draws(experiment: Experiment) -> tuple[Draw, ...]:
-    from cte_dask.perturb.draw import draws_of
+    from cte_dask.perturb import draws_of
 
     return draws_of(experiment.perturbations, experiment.repeats)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cte_dask.inference.outputs import Prediction
     from cte_dask.inference.predictor import Predictor
-    from cte_dask.perturb.draw import Draw
+    from cte_dask.perturb import Draw
     from cte_dask.perturb.views import View
     from cte_dask.scoring.experiment import Experiment
     from cte_dask.tiles import Shape, Tile

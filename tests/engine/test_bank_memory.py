@@ -17,10 +17,10 @@ from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cte_dask.engine import jobs as work
-from cte_dask.engine.checkpoint import Checkpoint
+from cte_dask.engine import checkpoint
+from cte_dask.engine.checkpoint import Checkpoint, score_job
 from cte_dask.engine.dask_runner import run_jobs
-from cte_dask.engine.jobs import Job, Listed, score_job
+from cte_dask.engine.jobs import Job, Listed
 from cte_dask.inference.memory import MODELS_SHARE, bytes_for_models, bytes_of, groups_that_fit
 from cte_dask.models import load_bank
 from cte_dask.models.unet import UNet
@@ -102,7 +102,7 @@ def test_a_worker_may_use_its_own_limit():
 @pytest.fixture
 def little(monkeypatch):
     """Memory for two models and a half."""
-    for module in (work, candidates):
+    for module in (checkpoint, candidates):
         monkeypatch.setattr(module, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
 
 

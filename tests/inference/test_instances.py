@@ -115,7 +115,7 @@ def test_v_rand_of_the_run_is_v_rand_of_the_labels(image, tmp_path):
     experiment = settle(load_bank(str(write_bank(tmp_path, 1))), image, metrics=("vrand", "nhd"))
     assert str(experiment.primary) == "vrand@dropout:0.5"
     data, _ = consistencies(experiment)
-    from cte_dask.perturb.draw import draws_of
+    from cte_dask.perturb import draws_of
     from cte_dask.scoring.score_block import loaded, predict_tiles
 
     components = segmenter("components", threshold=0.5)

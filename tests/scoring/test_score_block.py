@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cte_dask.consistency.binary import binary_agreement, ei, nhd
 from cte_dask.inference.graph.bottleneck import hooked
 from cte_dask.models import ModelBank, load_bank
-from cte_dask.perturb.draw import draws_of
+from cte_dask.perturb import draws_of
 from cte_dask.perturb.kinds import DrawnTiles
 from cte_dask.scoring.block_scores import STATUS, TILE_STATISTICS, TileScores
 from cte_dask.scoring.resolve import resolve

@@ -63,7 +63,7 @@ def test_models_at_the_target_voxel_size_are_not_touched(tmp_path):
 
 
 def _draws(experiment):
-    from cte_dask.perturb.draw import draws_of
+    from cte_dask.perturb import draws_of
 
     return draws_of(experiment.perturbations, 1)
 

@@ -157,7 +157,7 @@ def _tile(
     experiment: Experiment, candidate: Candidate, which: str, index: int, recorded: float
 ) -> dict[str, Any]:
     from cte_dask.arrays import to_numpy
-    from cte_dask.perturb.draw import Draw
+    from cte_dask.perturb import Draw
     from cte_dask.scoring.score_block import predict_tiles
 
     draw = Draw(_perturbation(experiment, candidate), 0)
