@@ -21,7 +21,7 @@ from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed
 from cte_dask.models import load_bank
 from cte_dask.perturb import PERTURBATIONS, Perturbation, perturbation_kind
-from cte_dask.ranking.calibration.numbers import calibration_dict, write_numbers
+from cte_dask.ranking.calibration.numbers import calibration_dict, calibration_table
 from cte_dask.ranking.calibration.strengths import Calibration, calibrated
 from cte_dask.ranking.options import CalibrationOptions
 from cte_dask.results.dataset import dataset_of
@@ -217,7 +217,8 @@ def calibrate_target(
     volume = open_target(target, bank)
     with open_cluster(cluster.cluster, workers=cluster.workers, threads=options.threads) as client:
         calibration = calibrate_with(volume, bank, replace(options, client=client))
-    write_numbers(out, calibration_dict(calibration))
+    numbers = calibration_dict(calibration)
+    folder.write_calibration(numbers, calibration_table(numbers))
     return calibration
 
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency.score_names import ScoreName
-from cte_dask.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from cte_dask.ranking.calibration.strengths import Calibration, Strength
     from cte_dask.ranking.rank import Score
 
-__all__ = ["calibration_dict", "write_numbers"]
+__all__ = ["calibration_dict", "calibration_table"]
 
 CALIBRATION_SCHEMA = "cte-calibration/1"
 COLUMNS = (
@@ -87,13 +86,11 @@ def _plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def write_numbers(out: str, result: Mapping[str, Any]) -> None:
-    """Write ``calibration.json`` and ``calibration.csv`` (one row a strength).
+def calibration_table(result: Mapping[str, Any]) -> str:
+    """Return the content of ``calibration.csv``, one row a strength.
 
     Parameters
     ----------
-    out
-        Folder or URL.
     result
         From `calibration_dict`.
     """
@@ -106,4 +103,4 @@ def write_numbers(out: str, result: Mapping[str, Any]) -> None:
         lead = [strength[column] for column in COLUMNS]
         cells = [strength["models"].get(n, {}).get(f) for n in models for f in fields]
         table.writerow([*lead, *cells])
-    RunFolder(out).write_calibration(result, text.getvalue())
+    return text.getvalue()
