@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -177,5 +177,16 @@ def _level(text: str, flag: str) -> int | Literal["auto"]:
     return int(text)
 
 
-_PARSERS: dict[Any, Callable[[str, str], Any]] = {Shape: _triple, Literal["auto"]: _level}
+def _numbers(text: str, flag: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"{flag} {text!r} must be numbers such as 0.5,1,2") from None
+
+
+_PARSERS: dict[Any, Callable[[str, str], Any]] = {
+    Shape: _triple,
+    Literal["auto"]: _level,
+    Sequence[float]: _numbers,
+}
 """How the text of an option becomes a value, by a member of its field's type."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cte_dask.arrays import namespace, to_torch
 from cte_dask.inference.outputs import resized
-from cte_dask.models.preprocessing import preprocess
+from cte_dask.models.preprocessing import Step, preprocess
 from cte_dask.perturb.canonical import CANONICAL_PERCENTILES
 from cte_dask.perturb.kinds import DrawnTiles
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cte_dask.tiles import Tile
     from cte_dask.volume.statistics import IntensityStatistics
 
-__all__ = ["Around", "TileGroup", "feature_masks", "perturbed", "samples"]
+__all__ = ["Around", "TileGroup", "feature_masks", "inverted", "perturbed", "samples"]
 
 Around = Callable[["View"], Any]
 
@@ -126,7 +126,13 @@ def feature_masks(
 
 
 def samples(
-    frames: Any, spec: ModelSpec, *, view: View, intensity: IntensityStatistics, like: Tensor
+    frames: Any,
+    spec: ModelSpec,
+    *,
+    view: View,
+    intensity: IntensityStatistics,
+    like: Tensor,
+    invert: bool = False,
 ) -> Tensor:
     """Preprocess frames and lay them out as network samples.
 
@@ -142,6 +148,8 @@ def samples(
         Intensity statistics of the whole target, raw units.
     like
         Gives device and dtype.
+    invert
+        Whether the contrast is inverted first.
 
     Returns
     -------
@@ -151,7 +159,23 @@ def samples(
     # a 2D model's image is one plane, also for statistics of scope tile
     units = frames.reshape(-1, *frames.shape[-spec.dims :])
     steps = spec.preprocessing
+    if invert:
+        steps = inverted(steps, *(intensity.percentile(q) for q in CANONICAL_PERCENTILES))
     ready = namespace(frames).stack([preprocess(u, steps, intensity) for u in units])
     x = to_torch(ready, like.device).to(like.dtype)[:, None]
     x = resized(x, view.frame.extent)
     return x.expand(-1, spec.in_channels, *x.shape[2:]).contiguous()
+
+
+def inverted(steps: Sequence[Step], low: float, high: float) -> tuple[Step, ...]:
+    """Return preprocessing that inverts the contrast first: `low` and `high` change places.
+
+    Parameters
+    ----------
+    steps
+        The steps that follow; their statistics are those of the inverted target.
+    low, high
+        Intensities, raw units.
+    """
+    turned = Step(name="scale_linear", kwargs={"gain": -1.0, "offset": low + high})
+    return (turned, *steps)

@@ -14,7 +14,8 @@ from cte_dask.arrays import from_torch
 
 if TYPE_CHECKING:
     from cte_dask.inference.segmenters import Segmenter
-    from cte_dask.models.spec import ModelSpec, Output
+    from cte_dask.models.output import Output
+    from cte_dask.models.spec import ModelSpec
 
 __all__ = [
     "Prediction",

@@ -60,6 +60,10 @@ class Predictor:
         Voxels of the network per voxel of the target (z, y, x).
     alike
         Which axes have voxels of equal length; see `cte_dask.perturb.views`.
+    invert
+        Whether it sees the target with inverted contrast.
+    network
+        The model's network, if it is loaded already; it is shared, not copied.
 
     Raises
     ------
@@ -77,6 +81,8 @@ class Predictor:
         batch: int,
         scale: Scale = SAME,
         alike: Alike = (0, 1, 1),
+        invert: bool = False,
+        network: Network | None = None,
     ) -> None:
         self.spec = spec
         self.device = inference.device
@@ -87,7 +93,8 @@ class Predictor:
             raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
         self._context = TileContext(self.tile, spec.dims, halo, multiple, scale, alike)
         self.frame = self.view(None).frame
-        self.network: Network = load_network(spec, device=self.device, dtype=self.dtype)
+        self.invert = invert
+        self.network: Network = network or load_network(spec, device=self.device, dtype=self.dtype)
         if self.network.kind == "module":
             # Convolution, norm and activation then share one layout.
             layout = torch.channels_last if spec.dims == 2 else torch.channels_last_3d
@@ -210,7 +217,7 @@ class Predictor:
 
     def _samples(self, images: Any, view: View, group: TileGroup) -> Tensor:
         how: Any = {"view": view, "intensity": group.intensity, "like": self._like}
-        return samples(images, self.spec, **how)
+        return samples(images, self.spec, invert=self.invert, **how)
 
     def _masks(self, group: TileGroup, draw: Draw) -> list[Tensor]:
         if self.path is None:

@@ -333,10 +333,10 @@ def preprocess(
     return _apply(x, pending)
 
 
-def required_percentiles(steps: Sequence[Step]) -> set[float]:
-    """Return the percentiles of the whole target that a model's preprocessing needs."""
+def required_percentiles(steps: Sequence[Step], *, invert: bool = False) -> set[float]:
+    """Return the percentiles of the whole target that steps need, or if it is inverted first."""
     percentiles: set[float] = set()
-    gain = 1.0
+    gain = -1.0 if invert else 1.0
     for step in steps:
         parameters = step.parameters
         if isinstance(parameters, ScaleRange) and step.scope == "volume":

@@ -5,74 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, StrictBool, StrictInt, field_validator, model_validator
 
 from cte_dask.models.format_registry import FORMATS
+from cte_dask.models.output import Output, Segmentation
 from cte_dask.models.preprocessing import Step
 from cte_dask.models.yaml import Strict
 from cte_dask.registry import is_reference
 from cte_dask.storage import is_url
 
-__all__ = ["DeclaredVoxelSize", "ModelSpec", "Output", "Segmentation", "Step"]
+__all__ = ["DeclaredVoxelSize", "ModelSpec", "Step", "Variant", "checked_scale"]
 
 Shape = tuple[int, int, int]
 
 NANOMETRES = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
 OWN = "cte_dask.models."
-
-
-class Output(Strict):
-    """How the network's output becomes a foreground probability.
-
-    Parameters
-    ----------
-    channel
-        The output channel that is the foreground.
-    activation
-        Function that turns the network's output into a probability; ``"none"`` if it is one
-        already, ``"labels"`` if it holds instance labels, 0 for the background.
-    threshold
-        A voxel is foreground if its probability is strictly greater.
-    classes
-        Channels of a multi-class output that are foreground classes: a voxel belongs to the most
-        probable of all channels, and consistencies are means over the classes present.
-    index
-        Position or name of the output, where the network returns several.
-    """
-
-    channel: StrictInt = Field(default=0, ge=0)
-    activation: Literal["sigmoid", "softmax", "none", "labels"] = "sigmoid"
-    threshold: float = Field(default=0.5, ge=0, lt=1)
-    classes: tuple[StrictInt, ...] = ()
-    index: StrictInt | str | None = None
-
-    @field_validator("classes")
-    @classmethod
-    def _distinct(cls, classes: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(classes)) < len(classes) or min(classes, default=0) < 0:
-            raise ValueError(f"classes {list(classes)} must be distinct channels from 0")
-        return classes
-
-
-class Segmentation(Strict):
-    """How probability maps become instances; see `cte_dask.inference.segmenters`.
-
-    Parameters
-    ----------
-    name
-        A segmenter, such as ``components``, ``distance_watershed``, ``boundary_watershed``.
-    channels
-        Output channel of each map that the segmenter takes (several for affinities); the
-        foreground is ``output.channel`` unless it is named here.
-    parameters
-        Parameters of the segmenter.
-    """
-
-    name: str = "components"
-    channels: dict[str, StrictInt | tuple[StrictInt, ...]] = Field(default_factory=dict)
-    parameters: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class DeclaredVoxelSize(Strict):
@@ -82,6 +33,114 @@ class DeclaredVoxelSize(Strict):
     y: float = Field(gt=0)
     x: float = Field(gt=0)
     unit: Literal["angstrom", "nanometer", "micrometer", "millimeter"]
+
+
+LEAST_SCALE, MOST_SCALE = 1 / 16, 16.0
+
+
+def checked_scale(scale: Any) -> float:
+    """Return a scale that networks may see the target at.
+
+    Raises
+    ------
+    ValueError
+        If it is no number within reason.
+    """
+    number = isinstance(scale, Real) and not isinstance(scale, bool)
+    if not number or not LEAST_SCALE <= scale <= MOST_SCALE:  # NaN is not between them
+        raise ValueError(
+            f"scale {scale!r} must be a number from {LEAST_SCALE:g} to {MOST_SCALE:g}: how much "
+            "larger the network sees the target"
+        )
+    return float(scale)
+
+
+class Variant(Strict):
+    """A way to use a model.
+
+    Parameters
+    ----------
+    name
+        What follows the model's name; by default what is changed, such as ``×0.5 inverted``.
+    scale
+        How much larger than it is the network sees the target; below 1 it sees it smaller.
+    invert
+        Whether the contrast is inverted before the preprocessing: x becomes 1 - x, in units of the
+        target's 1st to 99.8th percentile.
+    preprocessing
+        Steps in place of the model's own; None for its own.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        A ``ValueError`` naming the key, the bad value and what is accepted.
+    """
+
+    name: str | None = Field(default=None, min_length=1, max_length=100)
+    scale: float = 1.0
+    invert: StrictBool = False
+    preprocessing: tuple[Step, ...] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str | None) -> str | None:
+        if name is not None and (not name.isprintable() or name != name.strip()):
+            raise ValueError(f"{name!r} must be printable, without spaces around it")
+        return name
+
+    @field_validator("scale")
+    @classmethod
+    def _sensible(cls, scale: float) -> float:
+        return checked_scale(scale)
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is changed."""
+        return self.scale == 1 and not self.invert and self.preprocessing is None
+
+    @property
+    def label(self) -> str:
+        """What follows the model's name; empty if nothing is changed."""
+        return self.name or " ".join(self._changes())
+
+    def _changes(self) -> list[str]:
+        steps = self.preprocessing
+        return [
+            *([f"×{self.scale:g}"] if self.scale != 1 else []),
+            *(["inverted"] if self.invert else []),
+            *(["+".join(s.name for s in steps) or "raw"] if steps is not None else []),
+        ]
+
+    def candidate_name(self, model: str) -> str:
+        """Return the name of the candidate that a model makes so.
+
+        Examples
+        --------
+        >>> Variant(scale=0.25).candidate_name("nuclei-blurry")
+        'nuclei-blurry ×0.25'
+        """
+        return f"{model} {self.label}".rstrip()
+
+    def applied(self, spec: ModelSpec) -> ModelSpec:
+        """Return a model with this variant's preprocessing, and no variants of its own."""
+        changed: dict[str, Any] = {"variants": ()} if spec.variants else {}
+        if self.preprocessing is not None:
+            changed["preprocessing"] = self.preprocessing
+        return spec.model_copy(update=changed) if changed else spec
+
+    def to_dict(self, model: str) -> dict[str, Any]:
+        """Return plain data: the model's name, the scale, and what else is changed."""
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        return {"model": model, "scale": self.scale, **changed}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return what `to_dict` wrote, its model left out."""
+        return cls.model_validate({k: v for k, v in data.items() if k != "model"})
+
+    # pydantic hashes the fields, and the steps hold dicts, which have no hash
+    def __hash__(self) -> int:
+        return hash((self.label, self.scale, self.invert))
 
 
 class ModelSpec(Strict):
@@ -126,6 +185,8 @@ class ModelSpec(Strict):
         Further modules to perturb beside the bottleneck.
     in_channels
         Channels of the network's input.
+    variants
+        Further ways to use the model, each a candidate of its own.
 
     Raises
     ------
@@ -151,6 +212,7 @@ class ModelSpec(Strict):
     bottleneck: str | None = Field(default=None, min_length=1)
     layers: tuple[str, ...] = ()
     in_channels: StrictInt = Field(default=1, ge=1)
+    variants: tuple[Variant, ...] = ()
 
     @field_validator("name")
     @classmethod
@@ -188,7 +250,8 @@ class ModelSpec(Strict):
             raise ValueError("voxel_size needs z for a model with axes zyx")
         if self.resample and self.voxel_size is None:
             raise ValueError("resample: true needs the model's voxel_size")
-        self._check_preprocessing()
+        self._check_preprocessing("preprocessing", self.preprocessing)
+        self._check_variants()
         self._check_source()
         self._check_trust()
         return self
@@ -203,17 +266,28 @@ class ModelSpec(Strict):
             if value < least:
                 raise ValueError(f"{key} along {axis} must be at least {least}, not {value}")
 
-    def _check_preprocessing(self) -> None:
+    def _check_preprocessing(self, key: str, steps: tuple[Step, ...]) -> None:
         # after a step that is not affine the volume's mean cannot be told from the raw mean
         bent = False
-        for step in self.preprocessing:
+        for step in steps:
             if bent and step.name == "zero_mean_unit_variance" and step.scope == "volume":
                 raise ValueError(
-                    "preprocessing: zero_mean_unit_variance of scope volume cannot follow clip or "
+                    f"{key}: zero_mean_unit_variance of scope volume cannot follow clip or "
                     "an integer type, the volume's mean after it is not known: put it before or "
                     "use scope: tile"
                 )
             bent = bent or step.bends
+
+    def _check_variants(self) -> None:
+        labels: set[str] = set()
+        for number, variant in enumerate(self.variants):
+            key = f"variants.{number}"
+            if variant.plain:
+                raise ValueError(f"{key} changes nothing: give scale, invert or preprocessing")
+            if variant.label in labels:
+                raise ValueError(f"{key}: {variant.label!r} appears twice: give it a name")
+            self._check_preprocessing(f"{key}.preprocessing", variant.preprocessing or ())
+            labels.add(variant.label)
 
     def _check_source(self) -> None:
         if self.format == "python":
@@ -274,7 +348,10 @@ class ModelSpec(Strict):
 
         Weights of known sha256 are the same model at any path, so the source is left out.
         """
-        data = self.model_dump(mode="json", exclude={"source"} if self.sha256 else None)
+        # a model without variants is what it was before there were any
+        unsaid = {"source"} if self.sha256 else set()
+        unsaid |= set() if self.variants else {"variants"}
+        data = self.model_dump(mode="json", exclude=unsaid)
         return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
     # pydantic hashes the fields, and some are dicts, which have no hash

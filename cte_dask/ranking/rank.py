@@ -307,7 +307,7 @@ def ranking_dict(
         "target": experiment.volume.describe(),
         "seed": experiment.seed,
         "experiment": experiment.digest(),
-        "models": [m.to_dict() for m in ranking.models],
+        "models": [{**m.to_dict(), "candidate": experiment.way_of(m.name)} for m in ranking.models],
         **({"similarity": ranking.similarity.to_dict()} if ranking.similarity else {}),
         **({"combined": ranking.combined.to_dict()} if ranking.combined else {}),
         "versions": versions(),

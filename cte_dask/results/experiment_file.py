@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.models.spec import ModelSpec
+from cte_dask.models.spec import ModelSpec, Variant
 from cte_dask.perturb import Perturbation
 from cte_dask.results.run_folder import RunFolder
 from cte_dask.scoring.experiment import Candidate, Experiment
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_options", "reopen"]
 
-ADDED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused")
+ADDED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "candidate")
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -62,6 +62,8 @@ def reopen(run: str) -> Experiment:
         threads=data["threads"],
         border=data["border"],
         combine=data.get("combine", False),
+        scales=tuple(data.get("scales", (1.0,))),
+        excluded_ways={name: _way(w) for name, w in data.get("excluded_ways", {}).items()},
     )
 
 
@@ -105,7 +107,9 @@ def _volume(target: Mapping[str, Any]) -> Volume:
 
 
 def _candidate(entry: Mapping[str, Any]) -> Candidate:
-    spec = ModelSpec.model_validate({k: v for k, v in entry.items() if k not in ADDED})
+    model, variant = _way(entry.get("candidate", {"model": entry["name"]}))
+    keys = {k: v for k, v in entry.items() if k not in ADDED}
+    spec = ModelSpec.model_validate({**keys, "name": model})
     return Candidate(
         spec,
         entry["batch"],
@@ -115,7 +119,12 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         alike=_triple(entry.get("alike", [0, 1, 1])),
         refused=tuple(entry.get("refused", ())),
         bytes=entry.get("bytes", 0),
+        variant=variant,
     )
+
+
+def _way(entry: Mapping[str, Any]) -> tuple[str, Variant]:
+    return str(entry["model"]), Variant.from_dict(entry)
 
 
 def _triple(values: list[int]) -> Shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -47,6 +47,7 @@ def repeat_command(
         *(("--perturb", p) for p in experiment["perturbations"] if p != UNPERTURBED),
         *(("--metric", m) for m in experiment["metrics"]),
         *((f"--{name}", experiment[name]) for name in ("seed", "repeats", "border")),
+        ("--scales", _listed(experiment.get("scales"))),
         ("--batch", batches.pop() if len(batches) == 1 else None),
         *((f"--{name}", experiment[name]) for name in ("threads", "device", "precision")),
     ]
@@ -55,6 +56,10 @@ def repeat_command(
     given = [part for name, value in options if value is not None for part in (name, str(value))]
     flags += ["--exhaustive"] if goal is None else _goal_options(goal)
     return shlex.join(["cte", "rank", shown_url(target["url"]), *given, *flags])
+
+
+def _listed(numbers: Sequence[float] | None) -> str | None:
+    return None if numbers is None else ",".join(f"{n!r}" for n in numbers)
 
 
 def _goal_options(goal: Mapping[str, Any]) -> list[str]:

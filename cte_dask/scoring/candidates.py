@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
-from cte_dask.arrays import set_threads
+from cte_dask.arrays import dtype_of, set_threads
 from cte_dask.errors import reason
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
@@ -22,8 +21,8 @@ from cte_dask.scoring.voxel_matching import alike_axes, mismatch, scale_of
 from cte_dask.tiles import Shape
 
 if TYPE_CHECKING:
-    from cte_dask.models.bank import ModelBank
-    from cte_dask.models.spec import ModelSpec
+    from cte_dask.models.network import Network
+    from cte_dask.models.spec import ModelSpec, Variant
     from cte_dask.perturb import Perturbation
     from cte_dask.volume import VoxelSize
 
@@ -40,31 +39,56 @@ def predictor(candidate: Candidate, inference: Inference) -> Predictor:
         inference = replace(inference, features=False)
     key = (candidate, inference)
     if key not in _READY:
-        _make_room(candidate.bytes, inference.device)
-        _READY[key] = Predictor(
-            candidate.spec,
-            inference,
-            batch=candidate.batch,
-            scale=candidate.scale,
-            alike=candidate.alike,
-        )
+        network = _shared_network(candidate.spec, inference)
+        if network is None:
+            _make_room(candidate.bytes, inference.device)
+        _READY[key] = _loaded(candidate, inference, network)
     _READY.move_to_end(key)
     return _READY[key]
 
 
+def _loaded(candidate: Candidate, inference: Inference, network: Network | None) -> Predictor:
+    return Predictor(
+        candidate.spec,
+        inference,
+        batch=candidate.batch,
+        scale=candidate.scale,
+        alike=candidate.alike,
+        invert=candidate.variant.invert,
+        network=network,
+    )
+
+
+def _shared_network(spec: ModelSpec, inference: Inference) -> Network | None:
+    """Return the network of a model that another candidate of it has loaded; None if none has."""
+    dtype, weights = dtype_of(inference.precision), _weights(spec)
+    for ready in _READY.values():
+        same = ready.device == inference.device and ready.dtype == dtype
+        if same and _weights(ready.spec) == weights:
+            return ready.network
+    return None
+
+
+def _weights(spec: ModelSpec) -> str:
+    """Return what candidates of one model have in common, whatever goes into its network."""
+    unlike: dict[str, object] = {"preprocessing": (), "bottleneck": None, "layers": ()}
+    return spec.model_copy(update=unlike).digest()
+
+
 def _make_room(size: int, device: str) -> None:
     """Drop the models that were used longest ago until one of so many bytes fits."""
-    sizes = [bytes_of(loaded) for loaded in _READY.values()]
-    beyond = sum(sizes) + size - bytes_for_models(device)
-    for oldest in sizes:
-        if beyond <= 0:
-            return
+    while _READY and _held() + size > bytes_for_models(device):
         _READY.popitem(last=False)
-        beyond -= oldest
+
+
+def _held() -> int:
+    """Return the bytes of all weights that are loaded, those that candidates share counted once."""
+    networks = {id(ready.network.forward): ready for ready in _READY.values()}
+    return sum(map(bytes_of, networks.values()))
 
 
 def settle(
-    bank: ModelBank,
+    members: Mapping[str, tuple[ModelSpec, Variant]],
     inference: Inference,
     *,
     threads: int,
@@ -75,20 +99,44 @@ def settle(
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Load every model once; split the bank into usable candidates and excluded ones with reasons.
 
+    Parameters
+    ----------
+    members
+        See `cte_dask.models.variants.members_of`.
+    inference
+        How networks run on the tiles.
+    threads, batch
+        Torch's intra-op threads; samples in one forward pass, None for what suits the device.
+    voxel_size
+        The target's; None if it is not known.
+    perturbations
+        Those of the run.
+    tell
+        Receives one line of progress per candidate.
+
+    Returns
+    -------
+    tuple
+        The candidates, and a reason for the name of each excluded one.
+
     Raises
     ------
     ValueError
         If no model is usable.
     """
     set_threads(threads)
-    candidates, excluded = [], {}
-    for number, spec in enumerate(bank, start=1):
-        tell(f"loading model {number} of {len(bank)}: {spec.name}")
+    candidates: list[Candidate] = []
+    excluded: dict[str, str] = {}
+    needs = _Needs(inference.tile)
+    for number, (name, (spec, variant)) in enumerate(members.items(), start=1):
+        tell(f"loading model {number} of {len(members)}: {name}")
         try:
-            draft = _settle(pinned(spec), inference, voxel_size, batch=batch)
-            candidate = _fitting(draft, inference, perturbations)
+            draft = _settle(needs.of(spec), variant, inference, voxel_size, batch=batch)
+            further = any(c.spec.name == spec.name for c in candidates)
+            network = _shared_network(draft.spec, inference) if further else None
+            candidate = _fitting(draft, inference, perturbations, network)
         except Exception as error:  # a model is foreign code: whatever it raises excludes it alone
-            excluded[spec.name] = reason(error)
+            excluded[name] = reason(error)
         else:
             candidates.append(candidate)
     if not candidates:
@@ -97,26 +145,53 @@ def settle(
     return tuple(candidates), excluded
 
 
+class _Needs:
+    """Measures what a model needs once for all of its candidates."""
+
+    def __init__(self, tile: Shape) -> None:
+        self._tile = tile
+        self._name = ""
+        self._result: ModelSpec | Exception = ValueError("no model yet")
+
+    def of(self, spec: ModelSpec) -> ModelSpec:
+        """Return a model with its needs; raise again what measuring them raised."""
+        if spec.name != self._name:
+            self._name = spec.name
+            try:
+                self._result = with_needs(pinned(spec), limit=min(self._tile[-spec.dims :]))
+            except Exception as error:
+                self._result = error
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+
 def _settle(
-    spec: ModelSpec, inference: Inference, voxel_size: VoxelSize | None, *, batch: int | None
+    spec: ModelSpec,
+    variant: Variant,
+    inference: Inference,
+    voxel_size: VoxelSize | None,
+    *,
+    batch: int | None,
 ) -> Candidate:
     tile = inference.tile
-    spec = with_needs(spec, limit=min(tile[-spec.dims :]))
-    scale = scale_of(spec, voxel_size)
+    scale = scale_of(spec, voxel_size, magnified=variant.scale)
     draft = Candidate(
-        spec,
+        variant.applied(spec),
         1,
         features=True,
         scale=scale,
-        note=mismatch(spec, voxel_size),
+        note=mismatch(spec, voxel_size, magnified=variant.scale),
         alike=alike_axes(scale, voxel_size),
+        variant=variant,
     )
     frame = draft.frame(tile)
     for axis, halo, extent in zip("zyx", frame.before, tile, strict=True):
         if halo > extent:
+            seen = "" if variant.scale == 1 else f" at ×{variant.scale:g}"
             raise ValueError(
-                f"its halo of {halo} voxels along {axis} is larger than the tile ({extent}): "
-                "use larger tiles (--tile) or a smaller halo in the bank"
+                f"its halo of {halo} voxels along {axis}{seen} is larger than the tile "
+                f"({extent}): use larger tiles (--tile) or a smaller halo in the bank"
             )
     size = batch or batch_size(frame.extent, dims=spec.dims, device=inference.device)
     return replace(draft, batch=size)
@@ -130,12 +205,15 @@ def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
 
 
 def _fitting(
-    candidate: Candidate, inference: Inference, perturbations: Sequence[Perturbation]
+    candidate: Candidate,
+    inference: Inference,
+    perturbations: Sequence[Perturbation],
+    network: Network | None,
 ) -> Candidate:
     """Settle a model with the largest batch, halved from the candidate's, that memory takes."""
     while True:
         try:
-            return _ready(candidate, inference, perturbations)
+            return _ready(candidate, inference, perturbations, network)
         except Exception as error:
             if candidate.batch == 1 or not out_of_memory(error):
                 raise
@@ -143,35 +221,31 @@ def _fitting(
 
 
 def _ready(
-    candidate: Candidate, inference: Inference, perturbations: Sequence[Perturbation]
+    candidate: Candidate,
+    inference: Inference,
+    perturbations: Sequence[Perturbation],
+    network: Network | None,
 ) -> Candidate:
     """Load the model as it will run and run it once.
 
     A model whose features cannot be reached stays, as a black box. The loaded model is kept for
     the run: in one process it is not loaded, or traced, a second time.
     """
-    spec = candidate.spec
-    load = partial(
-        Predictor,
-        spec,
-        batch=candidate.batch,
-        scale=candidate.scale,
-        alike=candidate.alike,
-    )
     try:
-        loaded = load(inference)
+        loaded = _loaded(candidate, inference, network)
         path_note = loaded.path.note if loaded.path else ""
-        settled = replace(candidate, spec=_with_layers(spec, loaded), batch=loaded.batch)
+        spec = _with_layers(candidate.spec, loaded)
+        settled = replace(candidate, spec=spec, batch=loaded.batch)
     except BlackBoxError as error:
         inference = replace(inference, features=False)
-        loaded, path_note = load(inference), reason(error)
+        loaded, path_note = _loaded(candidate, inference, network), reason(error)
         settled = replace(candidate, batch=loaded.batch, features=False)
     loaded.check()
     refused = _refused(loaded, perturbations)
     notes = (candidate.note, path_note, *(f"no {name}: {why}" for name, why in refused.items()))
     note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
     settled = replace(settled, note=note, refused=tuple(refused), bytes=size)
-    _make_room(size, inference.device)
+    _make_room(size if network is None else 0, inference.device)
     _READY[settled, inference] = loaded
     return settled
 

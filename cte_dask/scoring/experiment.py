@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency import BANK_METRICS, PAIRS, metric
 from cte_dask.consistency.score_names import UNPERTURBED, ScoreName, families_of, score_names
 from cte_dask.inference.settings import Inference
+from cte_dask.models.spec import Variant
+from cte_dask.models.variants import AS_IT_IS
 from cte_dask.perturb.views import Alike, TileContext, View, view_of
 from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
 
@@ -24,7 +26,7 @@ __all__ = ["Candidate", "Experiment", "versions"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A usable source model with everything its inference needs settled.
+    """A usable source model, used in one way, with everything its inference needs settled.
 
     Parameters
     ----------
@@ -35,7 +37,8 @@ class Candidate:
     features
         Whether its features can be perturbed (a grey box).
     scale
-        Voxels of the network per voxel of the target (z, y, x); 1 unless it resamples.
+        Voxels of the network per voxel of the target (z, y, x); 1 unless it resamples or is used at
+        another scale.
     note
         Why not, or why the encoder is not shared; empty if nothing is to be said.
     alike
@@ -44,6 +47,8 @@ class Candidate:
         Names of geometric perturbations whose extents the network does not take.
     bytes
         Of its weights, in memory; changes no score.
+    variant
+        How the model is used; `scale` and the preprocessing of `spec` follow it.
     """
 
     spec: ModelSpec
@@ -54,6 +59,7 @@ class Candidate:
     alike: Alike = (0, 1, 1)
     refused: tuple[str, ...] = ()
     bytes: int = 0
+    variant: Variant = AS_IT_IS
 
     def frame(self, tile: Shape) -> Frame:
         """Return what the model reads around a whole tile, unperturbed."""
@@ -73,8 +79,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Name in the bank."""
-        return self.spec.name
+        """Name in the ranking: of the model in the bank, and what is changed."""
+        return self.variant.candidate_name(self.spec.name)
 
     def supports(self, perturbation: Perturbation) -> bool:
         """Whether this perturbation can be applied to the model."""
@@ -111,6 +117,10 @@ class Experiment:
         Width in voxels of the band along reference borders that V^Rand leaves out.
     combine
         Whether the ranking combines all scores (`cte_dask.ranking.combination`); changes no score.
+    scales
+        Sizes at which every model is a candidate.
+    excluded_ways
+        Name → model and way, of those excluded candidates that use a model otherwise.
 
     Raises
     ------
@@ -133,6 +143,8 @@ class Experiment:
     threads: int = 1
     border: int = 0
     combine: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    excluded_ways: Mapping[str, tuple[str, Variant]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_measures(self.perturbations, self.metrics)
@@ -206,6 +218,18 @@ class Experiment:
             "--perturb gaussian:0.1"
         )
 
+    def way_of(self, name: str) -> dict[str, Any]:
+        """Return the model and the scale of a candidate, usable or excluded, as plain data.
+
+        Parameters
+        ----------
+        name
+            Name of the candidate; another one is taken for a model as it is.
+        """
+        ways = {c.name: (c.spec.name, c.variant) for c in self.candidates}
+        model, variant = {**ways, **self.excluded_ways}.get(name, (name, AS_IT_IS))
+        return variant.to_dict(model)
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the tile scores, as plain data."""
         return {
@@ -213,10 +237,7 @@ class Experiment:
             "target": self.volume.describe(),
             "tile": list(self.grid.tile),
             "keep_cut": self.grid.keep_cut,
-            "models": {
-                c.name: {"spec": c.spec.digest(), "batch": c.batch, "scale": list(c.scale)}
-                for c in self.candidates
-            },
+            "models": {c.name: _identity(c) for c in self.candidates},
             "perturbations": [p.name for p in self.perturbations],
             "repeats": self.repeats,
             "seed": self.seed,
@@ -242,10 +263,12 @@ class Experiment:
             "metrics": list(self.metrics),
             "primary": str(self.primary),
             "combine": self.combine,
+            **({"scales": list(self.scales)} if self.scales != (1.0,) else {}),
             "blocks": {"tiles": list(self.per_block), "number": len(self.blocks)},
             "tiles": len(self.grid),
             "models": [_candidate_dict(c) for c in self.candidates],
             "excluded": dict(self.excluded),
+            **({"excluded_ways": _plain(self.excluded_ways)} if self.excluded_ways else {}),
             "hash": self.digest(),
             "versions": versions(),
         }
@@ -284,10 +307,33 @@ def check_measures(perturbations: Sequence[Perturbation], metrics: Sequence[str]
         metric(name)
 
 
+def _identity(candidate: Candidate) -> dict[str, Any]:
+    """Return what decides a candidate's scores."""
+    return {
+        "spec": candidate.spec.digest(),
+        "batch": candidate.batch,
+        "scale": list(candidate.scale),
+        **_changed(candidate),
+    }
+
+
+def _changed(candidate: Candidate) -> dict[str, Any]:
+    """Return the way in which a model is used, if it is not as the bank has it."""
+    if candidate.variant.plain:
+        return {}
+    return {"candidate": candidate.variant.to_dict(candidate.spec.name)}
+
+
+def _plain(ways: Mapping[str, tuple[str, Variant]]) -> dict[str, dict[str, Any]]:
+    return {name: variant.to_dict(model) for name, (model, variant) in ways.items()}
+
+
 def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
-    spec = candidate.spec.model_dump(mode="json", exclude_none=True)
+    spec = candidate.spec.model_dump(mode="json", exclude_none=True, exclude={"variants"})
     return {
         **spec,
+        "name": candidate.name,
+        **_changed(candidate),
         "batch": candidate.batch,
         "scale": list(candidate.scale),
         "greybox": candidate.features,

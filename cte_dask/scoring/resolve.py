@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cte_dask.consistency import BANK_METRICS
 from cte_dask.inference.settings import Inference
 from cte_dask.models.described import described_bank
+from cte_dask.models.variants import check_scales, members_of
 from cte_dask.perturb import Perturbation
 from cte_dask.perturb.canonical import CANONICAL_PERCENTILES
 from cte_dask.scoring.block_size import plan_blocks
@@ -61,13 +62,15 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
 
     perturbations = _perturbations(options.perturbations, options.metrics)
     check_measures(perturbations, options.metrics)
+    scales = check_scales(options.scales)
     bank = described_bank(bank)
+    members = members_of(bank, scales)
     tile = options.tile or default_tile(volume.shape, (m.dims for m in bank))
     inference = _inference(options, tile, perturbations)
     grid = TileGrid(volume.shape, tile)
     intensity = _intensity(volume, bank, options) if options.sample else None
     candidates, excluded = settle(
-        bank,
+        members,
         inference,
         threads=options.threads,
         batch=options.batch,
@@ -92,6 +95,12 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         threads=options.threads,
         border=options.border,
         combine=options.combine,
+        scales=scales,
+        excluded_ways={
+            name: (spec.name, variant)
+            for name, (spec, variant) in members.items()
+            if name in excluded and not variant.plain
+        },
     )
 
 
@@ -148,7 +157,9 @@ def _perturbations(
 def _percentiles(spec: ModelSpec) -> set[float]:
     from cte_dask.models.preprocessing import required_percentiles
 
-    return required_percentiles(spec.preprocessing)
+    ways = members_of([spec]).values()
+    needed = (required_percentiles(v.applied(m).preprocessing, invert=v.invert) for m, v in ways)
+    return set().union(*needed)
 
 
 def _check_contrast(volume: Volume, intensity: IntensityStatistics) -> None:

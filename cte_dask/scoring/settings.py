@@ -31,6 +31,10 @@ BANK_METRICS_HELP = (
     "ones counted once; consensus: overlap with the others' majority."
 )
 UNITS_HELP = "Intensities are in units of the target's 1st to 99.8th percentile."
+SCALES_HELP = (
+    "Sizes at which networks see the target, such as 0.25,0.5,1,2: each model is a candidate at "
+    "each of them. Default: 1, as it is."
+)
 PERTURB_HELP = (
     "What is disturbed: kind:strength, repeatable. Kinds and usual strengths: "
     f"{usual_strengths()}. {UNITS_HELP} Default: dropout:0.2 for grey boxes and gaussian:0.1."
@@ -116,6 +120,9 @@ class ScoringOptions(InferenceOptions):
         Names of metrics, the first one ranks.
     repeats
         N_pert, the perturbed runs of each perturbation.
+    scales
+        How much larger than it is networks see the target; each model is a candidate at each
+        (`cte_dask.models.variants`). By default 1.
     combine
         Whether the ranking combines all scores (`cte_dask.ranking.combination`).
     block
@@ -133,6 +140,7 @@ class ScoringOptions(InferenceOptions):
         "--metric",
     ] = ("nhd",)
     repeats: Annotated[int, "Perturbed runs of each perturbation."] = 1
+    scales: Annotated[Sequence[float] | None, SCALES_HELP] = None
     combine: Annotated[bool, "Rank by all perturbations and metrics together as well."] = False
     block: Annotated[Shape | None, "Tiles read and scored together: z,y,x. Planned by default."] = (
         None

@@ -29,17 +29,34 @@ def ratios(spec: ModelSpec, target: VoxelSize | None) -> dict[str, float]:
     return {a: t / m for a, t, m in pairs if a in spec.axes and t is not None and m is not None}
 
 
-def scale_of(spec: ModelSpec, target: VoxelSize | None) -> Scale:
+def scale_of(spec: ModelSpec, target: VoxelSize | None, *, magnified: float = 1.0) -> Scale:
     """Return the voxels of the network per voxel of the target (z, y, x).
 
-    1 along every axis unless the model says ``resample: true``; planes of a 2D model are never
-    resampled along z.
+    `magnified` along every axis of the model, on top of what ``resample: true`` does; planes of a
+    2D model are never resampled along z.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    target
+        The target's voxel size; None if it is not known.
+    magnified
+        How much larger than so the network sees the target.
 
     Raises
     ------
     ValueError
         If the model is to be resampled and the target's voxel size is not known.
     """
+    matched = _matched(spec, target)
+    pairs = zip("zyx", matched, strict=True)
+    z, y, x = (m * magnified if axis in spec.axes else m for axis, m in pairs)
+    return z, y, x
+
+
+def _matched(spec: ModelSpec, target: VoxelSize | None) -> Scale:
+    """Return the scale at which the network sees voxels of the size that it was trained at."""
     if not spec.resample:
         return SAME
     scales = ratios(spec, target)
@@ -84,10 +101,11 @@ def _close(a: float | None, b: float | None) -> bool:
     return a is not None and b is not None and math.isclose(a, b, rel_tol=EQUAL)
 
 
-def mismatch(spec: ModelSpec, target: VoxelSize | None) -> str:
-    """Return how the target's voxels differ from the model's; empty if they fit."""
-    worst = ratios(spec, target)
+def mismatch(spec: ModelSpec, target: VoxelSize | None, *, magnified: float = 1.0) -> str:
+    """Return how the target's voxels, magnified, differ from the model's; empty if they fit."""
+    worst = {axis: ratio / magnified for axis, ratio in ratios(spec, target).items()}
     if spec.resample or all(abs(math.log(r)) <= math.log(TOLERATED) for r in worst.values()):
         return ""
     factors = ", ".join(f"{r:.2g}× along {axis}" for axis, r in worst.items())
-    return f"the target's voxels are {factors} the size the model was trained at"
+    seen = "the target's voxels" if magnified == 1 else f"the target's voxels at ×{magnified:g}"
+    return f"{seen} are {factors} the size the model was trained at"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -28,6 +29,7 @@ class Kinds:
     names: Annotated[tuple[str, ...] | None, "Names.", "--name"] = None
     flag: Annotated[bool, "A flag."] = False
     rate: Annotated[float | None, "A rate."] = None
+    sizes: Annotated[Sequence[float] | None, "Sizes."] = None
 
 
 def run(command, *arguments: str):
@@ -56,6 +58,7 @@ def test_a_new_option_of_rank_is_one_line():
         (["--level", "2"], Kinds(level=2)),
         (["--name", "a", "--name", "b"], Kinds(names=("a", "b"))),
         (["--flag", "--rate", "0.5"], Kinds(flag=True, rate=0.5)),
+        (["--sizes", "0.25,1, 2"], Kinds(sizes=(0.25, 1.0, 2.0))),
     ],
 )
 def test_texts_become_values_of_the_field(arguments, want):
@@ -73,6 +76,8 @@ def test_texts_become_values_of_the_field(arguments, want):
     [
         (["--box", "1,2"], "--box '1,2' must be three whole numbers z,y,x"),
         (["--box", "0,1,1"], "at least 1"),
+        (["--sizes", "1,big"], "--sizes '1,big' must be numbers such as 0.5,1,2"),
+        (["--sizes", ""], "--sizes '' must be numbers"),
         (["--level", "deep"], "--level 'deep' must be auto or a number from 0"),
     ],
 )

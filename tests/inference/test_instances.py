@@ -15,7 +15,7 @@ from cte_dask.inference.instances import tile_labels
 from cte_dask.inference.outputs import foreground, segmenter_of
 from cte_dask.inference.segmenters import segmenter
 from cte_dask.models import load_bank
-from cte_dask.models.spec import Output
+from cte_dask.models.output import Output
 from cte_dask.results.dataset import dataset_of
 from cte_dask.results.layout import layout_of
 from cte_dask.scoring.block_scores import joined

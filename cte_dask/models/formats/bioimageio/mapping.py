@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cte_dask.models.spec import Output
+    from cte_dask.models.output import Output
 
 __all__ = ["axes_of", "extents", "fixed_shape", "output_of", "steps_of", "voxel_size"]
 
