@@ -85,7 +85,7 @@ def _peak_of_a_worker(experiment: Any, blocks: int) -> int:
     from cte_dask.engine.jobs import Job, Listed
     from cte_dask.inference.memory import peak_memory
     from cte_dask.results.layout import layout_of
-    from cte_dask.results.store import create
+    from cte_dask.results.new_store import create
 
     with (
         tempfile.TemporaryDirectory() as folder,

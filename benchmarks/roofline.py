@@ -31,7 +31,7 @@ from cte_dask import load_bank, open_volume, resolve
 from cte_dask.inference.graph.feature_path import example_masks
 from cte_dask.perturb import draws_of
 from cte_dask.results.layout import layout_of
-from cte_dask.results.store import create
+from cte_dask.results.new_store import create
 from cte_dask.scoring.block_reader import read_window
 from cte_dask.scoring.experiment import Experiment
 from cte_dask.scoring.score_block import loaded, score_block

@@ -35,7 +35,7 @@ from cte_dask.engine.clusters import open_cluster
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Listed, missing_jobs
 from cte_dask.results.layout import layout_of
-from cte_dask.results.store import create
+from cte_dask.results.new_store import create
 from cte_dask.scoring.block_reader import read_window
 from cte_dask.scoring.experiment import Experiment
 from cte_dask.scoring.score_block import score_block

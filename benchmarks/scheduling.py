@@ -76,7 +76,7 @@ def measure(*, blocks: int, seconds: float, processes: int, threads: int) -> dic
     from cte_dask.engine.dask_runner import run_jobs
     from cte_dask.engine.jobs import Listed, missing_jobs
     from cte_dask.results.layout import layout_of
-    from cte_dask.results.store import create
+    from cte_dask.results.new_store import create
 
     workers = processes * threads
     with tempfile.TemporaryDirectory() as folder, cluster(processes, threads) as client:

@@ -10,6 +10,7 @@ unless it is named for that.
 
 from __future__ import annotations
 
+import math
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = [
     "dtype_of",
     "from_torch",
     "namespace",
+    "native_threshold",
     "resolve_device",
     "set_threads",
     "to_numpy",
@@ -66,6 +68,27 @@ def namespace(*arrays: object) -> ModuleType:
             "copy one over on purpose (arrays.to_numpy, cupy.asarray)"
         )
     return sys.modules["cupy"] if homes == {"cupy"} else np
+
+
+def native_threshold(threshold: float, dtype: np.dtype[Any]) -> Any:
+    """Return a threshold in the maps' dtype.
+
+    float32(0.3) is greater than the float64 0.3, so upcasting either side would move voxels across.
+    For integers ``value > threshold`` and ``value > floor(threshold)`` are the same.
+
+    Parameters
+    ----------
+    threshold
+        The threshold as the user wrote it.
+    dtype
+        Of the maps.
+
+    Returns
+    -------
+    scalar
+        Of type `dtype`, or int for integer maps.
+    """
+    return dtype.type(threshold) if dtype.kind not in "biu" else math.floor(threshold)
 
 
 def to_numpy(array: object) -> Array:

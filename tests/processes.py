@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -115,7 +115,8 @@ def _command(
 
 def kill(process: BaseProcess) -> None:
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it may have come to its end
+        os.kill(process.pid, signal.SIGKILL)
     process.join()
 
 

@@ -77,7 +77,7 @@ def ranked(target: Path, bank_path: Path, tmp_path: Path) -> Ranked:
 
 def scores(ranking: dict, name: str = "") -> dict[str, float]:
     """One score of each model, by default the primary one."""
-    name = name or ranking["primary"]
+    name = name or ranking["score"]
     return {m["name"]: m["scores"][name]["cte"] for m in ranking["models"]}
 
 
@@ -100,7 +100,7 @@ def test_a_perturbation_of_values(written: Written, ranked: Ranked) -> None:
     np.testing.assert_array_equal(wide[:, 2:10], narrow)  # no matter how wide the frame is
 
     ranking = ranked("--perturb", "mine:Stripes:0.02", "--perturb", "mine:Stripes:0.4")
-    assert ranking["primary"] == "nhd@mine:Stripes:0.02"
+    assert ranking["score"] == "nhd@mine:Stripes:0.02"
     strong = scores(ranking, "nhd@mine:Stripes:0.4")
     assert all(strong[name] < score < 1 for name, score in scores(ranking).items())
     with pytest.raises(ValueError, match=r"must be an amplitude in \(0, 1\]"):
@@ -110,7 +110,7 @@ def test_a_perturbation_of_values(written: Written, ranked: Ranked) -> None:
 def test_a_perturbation_that_is_a_plain_function(written: Written, ranked: Ranked) -> None:
     written("A perturbation of values")
     ranking = ranked("--perturb", "mine:inverted:0", "--perturb", "mine:inverted:0.9")
-    assert ranking["primary"] == "nhd@mine:inverted:0"
+    assert ranking["score"] == "nhd@mine:inverted:0"
     assert set(scores(ranking).values()) == {1.0}
     assert max(scores(ranking, "nhd@mine:inverted:0.9").values()) < 1
 
@@ -148,7 +148,7 @@ def test_a_perturbation_of_geometry(written: Written, ranked: Ranked) -> None:
     strengths = (0, 0.05, 0.2)
     options = [word for s in strengths for word in ("--perturb", f"mine:Drifted:{s}")]
     ranking = ranked(*options)
-    assert ranking["primary"] == "nhd@mine:Drifted:0"
+    assert ranking["score"] == "nhd@mine:Drifted:0"
     for model in ranking["models"]:
         none, weak, strong = (model["scores"][f"nhd@mine:Drifted:{s}"]["cte"] for s in strengths)
         assert 1 == none > weak > strong > 0
@@ -164,7 +164,7 @@ def test_a_perturbation_of_features(written: Written, ranked: Ranked) -> None:
     assert factors.shape == (7,)
     assert (abs(factors - 1) <= 0.5).all()
     ranking = ranked("--perturb", "mine:Scaled:0", "--perturb", "mine:Scaled:1")
-    assert ranking["primary"] == "nhd@mine:Scaled:0"
+    assert ranking["score"] == "nhd@mine:Scaled:0"
     assert set(scores(ranking).values()) == {1.0}
     assert all(0 < score < 1 for score in scores(ranking, "nhd@mine:Scaled:1").values())
 

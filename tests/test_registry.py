@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import cte_dask.registry
-from cte_dask.consistency import BANK_METRICS, METRICS
+from cte_dask.consistency import METRICS
 from cte_dask.engine.clusters import CLUSTERS
 from cte_dask.inference.segmenters import SEGMENTERS
 from cte_dask.models.format_registry import FORMATS as MODEL_FORMATS
@@ -19,7 +19,7 @@ from cte_dask.registry import Registry, checked, is_reference, resolve
 from cte_dask.volume.formats import FORMATS as VOLUME_FORMATS
 
 FAMILIES = (
-    METRICS, BANK_METRICS, PERTURBATIONS, MODEL_FORMATS, SEGMENTERS, VOLUME_FORMATS, CLUSTERS,
+    METRICS, PERTURBATIONS, MODEL_FORMATS, SEGMENTERS, VOLUME_FORMATS, CLUSTERS,
 )  # fmt: skip
 LISTED = [
     pytest.param(family, name, id=f"{family.family}-{name}")

@@ -43,6 +43,7 @@ def write_run(folder: Path) -> Path:
     out = folder / "RUN"
     tile = ",".join(map(str, TILE))
     options = ["--cluster", "none", "--tile", tile, "--quiet", "--mask", folder / "mask.zarr"]
+    options += ["--perturb", "dropout:0.2", "--perturb", "gaussian:0.1"]
     done = cte("rank", folder / "target.zarr", "--bank", bank, "--out", out, *options)
     assert done.exit_code == 3, done.output  # the broken model is excluded
     return out

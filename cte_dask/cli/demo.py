@@ -18,7 +18,7 @@ from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.perturb import Draw
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.terminal.progress import shown_on
-from cte_dask.report.terminal.tables import output
+from cte_dask.report.terminal.tables import output, print_answer, shown_number
 from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume
@@ -115,26 +115,30 @@ def _print(console: Console, outcome: Outcome, performance: dict[str, float]) ->
     ranking = outcome.ranking
     ranked = [m for m in ranking.models if m.rank is not None]
     table = Table(title="The ranking beside the truth", title_justify="left")
-    for heading in ("rank", "model", f"CTE ({ranking.primary})", "95 % interval", "true F1"):
+    headings = ("rank", "model", ranking.primary, "estimated F1", "95 % interval", "true F1")
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right")
     table.add_column("notes")
     for model in ranked:
-        score = model.scores[ranking.primary]
-        interval = f"{score.low:.3f} – {score.high:.3f}"
-        f1 = f"{performance[model.name]:.3f}"
-        notes = ", ".join(model.flags)
-        table.add_row(str(model.rank), model.name, f"{score.cte:.3f}", interval, f1, notes)
+        assert model.verdict is not None
+        f1 = model.verdict.estimated_f1
+        table.add_row(
+            str(model.rank),
+            model.name,
+            shown_number(ranking.value(model).value, 3),
+            shown_number(f1.value, 2),
+            f"{shown_number(f1.low, 2)} – {shown_number(f1.high, 2)}",
+            f"{performance[model.name]:.2f}",
+            ", ".join(model.flags),
+        )
+    print_answer(ranking, console)
     console.print(table)
     truth = [performance[m.name] for m in ranked]
     # Rank 1 is best, so ranks are negated: higher is better on both sides.
-    order = rank_correlation([-(m.rank or 0) for m in ranked], truth)
+    by_rank = rank_correlation([-(m.rank or 0) for m in ranked], truth).kendall
+    alone = rank_correlation([m.scores[ranking.score].cte for m in ranked], truth).kendall
     console.print(
-        f"Kendall's tau of the ranking (flagged models last) and F1: {order.kendall:.2f}",
+        f"Kendall's tau with the true F1: {by_rank:.2f} by the ranking, "
+        f"{alone:.2f} by {ranking.score} alone",
         highlight=False,
     )
-    for name in ranked[0].scores:
-        correlation = rank_correlation([m.scores[name].cte for m in ranked], truth)
-        console.print(
-            f"Kendall's tau of the bare CTE ({name}) and F1: {correlation.kendall:.2f}",
-            highlight=False,
-        )

@@ -7,14 +7,14 @@ one fused pass over the voxels serves all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cte_dask.arrays import Array
 from cte_dask.registry import Registry, checked
 
-__all__ = ["BANK_METRICS", "METRICS", "PAIRS", "STATISTICS", "Metric", "metric"]
+__all__ = ["METRICS", "PAIRS", "STATISTICS", "Metric", "metric", "needs_instances"]
 
 STATISTICS = ("n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan")
 """What `binary.binary_agreement_batch` counts in one tile, in the order of its columns."""
@@ -31,17 +31,6 @@ METRICS = Registry(
     },
 )
 """Name of each metric and where it is defined, as ``"module:attribute"``."""
-
-BANK_METRICS = Registry(
-    "metric",
-    {
-        "agreement": "cte_dask.consistency.overlap:AGREEMENT",
-        "consensus": "cte_dask.consistency.overlap:CONSENSUS",
-    },
-)
-"""Metrics of the unperturbed predictions of a whole bank, not of one model and a perturbation."""
-
-_ALL = Registry("metric", {**METRICS, **BANK_METRICS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +83,7 @@ def metric(name: str) -> Metric:
     Parameters
     ----------
     name
-        A key of `METRICS` or `BANK_METRICS`, or the place of a `Metric` of your own.
+        A key of `METRICS`, or the place of a `Metric` of your own.
 
     Returns
     -------
@@ -113,4 +102,15 @@ def metric(name: str) -> Metric:
     >>> metric("nhd").statistics
     ('n_union', 'n_disagree')
     """
-    return checked(_ALL.load(name), Metric, name)
+    return checked(METRICS.load(name), Metric, name)
+
+
+def needs_instances(metrics: Iterable[str]) -> bool:
+    """Whether one of some metrics compares instances.
+
+    Parameters
+    ----------
+    metrics
+        Their names.
+    """
+    return any(set(metric(name).statistics) & set(PAIRS) for name in metrics)

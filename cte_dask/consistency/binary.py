@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cte_dask.arrays import Array, namespace
+from cte_dask.arrays import Array, namespace, native_threshold
 from cte_dask.consistency import STATISTICS, Metric
 
 Bounds = npt.NDArray[np.int64]
@@ -194,27 +194,6 @@ def binary_agreement_batch(
     bounds = _bounds(reference.shape, cores)
     frames = _frames(reference), _frames(perturbed)
     return _implementation(xp)(*frames, bounds, native_threshold(threshold, reference.dtype))
-
-
-def native_threshold(threshold: float, dtype: np.dtype[Any]) -> Any:
-    """Return a threshold in the maps' dtype.
-
-    float32(0.3) is greater than the float64 0.3, so upcasting either side would move voxels across.
-    For integers ``value > threshold`` and ``value > floor(threshold)`` are the same.
-
-    Parameters
-    ----------
-    threshold
-        The threshold as the user wrote it.
-    dtype
-        Of the maps.
-
-    Returns
-    -------
-    scalar
-        Of type `dtype`, or int for integer maps.
-    """
-    return dtype.type(threshold) if dtype.kind not in "biu" else math.floor(threshold)
 
 
 def _implementation(xp: ModuleType) -> Callable[[Array, Array, Bounds, Any], Array]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cte_dask.consistency import BANK_METRICS
-
-__all__ = ["UNPERTURBED", "ScoreName", "families_of", "score_names"]
-
-UNPERTURBED = "none"
-"""The perturbation that changes nothing: what metrics of a whole bank are about."""
+__all__ = ["ScoreName", "score_names"]
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -27,10 +22,10 @@ class ScoreName:
     Examples
     --------
     >>> name = ScoreName.parse("nhd@dropout:0.2:fixed")
-    >>> name.metric, name.perturbation, name.family
-    ('nhd', 'dropout:0.2:fixed', 'dropout')
-    >>> str(ScoreName("agreement", "none"))
-    'agreement@none'
+    >>> name.metric, name.perturbation
+    ('nhd', 'dropout:0.2:fixed')
+    >>> str(ScoreName("vrand", "mirror"))
+    'vrand@mirror'
     """
 
     metric: str
@@ -58,44 +53,6 @@ class ScoreName:
     def __str__(self) -> str:
         return f"{self.metric}@{self.perturbation}"
 
-    @property
-    def of_bank(self) -> bool:
-        """Whether the metric compares the models of a bank with each other."""
-        return self.metric in BANK_METRICS
-
-    @property
-    def applies(self) -> bool:
-        """Whether there is such a score.
-
-        Metrics of a whole bank are about the unperturbed predictions, all others about perturbed
-        ones.
-
-        Examples
-        --------
-        >>> ScoreName("nhd", "rotate").applies, ScoreName("nhd", "none").applies
-        (True, False)
-        >>> ScoreName("agreement", "none").applies
-        True
-        """
-        return self.of_bank == (self.perturbation == UNPERTURBED)
-
-    @property
-    def family(self) -> str:
-        """The kind of evidence: that of the perturbation, or ``agreement`` between the models.
-
-        Examples
-        --------
-        >>> ScoreName.parse("ei@your_package.module:Thing:0.3").family
-        'your_package.module:Thing'
-        >>> ScoreName.parse("ei@mine:Stripes:0.3").family
-        'mine:Stripes'
-        """
-        if self.of_bank:
-            return "agreement"
-        kind, *rest = self.perturbation.split(":")
-        # what follows a kind of ours is a number, what follows a module is a name
-        return f"{kind}:{rest[0]}" if rest and rest[0].isidentifier() else kind
-
 
 def score_names(metrics: Iterable[str], perturbations: Iterable[str]) -> tuple[ScoreName, ...]:
     """Return the scores that some metrics and perturbations make, those of a perturbation together.
@@ -107,24 +64,8 @@ def score_names(metrics: Iterable[str], perturbations: Iterable[str]) -> tuple[S
 
     Examples
     --------
-    >>> [str(name) for name in score_names(["nhd", "agreement"], ["rotate", "none"])]
-    ['nhd@rotate', 'agreement@none']
+    >>> [str(name) for name in score_names(["nhd", "ei"], ["rotate"])]
+    ['nhd@rotate', 'ei@rotate']
     """
     metrics = tuple(metrics)
-    names = (ScoreName(m, p) for p in perturbations for m in metrics)
-    return tuple(name for name in names if name.applies)
-
-
-def families_of(scores: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Group scores into families, in the order in which families first appear.
-
-    Examples
-    --------
-    >>> families_of(["nhd@mirror", "agreement@none", "ei@mirror"])
-    {'mirror': ('nhd@mirror', 'ei@mirror'), 'agreement': ('agreement@none',)}
-    """
-    families: dict[str, tuple[str, ...]] = {}
-    for score in scores:
-        family = ScoreName.parse(score).family
-        families[family] = (*families.get(family, ()), score)
-    return families
+    return tuple(ScoreName(m, p) for p in perturbations for m in metrics)

@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from cte_dask.engine.jobs import Job
+from cte_dask.engine.jobs import MOST_VOTING_TILES, Job
 from cte_dask.engine.racing import Race, Round, rounds
 from cte_dask.engine.racing.decision import Decision
+from cte_dask.engine.racing.order import FIRST_ROUND
 from cte_dask.engine.racing.watch import BlockTiles, Watch
-from cte_dask.results.dataset import consistency_of
+from cte_dask.results.dataset import consistency_of, mean_consistency
 from cte_dask.results.layout import Layout, layout_of
 from cte_dask.results.store import DONE, count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cte_dask.consistency.vote_patterns import VoteTables
     from cte_dask.engine.racing.goal import Goal, GoalOptions
     from cte_dask.results.store import Scores
     from cte_dask.scoring.block_scores import BlockScores, TileScores
     from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["Anytime", "block_tiles", "goal_for"]
+__all__ = ["Anytime", "BlockNumbers", "TileValues", "block_tiles", "goal_for"]
+
+PILOT_BLOCKS, PILOT_TILES = 8, 64
+"""Least blocks and tiles of a first round from which it is learnt what the bank says."""
 
 PATIENCE = 2
 """Rounds after which a model that never gave a number no longer holds up the others."""
@@ -52,15 +59,45 @@ def goal_for(experiment: Experiment, options: GoalOptions, *, shard: bool = Fals
     ValueError
         If an anytime run was asked for and cannot be.
     """
-    primary, why = experiment.primary, ""
-    if shard:
-        why = "--shard scores a fixed part of the blocks"
-    elif primary.of_bank:
-        why = f"{primary.metric} weighs models by what they predict on all blocks"
-    if why and options.anytime:
-        raise ValueError(f"{why}: leave out --until, --top and --full-order")
+    if shard and options.anytime:
+        raise ValueError(
+            "--shard scores a fixed part of the blocks: leave out --until, --top and --full-order"
+        )
     goal = options.goal(len(experiment.blocks))
-    return None if why else goal
+    return None if shard else goal
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockNumbers:
+    """What a block's tiles say, for whoever ranks by them.
+
+    Parameters
+    ----------
+    consistency
+        Of each model on each tile, the mean over the perturbations that all support, (model, tile).
+    votes
+        Its vote patterns.
+    precision
+        How precisely each pair's objects match, (pair, tile); None unless instances are compared.
+    """
+
+    consistency: NDArray[np.float64]
+    votes: VoteTables
+    precision: NDArray[np.float64] | None = None
+
+
+class TileValues(Protocol):
+    """The numbers that a race compares, fixed once the first round is known."""
+
+    @property
+    def panel(self) -> NDArray[np.bool_]:
+        """Models that are scored to the end, for others are judged by them, bool (model,)."""
+
+    def learn(self, blocks: Sequence[BlockNumbers], usable: NDArray[np.bool_]) -> None:
+        """Take in the first round, of models that are not degenerate on it."""
+
+    def values(self, block: BlockNumbers) -> NDArray[np.float64]:
+        """Return the numbers of a block's tiles, in [0, 1], (model, tile)."""
 
 
 class Anytime:
@@ -74,12 +111,20 @@ class Anytime:
         Its store; what it holds already is not scored again.
     goal
         What is to be found out, and what may be spent.
+    values
+        What models are compared by; None for the score that ranks alone.
     began
         `time.monotonic` from which a budget of time counts; by default now.
     """
 
     def __init__(
-        self, experiment: Experiment, scores: Scores, goal: Goal, *, began: float | None = None
+        self,
+        experiment: Experiment,
+        scores: Scores,
+        goal: Goal,
+        *,
+        values: TileValues | None = None,
+        began: float | None = None,
     ) -> None:
         blocks, models = experiment.blocks, len(experiment.candidates)
         self.goal, self.layout = goal, layout_of(experiment)
@@ -89,11 +134,13 @@ class Anytime:
         tiles = blocks.tiles_per_block
         self.race = Race(models, tiles, goal.top, goal.delta, goal.epsilon)
         self.watch = Watch(models, tiles_per_block=tiles, delta=goal.delta, places=self.race.places)
-        # what compares the whole bank, or all scores, needs every model on every block
-        self.drops = not (experiment.bank_metrics or experiment.combine)
+        self._values = values
         self._scores, self.taken = scores, 0
         self.most = min(len(blocks), goal.blocks or len(blocks))
-        self._rounds = rounds(blocks.counts, seed=experiment.seed, most=goal.blocks)
+        if values is not None:  # what a race learns lies in tables, of so many tiles at most
+            self.most = min(self.most, max(1, MOST_VOTING_TILES // tiles))
+        first = FIRST_ROUND if values is None else max(PILOT_BLOCKS, -(-PILOT_TILES // tiles))
+        self._rounds = rounds(blocks.counts, seed=experiment.seed, first=first, most=self.most)
         self._in_flight: deque[Round] = deque()  # asked for, not yet taken in
         self._waiting: deque[Job] = deque()
         self._stored: set[int] = set()  # blocks whose numbers wait in the store for their round
@@ -118,7 +165,7 @@ class Anytime:
     @property
     def active(self) -> NDArray[np.bool_]:
         """Models that are still scored, (model,)."""
-        return self.race.active if self.drops else np.ones_like(self.race.active)
+        return self.race.active if self._values is None else self.race.active | self._values.panel
 
     def jobs(self, most: int) -> list[Job]:
         """Return the next jobs, of as many rounds as it takes."""
@@ -168,8 +215,8 @@ class Anytime:
             blocks = [b for r in list(self._in_flight)[:1] for b in r.blocks if b in self._stored]
             return count(self._scores, blocks, [len(blocks)] * len(self.layout.models))
         last = len(self._blocks)
-        dropped = self.race.dropped if self.drops else {}
-        models = [dropped.get(m, last) for m in range(self.race.models)]
+        kept = np.flatnonzero(self.active)
+        models = [last if m in kept else self.race.dropped[m] for m in range(self.race.models)]
         return count(self._scores, self._blocks, models, first=first)
 
     def _want(self, block: int) -> None:
@@ -180,8 +227,9 @@ class Anytime:
             if not (lacking & set(models)):
                 self._stored.add(block)
                 return
-            models = [m for m in models if m in lacking]
-        every_model = len(models) == len(self.layout.models) or not self.drops
+            if self._values is None:  # else they vote together
+                models = [m for m in models if m in lacking]
+        every_model = len(models) == len(self.layout.models)
         self._waiting.append(Job(block, None if every_model else tuple(models)))
 
     def _advance(self) -> None:
@@ -194,7 +242,7 @@ class Anytime:
 
     def _observe(self, drawn: Round) -> None:
         numbers = [self._scores.block(block) for block in drawn.blocks]
-        tiles = [block_tiles(self.layout, n, self.race.active) for n in numbers]
+        tiles = [block_tiles(self.layout, n, self.active) for n in numbers]
         self._stored -= set(drawn.blocks)
         self._blocks += drawn.blocks
         self._numbers += sum(t.scored.sum(axis=1) for t in tiles)
@@ -204,10 +252,25 @@ class Anytime:
         self.aside = mute | self.watch.aside
         self.race.observe(
             drawn,
-            [t.values for t in tiles],
+            [t.values for t in tiles] if self._values is None else self._judged(drawn, numbers),
             flagged=self.watch.flagged,
             aside=self.aside,
         )
+
+    def _judged(self, drawn: Round, numbers: Sequence[TileScores]) -> list[NDArray[np.float64]]:
+        """Return what the bank says of each model on the tiles of a round's blocks."""
+        assert self._values is not None
+        blocks = [
+            BlockNumbers(
+                mean_consistency(self.layout, tiles),
+                self._scores.votes(block),
+                self._scores.precision(block) if self.layout.instances else None,
+            )
+            for block, tiles in zip(drawn.blocks, numbers, strict=True)
+        ]
+        if not self.race.rounds:
+            self._values.learn(blocks, ~self.watch.flagged)
+        return [self._values.values(block) for block in blocks]
 
 
 def block_tiles(layout: Layout, tiles: TileScores, active: NDArray[np.bool_]) -> BlockTiles:

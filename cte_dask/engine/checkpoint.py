@@ -1,18 +1,13 @@
-"""Scoring a block once: what a store holds complete is not computed, nor written, again.
-
-Where the models of a job do not fit into memory together they are scored in groups.
-"""
+"""Scoring a block once: what a store holds complete is not computed, nor written, again."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.engine.lost_workers import cause_of
-from cte_dask.inference.memory import bytes_for_models, groups_that_fit
 from cte_dask.results.store import DONE, Scores, open_scores
 from cte_dask.scoring.block_scores import BlockScores
 from cte_dask.scoring.score_block import failed_block, score_block
@@ -89,7 +84,7 @@ class Checkpoint:
         scores = score_job(self.experiment, job)
         if self.store.mark(job.block) != DONE["complete"]:
             self._write(scores)
-        return replace(scores, overlaps=None)  # they are in the store; nobody waits for them
+        return replace(scores, votes=None, precision=None)  # in the store; nobody waits for them
 
     def give_up(self, job: Job, error: BaseException) -> BlockScores:
         """Write and return the scores of a block of which nothing was computed, and why."""
@@ -117,46 +112,12 @@ class Checkpoint:
 
 
 def score_job(experiment: Experiment, job: Job) -> BlockScores:
-    """Score a block for the models of a job; the others are ``absent``.
-
-    See `cte_dask.scoring.score_block.score_block`. No number of a model depends on the others of
-    its bank; metrics of the whole bank need all of them. Models that do not fit into memory
-    together are taken in groups, each of which reads the block anew (`cte_dask.inference.memory`).
-    """
-    groups = list(_groups(experiment, job))
-    if len(groups) == 1 and job.models is None:
-        return score_block(experiment, job.block)
-    scores = failed_block(experiment, job.block, {})
-    scores.mark(range(len(experiment.candidates)), "absent")
-    for group in groups:
-        group_scores = score_block(_restricted(experiment, group), job.block)
-        scores.tiles[list(group)] = group_scores.tiles
-        scores.failures.update(group_scores.failures)
-    return scores
-
-
-def _groups(experiment: Experiment, job: Job) -> Iterator[tuple[int, ...]]:
-    """Yield the models of a job, as many at a time as fit into this process's memory."""
-    models = tuple(range(len(experiment.candidates))) if job.models is None else job.models
-    if experiment.bank_metrics:
-        yield models
-        return
-    sizes = [experiment.candidates[number].bytes for number in models]
-    for group in groups_that_fit(sizes, bytes_for_models(experiment.device)):
-        yield models[group.start : group.stop]
+    """Score a block for the models of a job; see `cte_dask.scoring.score_block.score_block`."""
+    return score_block(experiment, job.block, models=job.models, votes=job.votes)
 
 
 def failed_job(experiment: Experiment, job: Job, cause: str) -> BlockScores:
     """Return what is written of a job of which nothing was computed, and why."""
     names = [c.name for c in experiment.candidates]
-    numbers = range(len(names)) if job.models is None else job.models
-    scores = failed_block(experiment, job.block, {names[number]: cause for number in numbers})
-    scores.mark([i for i in range(len(names)) if i not in numbers], "absent")
-    return scores
-
-
-def _restricted(experiment: Experiment, models: tuple[int, ...]) -> Experiment:
-    """Return the experiment with some of its models alone."""
-    if len(models) == len(experiment.candidates):
-        return experiment
-    return replace(experiment, candidates=tuple(experiment.candidates[m] for m in models))
+    wanted = names if job.models is None else [names[number] for number in job.models]
+    return failed_block(experiment, job.block, dict.fromkeys(wanted, cause), models=job.models)

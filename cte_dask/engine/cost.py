@@ -18,9 +18,8 @@ from cte_dask.consistency.binary import binary_agreement
 from cte_dask.consistency.instance import v_rand
 from cte_dask.inference.memory import peak_memory, reset_peak
 from cte_dask.inference.trial import seconds_per_tile
-from cte_dask.results.block_codec import COLUMNS
+from cte_dask.results.block_codec import COLUMNS, vote_columns
 from cte_dask.scoring.block_reader import largest_slab, margins
-from cte_dask.scoring.block_scores import overlap_rows
 from cte_dask.scoring.score_block import loaded
 from cte_dask.tiles import BlockGrid, Shape
 
@@ -150,8 +149,8 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     before, after = margins(experiment)
     columns = len(experiment.perturbations) * experiment.repeats * len(COLUMNS)
     models = len(experiment.candidates)
-    overlaps = overlap_rows(models) if experiment.bank_metrics else 0
-    numbers = 8 * (columns * models + overlaps)
+    pairs = models * (models - 1) // 2 if experiment.instances else 0
+    numbers = 8 * (columns * models + pairs + vote_columns(models))
     window = largest_slab(experiment, blocks.block_at(len(blocks) // 2))
     reset_peak(experiment.device)
     costs = _costs(experiment, tell)
@@ -205,7 +204,6 @@ def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCos
         tell(f"counting operations: {candidate.name}")
         ready = loaded(experiment, candidate)
         possible = [d for d in draws if candidate.supports(d.perturbation)]
-        possible = [d for d in possible if d.perturbation.space != "none"]
         key = (ready.network.code or candidate.name, ready.passes.form, ready.batch, len(possible))
         if key not in measured:
             flops = ready.flops_per_tile(possible)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from cte_dask.results.store import DONE
-
 if TYPE_CHECKING:
     from cte_dask.results.store import Scores
 
@@ -29,10 +27,13 @@ class Job:
         Its number.
     models
         Numbers of the models to score it for; None for all.
+    votes
+        Whether its tables of vote patterns are kept.
     """
 
     block: int
     models: tuple[int, ...] | None = None
+    votes: bool = True
 
 
 class Result(Protocol):
@@ -99,7 +100,7 @@ class Listed:
 
 
 def missing_jobs(scores: Scores, shard: Shard | None = None) -> list[Job]:
-    """Return what a store lacks, as jobs.
+    """Return what a store lacks, as jobs: whole blocks, for their models vote together.
 
     Parameters
     ----------
@@ -108,11 +109,20 @@ def missing_jobs(scores: Scores, shard: Shard | None = None) -> list[Job]:
     shard
         The part of the blocks that is ours; None for all.
     """
-    marks = scores.done()
     missing = [int(i) for i in scores.missing()]
     missing = missing if shard is None else shard.part(missing)
-    partial = DONE["partial"]
-    return [Job(i, scores.lacking(i) if marks[i] == partial else None) for i in missing]
+    tiles = len(scores.layout.blocks.grid)
+    return [Job(i, votes=_votes_kept(i, tiles)) for i in missing]
+
+
+MOST_VOTING_TILES = 2**16
+"""Tiles whose tables are kept: of a larger target an even sample, whose medians are as good."""
+GOLDEN_RATIO = 0.6180339887498949
+
+
+def _votes_kept(block: int, tiles: int) -> bool:
+    """Return whether a block is in the sample: multiples of the golden ratio spread evenly."""
+    return block * GOLDEN_RATIO % 1 < MOST_VOTING_TILES / max(tiles, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.ranking.rank import ModelRank, Ranking
+    from cte_dask.ranking.transfer import Estimate, ModelVerdict
 
 __all__ = ["TileMeasures", "evaluation_of"]
 
@@ -124,6 +125,14 @@ def evaluation_of(
     )
 
 
+BANK_SCORES: Mapping[str, Callable[[ModelVerdict], Estimate]] = {
+    "cte": lambda verdict: verdict.consistency,
+    "estimated_f1": lambda verdict: verdict.estimated_f1,
+    "transfer": lambda verdict: verdict.transfer,
+}
+"""What the bank says of a model, beside the scores of its own tiles."""
+
+
 class _Numbers:
     """Tile values of a run by score and by performance; medians and correlations of them."""
 
@@ -141,7 +150,7 @@ class _Numbers:
         self.names = [str(n) for n in dataset.model.to_numpy()]
         self.ranked = [m for m in ranking.models if m.rank is not None]
         self.compared = [m for m in self.ranked if m.name not in apart]
-        self.scores = _tile_scores(dataset, measured)
+        self.scores = {**ranking.bank.tiles, **_tile_scores(dataset, measured)}
         self.performances = _performances(measured)
         self.common = {name: self._common(values) for name, values in self.scores.items()}
         self.drawn = resample(measured.units, seed=seed, resamples=resamples)
@@ -167,6 +176,8 @@ class _Numbers:
         """Return a model's median over its own tiles, or its CCFV."""
         if name == "ccfv":
             return self.measured.ccfv.get(model.name, math.nan)
+        if name in BANK_SCORES and model.verdict is not None:  # "transfer" is of two medians
+            return BANK_SCORES[name](model.verdict).value
         return median(self.scores[name][self._row(model)])
 
     def performance(self, model: ModelRank, name: str) -> float:

@@ -154,15 +154,20 @@ class Evaluation:
 
 def cte_name(score: str) -> ScoreName | None:
     """Return what a score of an evaluation is the CTE of; None of a comparator, such as entropy."""
-    return None if score in (*COMPARATORS, "ccfv") else ScoreName.parse(score)
+    return ScoreName.parse(score) if "@" in score else None
 
 
 def performance_of(score: str, performances: Sequence[str]) -> str:
     """Return the performance that a score is about: mAP where instances are compared, else F1."""
     name = cte_name(score)
+    if score in OF_ALL_PERTURBATIONS:
+        return performances[-1]  # they are about what the run is about
     instances = name is not None and not set(PAIRS).isdisjoint(metric(name.metric).statistics)
     return "map" if instances and "map" in performances else "f1"
 
+
+OF_ALL_PERTURBATIONS = "cte", "transfer"
+"""Scores over all perturbations of a run (`cte_dask.ranking.transfer`)."""
 
 PERFORMANCES = ("f1", "map")
 """Against labels: F1 of the foreground, mean average precision of the instances."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "bytes_for_models",
     "bytes_of",
-    "groups_that_fit",
     "limited_memory",
     "out_of_memory",
     "peak_memory",
@@ -76,38 +75,6 @@ def bytes_for_models(device: str) -> int:
         this machine's memory.
     """
     return int(MODELS_SHARE * (_device_memory() if device == "cuda" else _host_memory()))
-
-
-def groups_that_fit(sizes: Sequence[int], limit: int) -> list[range]:
-    """Cut a bank into groups of neighbouring models that fit into memory together.
-
-    Parameters
-    ----------
-    sizes
-        Bytes of each model.
-    limit
-        Bytes that a group may have; a model larger than that is a group of its own.
-
-    Returns
-    -------
-    list of range
-        Positions of the models of each group, as few groups as there can be.
-
-    Examples
-    --------
-    >>> groups_that_fit([4, 4, 3, 9, 1], 8)
-    [range(0, 2), range(2, 3), range(3, 4), range(4, 5)]
-    """
-    groups: list[range] = []
-    held = 0
-    for number, size in enumerate(sizes):
-        if groups and held + size <= limit:
-            groups[-1] = range(groups[-1].start, number + 1)
-            held += size
-        else:
-            groups.append(range(number, number + 1))
-            held = size
-    return groups
 
 
 def reset_peak(device: str) -> None:

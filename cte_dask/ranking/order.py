@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["placed"]
 
 
-def placed(values: NDArray[np.float64], requested: NDArray[np.bool_]) -> list[int]:
+def placed(
+    values: NDArray[np.float64],
+    requested: NDArray[np.bool_],
+    *,
+    scores: NDArray[np.float64] | None = None,
+) -> list[int]:
     """Return the numbers of models, best first.
 
     Parameters
@@ -27,6 +32,8 @@ def placed(values: NDArray[np.float64], requested: NDArray[np.bool_]) -> list[in
         Consistencies (model, tile), NaN where a tile says nothing.
     requested
         Whether a model was to be scored on a tile (model, tile).
+    scores
+        What orders models of the same tiles, (model,), NaN last; by default their medians.
 
     Returns
     -------
@@ -46,11 +53,12 @@ def placed(values: NDArray[np.float64], requested: NDArray[np.bool_]) -> list[in
     """
     numbers = requested.sum(axis=1)
     complete = np.flatnonzero(numbers == numbers.max(initial=0))
-    medians = {int(m): _median(values[m]) for m in complete}
+    own = scores if scores is not None else np.array([_median(row) for row in values])
+    medians = {int(m): -math.inf if math.isnan(own[m]) else float(own[m]) for m in complete}
     order = sorted(medians, key=lambda m: -medians[m])
     for model in sorted(set(range(len(values))) - set(order), key=lambda m: -int(numbers[m])):
-        own = values[:, requested[model]]  # of these few tiles
-        ahead = [p for p, m in enumerate(order) if _median(own[m]) >= _median(own[model])]
+        few = values[:, requested[model]]
+        ahead = [p for p, m in enumerate(order) if _median(few[m]) >= _median(few[model])]
         # behind the last one that is ahead: places that were settled before stay as they are
         order.insert(ahead[-1] + 1 if ahead else 0, model)
     return order

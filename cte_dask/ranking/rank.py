@@ -12,10 +12,9 @@ import numpy as np
 from cte_dask.consistency.degenerate import EVERYTHING, FAILED, NOTHING, flag
 from cte_dask.consistency.score_names import ScoreName, score_names
 from cte_dask.engine.racing.decision import verdict
-from cte_dask.ranking.bootstrap import cells, median, median_interval
-from cte_dask.ranking.combination import Combined, combine_scores, evidence
+from cte_dask.ranking.bootstrap import cells, median, median_interval, resample
 from cte_dask.ranking.order import placed
-from cte_dask.results.bank_metrics import similarity_in
+from cte_dask.ranking.transfer import BankVerdict, Estimate, ModelVerdict, judge
 from cte_dask.results.skipped import skipped
 from cte_dask.results.store import DONE, Scores
 from cte_dask.scoring.block_scores import STATUS
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from cte_dask.consistency.bank_agreement import Similarity
     from cte_dask.engine.racing.decision import Decision
     from cte_dask.scoring.experiment import Experiment
 
@@ -96,6 +94,12 @@ class ModelRank:
         ``metric@perturbation`` → `Score`.
     note
         What else a user should know, such as voxels unlike those of the training.
+    verdict
+        What the bank says of it; None for an excluded model.
+    first, beaten
+        Fractions of the resamples of the target's regions in which it comes first of the models
+        that are not degenerate, and in which the first of the ranking is ahead of it; NaN where
+        that is not known, as of beaten models of an anytime run.
     """
 
     name: str
@@ -105,6 +109,9 @@ class ModelRank:
     foreground_fraction: float = math.nan
     scores: Mapping[str, Score] = field(default_factory=dict)
     note: str = ""
+    verdict: ModelVerdict | None = None
+    first: float = math.nan
+    beaten: float = math.nan
 
     @property
     def degenerate(self) -> bool:
@@ -120,7 +127,10 @@ class ModelRank:
             "excluded": self.excluded,
             "note": self.note,
             "foreground_fraction": _plain(self.foreground_fraction),
+            "first": _plain(self.first),
+            "beaten": _plain(self.beaten),
             "scores": {name: s.to_dict() for name, s in self.scores.items()},
+            **({} if self.verdict is None else self.verdict.to_dict()),
         }
 
 
@@ -131,23 +141,43 @@ class Ranking:
     Parameters
     ----------
     primary
-        The score that ranks, ``metric@perturbation``.
+        What ranks: ``transfer``, ``cte`` (consistency over several perturbations), or one score,
+        ``metric@perturbation``.
+    score
+        The score that tiles show, ``metric@perturbation``; it ranks alone where it is `primary`.
     models
         The models.
-    similarity
-        How alike they predict; None unless a metric of the whole bank was asked for.
-    combined
-        Their combined ranks; None unless asked for.
+    bank
+        What they say of each other.
     """
 
     primary: str
+    score: str
     models: tuple[ModelRank, ...]
-    similarity: Similarity | None = None
-    combined: Combined | None = None
+    bank: BankVerdict
+
+    @property
+    def warning(self) -> str:
+        """Why no model can be trusted here; empty if one can, or nobody knows."""
+        return self.bank.warning
+
+    def value(self, model: ModelRank) -> Estimate:
+        """Return the number that ranks a model, with its interval.
+
+        Parameters
+        ----------
+        model
+            One of `models` that is not excluded.
+        """
+        if self.primary == self.score:
+            score = model.scores[self.score]
+            return Estimate(score.cte, score.low, score.high)
+        assert model.verdict is not None
+        return model.verdict.transfer
 
 
-def rank(dataset: xr.Dataset, *, seed: int | None = None, combine: bool | None = None) -> Ranking:
-    """Rank models by their median tile consistency (CTE, arXiv 2503.00450, sec. 2).
+def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = None) -> Ranking:
+    """Rank models on their tile scores.
 
     Parameters
     ----------
@@ -155,9 +185,10 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, combine: bool | None =
         Tile scores, from `score` or `read_scores`; computed if lazy.
     seed
         Of the bootstrap; by default the experiment's.
-    combine
-        Whether to combine all scores too (`cte_dask.ranking.combination`); by default as the
-        experiment says.
+    rule
+        ``transfer`` (`cte_dask.ranking.transfer`), or ``consistency``: by the median tile
+        consistency (CTE, arXiv 2503.00450, sec. 2) of the first metric under the first
+        perturbation; by default as the experiment says.
 
     Returns
     -------
@@ -168,37 +199,37 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, combine: bool | None =
     """
     data = dataset.compute()
     seed = int(data.attrs.get("seed", 0)) if seed is None else seed
-    primary = str(data.attrs["primary"])
+    score = str(data.attrs["primary"])
     cell = cells(np.stack([data[axis].to_numpy() for axis in "zyx"], axis=1))
-    alike = similarity_in(data)
-    ranked = [_model(data.sel(model=name), primary, cell, seed) for name in data.model.to_numpy()]
-    if alike is not None:
-        ranked = [replace(m, note=_noted(m.note, alike.note(m.name))) for m in ranked]
-    ranked = [replace(m, note=_noted(m.note, _partly(m.name, data))) for m in ranked]
-    ranked = _ordered(ranked, data, primary)
+    ranked = [_model(data.sel(model=name), score, cell, seed) for name in data.model.to_numpy()]
+    bank = judge(data, degenerate=np.array([m.degenerate for m in ranked]), cell=cell, seed=seed)
+    ranked = [
+        replace(m, note=_noted(m.note, _partly(m.name, data)), verdict=bank.models[m.name])
+        for m in ranked
+    ]
+    rule = str(data.attrs.get("rule", "consistency")) if rule is None else rule
+    primary = score if rule == "consistency" else bank.by
+    resampled = bank.resampled if rule == "transfer" else _resampled(data, cell, seed)
+    numbers = {str(name): row for name, row in zip(data.model.to_numpy(), resampled, strict=True)}
+    ranked = _with_certainty(_ordered(ranked, data, primary, bank.tiles[bank.by]), numbers)
     excluded = dict(data.attrs.get("excluded", {}))
     out = [ModelRank(name, None, excluded=why) for name, why in excluded.items()]
-    combined = None
-    if data.attrs.get("combine", False) if combine is None else combine:
-        values, supported = evidence(data)
-        degenerate = {m.name: m.degenerate for m in ranked}
-        names = [str(n) for n in data.model.to_numpy()]
-        flagged = np.array([degenerate[n] for n in names])
-        combined = combine_scores(
-            names, values, degenerate=flagged, cell=cell, supported=supported, seed=seed
-        )
-    return Ranking(primary, (*ranked, *out), alike, combined)
+    return Ranking(primary, score, (*ranked, *out), bank)
 
 
 def with_intervals(ranking: Ranking, intervals: Mapping[str, tuple[float, float]]) -> Ranking:
-    """Return a ranking with other intervals of the score that ranks, by name of the model."""
+    """Return a ranking with other intervals of what ranks, by name of the model."""
 
     def changed(model: ModelRank) -> ModelRank:
-        if model.name not in intervals or ranking.primary not in model.scores:
+        if model.name not in intervals:
             return model
         low, high = intervals[model.name]
-        score = replace(model.scores[ranking.primary], low=low, high=high)
-        return replace(model, scores={**model.scores, ranking.primary: score})
+        if ranking.primary == ranking.score:
+            score = replace(model.scores[ranking.score], low=low, high=high)
+            return replace(model, scores={**model.scores, ranking.score: score})
+        assert model.verdict is not None
+        transfer = replace(model.verdict.transfer, low=low, high=high)
+        return replace(model, verdict=replace(model.verdict, transfer=transfer))
 
     return replace(ranking, models=tuple(changed(m) for m in ranking.models))
 
@@ -207,22 +238,67 @@ def _noted(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-def _ordered(ranked: list[ModelRank], data: xr.Dataset, primary: str) -> list[ModelRank]:
+def _ordered(
+    ranked: list[ModelRank], data: xr.Dataset, primary: str, tiles: NDArray[np.float64]
+) -> list[ModelRank]:
     """Return the models in order and with their ranks; equal scores of equal tiles share one."""
-    name = ScoreName.parse(primary)
-    selection = data.sel(perturbation=name.perturbation)
+    score = ScoreName.parse(str(data.attrs["primary"]))
+    selection = data.sel(perturbation=score.perturbation)
     requested = selection.status.to_numpy() != STATUS["absent"]
-    order = [ranked[m] for m in placed(selection[name.metric].to_numpy(), requested)]
+    number = dict(zip(data.model.to_numpy(), requested.sum(axis=1), strict=True))
+    values = selection[score.metric].to_numpy() if primary == str(score) else tiles
+    numbers = np.array([_by(m, primary) for m in ranked])
+    order = [ranked[m] for m in placed(values, requested, scores=numbers)]
     first = list(data.attrs.get("first", ()))
     order.sort(key=lambda m: first.index(m.name) if m.name in first else len(first))
     order.sort(key=lambda m: m.degenerate)  # stable: the order within each kind stays
-    number = dict(zip(data.model.to_numpy(), requested.sum(axis=1), strict=True))
 
     def place(m: ModelRank) -> tuple[bool, float, int]:
-        return m.degenerate, _or(m.scores[primary].cte, -1.0), int(number[m.name])
+        return m.degenerate, _by(m, primary), int(number[m.name])
 
     places = [place(m) for m in order]
     return [replace(m, rank=places.index(place(m)) + 1) for m in order]
+
+
+def _resampled(data: xr.Dataset, cell: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Return the medians of the score that ranks in resamples of the regions, (model, resample)."""
+    score = ScoreName.parse(str(data.attrs["primary"]))
+    selection = data.sel(perturbation=score.perturbation)
+    scored = selection.status.to_numpy() == STATUS["scored"]
+    draws = resample(cell, seed=seed)
+    values = np.where(scored, selection[score.metric].to_numpy(), np.nan)
+    return np.stack([draws.medians(row) for row in values])
+
+
+def _with_certainty(
+    ranked: list[ModelRank], numbers: Mapping[str, NDArray[np.float64]]
+) -> list[ModelRank]:
+    """Add how often each model comes first, and how often the first of the ranking is ahead of it.
+
+    All models share the regions drawn, so a region that is hard for all of them changes no order;
+    intervals of single models overlap even then. Models that gave up some tiles are left out.
+    """
+    usable = [m for m in ranked if not m.degenerate and "beaten: scored on" not in m.note]
+    if not usable:
+        return ranked
+    table = np.nan_to_num(np.stack([numbers[m.name] for m in usable]), nan=-1.0)
+    ahead = table == table.max(axis=0)
+    shares = (ahead / ahead.sum(axis=0)).mean(axis=1)
+    behind = ((np.sign(table[:1] - table) + 1) / 2).mean(axis=1)  # equal counts half
+    behind[0] = math.nan
+    known = {m.name: (float(f), float(b)) for m, f, b in zip(usable, shares, behind, strict=True)}
+    return [
+        replace(m, first=known[m.name][0], beaten=known[m.name][1]) if m.name in known else m
+        for m in ranked
+    ]
+
+
+def _by(model: ModelRank, primary: str) -> float:
+    """Return what ranks a model; -1 if it has no such number."""
+    if primary in model.scores:
+        return _or(model.scores[primary].cte, -1.0)
+    assert model.verdict is not None
+    return _or(model.verdict.transfer.value, -1.0)
 
 
 def _partly(name: str, data: xr.Dataset) -> str:
@@ -249,10 +325,7 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
     selection = data.sel(perturbation=ranking.perturbation)
     scored = selection.status.to_numpy() == STATUS["scored"]
     fraction = median((selection.n_reference / selection.n_voxels).to_numpy()[scored])
-    nothing = scores[primary].nan_fraction
-    if ranking.of_bank and scored.any():  # to differ from others is no NaN
-        nothing = float((selection.n_reference.to_numpy()[scored] == 0).mean())
-    flags = flag(scores[primary].n_tiles, nothing, fraction)
+    flags = flag(scores[primary].n_tiles, scores[primary].nan_fraction, fraction)
     if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):
         flags = (*flags, FAILED)
     name = str(data.model.item())
@@ -295,6 +368,7 @@ def ranking_dict(
     return {
         "schema": RANKING_SCHEMA,
         "primary": ranking.primary,
+        "score": ranking.score,
         "complete": complete,
         "blocks": {
             "total": len(marks),
@@ -308,7 +382,6 @@ def ranking_dict(
         "seed": experiment.seed,
         "experiment": experiment.digest(),
         "models": [{**m.to_dict(), "candidate": experiment.way_of(m.name)} for m in ranking.models],
-        **({"similarity": ranking.similarity.to_dict()} if ranking.similarity else {}),
-        **({"combined": ranking.combined.to_dict()} if ranking.combined else {}),
+        "bank": ranking.bank.to_dict(),
         "versions": versions(),
     }

@@ -21,12 +21,15 @@ from cte_dask.engine.cost import Plan, plan
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Listed, Shard, missing_jobs
 from cte_dask.engine.lost_workers import SchedulerLostError
+from cte_dask.engine.racing.goal import Goal
 from cte_dask.models import load_bank
+from cte_dask.ranking.frozen import FrozenTransfer
 from cte_dask.ranking.options import PlanOptions, RankOptions
 from cte_dask.ranking.outcome import EXIT, Outcome, all_tried, concluded
 from cte_dask.results.layout import layout_of
+from cte_dask.results.new_store import create
 from cte_dask.results.run_folder import RunFolder
-from cte_dask.results.store import Scores, create
+from cte_dask.results.store import Scores
 from cte_dask.scoring.experiment import Experiment
 from cte_dask.scoring.resolve import experiment_of
 from cte_dask.scoring.settings import TargetOptions, keywords
@@ -122,7 +125,7 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     )
     folder.write_experiment(experiment)
     goal = goal_for(experiment, options, shard=shard is not None)
-    race = None if goal is None else Anytime(experiment, scores, goal, began=clock)
+    race = None if goal is None else _race(experiment, scores, goal, began=clock)
     work = Listed(missing_jobs(scores, shard)) if race is None else race
     session = {
         "bank": bank_path if "://" in bank_path else os.path.abspath(bank_path),
@@ -131,6 +134,13 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
         "threads": options.threads,
     }
     return PreparedRun(folder, experiment, scores, shard, race, work, session)
+
+
+def _race(experiment: Experiment, scores: Scores, goal: Goal, *, began: float) -> Anytime:
+    values = None
+    if experiment.rule == "transfer":
+        values = FrozenTransfer(len(experiment.candidates))
+    return Anytime(experiment, scores, goal, values=values, began=began)
 
 
 def _run(run: PreparedRun, options: RankOptions) -> bool:

@@ -2,6 +2,8 @@
 
 A store's chunk, and a Dask task's result, is one float64 array (model, draw, column, tile). Its
 last column is the status, a whole number; NaN, what no one has written, reads as ``absent``.
+Vote patterns are a row of uint64 a tile: the step of its lattice, its patterns' number, who voted,
+the patterns, and their counts; zeros fill it up.
 Causes of failure are bytes of UTF-8.
 """
 
@@ -12,12 +14,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cte_dask.consistency.vote_patterns import (
+    MOST_PATTERNS,
+    VoteTables,
+    no_votes,
+    votes_of,
+    words_for,
+)
 from cte_dask.scoring.block_scores import STATUS, TILE_STATISTICS, TileScores
 
 if TYPE_CHECKING:
+    import xarray as xr
     from numpy.typing import NDArray
 
-__all__ = ["CAUSE_BYTES", "COLUMNS", "decoded", "decoded_causes", "encoded", "encoded_causes"]
+__all__ = [
+    "CAUSE_BYTES",
+    "COLUMNS",
+    "decoded",
+    "decoded_causes",
+    "decoded_votes",
+    "encoded",
+    "encoded_causes",
+    "encoded_votes",
+    "vote_columns",
+    "votes_in",
+]
 
 COLUMNS = (*TILE_STATISTICS, "status")
 CAUSE_BYTES = 400
@@ -55,6 +76,77 @@ def decoded(values: NDArray[np.float64]) -> TileScores:
     status = values[..., len(TILE_STATISTICS), :]
     known = np.where(np.isnan(status), STATUS["absent"], status)
     return TileScores(statistics, known.astype(np.int8))
+
+
+def vote_columns(models: int, patterns: int = MOST_PATTERNS) -> int:
+    """Return the numbers of a tile's row that holds so many patterns of so many models."""
+    words = words_for(models)
+    return 2 + words + patterns * (words + 1)
+
+
+def encoded_votes(tables: VoteTables, *, columns: int | None = None) -> NDArray[np.uint64]:
+    """Return vote patterns as one array, uint64 (tile, column).
+
+    Parameters
+    ----------
+    tables
+        Of some tiles.
+    columns
+        Of the array; by default what the longest table takes.
+    """
+    models, lengths = tables.models, tables.lengths
+    if columns is None:
+        columns = vote_columns(models, int(lengths.max(initial=0)))
+    words, rows = words_for(models), np.zeros((len(tables), columns), np.uint64)
+    rows[:, 0], rows[:, 1] = tables.step, lengths
+    bits = np.zeros((len(tables), 64 * words), bool)
+    bits[:, :models] = tables.voted
+    rows[:, 2 : 2 + words] = np.packbits(bits, axis=1, bitorder="little").view("<u8")
+    starts = tables.ends - lengths
+    for row, start, end in zip(rows, starts.tolist(), tables.ends.tolist(), strict=True):
+        patterns = tables.patterns[start:end].ravel()
+        row[2 + words : 2 + words + len(patterns)] = patterns
+        row[2 + words + len(patterns) :][: end - start] = tables.counts[start:end]
+    return rows
+
+
+def decoded_votes(rows: NDArray[np.uint64], models: int) -> VoteTables:
+    """Return what `encoded_votes` made an array of.
+
+    Parameters
+    ----------
+    rows
+        uint64 (tile, column).
+    models
+        Number of models.
+    """
+    words, lengths = words_for(models), rows[:, 1].astype(np.int64)
+    patterns, counts = [np.empty((0, words), np.uint64)], [np.empty(0, np.uint64)]
+    for row, length in zip(rows, lengths.tolist(), strict=True):
+        middle = 2 + words + length * words
+        patterns.append(row[2 + words : middle].reshape(length, words))
+        counts.append(row[middle : middle + length])
+    return VoteTables(
+        ends=np.cumsum(lengths),
+        patterns=np.concatenate(patterns),
+        counts=np.concatenate(counts).astype(np.int64),
+        voted=votes_of(rows[:, 2 : 2 + words], models),
+        step=rows[:, 0].astype(np.int64),
+    )
+
+
+def votes_in(data: xr.Dataset) -> VoteTables:
+    """Return the vote patterns of tile scores; none where they were not kept.
+
+    Parameters
+    ----------
+    data
+        From `score` or `read_scores`, computed.
+    """
+    models, tiles = data.sizes["model"], data.sizes["tile"]
+    if "votes" not in data:
+        return no_votes(tiles, models)
+    return decoded_votes(data.votes.to_numpy(), models)
 
 
 def encoded_causes(failures: Mapping[str, str], models: Sequence[str]) -> NDArray[np.uint8]:

@@ -11,33 +11,44 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency.score_names import UNPERTURBED, ScoreName
-from cte_dask.results.bank_metrics import bank_variables, similarity_in
+from cte_dask.consistency.score_names import ScoreName
+from cte_dask.consistency.vote_patterns import joined as join_votes
+from cte_dask.consistency.vote_patterns import no_votes
+from cte_dask.results.block_codec import encoded_votes
 from cte_dask.results.layout import Layout
 from cte_dask.results.store import DONE, Scores
-from cte_dask.scoring.block_scores import TileScores, joined, overlap_rows, unscored
+from cte_dask.scoring.block_scores import (
+    TileScores,
+    joined,
+    mean_of_perturbations,
+    unscored,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from cte_dask.consistency.bank_agreement import Similarity
     from cte_dask.results.store import Scores
     from cte_dask.scoring.experiment import Experiment
 
 __all__ = [
     "COUNTS",
     "DIMS",
+    "PRECISION_DIMS",
+    "VOTE_DIMS",
     "blocks_of",
     "consistency_of",
     "dataset_of",
     "labelled",
+    "mean_consistency",
     "read_scores",
     "told_attributes",
     "variables_of",
 ]
 
 DIMS = ("model", "perturbation", "tile")
+VOTE_DIMS = ("tile", "vote")
+PRECISION_DIMS = ("pair", "tile")
 COUNTS = ("n_union", "n_reference", "n_voxels")
 """Statistics that are variables of their own."""
 
@@ -48,7 +59,6 @@ def told_attributes(experiment: Experiment) -> dict[str, Any]:
         "excluded": dict(experiment.excluded),
         "notes": {c.name: c.note for c in experiment.candidates if c.note},
         "seed": experiment.seed,
-        "combine": experiment.combine,
     }
 
 
@@ -69,24 +79,18 @@ def read_scores(scores: Scores) -> xr.Dataset:
     layout = scores.layout
     models, draws = len(layout.models), len(layout.perturbations) * layout.repeats
     tiles = joined([unscored((models, draws, 0), "absent"), *scores.each(indices)])
-    overlaps = None
-    if layout.bank_metrics:
-        none = np.empty((overlap_rows(models), 0))
-        rows = (scores.overlaps(i) for i in indices)
-        overlaps = np.concatenate([none, *(r for r in rows if r is not None)], axis=-1)
-    dataset = dataset_of(layout, tiles, indices, overlaps=overlaps)
+    dataset = dataset_of(layout, tiles, indices)
+    tables = join_votes([no_votes(0, models), *map(scores.votes, indices)])
+    dataset["votes"] = VOTE_DIMS, encoded_votes(tables)
+    if layout.instances:
+        none = np.empty((models * (models - 1) // 2, 0))
+        rows = np.concatenate([none, *map(scores.precision, indices)], axis=-1)
+        dataset["precision"] = PRECISION_DIMS, rows
     dataset.attrs |= {"first": list(scores.first)} if scores.first else {}
     return dataset
 
 
-def dataset_of(
-    layout: Layout,
-    tiles: TileScores,
-    indices: Sequence[int],
-    *,
-    overlaps: NDArray[np.float64] | None = None,
-    similarity: Similarity | None = None,
-) -> xr.Dataset:
+def dataset_of(layout: Layout, tiles: TileScores, indices: Sequence[int]) -> xr.Dataset:
     """Turn statistics into consistencies.
 
     Parameters
@@ -97,27 +101,15 @@ def dataset_of(
         The numbers, (model, draw, tile).
     indices
         The blocks that the tiles belong to, in order.
-    overlaps
-        float64 (row, tile), as of `cte_dask.scoring.block_scores.overlap_rows`; needed for metrics
-        of the whole bank.
-    similarity
-        Whose word counts how much in `agreement`; by default what these tiles tell.
 
     Returns
     -------
     xarray.Dataset
-        See `cte_dask.score`; with overlaps also ``overlap`` (pair, tile), those of the models.
-        Several repeats are averaged (`cte_dask.scoring.block_scores.TileScores.consistency`);
-        counts are the first draw's.
+        See `cte_dask.score`, without what the models say of each other. Several repeats are
+        averaged (`cte_dask.scoring.block_scores.TileScores.consistency`); counts are the first
+        draw's.
     """
-    if layout.bank_metrics and overlaps is None:
-        raise ValueError(f"{layout.bank_metrics[0]} needs the overlaps of the bank's models")
-    variables: dict[str, Any] = {
-        name: (DIMS, values) for name, values in variables_of(layout, tiles).items()
-    }
-    if overlaps is not None:
-        reference = tiles[:, layout.draws(UNPERTURBED)][:, 0]
-        variables |= bank_variables(layout, reference, overlaps, similarity)
+    variables = {name: (DIMS, values) for name, values in variables_of(layout, tiles).items()}
     return labelled(layout, variables, indices)
 
 
@@ -142,7 +134,11 @@ def labelled(layout: Layout, variables: Mapping[str, Any], indices: Sequence[int
             "perturbation": list(layout.perturbations),
             **_positions(layout, indices),
         },
-        attrs={"primary": str(layout.primary), "metrics": list(layout.metrics)},
+        attrs={
+            "primary": str(layout.primary),
+            "rule": layout.rule,
+            "metrics": list(layout.metrics),
+        },
     )
 
 
@@ -159,14 +155,11 @@ def variables_of(layout: Layout, tiles: TileScores) -> dict[str, NDArray[Any]]:
     Returns
     -------
     dict
-        Consistency of each metric, float64, NaN at the perturbation ``none``; `COUNTS`, float64,
-        and ``status``, int8, of the first draw.
+        Consistency of each metric, float64; `COUNTS`, float64, and ``status``, int8, of the first
+        draw.
     """
     repeats = layout.repeats
-    variables = {name: tiles.consistency(name, repeats=repeats) for name in layout.own_metrics}
-    unperturbed = [p == UNPERTURBED for p in layout.perturbations]
-    for consistency in variables.values():  # a prediction agrees with itself: that says nothing
-        consistency[:, unperturbed] = np.nan
+    variables = {name: tiles.consistency(name, repeats=repeats) for name in layout.metrics}
     first = tiles[:, ::repeats]
     return {**variables, **{n: first.statistics[n] for n in COUNTS}, "status": first.status}
 
@@ -185,6 +178,21 @@ def consistency_of(layout: Layout, tiles: TileScores, score: ScoreName) -> NDArr
     """
     draws = tiles[:, layout.draws(score.perturbation)]
     return draws.consistency(score.metric, repeats=layout.repeats)[:, 0]
+
+
+def mean_consistency(layout: Layout, tiles: TileScores) -> NDArray[np.float64]:
+    """Return each model's consistency on each tile over all perturbations, (model, tile).
+
+    Parameters
+    ----------
+    layout
+        What the numbers mean.
+    tiles
+        The numbers, (model, draw, tile).
+    """
+    values = tiles.consistency(layout.primary.metric, repeats=layout.repeats)
+    first = tiles[:, :: layout.repeats]
+    return mean_of_perturbations(values, first.status)
 
 
 def _positions(layout: Layout, indices: Sequence[int]) -> dict[str, Any]:
@@ -220,13 +228,7 @@ def blocks_of(scores: Scores, score: ScoreName) -> Iterator[tuple[int, xr.DataAr
         status (model, tile).
     """
     layout = replace(scores.layout, metrics=(score.metric,))
-    similarity = None
-    if layout.bank_metrics:
-        # whose word counts how much is told by all tiles, not by those of a block
-        similarity = similarity_in(read_scores(scores))
     for index in map(int, np.flatnonzero(scores.done() != DONE["missing"])):
-        overlaps = scores.overlaps(index) if layout.bank_metrics else None
-        data = dataset_of(
-            layout, scores.block(index), [index], overlaps=overlaps, similarity=similarity
-        ).sel(perturbation=score.perturbation)
+        data = dataset_of(layout, scores.block(index), [index])
+        data = data.sel(perturbation=score.perturbation)
         yield index, data[score.metric], data.status

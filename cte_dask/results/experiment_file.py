@@ -61,9 +61,9 @@ def reopen(run: str) -> Experiment:
         precision=data["precision"],
         threads=data["threads"],
         border=data["border"],
-        combine=data.get("combine", False),
         scales=tuple(data.get("scales", (1.0,))),
         excluded_ways={name: _way(w) for name, w in data.get("excluded_ways", {}).items()},
+        rule=data["rule"],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency import BANK_METRICS
+from cte_dask.consistency import needs_instances
 from cte_dask.consistency.score_names import ScoreName, score_names
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "layout_of"]
 
-SCHEMA = "cte-scores/1"
+SCHEMA = "cte-scores/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,10 @@ class Layout:
     repeats
         Draws of each perturbation, N_pert.
     primary
-        The score that ranks.
+        The score that ranks, or the one that stands for all that a rule ranks by.
+    rule
+        How models are ranked: ``score`` by `primary`, ``transfer`` by
+        `cte_dask.ranking.transfer`.
     origin
         First voxel of the region in the target's array (z, y, x).
     voxel_size_nm, translation_nm
@@ -46,20 +49,16 @@ class Layout:
     metrics: tuple[str, ...]
     repeats: int
     primary: ScoreName
+    rule: str
     origin: Shape
     voxel_size_nm: tuple[float | None, ...]
     translation_nm: tuple[float | None, ...]
     experiment: str
 
     @property
-    def bank_metrics(self) -> tuple[str, ...]:
-        """The metrics that compare the models of the bank with each other."""
-        return tuple(m for m in self.metrics if m in BANK_METRICS)
-
-    @property
-    def own_metrics(self) -> tuple[str, ...]:
-        """The metrics that compare a model's predictions with its own."""
-        return tuple(m for m in self.metrics if m not in BANK_METRICS)
+    def instances(self) -> bool:
+        """Whether the models' objects are compared, too."""
+        return needs_instances(self.metrics)
 
     @property
     def scores(self) -> tuple[ScoreName, ...]:
@@ -109,6 +108,7 @@ _PLAIN = (
     "metrics",
     "repeats",
     "primary",
+    "rule",
     "origin",
     "voxel_size_nm",
     "translation_nm",
@@ -132,6 +132,7 @@ def layout_of(experiment: Experiment) -> Layout:
         metrics=experiment.metrics,
         repeats=experiment.repeats,
         primary=experiment.primary,
+        rule=experiment.rule,
         origin=volume.origin,
         voxel_size_nm=(None, None, None) if size is None else size.lengths,
         translation_nm=volume.translation or (None, None, None),

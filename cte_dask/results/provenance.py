@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from cte_dask.consistency.score_names import UNPERTURBED
-
 __all__ = ["repeat_command", "shown_url"]
 
 
@@ -44,15 +42,15 @@ def repeat_command(
         ("--roi", target["roi"]),
         ("--mask", target["mask"]),
         *((name, ",".join(map(str, value))) for name, value in triples.items()),
-        *(("--perturb", p) for p in experiment["perturbations"] if p != UNPERTURBED),
+        *(("--perturb", p) for p in experiment["perturbations"]),
         *(("--metric", m) for m in experiment["metrics"]),
+        ("--rank-by", experiment["rule"]),
         *((f"--{name}", experiment[name]) for name in ("seed", "repeats", "border")),
         ("--scales", _listed(experiment.get("scales"))),
         ("--batch", batches.pop() if len(batches) == 1 else None),
         *((f"--{name}", experiment[name]) for name in ("threads", "device", "precision")),
     ]
-    flags = ["--combine"] if experiment.get("combine") else []
-    flags += ["--anonymous"] if target.get("anonymous") else []
+    flags = ["--anonymous"] if target.get("anonymous") else []
     given = [part for name, value in options if value is not None for part in (name, str(value))]
     flags += ["--exhaustive"] if goal is None else _goal_options(goal)
     return shlex.join(["cte", "rank", shown_url(target["url"]), *given, *flags])

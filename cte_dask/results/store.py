@@ -4,12 +4,9 @@ One chunk holds the numbers of one block, written by the task that made it; a se
 the block done, and is written after it. Resuming a run is planning the blocks without a mark.
 
 An anytime run scores some blocks for a part of the models only: the others are ``absent`` there.
-What its ranking counts is a part of the store; see `cte_dask.results.store`.
-
-What a ranking counts of a score store: all of it, or what an anytime run has taken in.
-
-An anytime run reads some blocks ahead of its decision, and scores models on them that had been
-beaten before. None of that may depend on the number of workers: it is kept, but not counted.
+What its ranking counts is a part of the store: an anytime run reads some blocks ahead of its
+decision, and scores models on them that had been beaten before. None of that may depend on the
+number of workers: it is kept, but not counted.
 """
 
 from __future__ import annotations
@@ -21,21 +18,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.results.block_codec import (
-    CAUSE_BYTES,
-    COLUMNS,
     decoded,
     decoded_causes,
+    decoded_votes,
     encoded,
     encoded_causes,
+    encoded_votes,
+    vote_columns,
 )
 from cte_dask.results.layout import Layout, layout_of
-from cte_dask.scoring.block_scores import STATUS, BlockScores, TileScores, overlap_rows
+from cte_dask.scoring.block_scores import BlockScores, TileScores
 
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
     from zarr.abc.store import Store
+
+    from cte_dask.consistency.vote_patterns import VoteTables
 
 __all__ = [
     "DONE",
@@ -44,9 +45,9 @@ __all__ = [
     "count",
     "count_all",
     "counted",
-    "create",
     "layout_of",
     "open_scores",
+    "store_of",
 ]
 
 DONE = {"missing": 0, "complete": 1, "failures": 2, "partial": 3}
@@ -55,116 +56,11 @@ AT_ONCE = 64
 """Blocks that are read together."""
 
 
-def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = False) -> Scores:
-    """Make the score store of a run, or open it to go on.
-
-    Parameters
-    ----------
-    url
-        Path or fsspec URL of the zarr group.
-    layout
-        What it will hold.
-    resume
-        Go on with what is there; a store of another experiment is refused.
-    overwrite
-        Drop what is there.
-
-    Returns
-    -------
-    Scores
-
-    Raises
-    ------
-    FileExistsError
-        If a store is there and neither `resume` nor `overwrite` is given.
-    ValueError
-        If the store to resume belongs to another experiment.
-    """
-    import zarr
-    from zarr.core.sync import sync
-
-    if overwrite:
-        sync(_store(url).delete_dir(""))
-    try:
-        group = zarr.open_group(_store(url), mode="r+")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-        group, resume = _make(url, layout), True
-    if not resume:
-        raise FileExistsError(f"{url} exists: give --resume to go on or --overwrite to start anew")
-    found = str(group.attrs.get("experiment"))
-    if found != layout.experiment:
-        raise ValueError(
-            f"{url} holds another experiment (hash {found[:12]}, this one "
-            f"{layout.experiment[:12]}): the target, a model or an option differs; "
-            "use another --out or --overwrite"
-        )
-    return Scores(group, layout)
-
-
-def _store(url: str, *, read_only: bool = False) -> Store:
+def store_of(url: str, *, read_only: bool = False) -> Store:
+    """Return the zarr store of a path or URL."""
     from cte_dask.storage.stores import absolute, open_store
 
     return open_store(absolute(url), {}, read_only=read_only)
-
-
-def _make(url: str, layout: Layout) -> zarr.Group:
-    """Make the store; several processes may, at once, for the same run.
-
-    The documents are put together in memory and laid down one by one, each only where there is
-    none yet, the group's own last: whoever sees that sees a whole store.
-    """
-    import zarr
-    from zarr.core.sync import sync
-    from zarr.storage import MemoryStore
-
-    draft, store = MemoryStore(), _store(url)
-    _describe(zarr.create_group(draft), layout)
-    sync(_lay_down(draft, store))
-    return zarr.open_group(store, mode="r+")
-
-
-async def _lay_down(draft: Store, store: Store) -> None:
-    from zarr.core.buffer import default_buffer_prototype
-
-    keys = [key async for key in draft.list()]
-    for key in sorted(keys, key=lambda key: (key == "zarr.json", key)):
-        document = await draft.get(key, default_buffer_prototype())
-        if document is not None:
-            await store.set_if_not_exists(key, document)
-
-
-def _describe(group: zarr.Group, layout: Layout) -> None:
-    blocks, models = len(layout.blocks), len(layout.models)
-    inner = (
-        models,
-        len(layout.perturbations) * layout.repeats,
-        len(COLUMNS),
-        layout.blocks.tiles_per_block,
-    )
-    group.create_array(
-        "values",
-        shape=(blocks, *inner),
-        chunks=(1, *inner),
-        dtype="float64",
-        fill_value=np.nan,
-        dimension_names=("block", "model", "draw", "column", "tile"),
-    )
-    group.create_array("done", shape=(blocks,), chunks=(1,), dtype="uint8", fill_value=0)
-    causes = (models, CAUSE_BYTES)
-    group.create_array(
-        "causes", shape=(blocks, *causes), chunks=(1, *causes), dtype="uint8", fill_value=0
-    )
-    if layout.bank_metrics:
-        overlaps = (overlap_rows(models), layout.blocks.tiles_per_block)
-        group.create_array(
-            "overlaps",
-            shape=(blocks, *overlaps),
-            chunks=(1, *overlaps),
-            dtype="float64",
-            fill_value=np.nan,
-            dimension_names=("block", "row", "tile"),
-        )
-    group.attrs.update({**layout.to_dict(), "columns": COLUMNS, "status": STATUS})
 
 
 def open_scores(url: str, *, writable: bool = False) -> Scores:
@@ -187,7 +83,7 @@ def open_scores(url: str, *, writable: bool = False) -> Scores:
     import zarr
 
     try:
-        store = _store(url, read_only=not writable)
+        store = store_of(url, read_only=not writable)
         group = zarr.open_group(store, mode="r+" if writable else "r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         raise FileNotFoundError(f"no score store at {url}: is that the --out of a run?") from None
@@ -294,23 +190,38 @@ class Scores:
         scores
             The block's.
         """
-        arrays, index, tiles = self.arrays, scores.index, scores.tiles
+        arrays, index, tiles, votes = self.arrays, scores.index, scores.tiles, scores.votes
         causes = encoded_causes(scores.failures, self.layout.models)
         absent = _absent(tiles)
         if absent.any() and arrays["done"][index] != DONE["missing"]:
             tiles = self._completed(index, tiles, absent)
+            # Patterns of some models and of others, scored later, cannot be joined any more: which
+            # of their voxels were the same is gone. The table of more voters stays.
+            if votes is not None and self.votes(index).voted.sum() >= votes.voted.sum():
+                votes = None
             causes[absent] = np.asarray(arrays["causes"][index])[absent]
         length = self.layout.blocks.tiles_per_block
         arrays["values"][index] = encoded(tiles, length=length)
-        if scores.overlaps is not None:
-            rows = np.full((len(scores.overlaps), length), np.nan)
-            rows[:, : scores.overlaps.shape[-1]] = scores.overlaps
-            arrays["overlaps"][index] = rows
+        if votes is not None:
+            self._write_bank(index, votes, scores.precision)
         failed = bool(causes.any())
         if failed or absent.any():
             arrays["causes"][index] = causes
         partial = bool(_absent(tiles).any())
         arrays["done"][index] = DONE["failures" if failed else "partial" if partial else "complete"]
+
+    def _write_bank(
+        self, index: int, votes: VoteTables, precision: NDArray[np.float64] | None
+    ) -> None:
+        """Write what the models say of each other on a block."""
+        length = self.layout.blocks.tiles_per_block
+        rows = np.zeros((length, vote_columns(votes.models)), np.uint64)
+        rows[: len(votes)] = encoded_votes(votes, columns=rows.shape[1])
+        self.arrays["votes"][index] = rows
+        if precision is not None:
+            pairs = np.full((len(precision), length), np.nan)
+            pairs[:, : precision.shape[-1]] = precision
+            self.arrays["precision"][index] = pairs
 
     def _completed(self, index: int, tiles: TileScores, absent: NDArray[np.bool_]) -> TileScores:
         """Return a block's numbers, those of absent models from the store."""
@@ -319,15 +230,34 @@ class Scores:
         completed[~absent] = tiles[~absent]
         return completed
 
-    def overlaps(self, index: int) -> NDArray[np.float64] | None:
-        """Return how the models overlap on one block, (row, tile); None if that was not asked.
+    def votes(self, index: int) -> VoteTables:
+        """Return the vote patterns of one block's tiles, those of what is shown alone.
 
-        Rows are those of `cte_dask.scoring.block_scores.overlap_rows`.
+        Parameters
+        ----------
+        index
+            Number of the block.
         """
-        if not self.layout.bank_metrics:
-            return None
         count = self.layout.blocks.tile_count(index)
-        rows: NDArray[np.float64] = np.asarray(self.arrays["overlaps"][index])[:, :count]
+        rows = np.asarray(self.arrays["votes"][index])[:count]
+        tables = decoded_votes(rows, len(self.layout.models))
+        hidden = () if self.only is None else np.flatnonzero(~self.only[index]).tolist()
+        return tables.without(hidden) if hidden else tables
+
+    def precision(self, index: int) -> NDArray[np.float64]:
+        """Return how precisely each pair's objects match on one block, (pair, tile).
+
+        Parameters
+        ----------
+        index
+            Number of the block; instances must have been compared.
+        """
+        count = self.layout.blocks.tile_count(index)
+        rows: NDArray[np.float64] = np.asarray(self.arrays["precision"][index])[:, :count]
+        if self.only is not None:
+            counted = self.only[index]
+            hidden = [not (counted[i] and counted[j]) for i, j in pairs_of(len(counted))]
+            rows[np.array(hidden, bool)] = np.nan
         return rows
 
     def failures(self, index: int) -> dict[str, str]:

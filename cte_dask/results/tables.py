@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency import BANK_METRICS, METRICS
-from cte_dask.results.bank_metrics import similarity_in
-from cte_dask.results.dataset import dataset_of, read_scores
+from cte_dask.consistency import METRICS
+from cte_dask.results.dataset import dataset_of
 from cte_dask.results.store import DONE, Scores
 from cte_dask.scoring.block_scores import STATUS
 
@@ -35,14 +34,17 @@ def ranking_csv(result: Mapping[str, Any]) -> str:
     names = sorted({name for m in result["models"] for name in m["scores"]})
     fields = ("cte", "low", "high", "n_tiles", "nan_fraction")
     columns = [f"{name} {field}" for name in names for field in fields]
+    bank = ("transfer", "estimated_f1", "consistency")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["rank", "model", "flags", "excluded", "foreground_fraction", *columns])
+    lead = ["rank", "model", "flags", "excluded", "foreground_fraction"]
+    table.writerow([*lead, *(f"{b}{end}" for b in bank for end in ("", " low", " high")), *columns])
     for model in result["models"]:
         cells = [model["scores"].get(n, {}).get(f) for n in names for f in fields]
         flags = "; ".join(model["flags"])
-        lead = [model["rank"], model["name"], flags, model["excluded"]]
-        table.writerow([*lead, model["foreground_fraction"], *cells])
+        own = [model["rank"], model["name"], flags, model["excluded"], model["foreground_fraction"]]
+        judged = [model.get(b, {}).get(end) for b in bank for end in ("value", "low", "high")]
+        table.writerow([*own, *judged, *cells])
     return text.getvalue()
 
 
@@ -61,15 +63,8 @@ def tile_tables(scores: Scores) -> Iterator[pa.Table]:
     """
     names = dict.fromkeys((*METRICS, *scores.layout.metrics))
     layout = replace(scores.layout, metrics=tuple(names))
-    similarity = similarity_in(read_scores(scores)) if layout.bank_metrics else None
-    for index in np.flatnonzero(scores.done() != DONE["missing"]):
-        block = int(index)
-        overlaps = scores.overlaps(block)
-        yield _table(
-            dataset_of(
-                layout, scores.block(block), [block], overlaps=overlaps, similarity=similarity
-            )
-        )
+    for block in map(int, np.flatnonzero(scores.done() != DONE["missing"])):
+        yield _table(dataset_of(layout, scores.block(block), [block]))
 
 
 def _table(data: xr.Dataset) -> pa.Table:
@@ -90,7 +85,6 @@ def _table(data: xr.Dataset) -> pa.Table:
     for name in ("nhd", "ei", "vrand"):
         known = data[name].to_numpy().ravel() if name in data else np.full(rows * tiles, np.nan)
         columns[name] = known
-    columns |= {name: data[name].to_numpy().ravel() for name in BANK_METRICS if name in data}
     columns["foreground_fraction"] = (data.n_reference / data.n_voxels).to_numpy().ravel()
     names = {code: name for name, code in STATUS.items()}
     columns["status"] = pa.array([names[int(s)] for s in data.status.to_numpy().ravel()])

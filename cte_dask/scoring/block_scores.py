@@ -17,13 +17,15 @@ from cte_dask.consistency import metric as metric_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cte_dask.consistency.vote_patterns import VoteTables
+
 __all__ = [
     "STATUS",
     "TILE_STATISTICS",
     "BlockScores",
     "TileScores",
     "joined",
-    "overlap_rows",
+    "mean_of_perturbations",
     "unscored",
 ]
 
@@ -128,6 +130,32 @@ def _mean_of_draws(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
+def mean_of_perturbations(
+    values: NDArray[np.float64], status: NDArray[np.int8]
+) -> NDArray[np.float64]:
+    """Return the mean over those perturbations that every model supports, NaN left out.
+
+    Parameters
+    ----------
+    values
+        Consistencies, (model, perturbation, tile).
+    status
+        How each tile went, (model, perturbation, tile).
+
+    Returns
+    -------
+    ndarray of float64, shape (model, tile)
+    """
+    scored = status == STATUS["scored"]
+    unable = (status == STATUS["unsupported"]).any(axis=2)
+    values = np.where(scored, values, np.nan)[:, ~unable.any(axis=0)]
+    valid = ~np.isnan(values)
+    number = valid.sum(axis=1)
+    total = np.where(valid, values, 0.0).sum(axis=1)
+    mean: NDArray[np.float64] = total / np.where(number > 0, number, np.nan)
+    return mean
+
+
 def unscored(shape: tuple[int, ...], status: str) -> TileScores:
     """Return the numbers of tiles that have none: NaN and a status.
 
@@ -169,16 +197,19 @@ class BlockScores:
         Its numbers, (model, draw, tile).
     failures
         Cause of failure per model name; empty when all went well.
-    overlaps
-        float64 (row, tile): how the models' unperturbed predictions overlap, one row a pair
-        of them, then one a consensus (`overlap_rows`); None unless a
-        metric of the whole bank is asked for.
+    votes
+        The vote patterns of the models' unperturbed predictions, a table a tile; None where none
+        were made.
+    precision
+        Average precision of each pair's objects on each tile, float64 (pair, tile), pairs as in
+        `cte_dask.consistency.vote_patterns.pairs_of`; None unless instances are compared.
     """
 
     index: int
     tiles: TileScores
     failures: dict[str, str]
-    overlaps: NDArray[np.float64] | None = None
+    votes: VoteTables | None = None
+    precision: NDArray[np.float64] | None = None
 
     @property
     def statistics(self) -> Mapping[str, NDArray[np.float64]]:
@@ -201,8 +232,3 @@ class BlockScores:
             A key of `STATUS`.
         """
         self.tiles.mark(list(models), status)  # a tuple would be one place, not several
-
-
-def overlap_rows(models: int) -> int:
-    """Return the numbers a tile: one a pair of models, then one a model for its consensus."""
-    return models * (models - 1) // 2 + models

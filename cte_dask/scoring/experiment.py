@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency import BANK_METRICS, PAIRS, metric
-from cte_dask.consistency.score_names import UNPERTURBED, ScoreName, families_of, score_names
+from cte_dask.consistency import metric, needs_instances
+from cte_dask.consistency.score_names import ScoreName
 from cte_dask.inference.settings import Inference
 from cte_dask.models.spec import Variant
 from cte_dask.models.variants import AS_IT_IS
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from cte_dask.perturb import Perturbation
     from cte_dask.volume import IntensityStatistics, Volume
 
-__all__ = ["Candidate", "Experiment", "versions"]
+__all__ = ["RULES", "Candidate", "Experiment", "versions"]
+
+RULES = "transfer", "consistency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,12 @@ class Experiment:
         Where and how inference runs; `threads` is torch's intra-op threads in a worker.
     border
         Width in voxels of the band along reference borders that V^Rand leaves out.
-    combine
-        Whether the ranking combines all scores (`cte_dask.ranking.combination`); changes no score.
     scales
         Sizes at which every model is a candidate.
     excluded_ways
         Name → model and way, of those excluded candidates that use a model otherwise.
+    rule
+        How models are ranked, ``transfer`` or ``consistency``; changes no score.
 
     Raises
     ------
@@ -142,9 +144,9 @@ class Experiment:
     precision: str = "float32"
     threads: int = 1
     border: int = 0
-    combine: bool = False
     scales: tuple[float, ...] = (1.0,)
     excluded_ways: Mapping[str, tuple[str, Variant]] = field(default_factory=dict)
+    rule: str = "consistency"
 
     def __post_init__(self) -> None:
         check_measures(self.perturbations, self.metrics)
@@ -154,18 +156,9 @@ class Experiment:
             check_at_least(getattr(self, name), name)
         for name in ("seed", "border"):
             check_at_least(getattr(self, name), name, least=0)
-        if self.combine:
-            self._check_families()
+        if self.rule not in RULES:
+            raise ValueError(f"rule {self.rule!r} must be one of {', '.join(RULES)}")
         _ = self.primary
-
-    def _check_families(self) -> None:
-        perturbations = [p.name for p in self.perturbations]
-        scores = [str(name) for name in score_names(self.metrics, perturbations)]
-        if len(families_of(scores)) < 2:
-            raise ValueError(
-                f"combine needs at least two families of evidence, {scores} is one: add --perturb "
-                "rotate, mirror or zoom:1.125, or --metric agreement"
-            )
 
     @property
     def inference(self) -> Inference:
@@ -189,27 +182,18 @@ class Experiment:
         return needs_instances(self.metrics)
 
     @property
-    def bank_metrics(self) -> tuple[str, ...]:
-        """The metrics that compare the models of the bank with each other."""
-        return tuple(m for m in self.metrics if m in BANK_METRICS)
-
-    @property
     def primary(self) -> ScoreName:
-        """The score that ranks: the first metric under the first perturbation all models support.
+        """The first metric under the first perturbation that all models support.
 
-        A metric of the whole bank ranks by the unperturbed predictions, ``agreement@none``.
+        It ranks by the rule ``consistency``; of ``transfer`` it is a part, and what tiles show.
 
         Raises
         ------
         ValueError
             If no perturbation is supported by every usable model.
         """
-        if self.metrics[0] in BANK_METRICS:
-            return ScoreName(self.metrics[0], UNPERTURBED)
         for perturbation in self.perturbations:
-            if perturbation.space != "none" and all(
-                c.supports(perturbation) for c in self.candidates
-            ):
+            if all(c.supports(perturbation) for c in self.candidates):
                 return ScoreName(self.metrics[0], perturbation.name)
         names = [c.name for c in self.candidates if not all(map(c.supports, self.perturbations))]
         raise ValueError(
@@ -247,7 +231,6 @@ class Experiment:
             "threads": self.threads,
             "instances": self.instances,
             "border": self.border,
-            **({"overlaps": list(self.bank_metrics)} if self.bank_metrics else {}),
         }
 
     def digest(self) -> str:
@@ -262,8 +245,8 @@ class Experiment:
             **self.identity(),
             "metrics": list(self.metrics),
             "primary": str(self.primary),
-            "combine": self.combine,
             **({"scales": list(self.scales)} if self.scales != (1.0,) else {}),
+            "rule": self.rule,
             "blocks": {"tiles": list(self.per_block), "number": len(self.blocks)},
             "tiles": len(self.grid),
             "models": [_candidate_dict(c) for c in self.candidates],
@@ -272,11 +255,6 @@ class Experiment:
             "hash": self.digest(),
             "versions": versions(),
         }
-
-
-def needs_instances(metrics: Iterable[str]) -> bool:
-    """Whether one of some metrics compares instances."""
-    return any(set(metric(name).statistics) & set(PAIRS) for name in metrics)
 
 
 def check_at_least(value: int, name: str, *, least: int = 1) -> None:
@@ -305,6 +283,8 @@ def check_measures(perturbations: Sequence[Perturbation], metrics: Sequence[str]
         raise ValueError(f"a perturbation is given twice: {[p.name for p in perturbations]}")
     for name in metrics:
         metric(name)
+    if any(p.space == "none" for p in perturbations):
+        raise ValueError("the perturbation none changes nothing: leave it out")
 
 
 def _identity(candidate: Candidate) -> dict[str, Any]:

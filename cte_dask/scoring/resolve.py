@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from cte_dask.consistency import BANK_METRICS
 from cte_dask.inference.settings import Inference
 from cte_dask.models.described import described_bank
 from cte_dask.models.variants import check_scales, members_of
 from cte_dask.perturb import Perturbation
 from cte_dask.perturb.canonical import CANONICAL_PERCENTILES
 from cte_dask.scoring.block_size import plan_blocks
-from cte_dask.scoring.experiment import Experiment, check_at_least, check_measures, needs_instances
+from cte_dask.scoring.defaults import default_perturbations, possible_defaults
+from cte_dask.scoring.experiment import (
+    RULES,
+    Experiment,
+    check_at_least,
+    check_measures,
+    needs_instances,
+)
 from cte_dask.scoring.settings import ScoringOptions, keywords
 from cte_dask.tiles import Shape, TileGrid
 from cte_dask.volume.statistics import IntensityStatistics, intensity_statistics
@@ -23,8 +29,6 @@ if TYPE_CHECKING:
     from cte_dask.volume import Volume
 
 __all__ = ["default_tile", "experiment_of", "resolve"]
-
-DEFAULT_PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
 
 
 def default_tile(shape: Shape, dims: Iterable[int]) -> Shape:
@@ -60,11 +64,11 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
     """
     from cte_dask.scoring.candidates import settle
 
-    perturbations = _perturbations(options.perturbations, options.metrics)
-    check_measures(perturbations, options.metrics)
     scales = check_scales(options.scales)
     bank = described_bank(bank)
     members = members_of(bank, scales)
+    perturbations = _perturbations(options, len(members))
+    check_measures(perturbations, options.metrics)
     tile = options.tile or default_tile(volume.shape, (m.dims for m in bank))
     inference = _inference(options, tile, perturbations)
     grid = TileGrid(volume.shape, tile)
@@ -78,6 +82,8 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         perturbations=perturbations,
         tell=options.tell,
     )
+    if options.perturbations is None:
+        perturbations = default_perturbations(candidates)
     per_block = options.block or plan_blocks(grid, volume.read_unit, workers=options.workers or 1)
     return Experiment(
         volume=volume,
@@ -94,13 +100,13 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         precision=inference.precision,
         threads=options.threads,
         border=options.border,
-        combine=options.combine,
         scales=scales,
         excluded_ways={
             name: (spec.name, variant)
             for name, (spec, variant) in members.items()
             if name in excluded and not variant.plain
         },
+        rule=_rule(options),
     )
 
 
@@ -142,16 +148,23 @@ def _intensity(volume: Volume, bank: ModelBank, options: ScoringOptions) -> Inte
     return intensity
 
 
-def _perturbations(
-    requested: Sequence[Perturbation | str] | None, metrics: Sequence[str]
-) -> tuple[Perturbation, ...]:
-    """Return what is asked for, and the unperturbed prediction where the bank is compared."""
-    whole_bank = set(metrics) & set(BANK_METRICS)
-    if requested is None:
-        requested = () if set(metrics) == whole_bank and metrics else DEFAULT_PERTURBATIONS
-    parsed = tuple(p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in requested)
-    none = Perturbation("none")
-    return (*parsed, none) if whole_bank and none not in parsed else parsed
+def _perturbations(options: ScoringOptions, models: int) -> tuple[Perturbation, ...]:
+    """Return what is asked for; all that may be run by default if nothing is."""
+    requested: Sequence[Perturbation | str] = possible_defaults(models)
+    if options.perturbations is not None:
+        requested = options.perturbations
+    return tuple(p if isinstance(p, Perturbation) else Perturbation.parse(p) for p in requested)
+
+
+def _rule(options: ScoringOptions) -> str:
+    """Return how models are ranked: by one score alone if one perturbation is asked for."""
+    if options.rank_by not in ("auto", *RULES):
+        accepted = ", ".join(("auto", *RULES))
+        raise ValueError(f"--rank-by {options.rank_by!r} must be one of {accepted}")
+    if options.rank_by != "auto":
+        return options.rank_by
+    alone = options.perturbations is not None and len(options.perturbations) == 1
+    return "consistency" if alone else "transfer"
 
 
 def _percentiles(spec: ModelSpec) -> set[float]:

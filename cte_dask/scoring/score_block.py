@@ -6,19 +6,22 @@ No prediction leaves the device it was made on; a few numbers a tile come back.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cte_dask.arrays import set_threads
+from cte_dask.consistency.model_pairs import pairs_of
+from cte_dask.consistency.vote_patterns import VoteTables, joined, no_votes
 from cte_dask.errors import reason
 from cte_dask.inference.memory import with_smaller_batches
-from cte_dask.scoring.bank_overlaps import BankOverlaps, parts_of, without
+from cte_dask.scoring.bank_votes import BankVotes, parts_of
 from cte_dask.scoring.block_reader import Window, read_window, windows
-from cte_dask.scoring.block_scores import BlockScores, TileScores, overlap_rows, unscored
+from cte_dask.scoring.block_scores import BlockScores, TileScores, unscored
 from cte_dask.scoring.score_tiles import Keep, TileScorer, groups
-from cte_dask.tiles import Block, Tile
+from cte_dask.tiles import Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["failed_block", "loaded", "predict_tiles", "score_block"]
 
 
-def score_block(experiment: Experiment, index: int) -> BlockScores:
+def score_block(
+    experiment: Experiment,
+    index: int,
+    *,
+    models: Sequence[int] | None = None,
+    votes: bool = True,
+) -> BlockScores:
     """Score every tile of one block under every model and perturbation.
 
     Parameters
@@ -39,6 +48,11 @@ def score_block(experiment: Experiment, index: int) -> BlockScores:
         The run.
     index
         Number of the block in ``experiment.blocks``.
+    models
+        Numbers of the models to score; None for all. The others are ``absent``. No number of a
+        model depends on who else is scored, but those that compare the models with each other.
+    votes
+        Whether to keep the tables of vote patterns.
 
     Returns
     -------
@@ -48,60 +62,106 @@ def score_block(experiment: Experiment, index: int) -> BlockScores:
     """
     set_threads(experiment.threads)
     block = experiment.blocks.block_at(index)
-    scores = failed_block(experiment, index, {})
-    for number, candidate in enumerate(experiment.candidates):
+    numbers = range(len(experiment.candidates)) if models is None else models
+    scores = failed_block(experiment, index, {}, models=numbers)
+    for number in numbers:
+        candidate = experiment.candidates[number]
         scores.tiles[number] = _unscored(experiment, candidate, len(block.tiles))
+    bank = _Bank(experiment, len(block.tiles))
     try:
         for places, window in windows(experiment, block):
             chosen = _unmasked(experiment, block.tiles[places])
             for group in parts_of(experiment, places.start + np.flatnonzero(chosen)):
-                _score_tiles(experiment, block, window, group, scores)
+                predictions = _score_tiles(experiment, window, scores, places=group, models=numbers)
+                bank.add(group, predictions)
     except (OSError, ValueError) as error:
-        causes = {c.name: reason(error) for c in experiment.candidates}
-        return failed_block(experiment, index, causes)
-    return scores
+        names = [experiment.candidates[number].name for number in numbers]
+        return failed_block(experiment, index, dict.fromkeys(names, reason(error)), models=numbers)
+    failed = [i for i, c in enumerate(experiment.candidates) if c.name in scores.failures]
+    return replace(scores, **bank.compared(failed, votes=votes))
+
+
+class _Bank:
+    """What the models of a bank say of each other, part by part of a block."""
+
+    def __init__(self, experiment: Experiment, tiles: int) -> None:
+        models = len(experiment.candidates)
+        self.votes = [no_votes(1, models)] * tiles
+        pairs = models * (models - 1) // 2
+        self.precision = np.full((pairs, tiles), np.nan) if experiment.instances else None
+
+    def add(self, places: NDArray[np.int64], predictions: BankVotes) -> None:
+        """Take in some tiles' predictions, which are dropped then."""
+        tables = predictions.tables()
+        for number, place in enumerate(places):
+            self.votes[place] = tables.of_tile(number)
+        if self.precision is not None:
+            self.precision[:, places] = predictions.precision()
+
+    def compared(self, failed: Sequence[int], *, votes: bool) -> dict[str, Any]:
+        """Return what `BlockScores` keeps; models that failed on a later part are in none of it."""
+        tables: VoteTables | None = joined(self.votes) if votes else None
+        if tables is not None and failed:
+            tables = tables.without(failed)
+        if self.precision is not None:
+            models = self.votes[0].models
+            for row, pair in enumerate(pairs_of(models)):
+                if not set(pair).isdisjoint(failed):
+                    self.precision[row] = np.nan
+        return {"votes": tables, "precision": self.precision}
 
 
 def _score_tiles(
     experiment: Experiment,
-    block: Block,
     window: Window,
-    places: NDArray[np.int64],
     scores: BlockScores,
-) -> None:
-    """Score some tiles of a block under every model, in place."""
-    models, tiles = len(experiment.candidates), [block.tiles[i] for i in places]
-    overlaps = BankOverlaps(
-        models,
-        len(places),
-        consensus="consensus" in experiment.bank_metrics,
-        instances=experiment.instances,
-    )
-    for number, candidate in enumerate(experiment.candidates):
+    *,
+    places: NDArray[np.int64],
+    models: Sequence[int],
+) -> BankVotes:
+    """Score some tiles of a block under some models, in place; return what they predict."""
+    block = experiment.blocks.block_at(scores.index)
+    tiles = [block.tiles[i] for i in places]
+    votes = BankVotes(len(experiment.candidates), len(places), experiment.grid.tile)
+    for number in models:
+        candidate = experiment.candidates[number]
         if candidate.name in scores.failures:
             continue
-        keep = partial(overlaps.keep, number) if experiment.bank_metrics else None
         try:
             scorer = TileScorer(experiment, loaded(experiment, candidate), window)
-            score = partial(_score_model, scorer, candidate, tiles, keep)
+            score = partial(_score_model, scorer, candidate, tiles, partial(votes.keep, number))
             scores.tiles[number][:, places] = with_smaller_batches(scorer.ready, score)
         except Exception as error:  # foreign code: one model's fault must not stop the bank
             scores.failures[candidate.name] = reason(error)
             scores.mark([number], "failed")
-            overlaps.forget(number)
-    if scores.overlaps is not None:
-        scores.overlaps[:, places] = overlaps.rows()
-        failed = [i for i, c in enumerate(experiment.candidates) if c.name in scores.failures]
-        without(scores.overlaps, failed, models)
+            votes.forget(number)
+    return votes
 
 
-def failed_block(experiment: Experiment, index: int, causes: dict[str, str]) -> BlockScores:
-    """Return the scores of a block of which nothing was computed, with a cause per model."""
-    models = len(experiment.candidates)
+def failed_block(
+    experiment: Experiment,
+    index: int,
+    causes: dict[str, str],
+    *,
+    models: Sequence[int] | None = None,
+) -> BlockScores:
+    """Return the scores of a block of which nothing was computed, with a cause per model.
+
+    Parameters
+    ----------
+    experiment, index
+        The run, and the block's number.
+    causes
+        By the name of a model.
+    models
+        Numbers of the models that it was wanted for, None for all; the others are ``absent``.
+    """
     draws = len(experiment.perturbations) * experiment.repeats
-    tiles = experiment.blocks.tile_count(index)
-    overlaps = np.full((overlap_rows(models), tiles), np.nan) if experiment.bank_metrics else None
-    return BlockScores(index, unscored((models, draws, tiles), "failed"), causes, overlaps)
+    shape = len(experiment.candidates), draws, experiment.blocks.tile_count(index)
+    scores = BlockScores(index, unscored(shape, "failed"), causes)
+    if models is not None:
+        scores.mark([m for m in range(shape[0]) if m not in set(models)], "absent")
+    return scores
 
 
 def predict_tiles(
@@ -164,7 +224,7 @@ def _score_model(
     scorer: TileScorer,
     candidate: Candidate,
     tiles: Sequence[Tile],
-    keep: Keep | None,
+    keep: Keep,
 ) -> TileScores:
     """Return the numbers (draw, tile) of one model for some tiles."""
     draws = _draws(scorer.experiment)
@@ -173,7 +233,7 @@ def _score_model(
     possible = [draws[i] for i in rows]
     for group in groups(np.arange(len(tiles)), scorer.ready):
         chosen = [tiles[i] for i in group]
-        scores[np.ix_(rows, group)] = scorer.score(chosen, possible, keep and _at(keep, group))
+        scores[np.ix_(rows, group)] = scorer.score(chosen, possible, _at(keep, group))
     return scores
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Keep", "TileScorer", "groups"]
 
 Keep = Callable[..., None]
-"""`cte_dask.scoring.bank_overlaps.BankOverlaps.keep` for one model; tiles by their place in a
+"""`cte_dask.scoring.bank_votes.BankVotes.keep` for one model; tiles by their place in a
 group."""
 
 
@@ -85,8 +85,9 @@ class TileScorer:
             status = np.where(broken, STATUS["non_finite_output"], STATUS["scored"])
             scores[draw, finite] = TileScores(counts, status)
         if keep is not None:
-            row = [d.perturbation.space for d in draws].index("none")
-            keep(finite, reference, valid=scores.scored[row, finite], **limits)
+            # a perturbed prediction may be broken alone: one draw without NaN clears the reference
+            valid = scores.scored[:, finite].any(axis=0)
+            keep(finite, reference, valid=valid, **limits)
         return scores
 
     def predict(self, tiles: Sequence[Tile], draws: Sequence[Draw]) -> list[Prediction]:

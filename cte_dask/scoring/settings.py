@@ -26,10 +26,6 @@ METRICS_HELP = (
     "nhd: overlap of the foregrounds (IoU); ei: the same, weighed by the probabilities; vrand: "
     "agreement of the instances (pairs of voxels)."
 )
-BANK_METRICS_HELP = (
-    "Of the whole bank, unperturbed: agreement: overlap with the other models' predictions, alike "
-    "ones counted once; consensus: overlap with the others' majority."
-)
 UNITS_HELP = "Intensities are in units of the target's 1st to 99.8th percentile."
 SCALES_HELP = (
     "Sizes at which networks see the target, such as 0.25,0.5,1,2: each model is a candidate at "
@@ -37,7 +33,8 @@ SCALES_HELP = (
 )
 PERTURB_HELP = (
     "What is disturbed: kind:strength, repeatable. Kinds and usual strengths: "
-    f"{usual_strengths()}. {UNITS_HELP} Default: dropout:0.2 for grey boxes and gaussian:0.1."
+    f"{usual_strengths()}. {UNITS_HELP} Default: dropout:0.2, or mirror where a network cannot be "
+    "opened; mirror and zoom:0.8 for banks of fewer than five models."
 )
 
 
@@ -114,8 +111,7 @@ class ScoringOptions(InferenceOptions):
     ----------
     perturbations
         Names such as ``"dropout:0.2"`` or values; by default
-        `cte_dask.scoring.resolve.DEFAULT_PERTURBATIONS`, or none if all metrics are of the whole
-        bank.
+        `cte_dask.scoring.defaults.default_perturbations`.
     metrics
         Names of metrics, the first one ranks.
     repeats
@@ -123,8 +119,11 @@ class ScoringOptions(InferenceOptions):
     scales
         How much larger than it is networks see the target; each model is a candidate at each
         (`cte_dask.models.variants`). By default 1.
-    combine
-        Whether the ranking combines all scores (`cte_dask.ranking.combination`).
+    rank_by
+        ``"transfer"``: what the bank's models say of each other, times their consistency over all
+        perturbations (`cte_dask.ranking.transfer`). ``"consistency"``: the first metric under the
+        first perturbation alone, as in the paper. ``"auto"``: consistency if one perturbation is
+        asked for, else transfer.
     block
         Tiles of a block (z, y, x); planned from chunks and halo by default.
     workers
@@ -136,12 +135,16 @@ class ScoringOptions(InferenceOptions):
     perturbations: Annotated[Sequence[Perturbation | str] | None, PERTURB_HELP, "--perturb"] = None
     metrics: Annotated[
         Sequence[str],
-        f"Repeatable, the first one ranks. {METRICS_HELP} {BANK_METRICS_HELP} Default: nhd.",
+        f"Repeatable, the first one ranks. {METRICS_HELP} Default: nhd.",
         "--metric",
     ] = ("nhd",)
     repeats: Annotated[int, "Perturbed runs of each perturbation."] = 1
     scales: Annotated[Sequence[float] | None, SCALES_HELP] = None
-    combine: Annotated[bool, "Rank by all perturbations and metrics together as well."] = False
+    rank_by: Annotated[
+        str,
+        "transfer: estimated F1 times consistency; consistency: the first metric and perturbation "
+        "alone. auto: consistency if one --perturb is given, else transfer.",
+    ] = "auto"
     block: Annotated[Shape | None, "Tiles read and scored together: z,y,x. Planned by default."] = (
         None
     )

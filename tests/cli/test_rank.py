@@ -19,12 +19,17 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from cte_dask.cli.app import app
-from cte_dask.consistency import BANK_METRICS, METRICS
+from cte_dask.consistency import METRICS
 from cte_dask.inference import check, trial
 from cte_dask.models.network import ModelError
 from cte_dask.perturb import PERTURBATIONS, perturbation_kind
 
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
+MEASURED = [
+    "--metric", "nhd", "--metric", "ei", "--perturb", "dropout:0.2", "--perturb", "gaussian:0.1",
+    "--rank-by", "consistency",
+]  # fmt: skip
+ROI = ["--roi", "0:1,0:64,0:64"]
 
 
 def cte(*arguments: str | Path):
@@ -48,7 +53,7 @@ def refused(result, *words: str) -> None:
 @pytest.fixture(scope="module")
 def run(target, bank_path, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "RUN"
-    result = rank(target, bank_path, out, "--metric", "nhd", "--metric", "ei")
+    result = rank(target, bank_path, out, *MEASURED)
     assert result.exit_code == 0, result.output
     return out, result
 
@@ -117,7 +122,7 @@ def test_an_existing_run_is_neither_lost_nor_repeated(run, target, bank_path):
     out, _ = run
     refused(rank(target, bank_path, out), "--resume", "--overwrite")
     before = (out / "scores.zarr" / "values" / "c").stat().st_mtime_ns
-    again = rank(target, bank_path, out, "--metric", "nhd", "--metric", "ei", "--resume")
+    again = rank(target, bank_path, out, *MEASURED, "--resume")
     assert again.exit_code == 0, again.output
     assert (out / "scores.zarr" / "values" / "c").stat().st_mtime_ns == before
 
@@ -182,9 +187,12 @@ def test_a_black_box_moves_the_ranking_to_a_perturbation_that_all_support(target
     )
     bank.write_text(text)
     assert (Path(__file__).parents[1] / "flatnet.py").is_file(), "found on the tests' path"
-    result = rank(target, bank, tmp_path / "RUN", "--roi", "0:1,0:64,0:64", "--json")
+    result = rank(target, bank, tmp_path / "RUN", *ROI, "--json")
     assert result.exit_code == 0, result.output
     ranking = json.loads(result.stdout)
+    assert (ranking["primary"], ranking["score"]) == ("cte", "nhd@mirror")
+    both = ["--perturb", "dropout:0.2", "--perturb", "gaussian:0.1", "--rank-by", "consistency"]
+    ranking = json.loads(rank(target, bank, tmp_path / "B", *both, *ROI, "--json").stdout)
     assert ranking["primary"] == "nhd@gaussian:0.1"
     flat = next(m for m in ranking["models"] if m["name"] == "flat")
     assert set(flat["scores"]) == {"nhd@gaussian:0.1"}
@@ -202,7 +210,8 @@ def test_plan_reads_no_voxel_and_agrees_with_the_run(target, bank_path, run):
     assert [m["passes"] for m in plan["models"]] == [3, 3, 3]
     shown = cte("plan", target, "--bank", bank_path, "--tile", "1,32,32", "--quiet").stdout
     assert "ranks by" in shown
-    assert "nhd@dropout:0.2" in shown
+    assert "consistency (CTE) over all perturbations" in shown
+    assert "mirror, zoom:0.8" in shown
 
 
 @pytest.fixture
@@ -419,8 +428,46 @@ def test_help_fits_a_terminal_of_80_columns(command):
 @pytest.mark.parametrize("command", ["rank", "plan", "calibrate"])
 def test_help_tells_every_metric_and_perturbation(command):
     told = cte(command, "--help").output
-    for metric in METRICS if command == "calibrate" else {**METRICS, **BANK_METRICS}:
+    for metric in METRICS:
         assert f"{metric}:" in told
     for kind in set(PERTURBATIONS) - {"none"}:
         if command != "calibrate" or perturbation_kind(kind).strengths:
             assert kind in told
+
+
+def bank_of(folder, models):
+    return write_bank(folder / f"bank-{models}", models)
+
+
+@pytest.mark.parametrize(
+    ("options", "primary", "perturbations"),
+    [
+        ([], "transfer", {"dropout:0.2"}),
+        (["--perturb", "mirror"], "nhd@mirror", {"mirror"}),
+        (["--perturb", "mirror", "--rank-by", "transfer"], "transfer", {"mirror"}),
+        (["--perturb", "mirror", "--perturb", "rotate"], "transfer", {"mirror", "rotate"}),
+        (["--metric", "vrand"], "transfer", {"dropout:0.2"}),
+    ],
+)
+def test_a_bank_of_five_judges_itself_unless_one_score_is_asked_for(
+    target, tmp_path, options, primary, perturbations
+):
+    bank = bank_of(tmp_path, 5)
+    done = rank(target, bank, tmp_path / "RUN", *options, *ROI)
+    assert done.exit_code == 0, done.output
+    ranking = json.loads((tmp_path / "RUN" / "ranking.json").read_text())
+    assert ranking["primary"] == primary
+    assert ranking["bank"]["usable"] == 5
+    for model in ranking["models"]:
+        assert {name.partition("@")[2] for name in model["scores"]} == perturbations
+        assert 0 <= model["estimated_f1"]["low"] <= model["estimated_f1"]["high"] <= 1
+        assert ("precision" in model) == ("vrand" in options)
+    rows = list(csv.DictReader((tmp_path / "RUN" / "ranking.csv").read_text().splitlines()))
+    first = ranking["models"][0]
+    assert float(rows[0]["estimated_f1"]) == first["estimated_f1"]["value"]
+    assert float(rows[0]["transfer"]) == first["transfer"]["value"]
+    assert "estimated F1" in done.stdout
+
+
+def test_a_rule_that_is_none_is_refused(target, bank_path, tmp_path):
+    refused(rank(target, bank_path, tmp_path / "RUN", "--rank-by", "luck"), "'luck'", "transfer")

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
+from cte_dask.arrays import native_threshold
 from cte_dask.consistency import _numba, binary
 from cte_dask.consistency.binary import (
     BinaryAgreement,
     binary_agreement,
     binary_agreement_batch,
     counts_by_formula,
-    native_threshold,
     nhd,
 )
 from tests.golden import array, cases, number

@@ -144,7 +144,7 @@ def test_the_demonstration_prints_the_ranking_beside_the_truth(small_demo, tmp_p
     assert result.exit_code == 0, result.output
     assert "true F1" in result.stdout
     assert "nuclei-blurry" in result.stdout
-    assert "Kendall's tau of the ranking" in result.stdout
+    assert "Kendall's tau with the true F1" in result.stdout
     assert f"cte report {tmp_path / 'demo-run' / 'run'}" in result.stdout.replace("\n", "")
     again = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo-run"), "--json", "-q"])
     assert again.exit_code == 0, again.output

@@ -26,7 +26,8 @@ from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.html.page import write_report
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
-from cte_dask.results.store import DONE, counted, create, open_scores
+from cte_dask.results.new_store import create
+from cte_dask.results.store import DONE, counted, open_scores
 from cte_dask.scoring.block_reader import margins
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
@@ -226,8 +227,6 @@ def test_large_targets_are_ranked_anytime_and_small_ones_whole(rank_wide, tmp_pa
 def test_what_excludes_each_other_is_refused_in_one_line(rank_wide, tmp_path):
     with pytest.raises(ValueError, match=r"--shard scores a fixed part .* leave out --until"):
         rank_wide(tmp_path / "a", asked={"until": "decided"}, shard="1/2")
-    with pytest.raises(ValueError, match="agreement weighs models by what they predict on all"):
-        rank_wide(tmp_path / "b", asked={"top": 1}, metrics=("agreement",))
     with pytest.raises(ValueError, match="--exhaustive scores every block: leave out --until"):
         rank_wide(tmp_path / "c", asked={"until": "9", "exhaustive": True})
     assert not (tmp_path / "c").exists()

@@ -1,10 +1,9 @@
-"""A bank larger than memory: groups of models, each of which reads a block once."""
+"""A bank larger than memory: models leave it for others, and a block is read once for all."""
 
 from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,19 +13,16 @@ import torch
 import zarr
 from conftest import FEATURES, write_bank
 from distributed import Client, LocalCluster
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cte_dask.engine import checkpoint
 from cte_dask.engine.checkpoint import Checkpoint, score_job
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed
-from cte_dask.inference.memory import MODELS_SHARE, bytes_for_models, bytes_of, groups_that_fit
+from cte_dask.inference.memory import MODELS_SHARE, bytes_for_models, bytes_of
 from cte_dask.models import load_bank
 from cte_dask.models.unet import UNet
 from cte_dask.results.block_codec import encoded
 from cte_dask.results.layout import layout_of
-from cte_dask.results.store import create
+from cte_dask.results.new_store import create
 from cte_dask.scoring import candidates
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
@@ -45,16 +41,6 @@ def experiment(target, tmp_path):
     bank = load_bank(str(write_bank(tmp_path / "bank", 5)))
     yield resolve(open_volume(str(target)), bank, **OPTIONS)
     candidates._READY.clear()
-
-
-@given(st.lists(st.integers(0, 10), min_size=1, max_size=9), st.integers(0, 20))
-def test_groups_hold_every_model_once_fit_and_are_as_few_as_there_can_be(sizes, limit):
-    groups = groups_that_fit(sizes, limit)
-    assert [m for group in groups for m in group] == list(range(len(sizes)))
-    for group in groups:
-        assert len(group) == 1 or sum(sizes[m] for m in group) <= limit
-    for group, following in pairwise(groups):
-        assert sum(sizes[m] for m in group) + sizes[following[0]] > limit, "one more would fit"
 
 
 def test_a_model_weighs_what_its_tensors_do(experiment, tmp_path):
@@ -102,8 +88,7 @@ def test_a_worker_may_use_its_own_limit():
 @pytest.fixture
 def little(monkeypatch):
     """Memory for two models and a half."""
-    for module in (checkpoint, candidates):
-        monkeypatch.setattr(module, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
+    monkeypatch.setattr(candidates, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
 
 
 @pytest.fixture
@@ -120,12 +105,13 @@ def reads(monkeypatch, target):
     return counts
 
 
-def test_groups_give_the_bits_of_the_whole_bank(experiment, little, reads, monkeypatch):
+def test_a_bank_larger_than_memory_gives_the_same_bits(experiment, monkeypatch, reads):
     want = score_block(experiment, 1)
     once = dict(reads)
     assert set(once.values()) == {1}
     candidates._READY.clear()
     reads.clear()
+    monkeypatch.setattr(candidates, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
     held, loads, original = [], [], candidates.Predictor
 
     def noted(spec, inference, **how):
@@ -137,23 +123,24 @@ def test_groups_give_the_bits_of_the_whole_bank(experiment, little, reads, monke
     monkeypatch.setattr(candidates, "Predictor", noted)
     got = score_job(experiment, Job(1))
     np.testing.assert_array_equal(encoded(got.tiles), encoded(want.tiles))
+    np.testing.assert_array_equal(got.votes.counts, want.votes.counts)
     assert got.tiles.scored.any()
     assert got.failures == {}
-    assert reads == dict.fromkeys(once, 3), "two models, two models, one"
+    assert reads == once, "the block is read once for all"
     assert loads == [f"model-{i}" for i in range(5)], "each once"
     assert max(held) == 2, "as many as fit"
 
 
-def test_a_part_of_the_bank_is_cut_into_groups_too(experiment, little, reads):
+def test_a_part_of_the_bank_reads_the_block_once_too(experiment, little, reads):
     job = Job(1, (0, 3, 4))
     got = score_job(experiment, job)
-    assert set(reads.values()) == {2}
+    assert set(reads.values()) == {1}
     want = score_block(experiment, 1)
     np.testing.assert_array_equal(*(encoded(s.tiles[[0, 3, 4]]) for s in (got, want)))
     assert (got.status[[1, 2]] == STATUS["absent"]).all()
 
 
-def test_a_block_that_cannot_be_read_tells_of_every_model_of_every_group(
+def test_a_block_that_cannot_be_read_tells_of_every_model(
     experiment, little, monkeypatch, tmp_path
 ):
     async def broken(self, key, *args, **kwargs):
@@ -173,12 +160,3 @@ def test_a_block_that_cannot_be_read_tells_of_every_model_of_every_group(
     got = checkpoint(Job(1))
     assert list(got.failures) == [f"model-{i}" for i in range(5)]
     assert (got.status == STATUS["failed"]).all()
-
-
-def test_metrics_of_the_whole_bank_keep_it_together(target, tmp_path, little):
-    bank = load_bank(str(write_bank(tmp_path / "bank", 4)))
-    metrics = ("nhd", "consensus")
-    experiment = resolve(open_volume(str(target)), bank, metrics=metrics, **OPTIONS)
-    got, want = score_job(experiment, Job(1)), score_block(experiment, 1)
-    np.testing.assert_array_equal(encoded(got.tiles), encoded(want.tiles))
-    np.testing.assert_array_equal(got.overlaps, want.overlaps)

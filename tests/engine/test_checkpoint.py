@@ -16,7 +16,8 @@ from cte_dask.models import load_bank
 from cte_dask.results import store as scores_module
 from cte_dask.results.block_codec import encoded
 from cte_dask.results.layout import layout_of
-from cte_dask.results.store import DONE, create, open_scores
+from cte_dask.results.new_store import create
+from cte_dask.results.store import DONE, open_scores
 from cte_dask.scoring.resolve import resolve
 from cte_dask.storage.stores import names_below
 from cte_dask.volume import open_volume

@@ -14,6 +14,7 @@ from cte_dask.evaluation.comparison import TileMeasures, evaluation_of
 from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.evaluation.result import performance_of
 from cte_dask.ranking.rank import ModelRank, Ranking, Score
+from cte_dask.ranking.transfer import BankVerdict
 from cte_dask.report.evaluation import evaluation_dict
 
 NAMES = ("a", "b", "c", "d")
@@ -43,7 +44,8 @@ def ranking(flags: dict[str, str] | None = None) -> Ranking:
         ModelRank(n, i + 1, (flags[n],) if flags and n in flags else (), scores=score)
         for i, n in enumerate(NAMES)
     ]
-    return Ranking("nhd@gaussian:0.1", (*models, ModelRank("x", None, excluded="broken")))
+    bank = BankVerdict({}, "cte", 4, math.nan, np.eye(4), {}, np.empty((4, 0)), 0)
+    return Ranking(PRIMARY, PRIMARY, (*models, ModelRank("x", None, excluded="broken")), bank)
 
 
 def measures(f1, entropy=None, labelled=(9, 9, 9, 0), ccfv=None) -> TileMeasures:

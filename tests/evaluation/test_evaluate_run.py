@@ -24,6 +24,7 @@ from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import write_ome_zarr
 
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
+TWO = ["--perturb", "dropout:0.2", "--perturb", "gaussian:0.1"]
 PLAIN = {"features": False, "resamples": 100}
 """Options of evaluations whose test asks neither for CCFV nor for intervals."""
 
@@ -123,7 +124,7 @@ def test_json_tables_and_figures_are_written(run, result):
     scores = {a["score"] for a in data["agreement"]}
     perturbations = ("dropout:0.2", "gaussian:0.05", "gaussian:0.1")
     wanted = {f"{m}@{p}" for m in ("nhd", "ei") for p in perturbations}
-    assert scores == wanted | {"entropy", "confidence", "ccfv"}
+    assert scores == wanted | {"entropy", "confidence", "ccfv", "cte", "estimated_f1"}
     assert all(m["scores"]["ccfv"]["own"] is not None for m in data["models"])
     assert "Agreement of scores with performance" in done.stdout
     figures = {f"evaluation-{n}.{k}" for n in FIGURES for k in ("svg", "png")}
@@ -158,7 +159,7 @@ def test_json_is_all_that_is_printed_on_standard_output(run, labels):
 def test_instances_are_evaluated_by_their_average_precision(target, truth, labels, tmp_path):
     bank = write_bank(tmp_path / "bank", 2)
     more = ("--metric", "vrand", "--tile", "2,32,32", "--roi", "0:4,0:64,0:64")
-    out = ranked(target, bank, tmp_path / "RUN", *more)
+    out = ranked(target, bank, tmp_path / "RUN", *more, *TWO)
     found = evaluate_run(str(out), str(labels), **PLAIN)
     assert found.performances == ("f1", "map")
     assert found.score_correlation("vrand@dropout:0.2").performance == "map"
@@ -179,7 +180,7 @@ def test_instances_are_evaluated_by_their_average_precision(target, truth, label
 
 
 def test_labels_of_the_array_and_of_the_region_are_the_same(target, truth, bank_path, tmp_path):
-    out = ranked(target, bank_path, tmp_path / "RUN", "--roi", "1:3,10:74,20:84")
+    out = ranked(target, bank_path, tmp_path / "RUN", "--roi", "1:3,10:74,20:84", *TWO)
     whole = evaluate_run(str(out), str(save(tmp_path / "whole.zarr", truth)), **PLAIN)
     cut = truth[1:3, 10:74, 20:84]
     region = evaluate_run(str(out), str(save(tmp_path / "region.zarr", cut)), **PLAIN)
@@ -194,7 +195,7 @@ def test_masked_tiles_are_left_out(target, bank_path, labels, tmp_path, image):
     mask = np.zeros(image.shape, np.uint8)
     mask[:3] = 1
     save(tmp_path / "mask.zarr", mask)
-    out = ranked(target, bank_path, tmp_path / "RUN", "--mask", tmp_path / "mask.zarr")
+    out = ranked(target, bank_path, tmp_path / "RUN", "--mask", tmp_path / "mask.zarr", *TWO)
     found = evaluate_run(str(out), str(labels), **PLAIN)
     assert max(m.n_labelled for m in found.models) <= 3 * 9
     masked = np.asarray(found.tiles["z"]) >= 3
@@ -208,7 +209,7 @@ def test_a_network_that_cannot_be_opened_has_no_ccfv_and_it_is_said(target, labe
     )
     halo = "    halo: {y: 8, x: 8}\n    preprocessing: [{name: scale_range, scope: volume}]\n"
     bank.write_text(bank.read_text() + flat + halo)
-    out = ranked(target, bank, tmp_path / "RUN")
+    out = ranked(target, bank, tmp_path / "RUN", *TWO)
     found = evaluate_run(str(out), str(labels))
     score = {m.name: m.scores["ccfv"] for m in found.models}
     assert math.isnan(score["flat"])
@@ -223,7 +224,7 @@ def test_a_model_that_fails_now_is_left_out_and_the_exit_code_says_so(target, la
     for seed in range(2):
         write_model(folder / f"m{seed}.safetensors", seed=seed)
     (folder / "bank.yaml").write_text(bank_text(["m0", "m1"]))
-    out = ranked(target, folder / "bank.yaml", tmp_path / "RUN")
+    out = ranked(target, folder / "bank.yaml", tmp_path / "RUN", *TWO)
     (folder / "m1.safetensors").write_bytes(b"changed")
     from cte_dask.scoring import candidates
 
@@ -303,7 +304,7 @@ def test_no_run_and_no_labels_are_refused(run, labels, tmp_path):
 def test_a_target_that_changed_is_refused(bank_path, image, labels, tmp_path):
     target = tmp_path / "target.zarr"
     zarr.create_array(target, data=image, chunks=(2, 64, 64))
-    out = ranked(target, bank_path, tmp_path / "RUN")
+    out = ranked(target, bank_path, tmp_path / "RUN", *TWO)
     zarr.create_array(target, data=image.astype(np.uint16), chunks=(2, 64, 64), overwrite=True)
     refused(evaluate(out, labels), "target.zarr", "not as it was ranked", "uint8", "uint16")
 

@@ -17,7 +17,8 @@ from cte_dask.engine.jobs import Job, Listed
 from cte_dask.models import load_bank
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
-from cte_dask.results.store import create, open_scores
+from cte_dask.results.new_store import create
+from cte_dask.results.store import open_scores
 from cte_dask.scoring.resolve import resolve
 from cte_dask.volume import open_volume, write_ome_zarr
 

@@ -22,7 +22,7 @@ from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Listed, missing_jobs
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.layout import layout_of
-from cte_dask.results.store import create
+from cte_dask.results.new_store import create
 from cte_dask.scoring.settings import TargetOptions
 
 KILLS = int(os.environ.get("CTE_KILLS", "20"))

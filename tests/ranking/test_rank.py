@@ -96,3 +96,24 @@ def test_a_model_without_any_score_is_ranked_last_not_lost():
     ranking = rank(dataset({"nan": [math.nan, math.nan], "poor": [0.01, 0.02]}))
     assert order(ranking) == ["poor", "nan"]
     json.dumps([m.to_dict() for m in ranking.models], allow_nan=False)
+
+
+def test_a_model_ahead_everywhere_is_first_always():
+    values = np.random.default_rng(0).uniform(0.2, 0.5, (2, 60))
+    first, second = rank(dataset({"a": values[0], "b": values[1] + 0.4})).models
+    assert (first.name, first.first, second.first) == ("b", 1, 0)
+    assert second.beaten == 1
+    assert math.isnan(first.beaten)
+
+
+def test_regions_that_are_hard_for_all_do_not_hide_a_paired_difference():
+    hard = np.repeat(np.random.default_rng(1).uniform(0.3, 0.9, 60 // 4), 4)
+    first, second = rank(dataset({"a": hard + 0.02, "b": hard})).models
+    assert first.scores["nhd@dropout:0.2"].low < second.scores["nhd@dropout:0.2"].high
+    assert second.beaten == 1, "though their intervals overlap"
+
+
+def test_equal_models_are_even():
+    values = np.random.default_rng(2).random(60)
+    first, second = rank(dataset({"a": values, "b": values})).models
+    assert (first.first, second.first, second.beaten) == (0.5, 0.5, 0.5)

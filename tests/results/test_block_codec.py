@@ -1,17 +1,21 @@
-"""The numbers of a block as they are stored: the columns of ``cte-scores/1``, and back."""
+"""The numbers of a block as they are stored: the columns of ``cte-scores/2``, and back."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from cte_dask.consistency.vote_patterns import MOST_PATTERNS, VoteTables, words_for
 from cte_dask.results.block_codec import (
     CAUSE_BYTES,
     COLUMNS,
     decoded,
     decoded_causes,
+    decoded_votes,
     encoded,
     encoded_causes,
+    encoded_votes,
+    vote_columns,
 )
 from cte_dask.scoring.block_scores import STATUS, unscored
 
@@ -19,7 +23,7 @@ STORED = (
     "n_union", "n_disagree", "sum_ei", "n_reference", "n_voxels", "n_nan",
     "pair_common", "pair_perturbed", "pair_reference", "status",
 )  # fmt: skip
-"""The columns of a chunk as every store of schema ``cte-scores/1`` has them."""
+"""The columns of a chunk as every store of schema ``cte-scores/2`` has them."""
 
 
 @pytest.fixture
@@ -71,3 +75,21 @@ def test_causes_come_back_cut_to_what_the_ledger_holds():
 def test_reading_copies_no_number():
     values = encoded(unscored((1, 1, 4), "scored"))
     assert np.shares_memory(decoded(values).statistics["n_union"], values)
+
+
+@pytest.mark.parametrize("models", [1, 5, 64, 70])
+def test_vote_tables_come_back(models):
+    rng = np.random.default_rng(0)
+    lengths = np.array([0, 3, 1, 7])
+    voted = rng.random((4, models)) < 0.7
+    patterns = rng.integers(0, 2**63, (11, words_for(models)), dtype=np.int64).astype(np.uint64)
+    tables = VoteTables(
+        np.cumsum(lengths), patterns, rng.integers(1, 2**40, 11), voted, np.array([0, 1, 2, 1])
+    )
+    for columns in (None, vote_columns(models)):
+        rows = encoded_votes(tables, columns=columns)
+        assert rows.dtype == np.uint64
+        assert rows.shape == (4, vote_columns(models, 7 if columns is None else MOST_PATTERNS))
+        again = decoded_votes(rows, models)
+        for field in ("ends", "patterns", "counts", "voted", "step"):
+            np.testing.assert_array_equal(getattr(again, field), getattr(tables, field))

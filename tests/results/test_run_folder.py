@@ -11,8 +11,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 import cte_dask
 from cte_dask.results.layout import layout_of
+from cte_dask.results.new_store import create
 from cte_dask.results.run_folder import RunFolder, read_calibration
-from cte_dask.results.store import create
 from cte_dask.scoring.resolve import resolve
 from cte_dask.volume import open_volume
 

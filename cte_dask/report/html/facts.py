@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
-from cte_dask.consistency.score_names import UNPERTURBED, ScoreName
-from cte_dask.report.html.certainty import answer, certainty
+from cte_dask.consistency.score_names import ScoreName
+from cte_dask.report.html.answer import answer
 from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html.heat_maps import map_data, winners
 from cte_dask.report.html.tile_summary import summarise_tiles
@@ -16,7 +16,6 @@ from cte_dask.results.provenance import repeat_command, shown_url
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
-    from cte_dask.report.html.certainty import Certainty
     from cte_dask.report.html.tile_summary import TileSummary
     from cte_dask.results.run_folder import FinishedRun
 
@@ -47,34 +46,32 @@ def facts(
     tuple
         The data of the page's template, and the summary of the tiles behind them.
     """
-    primary = str(run.ranking["primary"])
+    primary, score = str(run.ranking["primary"]), str(run.ranking["score"])
     entries = list(run.ranking["models"])
     ranked = [m for m in entries if m["rank"] is not None]
     names = [m["name"] for m in ranked]
     degenerate = {m["name"] for m in ranked if _degenerate(m)}
     summary = summarise_tiles(
-        run.scores, names, [_number(m["scores"][primary]["cte"]) for m in ranked], degenerate
+        run.scores, names, [_number(m["scores"][score]["cte"]) for m in ranked], degenerate
     )
     usable = [n for n, m in enumerate(ranked) if m["name"] not in degenerate]
     race = {k: run.ranking[k] for k in RACE} if "verdict" in run.ranking else None
-    confidence = None
-    if usable and race is None:  # beaten models have seen other regions
-        confidence = certainty(summary.histogram[usable], seed=int(run.ranking["seed"]))
-    models = _models(ranked, summary, primary)
-    _add_certainty(models, usable, confidence)
+    models = _models(ranked, summary, score)
     page = {
         "title": _name_of(run.experiment["target"]),
         "primary": primary,
-        "metric": ScoreName.parse(primary).metric,
+        "score": score,
+        "metric": ScoreName.parse(score).metric,
         "complete": run.ranking["complete"],
         "blocks": run.ranking["blocks"],
         "models": models,
         "answer": answer(models, usable, race),
+        "bank": run.ranking["bank"],
+        "judged": any(m["estimated_f1"]["value"] is not None for m in ranked),
         "race": race,
         "axis": _axes(models, summary)[0],
         "spread": _axes(models, summary)[1],
-        "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(primary)),
-        "combined": run.ranking.get("combined"),
+        "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(score)),
         "common_note": _common_note(models),
         "winners": winners(summary),
         "map": map_data(summary, run.scores.layout),
@@ -104,17 +101,17 @@ def _name_of(target: Mapping[str, Any]) -> str:
 
 
 def _models(
-    ranked: Sequence[Mapping[str, Any]], summary: TileSummary, primary: str
+    ranked: Sequence[Mapping[str, Any]], summary: TileSummary, score: str
 ) -> list[dict[str, Any]]:
     def median(model: Mapping[str, Any]) -> float | None:
-        return model["scores"][primary]["cte"]  # type: ignore[no-any-return]
+        return model["scores"][score]["cte"]  # type: ignore[no-any-return]
 
     quantiles = summary.quantiles(QUANTILES)
     codes = {code: name.replace("_", " ") for name, code in STATUS.items() if name != "scored"}
     return [
         {
             **model,
-            **model["scores"][primary],
+            **model["scores"][score],
             "index": number,
             "degenerate": _degenerate(model),
             "quantiles": [*quantiles[number, :2], _number(median(model)), *quantiles[number, 3:]],
@@ -126,18 +123,6 @@ def _models(
         }
         for number, model in enumerate(ranked)
     ]
-
-
-def _add_certainty(
-    models: list[dict[str, Any]], usable: Sequence[int], sure: Certainty | None
-) -> None:
-    """Add to each model how often it comes first, and how often the first one beats it."""
-    for model in models:
-        model |= {"first": None, "beaten": None}
-    for place, number in enumerate(usable):
-        if sure is not None:
-            models[number]["first"] = float(sure.first[place])
-            models[number]["beaten"] = float(sure.beats[0, place]) if place else None
 
 
 def _common_note(models: Sequence[dict[str, Any]]) -> str:
@@ -169,9 +154,8 @@ def _axes(
 
 def _cost(run: FinishedRun, models: int) -> dict[str, Any]:
     experiment = run.experiment
-    perturbed = [p for p in experiment["perturbations"] if p != UNPERTURBED]
     # One unperturbed prediction serves all perturbations.
-    passes = 1 + len(perturbed) * experiment["repeats"]
+    passes = 1 + len(experiment["perturbations"]) * experiment["repeats"]
     return {
         "tiles": experiment["tiles"],
         "models": models,

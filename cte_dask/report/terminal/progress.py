@@ -95,8 +95,6 @@ class RunProgress:
         self._tell()
 
     def _count(self, tiles: TileScores) -> None:
-        if self.layout.primary.of_bank:
-            return  # whose word counts is known when all tiles are
         for model, row in enumerate(consistency_of(self.layout, tiles, self.layout.primary)):
             bins = np.rint(np.clip(row[~np.isnan(row)], 0, 1) * BINS).astype(np.int64)
             self.counts[model] += np.bincount(bins, minlength=BINS + 1)
@@ -138,7 +136,7 @@ class RunProgress:
         return ", ".join(f"{name} {shown_number(cte)}" for name, cte in self._medians()[:most])
 
     def _view(self) -> Group:
-        table = Table(title=f"so far, by {self.experiment.primary}", title_justify="left")
+        table = Table(title=f"consistency so far, {self.experiment.primary}", title_justify="left")
         table.add_column("model")
         table.add_column("CTE", justify="right")
         for name, cte in self._medians()[:LEADERS]:

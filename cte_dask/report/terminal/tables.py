@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
-from cte_dask.report.terminal.bank_tables import print_combined, print_similarity
 from cte_dask.results.skipped import TOLD, skipped
 from cte_dask.results.store import DONE
+from cte_dask.scoring.defaults import WITNESSES
 
 if TYPE_CHECKING:
     from cte_dask.engine.cost import Plan
@@ -31,6 +31,7 @@ __all__ = [
     "memory",
     "output",
     "plan_table",
+    "print_answer",
     "print_checks",
     "print_outcome",
     "print_plan",
@@ -80,29 +81,60 @@ PIPE_WIDTH = 140
 """Columns of a table that is written to a file or pipe, which has no width of its own."""
 
 
+RULES = {
+    "transfer": "transfer score: what the others of the bank see, times consistency",
+    "cte": "consistency (CTE) over all perturbations: the bank is too small to judge itself",
+}
+"""What ranks, said in words; other rankings are by one score."""
+
+
 def ranking_table(ranking: Ranking) -> Table:
     """Return the ranking as a table, excluded models with their reasons below."""
-    table = Table(title=f"Ranking by {ranking.primary}", title_justify="left")
-    for heading in ("rank", "model"):
-        table.add_column(heading)
-    for heading in ("CTE", "95 % interval", "tiles", "NaN", "foreground"):
+    by = RULES.get(ranking.primary, ranking.primary)
+    table = Table(title=f"Ranking by {by}", title_justify="left")
+    table.add_column("rank")
+    table.add_column("model")
+    for heading in (*_columns(ranking), "tiles", "NaN", "foreground"):
         table.add_column(heading, justify="right")
     table.add_column("notes")
     for model in ranking.models:
-        table.add_row(*_row(model, ranking.primary))
+        table.add_row(*_row(model, ranking))
     return table
 
 
-def _row(model: ModelRank, primary: str) -> list[str | Text]:
-    name = Text(model.name)
-    if model.rank is None:
-        return ["–", name, "", "", "", "", "", Text(f"excluded: {model.excluded}")]
-    score = model.scores[primary]
+def _columns(ranking: Ranking) -> list[str]:
+    """Return the headings of what is known of a model: what ranks, and what it is made of."""
+    known = [m.verdict for m in ranking.models if m.verdict is not None]
+    columns = ["CTE", "95 % interval"]
+    if ranking.primary == "transfer":
+        columns = ["transfer", "95 % interval", "CTE"]
+    if any(not math.isnan(v.precision.value) for v in known):
+        columns.append("objects as others'")
+    if any(not math.isnan(v.estimated_f1.value) for v in known):
+        columns += ["estimated F1", "95 % of F1"]
+    return columns
+
+
+def _row(model: ModelRank, ranking: Ranking) -> list[str | Text]:
+    name, columns = Text(model.name), _columns(ranking)
+    if model.verdict is None:
+        return ["–", name, *[""] * (len(columns) + 3), Text(f"excluded: {model.excluded}")]
+    score, ranks = model.scores[ranking.score], ranking.value(model)
+    f1 = model.verdict.estimated_f1
+    cells = {
+        "transfer": shown_number(ranks.value),
+        "CTE": shown_number(
+            model.verdict.consistency.value if ranking.primary == "transfer" else ranks.value
+        ),
+        "95 % interval": _interval(ranks.low, ranks.high),
+        "objects as others'": shown_number(model.verdict.precision.value, 2),
+        "estimated F1": shown_number(f1.value, 2),
+        "95 % of F1": _interval(f1.low, f1.high, 2),
+    }
     return [
         str(model.rank),
         name,
-        shown_number(score.cte),
-        f"{shown_number(score.low)} – {shown_number(score.high)}",
+        *(cells[column] for column in columns),
         str(score.n_tiles),
         _percent(score.nan_fraction),
         _percent(model.foreground_fraction),
@@ -110,9 +142,13 @@ def _row(model: ModelRank, primary: str) -> list[str | Text]:
     ]
 
 
-def shown_number(value: float) -> str:
-    """Return a score with four digits, a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.4f}"
+def _interval(low: float, high: float, digits: int = 4) -> str:
+    return f"{shown_number(low, digits)} – {shown_number(high, digits)}"
+
+
+def shown_number(value: float, digits: int = 4) -> str:
+    """Return a score with some digits, a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _percent(value: float) -> str:
@@ -141,7 +177,7 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
         ("takes", times(plan)),
         ("stores", f"{shown_bytes(plan.bytes_stored)} before compression"),
         ("perturbations", ", ".join(p.name for p in experiment.perturbations)),
-        ("ranks by", str(experiment.primary)),
+        ("ranks by", _ranks_by(experiment)),
     ]
     for name, value in rows:
         table.add_row(name, Text(value))
@@ -151,6 +187,12 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
     for name, why in experiment.excluded.items():
         table.add_row(Text(f"model {name}"), Text(f"excluded: {why}"))
     return table
+
+
+def _ranks_by(experiment: Experiment) -> str:
+    if experiment.rule == "consistency":
+        return str(experiment.primary)
+    return RULES["transfer" if len(experiment.candidates) >= WITNESSES else "cte"]
 
 
 def _anytime_rows(plan: Plan, goal: Goal | None) -> list[tuple[str, str]]:
@@ -183,9 +225,8 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     if as_json:
         print(json.dumps(outcome.result, indent=1, allow_nan=False))
     else:
+        print_answer(outcome.ranking, output())
         output().print(ranking_table(outcome.ranking))
-        print_similarity(outcome.ranking, output())
-        print_combined(outcome.ranking, output(), console)
     blocks = outcome.result["blocks"]
     if outcome.decision is not None:
         verdict = outcome.result["verdict"]
@@ -201,6 +242,39 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
             highlight=False,
         )
     console.print(Text(f"results in {out}"), style="dim")
+
+
+def print_answer(ranking: Ranking, console: Console) -> None:
+    """Print the answer in a line: which model, how good it will be, or that none will do.
+
+    Parameters
+    ----------
+    ranking
+        The ranking.
+    console
+        Where to.
+    """
+    best = next((m for m in ranking.models if m.rank is not None and not m.degenerate), None)
+    if best is None or best.verdict is None:
+        console.print(Text("No model of this bank segments anything here."), style="bold red")
+        return
+    f1 = best.verdict.estimated_f1
+    if ranking.warning:
+        console.print(
+            Text(f"No model of this bank can be trusted here: {ranking.warning}."), style="bold red"
+        )
+        console.print(Text(f"The best of them is {best.name}. {REMEDIES}"))
+    elif ranking.primary == "transfer" and not math.isnan(f1.value):
+        expected = f"an F1 of {shown_number(f1.value, 2)} ({_interval(f1.low, f1.high, 2)})"
+        console.print(Text(f"{best.name}: expected to reach {expected}."), style="bold")
+    else:
+        console.print(Text(f"{best.name} is the most consistent."), style="bold")
+
+
+REMEDIES = (
+    "Try other magnifications (--scales 0.25,0.5,1,2), another --channel or --level, a larger "
+    "bank, or label a few tiles."
+)
 
 
 def _print_incomplete_race(outcome: Outcome, console: Console) -> None:

@@ -8,8 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cte_dask.ranking.bootstrap import cells, median_interval
-from cte_dask.report.html.certainty import certainty
+from cte_dask.ranking.bootstrap import cells
 from cte_dask.report.html.tile_summary import BINS, MOST_CELLS, TileSummary, cell_counts
 from cte_dask.scoring.block_scores import STATUS
 
@@ -107,42 +106,3 @@ def test_memory_does_not_grow_with_the_tiles():
     tracemalloc.stop()
     assert summary.status[0, SCORED] == 1_000_000
     assert peak < size / 2
-
-
-# How sure ---------------------------------------------------------------------------------------
-
-
-def test_a_model_ahead_everywhere_is_first_always():
-    values = np.random.default_rng(0).uniform(0.2, 0.5, (2, 60))
-    values[1] += 0.4
-    sure = certainty(summarised(values).histogram, seed=0)
-    assert sure.first.tolist() == [0, 1]
-    assert sure.beats.tolist() == [[0.5, 0], [1, 0.5]]
-
-
-def test_regions_that_are_hard_for_all_do_not_hide_a_paired_difference():
-    hard = np.repeat(np.random.default_rng(1).uniform(0.3, 0.9, 60 // 4), 4)
-    values = np.stack([hard + 0.02, hard])
-    starts = np.stack(np.unravel_index(np.arange(60), COUNTS), axis=1)
-    (low, _), (_, high) = (median_interval(v, cells(starts), seed=0) for v in values)
-    assert low < high, "the intervals overlap"
-    assert certainty(summarised(values).histogram, seed=0).beats[0, 1] == 1
-
-
-def test_equal_models_are_even():
-    values = np.tile(np.random.default_rng(2).random(60), (2, 1))
-    sure = certainty(summarised(values).histogram, seed=0)
-    assert sure.first.tolist() == [0.5, 0.5]
-    assert sure.beats[0, 1] == 0.5
-
-
-def test_a_model_without_any_consistency_is_never_ahead():
-    values = np.random.default_rng(3).random((2, 60))
-    values[1] = np.nan
-    assert certainty(summarised(values).histogram, seed=0).first.tolist() == [1, 0]
-
-
-def test_the_same_seed_gives_the_same_certainty(values):
-    first, again = (certainty(summarised(values).histogram, seed=5).first for _ in range(2))
-    assert first.tolist() == again.tolist()
-    assert first.sum() == pytest.approx(1)

@@ -134,6 +134,7 @@ def test_maps_speak_the_targets_units_and_start_where_the_region_does(bank_path,
     scale, shift = (0.04, 0.01, 0.01), (2.0, -1.0, 0.5)
     target = with_units(tmp_path / "target.zarr", "micrometer", scale, shift)
     options = ["--roi", "1:4,9:80,3:99", "--tile", "1,32,32", "--cluster", "none", "--quiet"]
+    options += ["--perturb", "dropout:0.2"]
     run = tmp_path / "RUN"
     assert cte("rank", target, "--bank", bank_path, "--out", run, *options).exit_code == 0
     assert cte("maps", run).exit_code == 0
@@ -145,6 +146,7 @@ def test_maps_speak_the_targets_units_and_start_where_the_region_does(bank_path,
 def test_a_plain_array_is_mapped_in_voxels(bank_path, tmp_path):
     zarr.create_array(tmp_path / "plain.zarr", data=blobs((2, 64, 64)), chunks=(1, 64, 64))
     options = ["--tile", "1,32,32", "--cluster", "none", "--quiet"]
+    options += ["--perturb", "dropout:0.2"]
     run = tmp_path / "RUN"
     done = cte("rank", tmp_path / "plain.zarr", "--bank", bank_path, "--out", run, *options)
     assert done.exit_code == 0, done.output

@@ -1,0 +1,352 @@
+"""Transfer score: how well each model of a bank will do, by what all of them say of each other.
+
+A model that changes its mind under a perturbation is not to be trusted; one that does not may still
+be wrong in the same way each time. What the *other* models see tells the two apart. The rule, fixed
+before it was evaluated (docs/evidence.md):
+
+1. The **consistency** of a model on a tile is the mean over the perturbations run, those that every
+   model of the bank supports; its CTE is the median over tiles (arXiv 2503.00450, eq. 3, with
+   different perturbations as the draws).
+2. From `WITNESSES` usable models on, copies counted once, the **transfer score** is estimated F1 ×
+   CTE: the F1 of a tile is the overlap expected with the truth that the others tell
+   (`cte_dask.ranking.latent_truth`), a model's is the median over tiles.
+3. Where instances are compared, votes on voxels do not tell whether touching objects are apart. The
+   witness is then the average precision of a model's objects against those of each other model, the
+   mean weighted by the fourth power of the others' CTE, on a typical tile; times its own CTE.
+4. With fewer models, CTE alone ranks.
+5. Models that predict nothing or everything rank below all others, and have no say.
+
+When the best estimated F1 is below `TRUSTED_F1`, or the models tell no certain truth
+(`TRUSTED_CERTAINTY`), no model of the bank should be trusted here, and the answer says so first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cte_dask.consistency.model_pairs import pair_overlaps, pair_table
+from cte_dask.consistency.score_names import ScoreName
+from cte_dask.ranking.ballot import ballot_of, copies
+from cte_dask.ranking.bootstrap import interval, median, resample
+from cte_dask.ranking.latent_truth import fit_truth
+from cte_dask.results.block_codec import votes_in
+from cte_dask.scoring.block_scores import mean_of_perturbations
+from cte_dask.scoring.defaults import WITNESSES
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from cte_dask.ranking.bootstrap import Resamples
+
+__all__ = [
+    "TRUSTED_CERTAINTY",
+    "TRUSTED_F1",
+    "BankVerdict",
+    "Estimate",
+    "ModelVerdict",
+    "judge",
+    "others_precision",
+    "tile_consistency",
+]
+
+Floats = npt.NDArray[np.float64]
+
+TRUSTED_F1 = 0.6
+"""Between the 0.5 below which a model is of no use and the 0.7 from which it is: estimates of the
+first pick were off by 0.07 on average."""
+TRUSTED_CERTAINTY = 0.7
+"""F1 expected of the consensus itself, below which there is no truth to be judged by."""
+FEWEST = 3
+"""Usable models that estimated F1 takes: left out one, two must tell the truth."""
+WEIGHT_POWER = 4
+"""Of the CTE of a model as a witness of others' objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval: of a bootstrap over regions of the target.
+
+    Parameters
+    ----------
+    value
+        NaN if nothing is known.
+    low, high
+        Ends of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return plain data; NaN becomes None, which JSON has."""
+        return {name: _plain(getattr(self, name)) for name in ("value", "low", "high")}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVerdict:
+    """What a bank says of one of its models.
+
+    Parameters
+    ----------
+    consistency
+        CTE over all perturbations that every model supports.
+    estimated_f1
+        F1 expected against the truth that the others tell.
+    sensitivity, false_positive_rate
+        Against the truth that all tell; NaN where it is not known.
+    precision
+        Average precision of its objects against those of the others; NaN unless instances are
+        compared.
+    transfer
+        What ranks: estimated F1, or precision, times CTE, or CTE alone in a small bank.
+    agreement
+        Median over tiles of the mean overlap (IoU) with the other models' foregrounds.
+    """
+
+    consistency: Estimate
+    estimated_f1: Estimate
+    sensitivity: float
+    false_positive_rate: float
+    precision: Estimate
+    transfer: Estimate
+    agreement: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, a part of an entry of ``models`` in ``ranking.json``."""
+        f1 = {
+            **self.estimated_f1.to_dict(),
+            "sensitivity": _plain(self.sensitivity),
+            "false_positive_rate": _plain(self.false_positive_rate),
+        }
+        return {
+            "estimated_f1": f1,
+            "consistency": self.consistency.to_dict(),
+            **({} if math.isnan(self.precision.value) else {"precision": self.precision.to_dict()}),
+            "transfer": self.transfer.to_dict(),
+            "agreement": _plain(self.agreement),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BankVerdict:
+    """What the models of a bank say of each other.
+
+    Parameters
+    ----------
+    models
+        By name.
+    by
+        What the transfer score is: ``transfer`` from `WITNESSES` usable models on, ``cte`` below.
+    usable
+        Number of usable models, copies once.
+    certainty
+        F1 that the consensus is expected to have on a typical tile; NaN where it is not known.
+    overlap
+        Median over tiles of the IoU of each two models' foregrounds, (model, model), 1 on the
+        diagonal; NaN where no tile tells.
+    tiles
+        Tile by tile, float64 (model, tile): ``cte``, the consistency over all perturbations;
+        ``estimated_f1``, where it is known; ``transfer``, their product, where that ranks.
+    resampled
+        What ranks, in each resample of the target's regions, float64 (model, resample).
+    lattice
+        Tiles that had too many patterns of votes and were looked at on a lattice of voxels.
+    """
+
+    models: Mapping[str, ModelVerdict]
+    by: str
+    usable: int
+    certainty: float
+    overlap: Floats
+    tiles: Mapping[str, Floats]
+    resampled: Floats
+    lattice: int
+
+    @property
+    def warning(self) -> str:
+        """Why no model of the bank can be trusted on this target; empty if one can."""
+        if self.by != "transfer":
+            return ""
+        best = max((_or(m.estimated_f1.value, -1.0) for m in self.models.values()), default=-1.0)
+        if best < 0:
+            return "no model sees what another one sees"
+        if best < TRUSTED_F1:
+            return f"the best of them is expected to reach an F1 of {best:.2f} only"
+        if self.certainty < TRUSTED_CERTAINTY:
+            return "the models contradict each other too much to tell what is true"
+        return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, the entry ``bank`` of ``ranking.json``."""
+        return {
+            "usable": self.usable,
+            "certainty": _plain(self.certainty),
+            "trusted": not self.warning if self.by == "transfer" else None,
+            "warning": self.warning or None,
+            "tiles_on_a_lattice": self.lattice,
+            "models": list(self.models),
+            "overlap": [[_plain(v) for v in row] for row in self.overlap],
+        }
+
+
+def tile_consistency(data: xr.Dataset) -> Floats:
+    """Return each model's consistency on each tile, the mean over perturbations, (model, tile).
+
+    Parameters
+    ----------
+    data
+        Tile scores, computed. The first metric counts, under perturbations that every model
+        supports; NaN ones are left out.
+    """
+    metric = ScoreName.parse(str(data.attrs["primary"])).metric
+    return mean_of_perturbations(data[metric].to_numpy(), data.status.to_numpy())
+
+
+def judge(
+    data: xr.Dataset,
+    *,
+    degenerate: npt.NDArray[np.bool_],
+    cell: npt.NDArray[np.int64],
+    seed: int,
+) -> BankVerdict:
+    """Judge the models of a bank by each other.
+
+    Parameters
+    ----------
+    data
+        Tile scores, computed.
+    degenerate
+        Models that predict nothing or everything, bool (model,).
+    cell
+        Region of each tile, drawn as a whole by the bootstrap.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    BankVerdict
+    """
+    tables = votes_in(data)
+    ballot = ballot_of(tables)
+    original = copies(ballot)
+    distinct = original == np.arange(ballot.models)
+    usable = int((distinct & ~degenerate & tables.voted.any(axis=0)).sum())
+    truth, overlaps = fit_truth(ballot, ~degenerate), pair_overlaps(tables)
+    known = usable >= FEWEST
+    consistency = tile_consistency(data)
+    by = "transfer" if usable >= WITNESSES else "cte"
+    f1 = truth.f1(ballot) if known else np.full_like(consistency, np.nan)
+    objects = np.full_like(consistency, np.nan)
+    if "precision" in data:
+        weights = np.where(degenerate | ~distinct, 0.0, [median(row) for row in consistency])
+        objects = others_precision(data.precision.to_numpy(), weights, original)
+    witnesses = objects if "precision" in data else f1
+    agreement = _agreement(overlaps, original, ~degenerate)
+    draws = resample(cell, seed=seed)
+    models, resampled = {}, []
+    for number, name in enumerate(map(str, data.model.to_numpy())):
+        own, expected, precision = (
+            _Sampled.of(values[number], draws) for values in (consistency, f1, objects)
+        )
+        ranks = own
+        if by == "transfer":
+            ranks = own * (precision if "precision" in data else expected)
+        resampled.append(ranks.resampled)
+        models[name] = ModelVerdict(
+            consistency=own.estimate(),
+            estimated_f1=expected.estimate(),
+            sensitivity=float(truth.sensitivity[number]) if known else math.nan,
+            false_positive_rate=float(truth.false_positive_rate[number]) if known else math.nan,
+            precision=precision.estimate(),
+            transfer=ranks.estimate(),
+            agreement=median(agreement[number]),
+        )
+    return BankVerdict(
+        models=models,
+        by=by,
+        usable=usable,
+        certainty=truth.certainty(ballot) if known else math.nan,
+        overlap=_typical_overlaps(overlaps, ballot.models),
+        tiles={
+            "cte": consistency,
+            **({"estimated_f1": f1} if known else {}),
+            **({"transfer": witnesses * consistency} if by == "transfer" else {}),
+        },
+        resampled=np.stack(resampled),
+        lattice=int((tables.step > 1).sum()),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sampled:
+    """A median over tiles, and those of resamples of the target's regions."""
+
+    value: float
+    resampled: Floats
+
+    @classmethod
+    def of(cls, values: Floats, draws: Resamples) -> _Sampled:
+        return cls(median(values), draws.medians(values))
+
+    def __mul__(self, other: _Sampled) -> _Sampled:
+        return _Sampled(self.value * other.value, self.resampled * other.resampled)
+
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, *interval(self.resampled))
+
+
+def others_precision(pairs: Floats, consistency: Floats, original: npt.NDArray[np.int64]) -> Floats:
+    """Return the precision of each model's objects against the others'.
+
+    Parameters
+    ----------
+    pairs
+        Average precision of each pair of models on each tile, (pair, tile); NaN ones are left out.
+    consistency
+        CTE of each model, whose fourth power is its weight as a witness, (model,); 0 for models
+        that are none.
+    original
+        For each model the first one that it is a copy of: copies are no witnesses of each other.
+
+    Returns
+    -------
+    ndarray of float64, shape (model, tile)
+        NaN where there is no witness.
+    """
+    table = pair_table(pairs, len(original))
+    weights = np.nan_to_num(consistency) ** WEIGHT_POWER
+    others = np.where(original[:, None] != original[None], weights[None], 0.0)
+    valid = ~np.isnan(table)
+    total = np.einsum("ij,ijt->it", others, valid)
+    mean = np.einsum("ij,ijt->it", others, np.where(valid, table, 0.0))
+    return np.asarray(mean / np.where(total > 0, total, np.nan))
+
+
+def _agreement(
+    overlaps: Floats, original: npt.NDArray[np.int64], voters: npt.NDArray[np.bool_]
+) -> Floats:
+    """Return the mean overlap of each model with the others that have a say, (model, tile)."""
+    distinct = voters & (original == np.arange(len(original)))
+    return others_precision(overlaps, distinct.astype(np.float64), original)
+
+
+def _typical_overlaps(overlaps: Floats, models: int) -> Floats:
+    """Return the median over tiles of each pair's overlap as a table."""
+    table = pair_table(np.array([median(row) for row in overlaps]), models)
+    np.fill_diagonal(table, 1.0)
+    return table
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value
