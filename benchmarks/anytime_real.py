@@ -29,6 +29,7 @@ from rich.console import Console
 from cte_dask.consistency.score_names import ScoreName
 from cte_dask.engine.anytime import Anytime, block_tiles
 from cte_dask.engine.racing.goal import Goal
+from cte_dask.ranking.frozen import FrozenTransfer
 from cte_dask.ranking.outcome import Outcome
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.terminal.progress import shown_on
@@ -39,9 +40,12 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def medians(outcome: Outcome, score: str) -> dict[str, float]:
-    """Return the CTE over all blocks of each model that may win, the best first."""
-    able = [m for m in outcome.ranking.models if m.rank is not None and not m.degenerate]
-    found = {m.name: m.scores[score].cte for m in able}
+    """Return what ranks each model that may win over all blocks, the best first."""
+    able = [m for m in outcome.ranking.models if m.verdict is not None and not m.degenerate]
+    if score == "transfer":
+        found = {m.name: m.verdict.transfer.value for m in able if m.verdict is not None}
+    else:
+        found = {m.name: m.scores[score].cte for m in able}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -51,8 +55,10 @@ def replayed(outcome: Outcome, run: str, score: str, seeds: Iterable[int]) -> di
     best = next(iter(known))
     answers, blocks, decided = [], [], []
     for seed in seeds:
-        race = Anytime(replace(outcome.experiment, seed=seed), scores, Goal())
-        race.layout = replace(race.layout, primary=score)
+        values = FrozenTransfer(len(outcome.experiment.candidates)) if score == "transfer" else None
+        race = Anytime(replace(outcome.experiment, seed=seed), scores, Goal(), values=values)
+        if values is None:
+            race.layout = replace(race.layout, primary=ScoreName.parse(score))
         assert not race.jobs(1), "every block is stored"
         # once every block is read, medians are exact, as in ranking.json; else this changes nothing
         decision = race.decision()
@@ -96,6 +102,7 @@ def main() -> None:
         "metrics": ("nhd", "ei"),
         "block": (1, 1, 1),
         "batch": 1,
+        "rank_by": "transfer",
     }
     target = TargetOptions(options.target)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +117,8 @@ def main() -> None:
             **settings,
         )
         names = list(outcome.ranking.models[0].scores)
-        races = {n: replayed(outcome, run, n, range(1, options.seeds + 1)) for n in names}
+        seeds = range(1, options.seeds + 1)
+        races = {n: replayed(outcome, run, n, seeds) for n in ("transfer", *names)}
         stored = {name: tiles(run, name) for name in names}
         whole = []
         for seed in range(1, options.whole_runs + 1):

@@ -39,7 +39,7 @@ RESULT = REPOSITORY / "benchmarks" / "results" / "calibration-demo.json"
 SEEN = ("n_dsb_b256_fibro", "n_dsb_a256_mixed", "n_dsb_d2_blurry")  # while the way was settled
 UNSEEN = ("n_dsb_c256_clump", "n_dsb_d3_highmag", "n_dsb_e360_large", "n_mnf_rpe1")
 REAL = (*SEEN, *UNSEEN)
-MADE = "simulated nuclei"
+MADE = "nuclei, BBBC038"
 DEFAULTS = {"dropout": "dropout:0.2", "gaussian": "gaussian:0.1"}
 IMAGES, TILES, WITHIN = 64, 64, 0.1
 

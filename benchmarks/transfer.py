@@ -313,11 +313,9 @@ def _tables(summary: dict[str, Any], records: Sequence[dict[str, Any]]) -> str:
             f"{r['estimate_error']:.3f} | {'said' if r['warning'] else '–'} |"
         )
     lines += ["", "Random smaller banks, means over targets (τ / pairs / loss):\n"]
-    sizes = list(summary["banks"])
-    lines += [
-        f"| score | {' | '.join(f'{s} models' for s in sizes)} |",
-        "|---" * (len(sizes) + 1) + "|",
-    ]
+    sizes = [size for size, bank in summary["banks"].items() if bank]
+    heading = " | ".join(f"{size} models" for size in sizes)
+    lines += [f"| score | {heading} |", "|---" * (len(sizes) + 1) + "|"]
     for name in summary["scores"]:
         cells = [summary["banks"][s][name] for s in sizes]
         told = " | ".join(f"{c['tau']:.2f} / {c['pairs']:.2f} / {c['loss']:.3f}" for c in cells)

@@ -61,7 +61,7 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     target = out / "target.zarr"
     tell = teller(console)
-    tell(f"simulating a volume of fluorescent nuclei: {target}")
+    tell(f"writing 24 images of fluorescent nuclei, BBBC038: {target}")
     shutil.rmtree(target, ignore_errors=True)
     write_demo_target(target)
     outcome = rank_target(

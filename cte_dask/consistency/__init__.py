@@ -112,5 +112,9 @@ def needs_instances(metrics: Iterable[str]) -> bool:
     ----------
     metrics
         Their names.
+
+    Returns
+    -------
+    bool
     """
     return any(set(metric(name).statistics) & set(PAIRS) for name in metrics)

@@ -44,7 +44,7 @@ class BinaryAgreement(NamedTuple):
     """Voxel counts of one tile from which NHD and EI follow.
 
     It counts where the reference and the perturbed prediction call the same voxels foreground.
-    Agreement between the models of a bank is another thing: `cte_dask.consistency.overlap`.
+    What models say of each other is another thing: `cte_dask.consistency.vote_patterns`.
 
     Parameters
     ----------

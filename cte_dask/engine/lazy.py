@@ -55,7 +55,7 @@ def score(volume: Volume, bank: ModelBank, options: ScoringOptions) -> xr.Datase
         Backed by one Dask task a block. Dims model, perturbation, tile; one float64 variable a
         metric (the tile's consistency, NaN where it says nothing), n_union and n_reference
         (voxels), n_voxels and status; ``votes`` (tile, vote): the models' vote patterns, as
-        `cte_dask.results.dataset.votes_in` reads them; of instances ``precision`` (pair, tile);
+        `cte_dask.results.block_codec.votes_in` reads them; of instances ``precision`` (pair, tile);
         coordinates z, y, x (first voxel of the tile in the target)
         and z_nm, y_nm, x_nm (its position, where voxel sizes are known).
 

@@ -64,7 +64,13 @@ class Ballot:
         return np.bincount(self.place, self.voxels, minlength=len(self.votes)).astype(np.float64)
 
     def pieces(self) -> Iterator[tuple[slice, Mask]]:
-        """Yield patterns some at a time, with the models that voted on all of them."""
+        """Yield patterns some at a time.
+
+        Yields
+        ------
+        tuple
+            Their places, and the models that voted on all of them, bool (model,).
+        """
         low = 0
         for end, voters in zip(self.ends.tolist(), self.voters, strict=True):
             for start in range(low, end, ROWS_AT_ONCE):
@@ -97,6 +103,10 @@ def ballot_of(tables: VoteTables) -> Ballot:
     tables
         Of all tiles. The order of tiles, and how they were cut into blocks, changes no bit of what
         is fitted to them.
+
+    Returns
+    -------
+    Ballot
     """
     voters, of_tile = np.unique(tables.voted, axis=0, return_inverse=True)
     group = of_tile.reshape(-1)[tables.tile]
@@ -140,6 +150,11 @@ def copies(ballot: Ballot) -> npt.NDArray[np.int64]:
     ----------
     ballot
         The votes.
+
+    Returns
+    -------
+    ndarray of int64, shape (model,)
+        A model's own number if it is a copy of none.
     """
     first: dict[tuple[bytes, bytes], int] = {}
     counted = ballot.total > 0

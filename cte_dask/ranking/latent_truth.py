@@ -64,7 +64,13 @@ class Fit:
     say: Mask
 
     def rows(self, chosen: slice) -> Fit:
-        """Return some of the fits."""
+        """Return some of the fits.
+
+        Parameters
+        ----------
+        chosen
+            Their places.
+        """
         return Fit(
             self.sensitivity[chosen],
             self.false_positive_rate[chosen],
@@ -73,7 +79,13 @@ class Fit:
         )
 
     def only(self, number: int) -> Fit:
-        """Return one of the fits."""
+        """Return one of the fits.
+
+        Parameters
+        ----------
+        number
+            Its place.
+        """
         return self.rows(slice(number, number + 1))
 
     def probability(self, votes: Floats, voted: Mask) -> Floats:

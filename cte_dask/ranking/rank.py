@@ -349,6 +349,25 @@ def _or(value: float, otherwise: float) -> float:
     return otherwise if math.isnan(value) else value
 
 
+def _contradiction(ranking: Ranking, decision: Decision) -> str | None:
+    """Return what the last fit, of all that was read, says against what a race has proven.
+
+    A race compares tiles under a fit of its first blocks (`cte_dask.ranking.frozen`).
+    """
+    able = [m for m in ranking.models if m.rank is not None and not m.degenerate]
+    if decision.stopped != "decided" or ranking.primary == ranking.score or not able:
+        return None
+    leader = max(able, key=lambda m: _by(m, ranking.primary))
+    margin = _by(leader, ranking.primary) - max(_by(m, ranking.primary) for m in able
+                                                if m.name in decision.best)  # fmt: skip
+    if leader.name in decision.best or margin <= decision.goal.epsilon:
+        return None
+    return (
+        f"fitted to all blocks that were read, {leader.name} is ahead by {margin:.3f}: the first "
+        "blocks were not like the rest; --exhaustive settles it"
+    )
+
+
 RANKING_SCHEMA = "cte-ranking/1"
 
 
@@ -364,7 +383,10 @@ def ranking_dict(
     else:
         reached = decision.stopped != "interrupted" and not (marks == DONE["failures"]).any()
     complete = bool(reached) and not experiment.excluded
-    answer = {} if decision is None else {**decision.to_dict(), "verdict": verdict(decision)}
+    answer: dict[str, Any] = {}
+    if decision is not None:
+        answer = {**decision.to_dict(), "verdict": verdict(decision)}
+        answer["contradiction"] = _contradiction(ranking, decision)
     return {
         "schema": RANKING_SCHEMA,
         "primary": ranking.primary,

@@ -202,7 +202,7 @@ class BlockScores:
         were made.
     precision
         Average precision of each pair's objects on each tile, float64 (pair, tile), pairs as in
-        `cte_dask.consistency.vote_patterns.pairs_of`; None unless instances are compared.
+        `cte_dask.consistency.model_pairs.pairs_of`; None unless instances are compared.
     """
 
     index: int

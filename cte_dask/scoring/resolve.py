@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from cte_dask.consistency import needs_instances
 from cte_dask.inference.settings import Inference
 from cte_dask.models.described import described_bank
 from cte_dask.models.variants import check_scales, members_of
@@ -17,7 +18,6 @@ from cte_dask.scoring.experiment import (
     Experiment,
     check_at_least,
     check_measures,
-    needs_instances,
 )
 from cte_dask.scoring.settings import ScoringOptions, keywords
 from cte_dask.tiles import Shape, TileGrid

@@ -383,3 +383,49 @@ def test_each_chunk_of_the_sampled_blocks_is_read_once_for_twenty_models(tmp_pat
     assert work.race.blocks == 8
     assert before == after == (0, 0, 0)
     assert len(reads) == len(set(reads)) == 8, "a block is a chunk: 1.00 of what was sampled"
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory):
+    return write_bank(tmp_path_factory.mktemp("seven"), 7)
+
+
+@pytest.fixture(scope="module")
+def judged(rank_wide, seven, tmp_path_factory):
+    """Folder and outcome of a race of a bank that judges itself."""
+    out = tmp_path_factory.mktemp("judged") / "RUN"
+    asked = {"until": "decided", "rank_by": "transfer", "epsilon": 0.02}
+    return out, rank_wide(out, asked=asked, bank=seven)
+
+
+def test_a_bank_that_judges_itself_races_too(judged, rank_wide, seven, tmp_path):
+    outcome = judged[1]
+    assert outcome.ranking.primary == "transfer"
+    assert outcome.result["decided"]
+    sampled = outcome.result["blocks"]["sampled"]
+    assert 16 <= sampled < 64, "a pilot of 64 tiles, four a block, and few more"
+    every = rank_wide(
+        tmp_path / "ALL", asked={"exhaustive": True, "rank_by": "transfer"}, bank=seven
+    )
+    value = {m.name: m.verdict.transfer.value for m in every.ranking.models}
+    best = max(value, key=value.get)
+    proven = outcome.result["proven"][0]
+    assert value[proven] > value[best] - 0.05, "the pilot's fit is not the last one, but near it"
+    assert set(outcome.result) >= {"contradiction", "bank", "score"}
+
+
+def test_its_panel_is_scored_to_the_end(judged):
+    out, outcome = judged
+    scores = counted(open_scores(f"{out}/scores.zarr"))
+    blocks = np.flatnonzero(scores.done() != DONE["missing"])
+    absent = np.array([scores.block(int(i)).has_status("absent").any(axis=(1, 2)) for i in blocks])
+    gone = {scores.layout.models[m] for m in np.flatnonzero(absent.any(axis=0))}
+    assert gone < set(outcome.result["dropped"]), "some were beaten and vote on"
+    for index, row in zip(blocks, absent, strict=True):
+        assert (scores.votes(int(index)).voted.any(axis=0) == ~row).all()
+
+
+def test_its_answer_is_the_same_on_two_workers(judged, rank_wide, seven, tmp_path):
+    asked = {"until": "decided", "rank_by": "transfer", "epsilon": 0.02}
+    again = rank_wide(tmp_path / "RUN", asked=asked, bank=seven, cluster="local", workers=2)
+    assert told(again) == told(judged[1])

@@ -52,7 +52,8 @@ def test_golden_numbers(case):
 
 
 def test_rates_are_those_of_an_independent_staple():
-    sitk = pytest.importorskip("SimpleITK")
+    import SimpleITK as sitk
+
     rates = [(0.95, 0.02), (0.9, 0.05), (0.8, 0.03), (0.7, 0.1), (0.6, 0.01)]
     _, votes = simulated(np.random.default_rng(0), rates, tiles=1, voxels=40_000)
     _, truth = fitted(votes)

@@ -231,6 +231,8 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     if outcome.decision is not None:
         verdict = outcome.result["verdict"]
         console.print(Text(verdict), style="green" if outcome.decision.decided else "yellow")
+        if outcome.result["contradiction"]:
+            console.print(Text(outcome.result["contradiction"]), style="yellow")
         _print_incomplete_race(outcome, console)
     elif not outcome.result["complete"]:
         left = blocks["total"] - blocks["done"]
