@@ -59,14 +59,14 @@ def draw(run: Path, picture: Path, z: int) -> None:
     for axis in axes[:-1]:
         axis.set_axis_off()
     axes[-1].set_title("above, grey: foreground; orange: changed under perturbation", fontsize=9)
-    scores = [m["scores"][ranking["primary"]] for m in ranked]
+    scores = [m["estimated_f1"] for m in ranked]
     at = np.arange(len(ranked))[::-1]
-    middle = np.array([s["cte"] for s in scores])
+    middle = np.array([s["value"] for s in scores])
     low, high = (np.array([s[k] for s in scores]) for k in ("low", "high"))
     axes[-1].errorbar(middle, at, xerr=[middle - low, high - middle], fmt="o", color="#0b6e99")
     labels = [f"{m['name']} (flagged)" if m["flags"] else m["name"] for m in ranked]
     axes[-1].set_yticks(at, labels)
-    axes[-1].set_xlabel(f"CTE, {ranking['primary']} (95 % interval)")
+    axes[-1].set_xlabel("estimated F1 (95 % interval)")
     axes[-1].spines[["top", "right"]].set_visible(False)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=80)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.ranking.rank import Ranking, rank, ranking_dict, with_intervals
+from cte_dask.ranking.document import ranking_dict
+from cte_dask.ranking.rank import Ranking, rank, with_intervals
 from cte_dask.results.dataset import read_scores, told_attributes
 from cte_dask.results.store import DONE, count_all
 from cte_dask.results.tables import ranking_csv, tile_tables

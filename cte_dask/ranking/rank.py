@@ -11,20 +11,15 @@ import numpy as np
 
 from cte_dask.consistency.degenerate import EVERYTHING, FAILED, NOTHING, flag
 from cte_dask.consistency.score_names import ScoreName, score_names
-from cte_dask.engine.racing.decision import verdict
 from cte_dask.ranking.bootstrap import cells, median, median_interval, resample
 from cte_dask.ranking.order import placed
-from cte_dask.ranking.transfer import BankVerdict, Estimate, ModelVerdict, judge
-from cte_dask.results.skipped import skipped
-from cte_dask.results.store import DONE, Scores
+from cte_dask.ranking.transfer import F1_ERROR, BankVerdict, Estimate, ModelVerdict, judge
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from cte_dask.engine.racing.decision import Decision
-    from cte_dask.scoring.experiment import Experiment
 
 __all__ = [
     "EVERYTHING",
@@ -36,7 +31,6 @@ __all__ = [
     "cells",
     "median_interval",
     "rank",
-    "ranking_dict",
     "with_intervals",
 ]
 
@@ -160,6 +154,19 @@ class Ranking:
     def warning(self) -> str:
         """Why no model can be trusted here; empty if one can, or nobody knows."""
         return self.bank.warning
+
+    @property
+    def as_good(self) -> tuple[str, ...]:
+        """Names of models that estimated F1 does not tell from the first one, in rank order."""
+        first, *others = [m for m in self.models if m.verdict is not None and not m.degenerate]
+        if self.primary != "transfer" or first.verdict is None:
+            return ()
+        least = first.verdict.estimated_f1.value - F1_ERROR
+        return tuple(
+            m.name
+            for m in others
+            if m.verdict is not None and m.verdict.estimated_f1.value >= least
+        )
 
     def value(self, model: ModelRank) -> Estimate:
         """Return the number that ranks a model, with its interval.
@@ -347,63 +354,3 @@ def _plain(value: float) -> float | None:
 
 def _or(value: float, otherwise: float) -> float:
     return otherwise if math.isnan(value) else value
-
-
-def _contradiction(ranking: Ranking, decision: Decision) -> str | None:
-    """Return what the last fit, of all that was read, says against what a race has proven.
-
-    A race compares tiles under a fit of its first blocks (`cte_dask.ranking.frozen`).
-    """
-    able = [m for m in ranking.models if m.rank is not None and not m.degenerate]
-    if decision.stopped != "decided" or ranking.primary == ranking.score or not able:
-        return None
-    leader = max(able, key=lambda m: _by(m, ranking.primary))
-    margin = _by(leader, ranking.primary) - max(_by(m, ranking.primary) for m in able
-                                                if m.name in decision.best)  # fmt: skip
-    if leader.name in decision.best or margin <= decision.goal.epsilon:
-        return None
-    return (
-        f"fitted to all blocks that were read, {leader.name} is ahead by {margin:.3f}: the first "
-        "blocks were not like the rest; --exhaustive settles it"
-    )
-
-
-RANKING_SCHEMA = "cte-ranking/1"
-
-
-def ranking_dict(
-    experiment: Experiment, ranking: Ranking, scores: Scores, decision: Decision | None = None
-) -> dict[str, Any]:
-    """Return the content of ``ranking.json``; `decision` is what an anytime run came to."""
-    from cte_dask.scoring.experiment import versions
-
-    marks = scores.done()
-    if decision is None:
-        reached = bool((marks == DONE["complete"]).all())
-    else:
-        reached = decision.stopped != "interrupted" and not (marks == DONE["failures"]).any()
-    complete = bool(reached) and not experiment.excluded
-    answer: dict[str, Any] = {}
-    if decision is not None:
-        answer = {**decision.to_dict(), "verdict": verdict(decision)}
-        answer["contradiction"] = _contradiction(ranking, decision)
-    return {
-        "schema": RANKING_SCHEMA,
-        "primary": ranking.primary,
-        "score": ranking.score,
-        "complete": complete,
-        "blocks": {
-            "total": len(marks),
-            "done": int((marks == DONE["complete"]).sum()),
-            "failed": int((marks == DONE["failures"]).sum()),
-            **({} if decision is None else {"sampled": decision.blocks}),
-        },
-        **answer,
-        **({"skipped": left_out} if (left_out := skipped(scores)) else {}),
-        "target": experiment.volume.describe(),
-        "seed": experiment.seed,
-        "experiment": experiment.digest(),
-        "models": [{**m.to_dict(), "candidate": experiment.way_of(m.name)} for m in ranking.models],
-        "bank": ranking.bank.to_dict(),
-        "versions": versions(),
-    }

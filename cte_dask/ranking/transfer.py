@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cte_dask.ranking.bootstrap import Resamples
 
 __all__ = [
+    "F1_ERROR",
     "TRUSTED_CERTAINTY",
     "TRUSTED_F1",
     "BankVerdict",
@@ -60,6 +61,8 @@ Floats = npt.NDArray[np.float64]
 TRUSTED_F1 = 0.6
 """Between the 0.5 below which a model is of no use and the 0.7 from which it is: estimates of the
 first pick were off by 0.07 on average."""
+F1_ERROR = 0.05
+"""How near estimates come to the truth: models closer than this are not told apart."""
 TRUSTED_CERTAINTY = 0.7
 """F1 expected of the consensus itself, below which there is no truth to be judged by."""
 FEWEST = 3

@@ -210,3 +210,12 @@ def test_a_small_bank_races_by_consistency():
     frozen.learn([pilot], np.ones(3, bool))
     assert not frozen.panel.any()
     np.testing.assert_array_equal(frozen.values(pilot), pilot.consistency)
+
+
+def test_models_within_the_error_of_the_estimates_are_called_as_good():
+    rates = [(0.95, 0.01), (0.94, 0.01), (0.93, 0.02), (0.7, 0.1), (0.6, 0.1)]
+    _, votes = simulated(np.random.default_rng(12), rates)
+    ranking = rank(dataset(votes, [0.9] * 5))
+    assert set(names(ranking)[:1]) | set(ranking.as_good) == {"m0", "m1", "m2"}
+    assert not rank(dataset(votes, [0.9] * 5, rule="consistency")).as_good
+    assert not rank(dataset(votes[:3], [0.9] * 3)).as_good, "nothing is estimated that ranks"

@@ -15,6 +15,8 @@ def answer(
     models: Sequence[Mapping[str, Any]],
     usable: Sequence[int],
     race: Mapping[str, Any] | None,
+    *,
+    as_good: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Return the recommended model and its certainty; None if no model can be recommended.
 
@@ -24,6 +26,8 @@ def answer(
         Best first; ``beaten`` is the fraction of resamples in which the first one is ahead.
     usable
         Places of the models that are not degenerate.
+    as_good
+        Names of models that estimated F1 does not tell from the first one.
     race
         The result of an anytime run in ``ranking.json``; None for an exhaustive run.
     """
@@ -32,7 +36,8 @@ def answer(
         return None
     top, others = recommendable[0], recommendable[1:]
     if race is None:
-        beats = [m for m in others if (m["beaten"] or 0.0) >= CLEAR]
+        told = [m for m in others if m["name"] not in as_good]
+        beats = [m for m in told if (m["beaten"] or 0.0) >= CLEAR]
     else:
         beats = [m for m in others if m["name"] not in {*race["close"], *race["rivals"]}]
     undecided = [m for m in others if m not in beats]

@@ -65,7 +65,7 @@ def facts(
         "complete": run.ranking["complete"],
         "blocks": run.ranking["blocks"],
         "models": models,
-        "answer": answer(models, usable, race),
+        "answer": answer(models, usable, race, as_good=run.ranking["bank"]["as_good"]),
         "bank": run.ranking["bank"],
         "judged": any(m["estimated_f1"]["value"] is not None for m in ranked),
         "race": race,

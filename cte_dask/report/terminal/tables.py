@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
+from cte_dask.report.terminal.answer import print_answer, shown_interval, shown_number
 from cte_dask.results.skipped import TOLD, skipped
 from cte_dask.results.store import DONE
 from cte_dask.scoring.defaults import WITNESSES
@@ -31,14 +32,12 @@ __all__ = [
     "memory",
     "output",
     "plan_table",
-    "print_answer",
     "print_checks",
     "print_outcome",
     "print_plan",
     "print_status",
     "ranking_table",
     "shown_bytes",
-    "shown_number",
     "times",
 ]
 
@@ -126,10 +125,10 @@ def _row(model: ModelRank, ranking: Ranking) -> list[str | Text]:
         "CTE": shown_number(
             model.verdict.consistency.value if ranking.primary == "transfer" else ranks.value
         ),
-        "95 % interval": _interval(ranks.low, ranks.high),
+        "95 % interval": shown_interval(ranks.low, ranks.high),
         "objects as others'": shown_number(model.verdict.precision.value, 2),
         "estimated F1": shown_number(f1.value, 2),
-        "95 % of F1": _interval(f1.low, f1.high, 2),
+        "95 % of F1": shown_interval(f1.low, f1.high, 2),
     }
     return [
         str(model.rank),
@@ -140,15 +139,6 @@ def _row(model: ModelRank, ranking: Ranking) -> list[str | Text]:
         _percent(model.foreground_fraction),
         Text("; ".join(filter(None, (*model.flags, model.note)))),
     ]
-
-
-def _interval(low: float, high: float, digits: int = 4) -> str:
-    return f"{shown_number(low, digits)} – {shown_number(high, digits)}"
-
-
-def shown_number(value: float, digits: int = 4) -> str:
-    """Return a score with some digits, a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _percent(value: float) -> str:
@@ -244,39 +234,6 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
             highlight=False,
         )
     console.print(Text(f"results in {out}"), style="dim")
-
-
-def print_answer(ranking: Ranking, console: Console) -> None:
-    """Print the answer in a line: which model, how good it will be, or that none will do.
-
-    Parameters
-    ----------
-    ranking
-        The ranking.
-    console
-        Where to.
-    """
-    best = next((m for m in ranking.models if m.rank is not None and not m.degenerate), None)
-    if best is None or best.verdict is None:
-        console.print(Text("No model of this bank segments anything here."), style="bold red")
-        return
-    f1 = best.verdict.estimated_f1
-    if ranking.warning:
-        console.print(
-            Text(f"No model of this bank can be trusted here: {ranking.warning}."), style="bold red"
-        )
-        console.print(Text(f"The best of them is {best.name}. {REMEDIES}"))
-    elif ranking.primary == "transfer" and not math.isnan(f1.value):
-        expected = f"an F1 of {shown_number(f1.value, 2)} ({_interval(f1.low, f1.high, 2)})"
-        console.print(Text(f"{best.name}: expected to reach {expected}."), style="bold")
-    else:
-        console.print(Text(f"{best.name} is the most consistent."), style="bold")
-
-
-REMEDIES = (
-    "Try other magnifications (--scales 0.25,0.5,1,2), another --channel or --level, a larger "
-    "bank, or label a few tiles."
-)
 
 
 def _print_incomplete_race(outcome: Outcome, console: Console) -> None:

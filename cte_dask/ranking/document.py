@@ -1,0 +1,80 @@
+"""The content of ``ranking.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cte_dask.engine.racing.decision import verdict
+from cte_dask.results.skipped import skipped
+from cte_dask.results.store import DONE, Scores
+
+if TYPE_CHECKING:
+    from cte_dask.engine.racing.decision import Decision
+    from cte_dask.ranking.rank import ModelRank, Ranking
+    from cte_dask.scoring.experiment import Experiment
+
+__all__ = ["ranking_dict"]
+
+
+def _contradiction(ranking: Ranking, decision: Decision) -> str | None:
+    """Return what the last fit, of all that was read, says against what a race has proven.
+
+    A race compares tiles under a fit of its first blocks (`cte_dask.ranking.frozen`).
+    """
+    able = [m for m in ranking.models if m.rank is not None and not m.degenerate]
+    if decision.stopped != "decided" or ranking.primary == ranking.score or not able:
+        return None
+
+    def number(model: ModelRank) -> float:
+        return ranking.value(model).value
+
+    leader = max(able, key=number)
+    proven = [number(m) for m in able if m.name in decision.best]
+    margin = number(leader) - max(proven, default=-1.0)
+    if leader.name in decision.best or margin <= decision.goal.epsilon:
+        return None
+    return (
+        f"fitted to all blocks that were read, {leader.name} is ahead by {margin:.3f}: the first "
+        "blocks were not like the rest; --exhaustive settles it"
+    )
+
+
+RANKING_SCHEMA = "cte-ranking/1"
+
+
+def ranking_dict(
+    experiment: Experiment, ranking: Ranking, scores: Scores, decision: Decision | None = None
+) -> dict[str, Any]:
+    """Return the content of ``ranking.json``; `decision` is what an anytime run came to."""
+    from cte_dask.scoring.experiment import versions
+
+    marks = scores.done()
+    if decision is None:
+        reached = bool((marks == DONE["complete"]).all())
+    else:
+        reached = decision.stopped != "interrupted" and not (marks == DONE["failures"]).any()
+    complete = bool(reached) and not experiment.excluded
+    answer: dict[str, Any] = {}
+    if decision is not None:
+        answer = {**decision.to_dict(), "verdict": verdict(decision)}
+        answer["contradiction"] = _contradiction(ranking, decision)
+    return {
+        "schema": RANKING_SCHEMA,
+        "primary": ranking.primary,
+        "score": ranking.score,
+        "complete": complete,
+        "blocks": {
+            "total": len(marks),
+            "done": int((marks == DONE["complete"]).sum()),
+            "failed": int((marks == DONE["failures"]).sum()),
+            **({} if decision is None else {"sampled": decision.blocks}),
+        },
+        **answer,
+        **({"skipped": left_out} if (left_out := skipped(scores)) else {}),
+        "target": experiment.volume.describe(),
+        "seed": experiment.seed,
+        "experiment": experiment.digest(),
+        "models": [{**m.to_dict(), "candidate": experiment.way_of(m.name)} for m in ranking.models],
+        "bank": {**ranking.bank.to_dict(), "as_good": list(ranking.as_good)},
+        "versions": versions(),
+    }
