@@ -6,9 +6,14 @@ could not be opened or not be read.
 
 from __future__ import annotations
 
-__all__ = ["VolumeError", "VolumeReadError", "cause", "reason"]
+import threading
+
+__all__ = ["STOPPED", "VolumeError", "VolumeReadError", "cause", "reason"]
 
 LONGEST = 400
+STOPPED = threading.Event()
+"""Set by a signal that ends a command. The KeyboardInterrupt that it raises as well can be lost in
+foreign code, such as a finaliser; whoever works for long looks here between two pieces of work."""
 
 
 def reason(error: BaseException) -> str:

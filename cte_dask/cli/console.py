@@ -34,7 +34,11 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
+    from cte_dask.errors import STOPPED
+
+    STOPPED.clear()
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
@@ -42,9 +46,16 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
+    _interrupt(number, frame)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    from cte_dask.errors import STOPPED
+
+    STOPPED.set()
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 

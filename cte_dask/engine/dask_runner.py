@@ -28,6 +28,7 @@ from cte_dask.engine.lost_workers import (
     Suspects,
     scheduler_needed,
 )
+from cte_dask.errors import STOPPED
 from cte_dask.inference.memory import limited_memory
 
 if TYPE_CHECKING:
@@ -75,18 +76,19 @@ def jobs_array(task: Task[Any], jobs: Sequence[Job]) -> dask.array.Array:
 
     # every task carries these: the jobs themselves would be most of what is sent
     blocks = tuple(job.block for job in jobs)
-    models = tuple(job.models for job in jobs) if any(j.models is not None for j in jobs) else None
+    plain = all(job == Job(job.block) for job in jobs)
+    rest = None if plain else tuple((job.models, job.votes) for job in jobs)
     # one name for all windows of a run: what it needs is with the workers already
     shared = delayed(task, name=f"{task.name}-task-{tokenize(task)}", traverse=False)
     array: dask.array.Array = da.map_blocks(
         _chunk,
         shared,
         blocks,
-        models,
+        rest,
         chunks=((1,) * len(blocks),),
         dtype=object,
         meta=np.empty(0, object),
-        name=f"{task.name}-{tokenize(task, blocks, models)}",
+        name=f"{task.name}-{tokenize(task, blocks, rest)}",
     )
     return array
 
@@ -94,14 +96,14 @@ def jobs_array(task: Task[Any], jobs: Sequence[Job]) -> dask.array.Array:
 def _chunk(
     task: Task[Any],
     blocks: tuple[int, ...],
-    models: tuple[tuple[int, ...] | None, ...] | None,
+    rest: tuple[tuple[tuple[int, ...] | None, bool], ...] | None,
     block_id: tuple[int, ...] = (),
 ) -> np.ndarray[Any, np.dtype[np.object_]]:
     """Do one job in a worker."""
     number = block_id[0]
     chunk = np.empty(1, object)
     with limited_memory(_worker_memory()):
-        chunk[0] = task(Job(blocks[number], models[number] if models else None))
+        chunk[0] = task(Job(blocks[number], *(rest[number] if rest else ())))
     return chunk
 
 
@@ -153,6 +155,8 @@ def _run_here(
 ) -> None:
     while not work.finished and (jobs := work.jobs(1)):
         for job in jobs:
+            if STOPPED.is_set():  # the error that a signal raised was lost in foreign code
+                raise KeyboardInterrupt
             result = task(job)
             work.take(result)
             progress(result)

@@ -246,3 +246,24 @@ def test_a_full_disk_is_told_and_what_is_complete_stays(experiment, serial, tmp_
     monkeypatch.setattr(Scores, "write", real)
     run_jobs(Checkpoint(experiment, url), Listed(missing_jobs(scores)))
     assert_equal_bits(read_scores(scores), serial)
+
+
+def test_a_run_stops_though_the_error_of_a_signal_was_lost(experiment, tmp_path):
+    from cte_dask.errors import STOPPED
+
+    url = str(tmp_path / "scores.zarr")
+    create(url, layout_of(experiment))
+    done = []
+
+    def lose_the_error(scores) -> None:
+        done.append(scores.index)
+        STOPPED.set()
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs(
+                Checkpoint(experiment, url), Listed(map(Job, range(4))), progress=lose_the_error
+            )
+    finally:
+        STOPPED.clear()
+    assert len(done) == 1
