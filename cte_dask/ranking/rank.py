@@ -158,15 +158,11 @@ class Ranking:
     @property
     def as_good(self) -> tuple[str, ...]:
         """Names of models that estimated F1 does not tell from the first one, in rank order."""
-        first, *others = [m for m in self.models if m.verdict is not None and not m.degenerate]
-        if self.primary != "transfer" or first.verdict is None:
+        judged = [(m.name, m.verdict) for m in self.models if m.verdict and not m.degenerate]
+        if self.primary != "transfer" or not judged:
             return ()
-        least = first.verdict.estimated_f1.value - F1_ERROR
-        return tuple(
-            m.name
-            for m in others
-            if m.verdict is not None and m.verdict.estimated_f1.value >= least
-        )
+        least = judged[0][1].estimated_f1.value - F1_ERROR
+        return tuple(name for name, v in judged[1:] if v.estimated_f1.value >= least)
 
     def value(self, model: ModelRank) -> Estimate:
         """Return the number that ranks a model, with its interval.

@@ -215,8 +215,9 @@ class Scores:
     ) -> None:
         """Write what the models say of each other on a block."""
         length = self.layout.blocks.tiles_per_block
-        rows = np.zeros((length, vote_columns(votes.models)), np.uint64)
-        rows[: len(votes)] = encoded_votes(votes, columns=rows.shape[1])
+        rows = encoded_votes(votes, columns=vote_columns(votes.models))
+        if len(rows) < length:  # a cut block; zarr would read a chunk before it writes a part of it
+            rows = np.pad(rows, ((0, length - len(rows)), (0, 0)))
         self.arrays["votes"][index] = rows
         if precision is not None:
             pairs = np.full((len(precision), length), np.nan)

@@ -220,7 +220,7 @@ def ranking(bank, tmp_path_factory):
 
 
 def test_both_examples_are_ranked_by_their_own_labels(ranking):
-    assert ranking["primary"] == "vrand@gaussian:0.1"
+    assert (ranking["primary"], ranking["score"]) == ("cte", "vrand@gaussian:0.1")
     for model in ranking["models"]:
         score = model["scores"]["vrand@gaussian:0.1"]
         assert model["excluded"] is None

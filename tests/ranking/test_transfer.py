@@ -219,3 +219,10 @@ def test_models_within_the_error_of_the_estimates_are_called_as_good():
     assert set(names(ranking)[:1]) | set(ranking.as_good) == {"m0", "m1", "m2"}
     assert not rank(dataset(votes, [0.9] * 5, rule="consistency")).as_good
     assert not rank(dataset(votes[:3], [0.9] * 3)).as_good, "nothing is estimated that ranks"
+
+
+def test_a_bank_of_which_nothing_is_usable_is_ranked_all_the_same():
+    votes = np.ones((2, 4, 50), bool)
+    ranking = rank(dataset(votes, [1.0, 1.0]))
+    assert ranking.as_good == ()
+    assert all(m.degenerate for m in ranking.models)
