@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency.vote_patterns import no_votes
-from cte_dask.results.block_codec import COLUMNS, decoded, encoded, encoded_votes, vote_columns
+from cte_dask.consistency.model_pairs import pairs_of
+from cte_dask.engine.checkpoint import ScoreBlock
+from cte_dask.engine.dask_runner import jobs_array
+from cte_dask.engine.jobs import Job
+from cte_dask.results.block_codec import encoded_votes, vote_columns
 from cte_dask.results.dataset import (
     COUNTS,
     DIMS,
@@ -19,7 +22,6 @@ from cte_dask.results.dataset import (
     variables_of,
 )
 from cte_dask.results.layout import Layout, layout_of
-from cte_dask.scoring.score_block import score_block
 from cte_dask.scoring.settings import ScoringOptions, keywords
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.models.bank import ModelBank
-    from cte_dask.scoring.block_scores import BlockScores
     from cte_dask.scoring.experiment import Experiment
     from cte_dask.volume import Volume
 
@@ -68,41 +69,13 @@ def score(volume: Volume, bank: ModelBank, options: ScoringOptions) -> xr.Datase
 
     experiment = experiment_of(volume, bank, options)
     indices = range(len(experiment.blocks))
-    layout, blocks = layout_of(experiment), _Blocks(experiment, indices)
-    dataset = labelled(layout, _variables(layout, blocks.values()), indices)
-    dataset["votes"] = VOTE_DIMS, blocks.votes()
+    layout, blocks = layout_of(experiment), blocks_array(experiment, indices)
+    dataset = labelled(layout, _variables(layout, blocks), indices)
+    dataset["votes"] = VOTE_DIMS, _votes(layout, blocks)
     if layout.instances:
-        dataset["precision"] = PRECISION_DIMS, blocks.precision()
+        dataset["precision"] = PRECISION_DIMS, _precision(layout, blocks)
     dataset.attrs |= told_attributes(experiment)
     return dataset
-
-
-def _variables(layout: Layout, values: dask.array.Array) -> dict[str, Any]:
-    """Return what each model's own predictions say, a chunk a block."""
-    import dask.array as da
-
-    names = (*layout.metrics, *COUNTS, "status")
-    models, _, _, tiles = values.chunks
-    stacked = da.map_blocks(
-        _stacked,
-        values,
-        layout,
-        names,
-        chunks=(models, (len(layout.perturbations),), (len(names),), tiles),
-        dtype=np.float64,
-        meta=np.empty((0, 0, 0, 0)),
-    )
-    variables = {name: stacked[:, :, i] for i, name in enumerate(names)}
-    variables["status"] = variables["status"].astype(np.int8)
-    return {name: (DIMS, array) for name, array in variables.items()}
-
-
-def _stacked(
-    values: NDArray[np.float64], layout: Layout, names: tuple[str, ...]
-) -> NDArray[np.float64]:
-    """Return variables of a chunk as one array (model, perturbation, variable, tile)."""
-    variables = variables_of(layout, decoded(values))
-    return np.stack([variables[name] for name in names], axis=2)
 
 
 def blocks_array(experiment: Experiment, indices: Sequence[int]) -> dask.array.Array:
@@ -118,78 +91,72 @@ def blocks_array(experiment: Experiment, indices: Sequence[int]) -> dask.array.A
     Returns
     -------
     dask.array.Array
-        float64 (model, draw, column, tile): the tiles of the blocks, in the order of `indices`, as
-        `cte_dask.results.block_codec` reads them.
+        Of objects, (block,): a `cte_dask.scoring.block_scores.BlockScores` each.
     """
-    return _Blocks(experiment, indices).values()
+    return jobs_array(ScoreBlock(experiment), [Job(int(index)) for index in indices])
 
 
-class _Blocks:
-    """The scores of some blocks, one task a block, and the arrays that are parts of it.
-
-    Computed together, each block is scored once.
-    """
-
-    def __init__(self, experiment: Experiment, indices: Sequence[int]) -> None:
-        from dask.base import tokenize
-        from dask.delayed import delayed
-
-        token = tokenize(experiment)
-        shared = delayed(experiment, name=f"experiment-{token}", traverse=False)
-        self.models = len(experiment.candidates)
-        self.draws = len(experiment.perturbations) * experiment.repeats
-        self.tiles = [experiment.blocks.tile_count(int(i)) for i in indices]
-        self.tasks = [
-            delayed(score_block)(shared, int(i), dask_key_name=f"score-block-{token}-{i}")
-            for i in indices
-        ]
-
-    def values(self) -> dask.array.Array:
-        """Return statistics, float64 (model, draw, column, tile)."""
-        shapes = [(self.models, self.draws, len(COLUMNS), n) for n in self.tiles]
-        return self._joined(_encoded_tiles, shapes, np.float64, axis=-1)
-
-    def votes(self) -> dask.array.Array:
-        """Return vote patterns, uint64 (tile, column)."""
-        shapes = [(n, vote_columns(self.models)) for n in self.tiles]
-        return self._joined(_encoded_votes, shapes, np.uint64, axis=0)
-
-    def precision(self) -> dask.array.Array:
-        """Return how precisely objects match, float64 (pair, tile)."""
-        pairs = self.models * (self.models - 1) // 2
-        shapes = [(pairs, n) for n in self.tiles]
-        return self._joined(_precision, shapes, np.float64, axis=-1)
-
-    def _joined(
-        self,
-        part: Callable[[BlockScores], NDArray[Any]],
-        shapes: Sequence[tuple[int, ...]],
-        dtype: type[np.generic],
-        *,
-        axis: int,
-    ) -> dask.array.Array:
-        import dask.array as da
-        from dask.delayed import delayed
-
-        parts = [
-            da.from_delayed(delayed(part)(task), shape, dtype=dtype)
-            for task, shape in zip(self.tasks, shapes, strict=True)
-        ]
-        array: dask.array.Array = da.concatenate(parts, axis=axis)
-        return array
+def _tiles(layout: Layout) -> tuple[int, ...]:
+    """Return the numbers of tiles of all blocks: one chunk each."""
+    return tuple(layout.blocks.tile_count(index) for index in range(len(layout.blocks)))
 
 
-def _encoded_tiles(scores: BlockScores) -> NDArray[np.float64]:
-    return encoded(scores.tiles)
+def _variables(layout: Layout, blocks: dask.array.Array) -> dict[str, Any]:
+    """Return what each model's own predictions say, a chunk a block."""
+    import dask.array as da
+
+    names = (*layout.metrics, *COUNTS, "status")
+    outer = (len(layout.models), len(layout.perturbations), len(names))
+    stacked = da.map_blocks(
+        _stacked,
+        blocks,
+        layout,
+        names,
+        new_axis=[0, 1, 2],
+        chunks=(*((n,) for n in outer), _tiles(layout)),
+        dtype=np.float64,
+        meta=np.empty((0, 0, 0, 0)),
+    )
+    variables = {name: stacked[:, :, i] for i, name in enumerate(names)}
+    variables["status"] = variables["status"].astype(np.int8)
+    return {name: (DIMS, array) for name, array in variables.items()}
 
 
-def _encoded_votes(scores: BlockScores) -> NDArray[np.uint64]:
-    models = scores.status.shape[0]
-    tables = no_votes(scores.status.shape[-1], models) if scores.votes is None else scores.votes
-    return encoded_votes(tables, columns=vote_columns(models))
+def _stacked(
+    block: NDArray[np.object_], layout: Layout, names: tuple[str, ...]
+) -> NDArray[np.float64]:
+    """Return variables of a block as one array (model, perturbation, variable, tile)."""
+    variables = variables_of(layout, block[0].tiles)
+    return np.stack([variables[name] for name in names], axis=2)
 
 
-def _precision(scores: BlockScores) -> NDArray[np.float64]:
-    models, _, tiles = scores.status.shape
-    missing = np.full((models * (models - 1) // 2, tiles), np.nan)
-    return missing if scores.precision is None else scores.precision
+def _votes(layout: Layout, blocks: dask.array.Array) -> dask.array.Array:
+    """Return the vote patterns of all tiles, uint64 (tile, column)."""
+    import dask.array as da
+
+    columns = vote_columns(len(layout.models))
+    array: dask.array.Array = da.map_blocks(
+        lambda block: encoded_votes(block[0].votes, columns=columns),
+        blocks,
+        new_axis=[1],
+        chunks=(_tiles(layout), (columns,)),
+        dtype=np.uint64,
+        meta=np.empty((0, 0), np.uint64),
+    )
+    return array
+
+
+def _precision(layout: Layout, blocks: dask.array.Array) -> dask.array.Array:
+    """Return how precisely objects match, float64 (pair, tile)."""
+    import dask.array as da
+
+    pairs = len(pairs_of(len(layout.models)))
+    array: dask.array.Array = da.map_blocks(
+        lambda block: block[0].precision,
+        blocks,
+        new_axis=[0],
+        chunks=((pairs,), _tiles(layout)),
+        dtype=np.float64,
+        meta=np.empty((0, 0)),
+    )
+    return array

@@ -87,8 +87,7 @@ class _Bank:
     def __init__(self, experiment: Experiment, tiles: int) -> None:
         models = len(experiment.candidates)
         self.votes = [no_votes(1, models)] * tiles
-        pairs = models * (models - 1) // 2
-        self.precision = np.full((pairs, tiles), np.nan) if experiment.instances else None
+        self.precision = _no_precision(models, tiles) if experiment.instances else None
 
     def add(self, places: NDArray[np.int64], predictions: BankVotes) -> None:
         """Take in some tiles' predictions, which are dropped then."""
@@ -157,11 +156,21 @@ def failed_block(
         Numbers of the models that it was wanted for, None for all; the others are ``absent``.
     """
     draws = len(experiment.perturbations) * experiment.repeats
-    shape = len(experiment.candidates), draws, experiment.blocks.tile_count(index)
-    scores = BlockScores(index, unscored(shape, "failed"), causes)
+    count, tiles = len(experiment.candidates), experiment.blocks.tile_count(index)
+    scores = BlockScores(
+        index,
+        unscored((count, draws, tiles), "failed"),
+        causes,
+        no_votes(tiles, count),
+        _no_precision(count, tiles) if experiment.instances else None,
+    )
     if models is not None:
-        scores.mark([m for m in range(shape[0]) if m not in set(models)], "absent")
+        scores.mark([m for m in range(count) if m not in set(models)], "absent")
     return scores
+
+
+def _no_precision(models: int, tiles: int) -> NDArray[np.float64]:
+    return np.full((len(pairs_of(models)), tiles), np.nan)
 
 
 def predict_tiles(

@@ -16,9 +16,9 @@ from distributed import Client
 from processes import Command, kill
 
 import cte_dask
-from cte_dask.engine.checkpoint import Checkpoint
+from cte_dask.engine.checkpoint import Checkpoint, ScoreBlock
 from cte_dask.engine.clusters import open_cluster
-from cte_dask.engine.dask_runner import run_jobs
+from cte_dask.engine.dask_runner import jobs_array, run_jobs
 from cte_dask.engine.jobs import Job, Listed, missing_jobs
 from cte_dask.engine.lazy import blocks_array
 from cte_dask.models import load_bank
@@ -91,7 +91,7 @@ def test_score_is_lazy_and_computes_the_same_numbers(target, bank_path, serial):
     assert lazy.nhd.chunks is not None
     assert lazy.nhd.dims == ("model", "perturbation", "tile")
     tasks = len(lazy.nhd.data.__dask_graph__())
-    assert tasks <= 7 * 12 + 2, "tasks must not grow faster than the blocks"
+    assert tasks <= 3 * 12 + 2, "tasks must not grow faster than the blocks"
     computed = lazy.compute(scheduler="synchronous")
     computed.attrs = serial.attrs
     votes = serial.sizes["vote"]  # of a store as long as the longest, lazily as long as can be
@@ -267,3 +267,32 @@ def test_a_run_stops_though_the_error_of_a_signal_was_lost(experiment, tmp_path)
     finally:
         STOPPED.clear()
     assert len(done) == 1
+
+
+def test_of_a_large_target_an_even_sample_of_blocks_keeps_its_votes(
+    experiment, tmp_path, monkeypatch
+):
+    from cte_dask.engine import jobs
+
+    tiles = len(experiment.grid)
+    monkeypatch.setattr(jobs, "MOST_VOTING_TILES", tiles // 3)
+    url = str(tmp_path / "scores.zarr")
+    scores = create(url, layout_of(experiment))
+    wanted = missing_jobs(scores)
+    kept = [job.block for job in wanted if job.votes]
+    assert 0.2 < len(kept) / len(wanted) < 0.5
+    assert max(np.diff(kept)) <= 6, "spread over the target"
+    run = jobs_array(ScoreBlock(experiment), wanted).compute(scheduler="synchronous")
+    assert [s.index for s in run if s.votes is not None] == kept, "tasks are told, too"
+    run_jobs(Checkpoint(experiment, url), Listed(wanted))
+    voted = [bool(scores.votes(job.block).voted.any()) for job in wanted]
+    assert voted == [job.votes for job in wanted]
+    assert all(job.votes for job in missing_jobs_of_small(scores, monkeypatch, tiles))
+
+
+def missing_jobs_of_small(scores, monkeypatch, tiles):
+    from cte_dask.engine import jobs
+
+    monkeypatch.setattr(jobs, "MOST_VOTING_TILES", tiles)
+    scores.group["done"][:] = 0
+    return missing_jobs(scores)

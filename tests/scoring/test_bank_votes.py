@@ -192,7 +192,8 @@ def test_lazy_scores_are_those_of_a_store_and_each_block_is_scored_once(
     blocks = []
     original = scoring.score_block
     monkeypatch.setattr(
-        "cte_dask.engine.lazy.score_block", lambda e, i: blocks.append(i) or original(e, i)
+        "cte_dask.engine.checkpoint.score_block",
+        lambda e, i, **how: blocks.append(i) or original(e, i, **how),
     )
     lazy = cte_dask.score(volume, bank, **options)
     assert lazy.votes.chunks is not None
