@@ -23,7 +23,7 @@ from cte_dask.models.network import find_loader
 from cte_dask.models.source import fetch
 from cte_dask.perturb import Perturbation, perturbation_kind
 from cte_dask.perturb.philox import key
-from cte_dask.perturb.views import TileContext
+from cte_dask.perturb.views import TileContext, plain_view
 from cte_dask.results.experiment_file import reopen
 from cte_dask.volume import open_volume
 
@@ -131,7 +131,7 @@ def test_a_perturbation_of_geometry_comes_back_exactly(written: Written, scale: 
     written("A perturbation of geometry")
     perturbation = Perturbation.parse("mine:Drifted:0.5")
     context = TileContext((1, 8, 8), 2, (0, 2, 2), (1, 1, 1), scale=(1.0, scale, scale))
-    view, plain = perturbation.view(context), Perturbation("none").view(context)
+    view, plain = perturbation.view(context), plain_view(context)
     assert view.shape[2] - plain.shape[2] >= 0.5 * plain.shape[1]
     frames = torch.rand(2, *view.shape)
     warp = perturbation.warp(view, [key(0, i) for i in range(2)])

@@ -47,7 +47,6 @@ __all__ = [
 PERTURBATIONS = Registry(
     "perturbation",
     {
-        "none": "cte_dask.perturb.kinds:Reference",
         "dropout": "cte_dask.perturb.dropout:Dropout",
         "gaussian": "cte_dask.perturb.values:Gaussian",
         "brightness": "cte_dask.perturb.values:Brightness",
@@ -109,7 +108,7 @@ def usual_strengths(*, calibrated: bool = False) -> str:
     phrases = [_phrase(name, kind) for name, kind in kinds.items() if kind.strengths]
     if not calibrated:
         phrases += [_phrase(name, kind) for name, kind in kinds.items() if kind.typical]
-        bare = [n for n, kind in kinds.items() if not kind.has_strength and kind.space != "none"]
+        bare = [n for n, kind in kinds.items() if not kind.has_strength]
         phrases.append(f"{' and '.join(bare)} (no strength)")
     return "; ".join(phrases)
 
@@ -127,8 +126,7 @@ class Perturbation:
     Parameters
     ----------
     kind
-        A key of `PERTURBATIONS` or ``"your_package.module:Thing"``; ``"none"`` is the unperturbed
-        prediction, which metrics of a whole bank are about.
+        A key of `PERTURBATIONS` or ``"your_package.module:Thing"``.
     strength
         Dropout rate p_d in [0, 1); standard deviation or offset on the canonical scale for
         gaussian (>= 0) and brightness; factor (>= 0) for contrast; exponent (> 0) for gamma;
@@ -218,7 +216,7 @@ class Perturbation:
 
     @property
     def space(self) -> str:
-        """What is perturbed: ``"input"``, ``"feature"``, or ``"none"`` for the reference itself."""
+        """What is perturbed: ``"input"`` or ``"feature"``."""
         return self.load().space
 
     def load(self) -> PerturbationKind:

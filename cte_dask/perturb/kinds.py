@@ -30,7 +30,6 @@ __all__ = [
     "GeometricPerturbation",
     "InputPerturbation",
     "PerturbationKind",
-    "Reference",
     "ValuePerturbation",
     "Warp",
     "kind_of_function",
@@ -108,7 +107,7 @@ class PerturbationKind:
     Attributes
     ----------
     space : str
-        What is perturbed: ``"input"``, ``"feature"``, or ``"none"`` for the reference itself.
+        What is perturbed: ``"input"`` or ``"feature"``.
     accepted : str
         What `accepts` takes, for messages: ``"a standard deviation >= 0"``.
     has_strength : bool
@@ -127,7 +126,7 @@ class PerturbationKind:
         What help texts should add, such as ``"grey boxes only"``.
     """
 
-    space: str = "none"
+    space: str
     accepted: str = "a finite number"
     has_strength: bool = True
     modes: tuple[str, ...] = ()
@@ -177,13 +176,6 @@ class PerturbationKind:
             Philox key of each tile; the same for every model.
         """
         return None
-
-
-class Reference(PerturbationKind):
-    """Nothing is perturbed: the prediction as it is, which metrics of a whole bank are about."""
-
-    has_strength = False
-    random = False
 
 
 class InputPerturbation(PerturbationKind, ABC):

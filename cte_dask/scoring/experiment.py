@@ -283,8 +283,6 @@ def check_measures(perturbations: Sequence[Perturbation], metrics: Sequence[str]
         raise ValueError(f"a perturbation is given twice: {[p.name for p in perturbations]}")
     for name in metrics:
         metric(name)
-    if any(p.space == "none" for p in perturbations):
-        raise ValueError("the perturbation none changes nothing: leave it out")
 
 
 def _identity(candidate: Candidate) -> dict[str, Any]:

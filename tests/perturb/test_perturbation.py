@@ -87,7 +87,7 @@ def test_one_perturbation_has_one_name(text: str, name: str, space: str) -> None
         ("miror", "did you mean 'mirror'"),
         ("no_such_package.module:thing:1", "cannot be imported"),
         ("os.path:join:1", "attribute space"),
-        ("none:0", "no strength"),
+        ("mirror:1", "no strength"),
     ],
 )
 def test_an_unfit_perturbation_is_refused_with_the_reason(text: str, message: str) -> None:

@@ -160,7 +160,7 @@ def _tile(
     from cte_dask.perturb import Draw
     from cte_dask.scoring.score_block import predict_tiles
 
-    draw = Draw(_perturbation(experiment, candidate), 0)
+    draw = Draw(_perturbation(experiment), 0)
     # Blocks of `single` hold one tile each: a tile's number is its block's.
     prediction = next(iter(predict_tiles(experiment, index, [draw])))
     tile, maps = prediction[1], [to_numpy(m) for m in prediction[2]]
@@ -186,14 +186,10 @@ def _tile(
     }
 
 
-def _perturbation(experiment: Experiment, candidate: Candidate) -> Perturbation:
-    """Return the perturbation that ranks, or the first one where unperturbed predictions rank."""
-    ranking = experiment.primary.perturbation
-    ranks = [p for p in experiment.perturbations if p.name == ranking and p.space != "none"]
-    others = [p for p in experiment.perturbations if p.space != "none" and candidate.supports(p)]
-    if not ranks + others:
-        raise ValueError("the run has no perturbation that the model supports")
-    return (ranks + others)[0]
+def _perturbation(experiment: Experiment) -> Perturbation:
+    """Return the perturbation of the score that tiles show: every model supports it."""
+    name = experiment.primary.perturbation
+    return next(p for p in experiment.perturbations if p.name == name)
 
 
 def _repeated_nhd(
