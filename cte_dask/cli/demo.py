@@ -17,7 +17,8 @@ from cte_dask.evaluation.accuracy import f1_of_counts, foreground_counts
 from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.perturb import Draw
 from cte_dask.ranking.rank_target import rank_target
-from cte_dask.report.terminal.answer import print_answer, shown_number
+from cte_dask.report.terminal.answer import print_answer
+from cte_dask.report.terminal.numbers import shown_number
 from cte_dask.report.terminal.progress import shown_on
 from cte_dask.report.terminal.tables import output
 from cte_dask.scoring.score_block import predict_tiles

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cte_dask.ranking.calibration.numbers import _models, calibration_dict
-from cte_dask.report.terminal.answer import shown_number
+from cte_dask.report.terminal.numbers import shown_number
 from cte_dask.report.terminal.tables import output
 from cte_dask.results.run_folder import RunFolder
 

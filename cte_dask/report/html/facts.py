@@ -56,7 +56,8 @@ def facts(
     )
     usable = [n for n, m in enumerate(ranked) if m["name"] not in degenerate]
     race = {k: run.ranking[k] for k in RACE} if "verdict" in run.ranking else None
-    models = _models(ranked, summary, score)
+    models = _models(ranked, summary, primary, score)
+    axis, spread = _axes(models, summary)
     page = {
         "title": _name_of(run.experiment["target"]),
         "primary": primary,
@@ -69,8 +70,8 @@ def facts(
         "bank": run.ranking["bank"],
         "judged": any(m["estimated_f1"]["value"] is not None for m in ranked),
         "race": race,
-        "axis": _axes(models, summary)[0],
-        "spread": _axes(models, summary)[1],
+        "axis": axis,
+        "spread": spread,
         "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(score)),
         "common_note": _common_note(models),
         "winners": winners(summary),
@@ -101,7 +102,7 @@ def _name_of(target: Mapping[str, Any]) -> str:
 
 
 def _models(
-    ranked: Sequence[Mapping[str, Any]], summary: TileSummary, score: str
+    ranked: Sequence[Mapping[str, Any]], summary: TileSummary, primary: str, score: str
 ) -> list[dict[str, Any]]:
     def median(model: Mapping[str, Any]) -> float | None:
         return model["scores"][score]["cte"]  # type: ignore[no-any-return]
@@ -112,6 +113,7 @@ def _models(
         {
             **model,
             **model["scores"][score],
+            "drawn": _drawn(model, primary),
             "index": number,
             "degenerate": _degenerate(model),
             "quantiles": [*quantiles[number, :2], _number(median(model)), *quantiles[number, 3:]],
@@ -123,6 +125,14 @@ def _models(
         }
         for number, model in enumerate(ranked)
     ]
+
+
+def _drawn(model: Mapping[str, Any], primary: str) -> Mapping[str, Any]:
+    """Return the number of a model whose interval is drawn: estimated F1, or what ranks."""
+    if primary in ("transfer", "cte"):
+        return model["estimated_f1" if primary == "transfer" else "transfer"]  # type: ignore[no-any-return]
+    alone = model["scores"][primary]
+    return {"value": alone["cte"], "low": alone["low"], "high": alone["high"]}
 
 
 def _common_note(models: Sequence[dict[str, Any]]) -> str:
@@ -139,14 +149,16 @@ def _axes(
     models: Sequence[dict[str, Any]], summary: TileSummary
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Place intervals and histograms; return the axes of both for their headings."""
-    ends = [_number(m[key]) for m in models for key in ("low", "high")]
+    ends = [_number(m["drawn"][key]) for m in models for key in ("low", "high")]
     interval = axis_over(ends, 10, 150)
     lows = [q for m in models for q in (m["quantiles"][0],) if not math.isnan(q)]
     # From the lowest 5 % quantile, rounded down to 0.05: single outliers do not stretch the axis.
     spread = Axis(math.floor(min(lows, default=0.0) * 20) / 20 * 0.999, 1.0, 0, 240)
     for model, histogram in zip(models, summary.histogram, strict=True):
+        if (drawn := model["drawn"])["value"] is not None:
+            keys = ("low", "value", "high")
+            model["at"] = {key: interval.coordinate(drawn[key]) for key in keys}
         if model["cte"] is not None:
-            model["at"] = {key: interval.coordinate(model[key]) for key in ("low", "cte", "high")}
             model["median_at"] = spread.coordinate(model["cte"])
         model["histogram"] = histogram_path(histogram.sum(axis=0), spread)
     return {"marks": interval.marks(5)}, {"marks": spread.marks(4), "low": spread.low}

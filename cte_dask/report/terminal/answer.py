@@ -9,23 +9,14 @@ from rich.text import Text
 
 from cte_dask.engine.racing.decision import listed
 from cte_dask.ranking.transfer import F1_ERROR
+from cte_dask.report.terminal.numbers import shown_interval, shown_number
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cte_dask.ranking.rank import Ranking
 
-__all__ = ["print_answer", "shown_interval", "shown_number"]
-
-
-def shown_number(value: float, digits: int = 4) -> str:
-    """Return a score with some digits, a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def shown_interval(low: float, high: float, digits: int = 4) -> str:
-    """Return the ends of an interval with some digits."""
-    return f"{shown_number(low, digits)} – {shown_number(high, digits)}"
+__all__ = ["print_answer"]
 
 
 def print_answer(ranking: Ranking, console: Console) -> None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from cte_dask.report.terminal.answer import shown_number
+from cte_dask.report.terminal.numbers import shown_number
 from cte_dask.results.dataset import consistency_of
 from cte_dask.results.layout import layout_of
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
-from cte_dask.report.terminal.answer import print_answer, shown_interval, shown_number
+from cte_dask.report.terminal.answer import print_answer
+from cte_dask.report.terminal.numbers import shown_interval, shown_number
 from cte_dask.results.skipped import TOLD, skipped
 from cte_dask.results.store import DONE
 from cte_dask.scoring.defaults import WITNESSES

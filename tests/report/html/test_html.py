@@ -303,3 +303,15 @@ def test_marks_of_an_axis_are_few_and_inside(low, width, most):
     assert 1 <= len(marks) <= most
     assert all(low - 1e-6 <= m <= low + width + 1e-6 for m in marks)
     assert marks == sorted(set(marks))
+
+
+def test_where_no_model_fits_the_page_says_so_and_decides_nothing(moved, ranking):
+    warning = "the best of them is expected to reach an F1 of 0.31 only"
+    ranking["bank"] |= {"warning": warning, "trusted": False}
+    (moved / "ranking.json").write_text(json.dumps(ranking))
+    assert cte("report", moved, "--quiet", "--gallery", "0").exit_code == 0
+    text = Page((moved / "report.html").read_text()).text
+    assert "No model of this bank can be trusted here" in text
+    assert warning in text
+    assert "Decided." not in text
+    assert "Take " not in text
