@@ -13,7 +13,7 @@ import numpy as np
 
 from cte_dask.arrays import Array, namespace, to_numpy
 
-__all__ = ["THRESHOLDS", "average_precision", "pair_precision"]
+__all__ = ["THRESHOLDS", "average_precision"]
 
 THRESHOLDS: tuple[float, ...] = tuple(np.arange(0.5, 1.0, 0.05).round(2).tolist())
 """IoU thresholds 0.5, 0.55 … 0.95 that are averaged."""
@@ -62,17 +62,6 @@ def average_precision(
     true_positives = [int((overlaps > t).sum()) for t in thresholds]
     # predicted + true - tp is TP + FP + FN: each true positive is counted on both sides.
     return float(np.mean([tp / (predicted + true - tp) for tp in true_positives]))
-
-
-def pair_precision(first: Array, second: Array) -> float:
-    """Return the average precision of one model's objects against another's: it is symmetric.
-
-    Parameters
-    ----------
-    first, second
-        Instance labels of one tile, as of `average_precision`.
-    """
-    return average_precision(first, second)
 
 
 def _objects(prediction: Array, truth: Array) -> tuple[Array, int, int]:

@@ -17,6 +17,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -239,12 +240,17 @@ def vote_tables(
     voted
         Which models have a prediction, bool (T, model).
     most
-        Patterns of a tile, at most.
+        Patterns of a tile, at most; 64 at least, as many as one word of voxels can have.
 
     Returns
     -------
     VoteTables
         On the host. The same for any batch and order of tiles. Tiles without a voter are empty.
+
+    Raises
+    ------
+    ValueError
+        If `most` is below 64: no lattice would be coarse enough.
 
     Examples
     --------
@@ -257,6 +263,8 @@ def vote_tables(
     >>> table.votes().astype(int).tolist(), table.counts.tolist()
     ([[0, 0], [0, 1], [1, 1]], [1, 1, 2])
     """
+    if most < WORD:
+        raise ValueError(f"most {most} must be at least {WORD} patterns a tile")
     models = len(masks)
     tables, steps = [], np.zeros(len(cores), np.int64)
     scratch = _Scratch(words_for(models), most)
@@ -295,7 +303,7 @@ class _Scratch:
 
             patterns, counts = patterns_of(masks, _on_device(masks, core), step)
             return (patterns, counts) if len(counts) <= len(self.counts) else None
-        if importlib.util.find_spec("numba") is None:
+        if not _has_numba():
             patterns, counts = patterns_by_sorting(masks, core, step)
             return (patterns, counts) if len(counts) <= len(self.counts) else None
         from cte_dask.consistency._numba_votes import count_patterns
@@ -304,6 +312,11 @@ class _Scratch:
         return (
             None if rows > len(self.counts) else _merged(self.patterns[:rows], self.counts[:rows])
         )
+
+
+@cache
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
 
 
 def _on_device(like: Array, core: Words) -> Array:

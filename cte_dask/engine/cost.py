@@ -19,6 +19,7 @@ from cte_dask.consistency.instance import v_rand
 from cte_dask.inference.memory import peak_memory, reset_peak
 from cte_dask.inference.trial import seconds_per_tile
 from cte_dask.results.block_codec import COLUMNS, vote_columns
+from cte_dask.scoring.bank_votes import kept_bytes
 from cte_dask.scoring.block_reader import largest_slab, margins
 from cte_dask.scoring.score_block import loaded
 from cte_dask.tiles import BlockGrid, Shape
@@ -164,9 +165,14 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
         bytes_target=size * math.prod(volume.shape),
         bytes_window=window,
         # the slab that is scored, the next one as it is read and joined to what is kept of the one
-        # before, and the numbers twice: as made and as written
-        bytes_worker=host and host + 3 * window + 2 * numbers * blocks.tiles_per_block,
-        bytes_device=device and device + (window if experiment.device == "cuda" else 0),
+        # before; the numbers twice, as made and as written; and the bank's masks
+        bytes_worker=host
+        and host
+        + 3 * window
+        + 2 * numbers * blocks.tiles_per_block
+        + (0 if experiment.device == "cuda" else kept_bytes(experiment)),
+        bytes_device=device
+        and device + (window + kept_bytes(experiment) if experiment.device == "cuda" else 0),
         bytes_stored=numbers * len(experiment.grid),
         models=tuple(costs),
     )

@@ -13,30 +13,7 @@ if TYPE_CHECKING:
     from cte_dask.ranking.rank import ModelRank, Ranking
     from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["ranking_dict"]
-
-
-def _contradiction(ranking: Ranking, decision: Decision) -> str | None:
-    """Return what the last fit, of all that was read, says against what a race has proven.
-
-    A race compares tiles under a fit of its first blocks (`cte_dask.ranking.frozen`).
-    """
-    able = [m for m in ranking.models if m.rank is not None and not m.degenerate]
-    if decision.stopped != "decided" or ranking.primary == ranking.score or not able:
-        return None
-
-    def number(model: ModelRank) -> float:
-        return ranking.value(model).value
-
-    leader = max(able, key=number)
-    proven = [number(m) for m in able if m.name in decision.best]
-    margin = number(leader) - max(proven, default=-1.0)
-    if leader.name in decision.best or margin <= decision.goal.epsilon:
-        return None
-    return (
-        f"fitted to all blocks that were read, {leader.name} is ahead by {margin:.3f}: the first "
-        "blocks were not like the rest; --exhaustive settles it"
-    )
+__all__ = ["contradiction", "ranking_dict"]
 
 
 RANKING_SCHEMA = "cte-ranking/1"
@@ -57,7 +34,7 @@ def ranking_dict(
     answer: dict[str, Any] = {}
     if decision is not None:
         answer = {**decision.to_dict(), "verdict": verdict(decision)}
-        answer["contradiction"] = _contradiction(ranking, decision)
+        answer["contradiction"] = contradiction(ranking, decision)
     return {
         "schema": RANKING_SCHEMA,
         "primary": ranking.primary,
@@ -78,3 +55,36 @@ def ranking_dict(
         "bank": {**ranking.bank.to_dict(), "as_good": list(ranking.as_good)},
         "versions": versions(),
     }
+
+
+def contradiction(ranking: Ranking, decision: Decision) -> str | None:
+    """Return what the last fit, of all that was read, says against what a race has proven.
+
+    A race compares tiles under a fit of its first blocks (`cte_dask.ranking.frozen`).
+
+    Parameters
+    ----------
+    ranking, decision
+        Of an anytime run.
+
+    Returns
+    -------
+    str or None
+        None if nothing.
+    """
+    able = [m for m in ranking.models if m.rank is not None and not m.degenerate]
+    if decision.stopped != "decided" or ranking.primary == ranking.score or not able:
+        return None
+
+    def number(model: ModelRank) -> float:
+        return ranking.value(model).value
+
+    leader = max(able, key=number)
+    proven = [number(m) for m in able if m.name in decision.best]
+    margin = number(leader) - max(proven, default=-1.0)
+    if leader.name in decision.best or margin <= decision.goal.epsilon:
+        return None
+    return (
+        f"fitted to all blocks that were read, {leader.name} is ahead by {margin:.3f}: the first "
+        "blocks were not like the rest; --exhaustive settles it"
+    )

@@ -20,7 +20,7 @@ from cte_dask.consistency.vote_patterns import joined
 from cte_dask.ranking.ballot import ballot_of
 from cte_dask.ranking.bootstrap import median
 from cte_dask.ranking.latent_truth import fit_truth
-from cte_dask.ranking.transfer import others_precision
+from cte_dask.ranking.transfer import WEIGHT_POWER, mean_over_others
 from cte_dask.scoring.defaults import WITNESSES
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class FrozenTransfer:
         self.panel[_most_telling(truth, voters)] = True
         self._truth, self._original = truth.judged_by(self.panel), truth.original
         consistency = np.concatenate([b.consistency for b in blocks], axis=1)
-        self._weights = np.where(self.panel, [median(row) for row in consistency], 0.0)
+        weights = np.where(self.panel, [median(row) for row in consistency], 0.0)
+        self._weights = weights**WEIGHT_POWER
 
     def values(self, block: BlockNumbers) -> Floats:
         """Return what ranks each model on each tile of a block, (model, tile).
@@ -82,7 +83,7 @@ class FrozenTransfer:
         if self._truth is None:
             return block.consistency
         if block.precision is not None:
-            witness = others_precision(block.precision, self._weights, self._original)
+            witness = mean_over_others(block.precision, self._weights, self._original)
         else:
             witness = self._truth.f1(ballot_of(block.votes))
         return witness * block.consistency

@@ -206,14 +206,16 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
     cell = cells(np.stack([data[axis].to_numpy() for axis in "zyx"], axis=1))
     ranked = [_model(data.sel(model=name), score, cell, seed) for name in data.model.to_numpy()]
     bank = judge(data, degenerate=np.array([m.degenerate for m in ranked]), cell=cell, seed=seed)
+    notes = {m.name: _partly(m.name, data) for m in ranked}
     ranked = [
-        replace(m, note=_noted(m.note, _partly(m.name, data)), verdict=bank.models[m.name])
-        for m in ranked
+        replace(m, note=_noted(m.note, notes[m.name]), verdict=bank.models[m.name]) for m in ranked
     ]
     rule = str(data.attrs.get("rule", "consistency")) if rule is None else rule
     primary = score if rule == "consistency" else bank.by
     resampled = bank.resampled if rule == "transfer" else _resampled(data, cell, seed)
-    numbers = {str(name): row for name, row in zip(data.model.to_numpy(), resampled, strict=True)}
+    pairs = zip(map(str, data.model.to_numpy()), resampled, strict=True)
+    # models that were dropped on the way have seen other regions
+    numbers = {name: row for name, row in pairs if not notes[name]}
     ranked = _with_certainty(_ordered(ranked, data, primary, bank.tiles[bank.by]), numbers)
     excluded = dict(data.attrs.get("excluded", {}))
     out = [ModelRank(name, None, excluded=why) for name, why in excluded.items()]
@@ -279,9 +281,9 @@ def _with_certainty(
     """Add how often each model comes first, and how often the first of the ranking is ahead of it.
 
     All models share the regions drawn, so a region that is hard for all of them changes no order;
-    intervals of single models overlap even then. Models that gave up some tiles are left out.
+    intervals of single models overlap even then. Models without numbers are left out.
     """
-    usable = [m for m in ranked if not m.degenerate and "beaten: scored on" not in m.note]
+    usable = [m for m in ranked if not m.degenerate and m.name in numbers]
     if not usable:
         return ranked
     table = np.nan_to_num(np.stack([numbers[m.name] for m in usable]), nan=-1.0)

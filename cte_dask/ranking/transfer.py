@@ -23,7 +23,7 @@ When the best estimated F1 is below `TRUSTED_F1`, or the models tell no certain 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from cte_dask.consistency.model_pairs import pair_overlaps, pair_table
 from cte_dask.consistency.score_names import ScoreName
-from cte_dask.ranking.ballot import ballot_of, copies
+from cte_dask.ranking.ballot import ballot_of
 from cte_dask.ranking.bootstrap import interval, median, resample
 from cte_dask.ranking.latent_truth import fit_truth
 from cte_dask.results.block_codec import votes_in
@@ -48,21 +48,22 @@ __all__ = [
     "F1_ERROR",
     "TRUSTED_CERTAINTY",
     "TRUSTED_F1",
+    "WEIGHT_POWER",
     "BankVerdict",
     "Estimate",
     "ModelVerdict",
     "judge",
-    "others_precision",
+    "mean_over_others",
     "tile_consistency",
 ]
 
 Floats = npt.NDArray[np.float64]
 
 TRUSTED_F1 = 0.6
-"""Between the 0.5 below which a model is of no use and the 0.7 from which it is: estimates of the
-first pick were off by 0.07 on average."""
+"""Between the 0.5 below which a model is of no use and the 0.7 from which it is."""
 F1_ERROR = 0.05
-"""How near estimates come to the truth: models closer than this are not told apart."""
+"""Estimates come so near to the truth where the models see what is meant; where all share an error
+they come nowhere near it (docs/evidence.md). Models closer than this are not told apart."""
 TRUSTED_CERTAINTY = 0.7
 """F1 expected of the consensus itself, below which there is no truth to be judged by."""
 FEWEST = 3
@@ -149,6 +150,9 @@ class BankVerdict:
         What the transfer score is: ``transfer`` from `WITNESSES` usable models on, ``cte`` below.
     usable
         Number of usable models, copies once.
+    best_f1
+        Highest estimated F1 of a model that does not predict nothing or everything; NaN where none
+        is known.
     certainty
         F1 that the consensus is expected to have on a typical tile; NaN where it is not known.
     overlap
@@ -166,6 +170,7 @@ class BankVerdict:
     models: Mapping[str, ModelVerdict]
     by: str
     usable: int
+    best_f1: float
     certainty: float
     overlap: Floats
     tiles: Mapping[str, Floats]
@@ -177,11 +182,10 @@ class BankVerdict:
         """Why no model of the bank can be trusted on this target; empty if one can."""
         if self.by != "transfer":
             return ""
-        best = max((_or(m.estimated_f1.value, -1.0) for m in self.models.values()), default=-1.0)
-        if best < 0:
+        if math.isnan(self.best_f1):
             return "no model sees what another one sees"
-        if best < TRUSTED_F1:
-            return f"the best of them is expected to reach an F1 of {best:.2f} only"
+        if self.best_f1 < TRUSTED_F1:
+            return f"the best of them is expected to reach an F1 of {self.best_f1:.2f} only"
         if self.certainty < TRUSTED_CERTAINTY:
             return "the models contradict each other too much to tell what is true"
         return ""
@@ -238,10 +242,10 @@ def judge(
     """
     tables = votes_in(data)
     ballot = ballot_of(tables)
-    original = copies(ballot)
+    truth, overlaps = fit_truth(ballot, ~degenerate), pair_overlaps(tables)
+    original = truth.original
     distinct = original == np.arange(ballot.models)
     usable = int((distinct & ~degenerate & tables.voted.any(axis=0)).sum())
-    truth, overlaps = fit_truth(ballot, ~degenerate), pair_overlaps(tables)
     known = usable >= FEWEST
     consistency = tile_consistency(data)
     by = "transfer" if usable >= WITNESSES else "cte"
@@ -249,7 +253,7 @@ def judge(
     objects = np.full_like(consistency, np.nan)
     if "precision" in data:
         weights = np.where(degenerate | ~distinct, 0.0, [median(row) for row in consistency])
-        objects = others_precision(data.precision.to_numpy(), weights, original)
+        objects = mean_over_others(data.precision.to_numpy(), weights**WEIGHT_POWER, original)
     witnesses = objects if "precision" in data else f1
     agreement = _agreement(overlaps, original, ~degenerate)
     draws = resample(cell, seed=seed)
@@ -275,6 +279,7 @@ def judge(
         models=models,
         by=by,
         usable=usable,
+        best_f1=_highest(median(row) for row in f1[~degenerate]),
         certainty=truth.certainty(ballot) if known else math.nan,
         overlap=_typical_overlaps(overlaps, ballot.models),
         tiles={
@@ -305,16 +310,15 @@ class _Sampled:
         return Estimate(self.value, *interval(self.resampled))
 
 
-def others_precision(pairs: Floats, consistency: Floats, original: npt.NDArray[np.int64]) -> Floats:
-    """Return the precision of each model's objects against the others'.
+def mean_over_others(pairs: Floats, weights: Floats, original: npt.NDArray[np.int64]) -> Floats:
+    """Return what the others say of each model: the weighted mean over the pairs it is in.
 
     Parameters
     ----------
     pairs
-        Average precision of each pair of models on each tile, (pair, tile); NaN ones are left out.
-    consistency
-        CTE of each model, whose fourth power is its weight as a witness, (model,); 0 for models
-        that are none.
+        How alike two models are on each tile, (pair, tile); NaN ones are left out.
+    weights
+        Of each model as a witness, (model,); 0 or NaN for those that are none.
     original
         For each model the first one that it is a copy of: copies are no witnesses of each other.
 
@@ -324,8 +328,7 @@ def others_precision(pairs: Floats, consistency: Floats, original: npt.NDArray[n
         NaN where there is no witness.
     """
     table = pair_table(pairs, len(original))
-    weights = np.nan_to_num(consistency) ** WEIGHT_POWER
-    others = np.where(original[:, None] != original[None], weights[None], 0.0)
+    others = np.where(original[:, None] != original[None], np.nan_to_num(weights)[None], 0.0)
     valid = ~np.isnan(table)
     total = np.einsum("ij,ijt->it", others, valid)
     mean = np.einsum("ij,ijt->it", others, np.where(valid, table, 0.0))
@@ -337,7 +340,7 @@ def _agreement(
 ) -> Floats:
     """Return the mean overlap of each model with the others that have a say, (model, tile)."""
     distinct = voters & (original == np.arange(len(original)))
-    return others_precision(overlaps, distinct.astype(np.float64), original)
+    return mean_over_others(overlaps, distinct.astype(np.float64), original)
 
 
 def _typical_overlaps(overlaps: Floats, models: int) -> Floats:
@@ -347,9 +350,9 @@ def _typical_overlaps(overlaps: Floats, models: int) -> Floats:
     return table
 
 
+def _highest(values: Iterable[float]) -> float:
+    return max((v for v in values if not math.isnan(v)), default=math.nan)
+
+
 def _plain(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _or(value: float, otherwise: float) -> float:
-    return otherwise if math.isnan(value) else value

@@ -59,6 +59,7 @@ def told_attributes(experiment: Experiment) -> dict[str, Any]:
         "excluded": dict(experiment.excluded),
         "notes": {c.name: c.note for c in experiment.candidates if c.note},
         "seed": experiment.seed,
+        "rule": experiment.rule,
     }
 
 

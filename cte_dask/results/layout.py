@@ -93,7 +93,11 @@ class Layout:
             If it is not the layout of a score store, or of another version.
         """
         if data.get("schema") != SCHEMA:
-            raise ValueError(f"not a score store of schema {SCHEMA}: {data.get('schema')!r}")
+            raise ValueError(
+                f"not a score store of schema {SCHEMA}: {data.get('schema')!r}; a run of another "
+                "version is read by the version that wrote it: rank into another --out, or "
+                "--overwrite"
+            )
         grid = TileGrid(_triple(data["shape"]), _triple(data["tile"]), data["keep_cut"])
         rest: dict[str, Any] = {
             n: tuple(v) if isinstance(v := data[n], list) else v for n in _PLAIN

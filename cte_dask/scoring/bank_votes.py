@@ -15,7 +15,7 @@ import numpy as np
 
 from cte_dask.arrays import namespace
 from cte_dask.consistency.model_pairs import pairs_of
-from cte_dask.consistency.objects import pair_precision
+from cte_dask.consistency.objects import average_precision
 from cte_dask.consistency.vote_patterns import (
     VoteTables,
     core_bits,
@@ -31,15 +31,32 @@ if TYPE_CHECKING:
     from cte_dask.scoring.experiment import Experiment
     from cte_dask.tiles import Shape
 
-__all__ = ["BankVotes", "parts_of"]
+__all__ = ["BankVotes", "kept_bytes", "parts_of"]
 
 MOST_BYTES = 2**28
 
 
+def _bytes_of_tile(experiment: Experiment) -> int:
+    """Return the bytes of all models' masks (and labels) of a tile."""
+    bits = len(experiment.candidates) * (1 + 32 * experiment.instances)
+    return -(-bits * math.prod(experiment.grid.tile) // 8)
+
+
+def kept_bytes(experiment: Experiment) -> int:
+    """Return the most that is kept at a time, in bytes.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    """
+    tile = _bytes_of_tile(experiment)
+    return max(tile, min(MOST_BYTES, experiment.blocks.tiles_per_block * tile))
+
+
 def parts_of(experiment: Experiment, tiles: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Cut the tiles of a block into parts whose kept predictions fit."""
-    bits = len(experiment.candidates) * (1 + 32 * experiment.instances)
-    size = max(1, 8 * MOST_BYTES // (bits * math.prod(experiment.grid.tile)))
+    size = max(1, MOST_BYTES // _bytes_of_tile(experiment))
     for low in range(0, len(tiles), size):
         yield tiles[low : low + size]
 
@@ -124,7 +141,7 @@ class BankVotes:
         for row, (i, j) in enumerate(pairs_of(models)):
             for tile in np.flatnonzero(self.voted[:, i] & self.voted[:, j]):
                 core = self.cores[tile]
-                rows[row, tile] = pair_precision(
+                rows[row, tile] = average_precision(
                     self.labels[i][tile][core], self.labels[j][tile][core]
                 )
         return rows

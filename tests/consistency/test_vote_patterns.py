@@ -224,3 +224,9 @@ def test_the_launcher_and_the_kernel_agree_on_their_sizes(shim: ctypes.CDLL) -> 
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
     }
     assert constants["_WORD_BITS"] == shim.word_bits()
+
+
+def test_so_few_patterns_that_no_lattice_would_do_are_refused():
+    maps, cores = random_maps(np.random.default_rng(6), 8, 1, (1, 8, 8), 0.0)
+    with pytest.raises(ValueError, match="most 63 must be at least 64"):
+        tables_of(maps, cores, most=63)

@@ -44,7 +44,7 @@ def ranking(flags: dict[str, str] | None = None) -> Ranking:
         ModelRank(n, i + 1, (flags[n],) if flags and n in flags else (), scores=score)
         for i, n in enumerate(NAMES)
     ]
-    bank = BankVerdict({}, "cte", 4, math.nan, np.eye(4), {}, np.empty((4, 0)), 0)
+    bank = BankVerdict({}, "cte", 4, math.nan, math.nan, np.eye(4), {}, np.empty((4, 0)), 0)
     return Ranking(PRIMARY, PRIMARY, (*models, ModelRank("x", None, excluded="broken")), bank)
 
 

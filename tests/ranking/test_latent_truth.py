@@ -162,10 +162,10 @@ def test_a_tile_on_which_nobody_sees_foreground_says_nothing():
     assert truth.certainty(ballot) == pytest.approx(1, abs=0.01)
 
 
-def test_models_that_contradict_each_other_tell_no_certain_truth():
+def test_models_that_contradict_each_other_are_expected_to_be_poor():
     rng = np.random.default_rng(5)
     ballot, truth = fitted(rng.random((5, 10, 400)) < 0.3)
-    assert truth.certainty(ballot) < 0.7 or np.nanmax(np.nanmedian(truth.f1(ballot), axis=1)) < 0.6
+    assert np.nanmax(np.nanmedian(truth.f1(ballot), axis=1)) < 0.6
 
 
 def test_a_bank_of_one_is_judged_by_nobody():

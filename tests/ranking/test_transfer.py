@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ import xarray as xr
 from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.consistency.vote_patterns import no_votes
 from cte_dask.engine.anytime import BlockNumbers
+from cte_dask.engine.racing.decision import Decision
+from cte_dask.engine.racing.goal import Goal
+from cte_dask.ranking.document import contradiction
 from cte_dask.ranking.frozen import PANEL, FrozenTransfer
 from cte_dask.ranking.rank import rank
 from cte_dask.ranking.transfer import TRUSTED_F1
@@ -226,3 +230,28 @@ def test_a_bank_of_which_nothing_is_usable_is_ranked_all_the_same():
     ranking = rank(dataset(votes, [1.0, 1.0]))
     assert ranking.as_good == ()
     assert all(m.degenerate for m in ranking.models)
+
+
+def test_what_a_race_proved_and_the_last_fit_denies_is_told():
+    _, votes = simulated(np.random.default_rng(13), GOOD)
+    ranking = rank(dataset(votes, [0.9] * 6))
+    first, second = names(ranking)[:2]
+    decision = Decision(Goal(), 20, 500, "decided", (second,), (), (), {}, (), {})
+    told = contradiction(ranking, decision)
+    assert told is not None
+    assert first in told
+    assert contradiction(ranking, replace(decision, best=(first,))) is None
+    assert contradiction(ranking, replace(decision, stopped="budget")) is None
+    near = Decision(Goal(epsilon=0.5), 20, 500, "decided", (second,), (), (), {}, (), {})
+    assert contradiction(ranking, near) is None, "within what does not matter"
+
+
+def test_a_flagged_model_makes_no_bank_trusted():
+    rng = np.random.default_rng(14)
+    _, votes = simulated(rng, [(0.4, 0.2)] * 6, prior=0.6)
+    everything = np.ones_like(votes[:1])
+    ranking = rank(dataset(np.concatenate([votes, everything]), [0.9] * 7))
+    flagged = ranking.models[-1]
+    assert flagged.degenerate
+    assert flagged.verdict.estimated_f1.value > ranking.bank.best_f1
+    assert ranking.warning
