@@ -58,11 +58,18 @@ class Predictor:
         self.bottleneck = bottleneck_module(module, torch.zeros(1, channels, 128, 128))
 
     def mask(self, number: int, perturbation: str) -> Mask:
-        """Return where the probability is above one half, bool (y, x)."""
-        image, given = self.images.colours(number), Perturbation.parse(perturbation)
-        key = philox.key(SEED, given.name, 0, number, 0)
+        """Return where the probability is above one half, bool (y, x).
+
+        ``REFERENCE`` in place of a perturbation asks for the unperturbed prediction.
+        """
+        image = self.images.colours(number)
         with torch.inference_mode():
-            probability = self._perturbed(given, image, key)
+            if perturbation == REFERENCE:
+                probability = self.probability(image)
+            else:
+                given = Perturbation.parse(perturbation)
+                key = philox.key(SEED, given.name, 0, number, 0)
+                probability = self._perturbed(given, image, key)
         foreground: Mask = (probability[0, 0] > THRESHOLD).numpy()
         return foreground
 
@@ -81,7 +88,7 @@ class Predictor:
             extent = [round(factor * n) for n in image.shape[1:]]
             magnified = _resized(torch.from_numpy(image)[None], extent)[0].numpy()
             return _resized(self.probability(magnified), image.shape[1:])
-        return self.probability(image)
+        raise ValueError(f"unknown perturbation {given.kind!r} (accepted: {PERTURBATIONS})")
 
     def probability(self, image: Floats) -> Tensor:
         """Return the probability of vessel on the image's own grid, (1, 1, y, x)."""

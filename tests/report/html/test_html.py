@@ -77,8 +77,9 @@ def page(html) -> Page:
     return Page(html)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ranking(run) -> dict:
+    """What ranking.json holds; read anew for each test, which may change it."""
     return json.loads((run / "ranking.json").read_text())
 
 
