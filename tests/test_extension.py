@@ -246,6 +246,7 @@ def test_a_volume_format_that_does_not_know_the_target(written: Written) -> None
         open_volume("mine:find_npz::stack.npz")
 
 
+@pytest.mark.slow
 def test_a_cluster(written: Written, ranked: Ranked, tmp_path: Path) -> None:
     written("A cluster")
     assert planned_workers("mine:LAB", workers=None, threads=1) == 2

@@ -1,4 +1,4 @@
-"""``cte maps``: a run's consistencies as images that lie over the target."""
+"""``cte maps``: consistencies and what the bank sees, as images that lie over the target."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
-from cte_dask.cli.console import clear_errors
-from cte_dask.cli.options import JsonOption, Run
+from cte_dask.cli.console import clear_errors, console_of, teller
+from cte_dask.cli.options import JsonOption, Quiet, Run, expanded
+from cte_dask.engine.clusters import ClusterOptions
 
 __all__ = ["maps"]
 
 
+@expanded
 def maps(
     run: Run,
+    cluster: ClusterOptions,
     out: Annotated[
         str | None, typer.Option(help="Folder or URL of the maps; by default maps.zarr in RUN.")
     ] = None,
@@ -28,15 +31,31 @@ def maps(
     maps_url: Annotated[
         str | None, typer.Option(help="URL at which a browser finds the maps, for Neuroglancer.")
     ] = None,
+    voxels: Annotated[
+        bool,
+        typer.Option(
+            "--voxels",
+            help="Write the consensus at every voxel, not every tile: the models predict again.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps there.")] = False,
     as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Write each model's consistency as OME-Zarr, over the target."""
+    """Write each model's consistency and the bank's consensus as OME-Zarr, over the target."""
     with clear_errors():
         from cte_dask.report.maps.write_maps import write_maps
 
         result = write_maps(
-            run, out, score=score, target_url=target_url, maps_url=maps_url, overwrite=overwrite
+            run,
+            out,
+            score=score,
+            voxels=voxels,
+            cluster=cluster,
+            target_url=target_url,
+            maps_url=maps_url,
+            overwrite=overwrite,
+            tell=teller(console_of(quiet)),
         )
         typer.echo(json.dumps(result, indent=1) if as_json else _summary(result))
 

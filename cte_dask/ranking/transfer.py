@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "F1_ERROR",
+    "FEWEST",
     "TRUSTED_CERTAINTY",
     "TRUSTED_F1",
     "WEIGHT_POWER",

@@ -425,6 +425,7 @@ def test_its_panel_is_scored_to_the_end(judged):
         assert (scores.votes(int(index)).voted.any(axis=0) == ~row).all()
 
 
+@pytest.mark.slow
 def test_its_answer_is_the_same_on_two_workers(judged, rank_wide, seven, tmp_path):
     asked = {"until": "decided", "rank_by": "transfer", "epsilon": 0.02}
     again = rank_wide(tmp_path / "RUN", asked=asked, bank=seven, cluster="local", workers=2)

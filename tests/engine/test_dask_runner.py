@@ -138,6 +138,7 @@ def test_an_address_of_a_running_scheduler_is_used(target, bank_path, tmp_path, 
     assert_equal_bits(read_scores(open_scores(str(tmp_path / "RUN" / "scores.zarr"))), serial)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_result(experiment, serial, tmp_path):
     url = str(tmp_path / "scores.zarr")
     scores = create(url, layout_of(experiment))
@@ -161,6 +162,7 @@ def test_a_killed_worker_costs_no_result(experiment, serial, tmp_path):
     assert_equal_bits(read_scores(scores), serial)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits_without_redoing_finished_blocks(
     target, bank_path, tmp_path, serial
 ):

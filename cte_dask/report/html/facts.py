@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
 from cte_dask.consistency.score_names import ScoreName
+from cte_dask.ranking.consensus import consensus_in
 from cte_dask.report.html.answer import answer
 from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html.heat_maps import map_data, winners
@@ -75,7 +76,7 @@ def facts(
         "scores": sorted({name for m in ranked for name in m["scores"]}, key=_first(score)),
         "common_note": _common_note(models),
         "winners": winners(summary),
-        "map": map_data(summary, run.scores.layout),
+        "map": map_data(summary, run.scores.layout, consensus_in(run)[0]),
         "excluded": [m for m in entries if m["rank"] is None],
         "explained": EXPLAINED,
         "curve": calibration and curve_chart(dict(calibration), names),

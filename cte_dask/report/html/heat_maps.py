@@ -1,4 +1,4 @@
-"""The report's heat maps as data: consistency a model and cell, and which model wins a cell."""
+"""The report's heat maps as data: consistency a model and cell, who wins a cell, the consensus."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cte_dask.results.layout import Layout
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cte_dask.ranking.consensus import Consensus
     from cte_dask.report.html.tile_summary import TileSummary
 
 __all__ = ["NOT_SCORED", "SAYS_NOTHING", "map_data", "winners"]
@@ -20,11 +21,14 @@ __all__ = ["NOT_SCORED", "SAYS_NOTHING", "map_data", "winners"]
 STEPS = 60_000
 SAYS_NOTHING, NOT_SCORED = 65_535, 65_534
 NO_WINNER = 255
+LAYERS = "Foreground that the bank sees", "How unsure the bank is"
 MOST_WINNERS = 8
 """Number of colours that can be told apart; further winners form one group."""
 
 
-def map_data(summary: TileSummary, layout: Layout) -> dict[str, Any]:
+def map_data(
+    summary: TileSummary, layout: Layout, consensus: Consensus | None = None
+) -> dict[str, Any]:
     """Return the heat maps as plain data for the page's script.
 
     Parameters
@@ -33,19 +37,23 @@ def map_data(summary: TileSummary, layout: Layout) -> dict[str, Any]:
         The run's tiles.
     layout
         The layout of its score store.
+    consensus
+        What the bank sees of its tiles; None where it is not known.
 
     Returns
     -------
     dict
-        ``values``: base64 of uint16 (model, z, y, x), consistency times 60000, 65535 where scored
-        tiles are all NaN, 65534 where no tile was scored; ``winner``: base64 of uint8 (z, y, x), an
-        index into ``winners``, 255 for none; the rest is geometry.
+        ``values``: base64 of uint16 (row, z, y, x), a row a model and then one of each of
+        ``layers``, what the bank sees; consistency, or what a layer tells, times 60000, 65535 where
+        scored tiles are all NaN, 65534 where no tile was scored; ``winner``: base64 of uint8
+        (z, y, x), an index into ``winners``, 255 for none; the rest is geometry.
     """
     mean = summary.mean()
-    # Little-endian: the page's script reads the bytes as a Uint16Array.
-    values = np.where(np.isnan(mean), 0, np.rint(mean * STEPS)).astype("<u2")
-    values[np.isnan(mean)] = SAYS_NOTHING
-    values[summary.seen == 0] = NOT_SCORED
+    rows = [_coded(row, seen) for row, seen in zip(mean, summary.seen > 0, strict=True)]
+    ranges = [_range(mean)] * max(1, len(rows))
+    for layer in _layers(summary, consensus):
+        rows.append(_coded(layer, np.any(summary.seen > 0, axis=0)))
+        ranges.append(_range(layer, lowest=0.0))
     grid = layout.blocks.grid
     return {
         "models": list(summary.models),
@@ -56,20 +64,42 @@ def map_data(summary: TileSummary, layout: Layout) -> dict[str, Any]:
         "origin": list(layout.origin),
         "voxel": list(layout.voxel_size_nm),
         "steps": STEPS,
-        "range": _range(mean),
-        "values": _base64(values),
+        "layers": list(LAYERS) if consensus is not None else [],
+        "ranges": ranges,
+        "values": _base64(np.stack(rows) if rows else np.empty(0, "<u2")),
         "winners": [w["name"] for w in winners(summary)],
         "winner": _base64(_winner(summary)),
         "metric": str(layout.primary),
     }
 
 
-def _range(mean: NDArray[np.float64]) -> list[float]:
-    """Return the ends of the colour scale of all models: round numbers, low outliers cut off."""
+def _coded(cells: NDArray[np.float64], scored: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return a heat map as whole numbers; little-endian, as the page's script reads them."""
+    coded = np.where(np.isnan(cells), SAYS_NOTHING, np.rint(np.nan_to_num(cells) * STEPS))
+    return np.where(scored, coded, NOT_SCORED).astype("<u2")
+
+
+def _layers(summary: TileSummary, consensus: Consensus | None) -> list[NDArray[np.float64]]:
+    """Return what the bank sees as the mean of each cell's tiles, in the order of `LAYERS`."""
+    if consensus is None:
+        return []
+    cell = summary.cell_of(consensus.tile)
+    size = math.prod(summary.cells)
+    means = []
+    for values in (consensus.foreground, consensus.uncertainty):
+        known = ~np.isnan(values)
+        total = np.bincount(cell[known], values[known], minlength=size)
+        number = np.bincount(cell[known], minlength=size)
+        means.append((total / np.where(number > 0, number, np.nan)).reshape(summary.cells))
+    return means
+
+
+def _range(mean: NDArray[np.float64], *, lowest: float | None = None) -> list[float]:
+    """Return the ends of a colour scale: round numbers, low outliers cut off."""
     defined = mean[~np.isnan(mean)]
     if not len(defined):
         return [0.0, 1.0]
-    low = math.floor(float(np.quantile(defined, 0.02)) * 20) / 20
+    low = math.floor(float(np.quantile(defined, 0.02)) * 20) / 20 if lowest is None else lowest
     high = math.ceil(float(defined.max()) * 20) / 20
     return [low, max(high, low + 0.05)]
 

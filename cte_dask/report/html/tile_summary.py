@@ -93,7 +93,7 @@ class TileSummary:
             Their status (model, tile); see `cte_dask.scoring.block_scores.STATUS`.
         """
         position = np.stack(np.unravel_index(index, self.counts))
-        cell = _flat(position, self.counts, self.cells)
+        cell = self.cell_of(index)
         regions = _flat(position, self.counts, (CELLS_PER_AXIS,) * 3)
         valid, scored = ~np.isnan(values), status == STATUS["scored"]
         # A consistency of exactly 1 belongs to the last bin.
@@ -109,6 +109,16 @@ class TileSummary:
             np.add.at(self.wins[m].reshape(-1), cell, wins[m])
             self.status[m] += np.bincount(status[m].astype(np.int64), minlength=len(STATUS))
             self._keep_typical(m, name, index[here], values[m, here])
+
+    def cell_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the cell that each tile lies in, numbered row by row.
+
+        Parameters
+        ----------
+        index
+            Numbers of the tiles in their grid (tile,).
+        """
+        return _flat(np.stack(np.unravel_index(index, self.counts)), self.counts, self.cells)
 
     def _wins(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         allowed = np.where(self.compete[:, None] & ~np.isnan(values), values, -np.inf)

@@ -10,6 +10,7 @@ from cte_dask.volume import VolumeError
 
 if TYPE_CHECKING:
     from cte_dask.results.layout import Layout
+    from cte_dask.tiles import Shape
 
 __all__ = ["Placement", "placement_of"]
 
@@ -44,6 +45,20 @@ class Placement:
             {"name": name, "type": "space", **({"unit": unit} if unit else {})}
             for name, unit in zip("zyx", self.units, strict=True)
         ]
+
+    def first_voxel(self, tile: Shape) -> Triple:
+        """Return the centre of the region's first voxel.
+
+        Parameters
+        ----------
+        tile
+            Voxels of a tile (z, y, x).
+        """
+        z, y, x = (
+            centre - (t - 1) / 2 * v
+            for centre, t, v in zip(self.translation, tile, self.voxel, strict=True)
+        )
+        return z, y, x
 
 
 def placement_of(target: Mapping[str, Any], layout: Layout) -> tuple[Placement, list[str]]:

@@ -18,7 +18,7 @@ from cte_dask.volume.voxel_size import nanometres
 if TYPE_CHECKING:
     from cte_dask.report.maps.placement import Placement
 
-__all__ = ["neuroglancer_state", "write_guides"]
+__all__ = ["BYTE_SHADER", "FRACTION_SHADER", "neuroglancer_state", "write_guides"]
 
 PORT = 9000
 SCREEN = 700
@@ -34,12 +34,24 @@ void main() {
 """
 
 
+_PLAIN = """void main() {
+  float v = VALUE;
+  if (!(v >= 0.0)) { emitTransparent(); return; }
+  emitRGB(colormapCubehelix(clamp(v, 0.0, 1.0)));
+}
+"""
+FRACTION_SHADER = _PLAIN.replace("VALUE", "getDataValue()")
+BYTE_SHADER = _PLAIN.replace("VALUE", "toNormalized(getDataValue())")
+"""Of numbers from 0 to 1, and of bytes."""
+
+
 def write_guides(
     maps: str,
     target: Mapping[str, Any],
     images: Mapping[str, str],
     place: Placement,
     *,
+    bank: Mapping[str, str],
     intensity: Mapping[str, Any],
     target_url: str | None,
     maps_url: str | None,
@@ -56,6 +68,8 @@ def write_guides(
         Folder of each model's map, best model first.
     place
         Where tiles lie.
+    bank
+        Maps of what the bank sees: folder → shader.
     intensity
         Intensities of the target, as ``experiment.yaml`` records them.
     target_url, maps_url
@@ -70,7 +84,12 @@ def write_guides(
     image = _image_url(target)
     served, notes = _served(image, maps, target_url, maps_url)
     state = neuroglancer_state(
-        *served, images=images, place=place, shape=target["shape"], intensity=intensity
+        *served,
+        images=images,
+        bank=bank,
+        place=place,
+        shape=target["shape"],
+        intensity=intensity,
     )
     link = CLIENT + quote(json.dumps(state, separators=(",", ":")))
     first = next(iter(images.values()), "")
@@ -118,6 +137,7 @@ def neuroglancer_state(
     maps: str,
     *,
     images: Mapping[str, str],
+    bank: Mapping[str, str],
     place: Placement,
     shape: Sequence[int],
     intensity: Mapping[str, Any],
@@ -130,6 +150,8 @@ def neuroglancer_state(
         URLs.
     images
         Folder of each model's map.
+    bank
+        Maps of what the bank sees: folder → shader.
     place
         Where tiles lie.
     shape
@@ -139,18 +161,20 @@ def neuroglancer_state(
     """
     contrast = {"normalized": {"range": [intensity["low"], intensity["high"]]}}
     base = {"type": "image", "source": f"zarr://{target}", "name": "target"}
+    shown = [(name, folder, SHADER) for name, folder in images.items()]
+    shown += [(folder, folder, shader) for folder, shader in bank.items()]
     layers: list[dict[str, Any]] = [{**base, "shaderControls": contrast}]
-    for number, (name, folder) in enumerate(images.items()):
-        layers.append(
-            {
-                "type": "image",
-                "source": f"zarr3://{maps}/{folder}",
-                "name": name,
-                "shader": SHADER,
-                "opacity": 0.4,
-                "visible": number == 0,
-            }
-        )
+    layers += [
+        {
+            "type": "image",
+            "source": f"zarr3://{maps}/{folder}",
+            "name": name,
+            "shader": shader,
+            "opacity": 0.4,
+            "visible": number == 0,
+        }
+        for number, (name, folder, shader) in enumerate(shown)
+    ]
     winner = {"type": "segmentation", "source": f"zarr3://{maps}/winner", "name": "winner"}
     return {
         "dimensions": _dimensions(place),

@@ -1,40 +1,39 @@
-"""Consistency maps: a run's tile scores as OME-Zarr images that lie over the target.
+"""Maps of a run as OME-Zarr images that lie over the target: consistency, and the consensus.
 
-One voxel is one tile. Maps are written a block of the run at a time, so that a target of any size
-needs no more memory than a small one.
+One voxel is one tile; of the consensus, if wanted, one voxel of the target. Maps are written a
+block of the run at a time, so that a target of any size needs no more memory than a small one.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
 from cte_dask.consistency.score_names import ScoreName
-from cte_dask.report.maps.placement import Placement, placement_of
-from cte_dask.report.maps.viewers import write_guides
+from cte_dask.engine.clusters import ClusterOptions
+from cte_dask.ranking.consensus import Consensus, consensus_in
+from cte_dask.report.maps.consensus_voxels import CONSENSUS, UNCERTAINTY, write_voxels
+from cte_dask.report.maps.images import ImageGroup, describe, new_group
+from cte_dask.report.maps.placement import placement_of
+from cte_dask.report.maps.viewers import BYTE_SHADER, FRACTION_SHADER, write_guides
 from cte_dask.results.dataset import blocks_of
+from cte_dask.results.experiment_file import reopen
 from cte_dask.results.run_folder import RunFolder
-from cte_dask.storage.stores import absolute, open_store
-from cte_dask.tiles import BlockGrid, Shape
-from cte_dask.volume import VolumeError
+from cte_dask.results.store import DONE
+from cte_dask.storage.stores import absolute
 
 if TYPE_CHECKING:
-    import zarr
     from numpy.typing import NDArray
 
     from cte_dask.results.run_folder import FinishedRun
 
 __all__ = ["WINNER", "folders", "write_maps"]
 
-SCHEMA = "cte-maps/1"
 WINNER = "winner"
-VERSION = "0.5"
 
 
 def write_maps(
@@ -42,11 +41,14 @@ def write_maps(
     out: str | None = None,
     *,
     score: str | None = None,
+    voxels: bool = False,
+    cluster: ClusterOptions = ClusterOptions(cluster="none"),  # noqa: B008 - frozen
     target_url: str | None = None,
     maps_url: str | None = None,
     overwrite: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Write one image a model of its tile consistencies, and one of which model wins each tile.
+    """Write images of each model's consistency, of who wins where, and of what the bank sees.
 
     Parameters
     ----------
@@ -56,10 +58,16 @@ def write_maps(
         Folder or URL of the maps; by default ``maps.zarr`` in the run.
     score
         ``metric@perturbation``; by default the one that ranks.
+    voxels
+        Whether to write the consensus at every voxel: its models predict the target once more.
+    cluster
+        Where they do.
     target_url, maps_url
         URLs at which a browser finds target and maps, for Neuroglancer; by default their own.
     overwrite
         Replace maps that exist.
+    tell
+        Receives a line of progress now and then.
 
     Returns
     -------
@@ -78,42 +86,77 @@ def write_maps(
     -----
     Each model's image is float32 (z, y, x) in [0, 1], NaN where the tile says nothing or was not
     scored. ``winner`` is uint16, the rank of the most consistent model that is not degenerate, 0
-    where there is none. A voxel's centre is that of a whole tile, in the target's own units
-    (NGFF 0.5, https://ngff.openmicroscopy.org/0.5/); where the last tile along an axis is cut, its
-    voxel reaches over the target's edge.
+    where there is none. ``consensus`` is the fraction of foreground that the fitted truth expects
+    in a tile, ``uncertainty`` one minus the F1 that it expects of itself
+    (`cte_dask.ranking.consensus`), float32, NaN where not known; with `voxels` they are uint8 at
+    the target's voxels, 255 for 1: the probability of foreground, and how near it is to one half. A
+    voxel's centre is that of a whole tile, in the target's own units (NGFF 0.5,
+    https://ngff.openmicroscopy.org/0.5/); where the last tile along an axis is cut, its voxel
+    reaches over the target's edge.
     """
     folder = RunFolder(run)
     finished = folder.finished()
     layout = finished.scores.layout
     mapped = layout.primary if score is None else _checked(score, finished)
     place, notes = placement_of(finished.experiment["target"], layout)
-    ranked = [m for m in finished.ranking["models"] if m["rank"] is not None]
-    names = [m["name"] for m in ranked]
-    fair = np.array([not {NOTHING, EVERYTHING} & set(m["flags"]) for m in ranked], bool)
+    consensus, why = consensus_in(finished)
+    if consensus is None and voxels:
+        raise ValueError(why)
     where = absolute(folder.maps_url if out is None else out)
-    group = _new_group(where, overwrite=overwrite)
-    images = folders(names)
-    maps = _Maps(group, layout.blocks, place)
-    arrays = [maps.array(images[name], name, "float32", np.nan) for name in names]
-    winner = maps.array(WINNER, "most consistent model, by rank", "uint16", 0)
-    for index, scored, _ in blocks_of(finished.scores, mapped):
-        values = scored.sel(model=names).to_numpy()
-        box = maps.box(index)
-        for array, row in zip(arrays, values, strict=True):
-            array[box] = row.reshape([s.stop - s.start for s in box]).astype(np.float32)
-        winner[box] = _winners(values, fair).reshape([s.stop - s.start for s in box])
-    _describe(group, [*images.values(), WINNER], str(mapped), layout.experiment)
-    result = {"maps": where, "images": images, "notes": notes}
+    group = new_group(where, overwrite=overwrite)
+    images = ImageGroup(group, layout.blocks, place)
+    of_models = _write_consistency(finished, images, mapped)
+    layers = [WINNER, *([] if consensus is None else (CONSENSUS, UNCERTAINTY))]
+    if consensus is not None and not voxels:
+        _write_consensus(consensus, images)
+    describe(group, [*of_models.values(), *layers], str(mapped), layout.experiment)
+    if consensus is not None and voxels:
+        for name, text in ((CONSENSUS, "consensus of the bank"), (UNCERTAINTY, "its uncertainty")):
+            images.of_voxels(name, text, "uint8")
+        blocks = np.flatnonzero(finished.scores.done() != DONE["missing"]).tolist()
+        write_voxels(reopen(run), consensus, where, blocks, cluster=cluster, tell=tell)
     guides = write_guides(
         where,
         finished.experiment["target"],
-        images,
+        of_models,
         place,
+        bank=dict.fromkeys(layers[1:], BYTE_SHADER if voxels else FRACTION_SHADER),
         intensity=finished.experiment["intensity"],
         target_url=target_url,
         maps_url=maps_url,
     )
-    return {**result, **guides, "notes": [*notes, *guides["notes"]]}
+    notes = [*notes, *([why] if why else []), *guides["notes"]]
+    return {"maps": where, "images": of_models, **guides, "notes": notes}
+
+
+def _write_consistency(run: FinishedRun, images: ImageGroup, mapped: ScoreName) -> dict[str, str]:
+    """Write an image a model, and the winner; return each model's folder."""
+    ranked = [m for m in run.ranking["models"] if m["rank"] is not None]
+    names = [m["name"] for m in ranked]
+    fair = np.array([not {NOTHING, EVERYTHING} & set(m["flags"]) for m in ranked], bool)
+    folder_of = folders(names)
+    arrays = [images.of_tiles(folder_of[name], name, "float32", np.nan) for name in names]
+    winner = images.of_tiles(WINNER, "most consistent model, by rank", "uint16", 0)
+    for index, scored, _ in blocks_of(run.scores, mapped):
+        values = scored.sel(model=names).to_numpy()
+        box = images.box(index)
+        extent = [s.stop - s.start for s in box]
+        for array, row in zip(arrays, values, strict=True):
+            array[box] = row.reshape(extent).astype(np.float32)
+        winner[box] = _winners(values, fair).reshape(extent)
+    return folder_of
+
+
+def _write_consensus(consensus: Consensus, images: ImageGroup) -> None:
+    """Write what the bank sees of each tile, and how surely."""
+    counts = images.blocks.grid.counts
+    for name, text, values in (
+        (CONSENSUS, "foreground that the bank sees", consensus.foreground),
+        (UNCERTAINTY, "uncertainty of what the bank sees", consensus.uncertainty),
+    ):
+        tiles = np.full(int(np.prod(counts)), np.nan, np.float32)
+        tiles[consensus.tile] = values
+        images.of_tiles(name, text, "float32", np.nan)[:] = tiles.reshape(counts)
 
 
 def _checked(score: str, run: FinishedRun) -> ScoreName:
@@ -131,7 +174,7 @@ def folders(names: Sequence[str]) -> dict[str, str]:
     >>> folders(["vnc unet", "vnc/unet", "winner"])
     {'vnc unet': 'vnc_unet', 'vnc/unet': 'vnc_unet-2', 'winner': 'winner-2'}
     """
-    used = {WINNER, "ome"}
+    used = {WINNER, CONSENSUS, UNCERTAINTY, "ome"}
     folder_of = {}
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "model"
@@ -150,79 +193,3 @@ def _winners(values: NDArray[np.float64], fair: NDArray[np.bool_]) -> NDArray[np
     won = np.isfinite(allowed).any(axis=0)
     # argmax takes the first of equal values, and rows are in rank order.
     return np.where(won, allowed.argmax(axis=0) + 1, 0).astype(np.uint16)
-
-
-def _new_group(where: str, *, overwrite: bool) -> zarr.Group:
-    """Create the group; only maps are replaced, and only if the user asks for it."""
-    import zarr
-
-    store = open_store(where, {}, read_only=False)
-    try:
-        group = zarr.open_group(store, mode="r")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-        return zarr.create_group(store, zarr_format=3)
-    except Exception as error:  # a file, an array, broken metadata
-        raise VolumeError(f"{where} exists and cannot be replaced: {error}") from error
-    record = group.attrs.asdict().get("cte", {})
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise VolumeError(f"{where} exists and holds no maps: choose another --out")
-    if not overwrite:
-        raise VolumeError(f"{where} holds maps already: give --overwrite to replace them")
-    return zarr.create_group(store, zarr_format=3, overwrite=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Maps:
-    """Writer of images of one voxel a tile, all in one geometry."""
-
-    group: zarr.Group
-    blocks: BlockGrid
-    place: Placement
-
-    def array(self, folder: str, name: str, dtype: str, fill: float) -> Any:
-        """Create one image, a chunk a block, and return its array."""
-        image = self.group.create_group(folder)
-        steps: list[dict[str, Any]] = [
-            {"type": "scale", "scale": list(self.place.scale)},
-            {"type": "translation", "translation": list(self.place.translation)},
-        ]
-        multiscale: dict[str, Any] = {
-            "name": name,
-            "axes": self.place.axes(),
-            "datasets": [{"path": "0", "coordinateTransformations": steps}],
-        }
-        image.attrs.update({"ome": {"version": VERSION, "multiscales": [multiscale]}})
-        counts = self.blocks.grid.counts
-        return image.create_array(
-            "0",
-            shape=counts,
-            chunks=tuple(min(p, n) for p, n in zip(self.blocks.per_block, counts, strict=True)),
-            dtype=dtype,
-            fill_value=fill,
-            dimension_names=list("zyx"),
-        )
-
-    def box(self, index: int) -> tuple[slice, ...]:
-        """Return the tiles of a block as slices of the tile grid."""
-        position = _unravelled(index, self.blocks.counts)
-        lows = [i * p for i, p in zip(position, self.blocks.per_block, strict=True)]
-        ends = zip(lows, self.blocks.per_block, self.blocks.grid.counts, strict=True)
-        return tuple(slice(low, min(low + step, stop)) for low, step, stop in ends)
-
-
-def _unravelled(index: int, counts: Shape) -> Shape:
-    z, rest = divmod(index, math.prod(counts[1:]))
-    y, x = divmod(rest, counts[2])
-    return z, y, x
-
-
-def _describe(group: zarr.Group, series: Sequence[str], score: str, experiment: str) -> None:
-    """List the images as a collection (NGFF 0.5, bioformats2raw layout), with their experiment."""
-    group.attrs.update(
-        {
-            "ome": {"version": VERSION, "bioformats2raw.layout": 3},
-            "cte": {"schema": SCHEMA, "score": score, "experiment": experiment},
-        }
-    )
-    listed = {"ome": {"version": VERSION, "series": list(series)}}
-    group.create_group("OME", attributes=listed)

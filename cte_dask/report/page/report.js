@@ -13,6 +13,7 @@
   const OKABE = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999"];
   const DARK = 4; // the one colour that white text stands out from
   const state = { model: 0, at: data.cells.map((n) => n >> 1) };
+  const names = [...data.models, ...data.layers];
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const index = (at) => (at[0] * data.cells[1] + at[1]) * data.cells[2] + at[2];
   const valueAt = (model, at) => values[model * data.cells[0] * data.cells[1] * data.cells[2] + index(at)];
@@ -60,7 +61,7 @@
   function paintValue(context, at, x, y, w, h) {
     const value = valueAt(state.model, at);
     if (value >= NOT_SCORED) return blank(context, value === NOTHING, x, y, w, h);
-    const [low, high] = data.range;
+    const [low, high] = data.ranges[state.model];
     context.fillStyle = viridis((value / data.steps - low) / (high - low));
     context.fillRect(x, y, w, h);
   }
@@ -147,7 +148,7 @@
     const place = winner[index(state.at)];
     const where = state.at.map((cell, axis) => `${AXES[axis]} ${span(voxels(axis, cell))}`).join(", ");
     const best = place === NO_WINNER ? "No model wins here." : `Most consistent here: ${data.winners[place]} (${shown(valueAt(data.models.indexOf(data.winners[place]), state.at))}).`;
-    return `At ${where} (voxels) – ${data.models[state.model]}: ${shown(valueAt(state.model, state.at))}. ${best}`;
+    return `At ${where} (voxels) – ${names[state.model]}: ${shown(valueAt(state.model, state.at))}. ${best}`;
   }
 
   const views = data.models.length
@@ -172,13 +173,19 @@
   function select(model) {
     state.model = model;
     document.getElementById("model").value = model;
-    all(".selected-name").forEach((node) => { node.textContent = data.models[model]; });
+    const layer = model >= data.models.length;
+    all(".map-of").forEach((node) => { node.textContent = layer ? "" : "Consistency of "; });
+    all(".selected-name").forEach((node) => { node.textContent = names[model]; });
+    const [low, high] = data.ranges[model];
+    const ends = [`${layer ? "" : "≤ "}${low.toFixed(2)}`, ((low + high) / 2).toFixed(2), high.toFixed(2)];
+    all("#map-value .legend text").forEach((node, i) => { node.textContent = ends[i]; });
+    document.querySelector("#map-value .legend").setAttribute("aria-label", `Colour scale from ${ends[0]} (dark) to ${ends[2]} (bright)`);
     all("[data-model]").forEach((node) => {
       const chosen = Number(node.dataset.model) === model;
       node.classList.toggle("selected", chosen);
       if (node.tagName === "TR") chosen ? node.setAttribute("aria-current", "true") : node.removeAttribute("aria-current");
     });
-    all("[data-gallery]").forEach((node) => { if (node.dataset.gallery === data.models[model]) node.open = true; });
+    all("[data-gallery]").forEach((node) => { if (node.dataset.gallery === names[model]) node.open = true; });
     update();
   }
 

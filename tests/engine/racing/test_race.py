@@ -127,6 +127,7 @@ def hasty(bank: Bank, *, seed: int, budget: int) -> int:
     return best
 
 
+@pytest.mark.slow
 def test_where_models_are_close_the_answer_is_right_and_that_of_a_hasty_rule_is_not():
     rng, banks = np.random.default_rng(0), 60
     wrong = rash = decided = 0
@@ -142,6 +143,7 @@ def test_where_models_are_close_the_answer_is_right_and_that_of_a_hasty_rule_is_
     assert rash > 2 * DELTA * banks, "else these banks could not show anything"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [1, 3, None])
 def test_whatever_may_go_wrong_with_tiles_a_proven_answer_is_rarely_wrong(top):
     rng, banks = np.random.default_rng(1), 40
@@ -171,6 +173,7 @@ def at_the_edge(rng: np.random.Generator, *, rare: float, tile: float, block: fl
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rare", [0.0, 0.1, 0.3])
 @pytest.mark.parametrize(("tile", "block", "tiles"), [(0.03, 0.02, 5), (0.001, 0.05, 1)])
 def test_a_claim_that_is_just_false_is_proven_no_more_often_than_said(rare, tile, block, tiles):

@@ -257,6 +257,7 @@ def test_the_command_prints_the_curve_and_writes_numbers_and_picture(written):
     assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_numbers_bit_for_bit(target, bank_path, tmp_path, address):
     options = ("--perturb", "gaussian:0.05:0.2:2", "--metric", "vrand", "--border", "1")
     here = command(target, bank_path, tmp_path / "none", *options)

@@ -19,6 +19,8 @@ from cte_dask.report.maps.viewers import CLIENT
 from cte_dask.report.maps.write_maps import _winners, folders
 from cte_dask.volume import write_ome_zarr
 
+TOO_FEW = "2 models of this run have a say, a consensus takes 3: rank a larger bank to see one"
+
 
 @pytest.fixture(scope="module")
 def maps(run) -> dict:
@@ -198,7 +200,7 @@ def test_urls_given_for_a_browser_are_used(run, tmp_path):
     ]
     assert sources[0] == "zarr://https://host/t.zarr"
     assert sources[1].startswith("zarr3://https://host/m.zarr/")
-    assert found["notes"] == []
+    assert found["notes"] == [TOO_FEW]
 
 
 def test_existing_maps_are_replaced_only_when_asked_and_other_data_never(moved, run):

@@ -67,7 +67,8 @@ def test_a_terminal_gets_a_live_view(target, bank_path, tmp_path, monkeypatch):
     assert "so far" in text, "the leaderboard"
 
 
-@pytest.mark.parametrize("cluster", ["none", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", ["none", "local"])
 def test_ctrl_c_finishes_cleanly_and_resuming_goes_on(bank_path, tmp_path, cluster):
     target, out = tmp_path / "target.zarr", tmp_path / "RUN"
     write_ome_zarr(
