@@ -38,6 +38,13 @@ NUCLEI = {
     "rpe1": "n_mnf_rpe1",
     "u2os": "n_mnf_u2os",
 }
+STAINED = {
+    "he": "n_dsb_he",
+    "purple": "n_dsb_brightfield",
+    "glioblastoma": "n_gbm_he",
+    "organs": "n_kmms_he",
+}
+"""Packs in colour; their nuclei are dark, and are made bright (``training.packs.read_pack``)."""
 MITOCHONDRIA = {"epfl": "m_epfl_10nm", "vnc": "m_vnc_9nm"}
 VOXEL_NM = {"m_epfl_10nm": 10.0, "m_vnc_9nm": 9.2}
 
@@ -148,6 +155,14 @@ def _plain(word: str, seed: int) -> Run:
     return Run(recipe, STEPS, seed)
 
 
+def _stained() -> tuple[Run, ...]:
+    """Return the runs on tissue and smears, trained as the demonstration's models are."""
+    return tuple(
+        Run(Recipe(f"nuclei-{word}", pack), steps=1000, seed=130 + number)
+        for number, (word, pack) in enumerate(STAINED.items())
+    )
+
+
 def _mitochondria(
     source: str, pack: str, seed: int, *, scale: float, small: float
 ) -> tuple[Run, ...]:
@@ -217,6 +232,7 @@ def _full() -> tuple[Run, ...]:
         _adapted(nuclei["rpe1"], "u2os", 409, images=3),
         _adapted(nuclei["blurry"], "highmag", 410, images=None),
         _adapted(nuclei["mixed256"], "rpe1", 411, images=None),
+        *_stained(),
     )
 
 
@@ -238,10 +254,18 @@ FULL_RUNS, QUICK_RUNS = _full(), _quick()
 
 
 def banks(runs: tuple[Run, ...]) -> dict[str, tuple[str, ...]]:
-    """Return the models of each bank."""
+    """Return the models of each bank.
+
+    That of ``modalities`` holds one model of each nuclei pack, in whatever way it was acquired.
+    """
     made: dict[str, tuple[str, ...]] = {}
+    stained = tuple(run.name for run in runs if run.recipe.pack in STAINED.values())
+    if stained:
+        made["modalities"] = (*(run.name for run in runs if run.shipped), *stained)
     for task, prefix in (("nuclei", "n_"), ("mitochondria", "m_")):
-        its = [run for run in runs if run.recipe.pack.startswith(prefix)]
+        its = [
+            run for run in runs if run.recipe.pack.startswith(prefix) and run.name not in stained
+        ]
         if its:
             made[task] = tuple(run.name for run in its if not run.zoo_only)
             zoo = tuple(name for run in its for name in run.models)

@@ -36,13 +36,23 @@ def read_pack(path: Path, *, split: str) -> Pack:
     The percentiles are taken per image, not per pack: an image is an acquisition of its own there
     (exposure differs several times within a pack), as a whole target is at inference, where
     ``scale_range`` has the scope "volume". What remains, brightness varying *inside* a target, is
-    what the intensity augmentation covers.
+    what the intensity augmentation covers. Colour images are made gray (:func:`gray`).
     """
     with np.load(path) as arrays:
         chosen = arrays["split"] == split
         raw, labels = arrays["raw"][chosen], arrays["label"][chosen]
-    images = np.stack([scale_range(image) for image in raw])
+    images = np.stack([scale_range(image) for image in gray(raw)])
     return Pack(images, labels > 0)
+
+
+def gray(images: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return colour images (n, y, x, 3) as their inverted mean, whose stained nuclei are bright.
+
+    Images without colours (n, y, x) stay as they are.
+    """
+    if images.ndim == 3:
+        return images
+    return (255 - images.astype(np.float32).mean(axis=3)).astype(np.float32)
 
 
 def rescaled(pack: Pack, factor: float) -> Pack:
