@@ -24,6 +24,7 @@ RUN_BY = {
     "instance_training.py": "test_label_models.py, as a part of the two",
     "train_bank.py": "tests/demo/test_training.py",
     "make_em_target.py": "here",
+    "paper_models.py": "tests/models/formats/test_pytorch3dunet.py",
     "plot_demo.py": "here",
     "picture_report.py": "here",
     "first_ranking.ipynb": "here",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from cte_dask.inference.graph.feature_path import feature_path
 from cte_dask.inference.trial import with_needs
+from cte_dask.models import load_bank
 from cte_dask.models.bank import ModelBank
 from cte_dask.models.described import described, described_bank
 from cte_dask.models.formats.pytorch3dunet.config import Configuration
@@ -234,3 +236,25 @@ def test_missing_and_ambiguous_files_are_named(tmp_path: Path) -> None:
     assert "no section model" in refusal(spec)
     (tmp_path / "config_train.yml").unlink()
     assert "0 configurations" in refusal(spec)
+
+
+def test_an_unpacked_archive_of_models_becomes_a_bank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("nuclei/BBBC 2d", "nuclei/other"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        small(tmp_path / name)
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "best_checkpoint.pytorch").write_bytes(b"nothing")
+    example = Path(__file__).resolve().parents[3] / "examples" / "paper_models.py"
+    bank = tmp_path / "bank.yaml"
+    monkeypatch.setattr("sys.argv", [str(example), str(tmp_path), "--out", str(bank)])
+    runpy.run_path(str(example), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "left out" in said
+    assert "loose" in said
+    models = load_bank(str(bank)).models
+    assert [m.name for m in models] == ["nuclei-BBBC-2d", "nuclei-other"]
+    x = waves(1, 1, 16, 16)
+    first, second = (load_network(m).forward(x) for m in models)
+    assert torch.equal(first, second)
