@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cte_dask.engine.racing.decision import verdict
 from cte_dask.results.skipped import skipped
 from cte_dask.results.store import DONE, Scores
+from cte_dask.volume.statistics import not_stored
 
 if TYPE_CHECKING:
     from cte_dask.engine.racing.decision import Decision
@@ -48,6 +49,7 @@ def ranking_dict(
         },
         **answer,
         **({"skipped": left_out} if (left_out := skipped(scores)) else {}),
+        **({"not_stored": text} if (text := not_stored(experiment.volume)) else {}),
         "target": experiment.volume.describe(),
         "seed": experiment.seed,
         "experiment": experiment.digest(),

@@ -16,6 +16,7 @@ __all__ = ["TOLD", "skipped"]
 
 TOLD = {
     "masked": "outside the mask",
+    "constant": "of one value throughout (padding, or chunks that are not stored)",
     "non_finite_input": "with NaN or infinite voxels in the target",
     "non_finite_output": "with NaN in a prediction",
     "failed": "in blocks that failed, for one model or more",

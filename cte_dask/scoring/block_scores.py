@@ -37,6 +37,7 @@ STATUS = {
     "non_finite_output": 4,  # the model gave NaN
     "unsupported": 5,  # the model has no such perturbation
     "failed": 6,  # an error; its cause is in the ledger
+    "constant": 7,  # all of one value, as padding and chunks that are not stored are: nothing ran
 }
 TILE_STATISTICS = (*STATISTICS, *PAIRS)
 

@@ -19,7 +19,7 @@ from cte_dask.errors import reason
 from cte_dask.inference.memory import with_smaller_batches
 from cte_dask.scoring.bank_votes import BankVotes, parts_of
 from cte_dask.scoring.block_reader import Window, read_window, windows
-from cte_dask.scoring.block_scores import BlockScores, TileScores, unscored
+from cte_dask.scoring.block_scores import STATUS, BlockScores, TileScores, unscored
 from cte_dask.scoring.score_tiles import Keep, TileScorer, groups
 from cte_dask.tiles import Tile
 
@@ -71,6 +71,9 @@ def score_block(
     try:
         for places, window in windows(experiment, block):
             chosen = _unmasked(experiment, block.tiles[places])
+            constant = chosen & _constant(window, block.tiles[places])
+            _mark_constant(scores, numbers, places.start + np.flatnonzero(constant))
+            chosen &= ~constant
             for group in parts_of(experiment, places.start + np.flatnonzero(chosen)):
                 predictions = _score_tiles(experiment, window, scores, places=group, models=numbers)
                 bank.add(group, predictions)
@@ -213,6 +216,20 @@ def _unmasked(experiment: Experiment, tiles: Sequence[Tile]) -> NDArray[np.bool_
         return np.ones(len(tiles), bool)
     window = Window(mask, tiles[0].start)
     return np.array([bool(window.frame(t.start, t.shape).any()) for t in tiles])
+
+
+def _constant(window: Window, tiles: Sequence[Tile]) -> NDArray[np.bool_]:
+    """Return which tiles have one value throughout: padding, or chunks that are not stored."""
+    cores = (window.frame(t.start, t.shape) for t in tiles)
+    return np.array([bool((core == core[0, 0, 0]).all()) for core in cores])
+
+
+def _mark_constant(scores: BlockScores, models: Sequence[int], places: NDArray[np.int64]) -> None:
+    """Say that tiles hold nothing, where a model's perturbation is supported."""
+    for number in models:
+        for place in places:
+            masked = scores.status[number, :, place] == STATUS["masked"]
+            scores.tiles[number].mark((masked, place), "constant")
 
 
 def _unscored(experiment: Experiment, candidate: Candidate, tiles: int) -> TileScores:

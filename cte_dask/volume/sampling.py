@@ -22,6 +22,8 @@ __all__ = ["Sample", "draw_sample"]
 _LEAST_DRAWS = 1024
 _DRAWS_PER_UNIT = 8
 _ALL_PERMUTED = 2**16
+_CELL = 64
+"""Voxels along y and x of the parts of a plane that are looked at for being of one value."""
 _MOST_UNREADABLE = 8  # a store that is down must not be asked a thousand times
 
 
@@ -39,6 +41,9 @@ class Sample:
         Units that were read, and units that a sparse array omits.
     n_units_unreadable
         Units that could not be read, such as corrupt chunks.
+    n_constant
+        Voxels within the mask, left out, of areas of one value: padding, or chunks that are not
+        stored.
     """
 
     values: NDArray[Any]
@@ -46,6 +51,7 @@ class Sample:
     n_units: int
     n_units_missing: int
     n_units_unreadable: int = 0
+    n_constant: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,21 +113,19 @@ def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
     if math.prod(volume.shape) <= max_voxels:
         region = Box((0, 0, 0), volume.shape)
         try:
-            values, not_finite = _voxels(
-                volume, region, volume.read_mask(region.start, region.stop)
-            )
+            voxels = _voxels(volume, region, volume.read_mask(region.start, region.stop))
         except VolumeReadError:
             # one corrupt chunk spoils the whole read: read unit by unit what can be read
             units = _Units(volume, volume.read_unit)
             return _draw(volume, units, seed=seed, n_units=len(units))
-        return Sample(values, not_finite, 1, 0)
+        return Sample(voxels.values, voxels.n_not_finite, 1, 0, n_constant=voxels.n_constant)
     units = _Units(volume, _sample_unit(volume, max_voxels))
     return _draw(volume, units, seed=seed, n_units=max(1, max_voxels // math.prod(units.unit)))
 
 
 def _draw(volume: Volume, units: _Units, *, seed: int, n_units: int) -> Sample:
     samples: list[NDArray[Any]] = []
-    draws = missing = n_not_finite = unreadable = 0
+    draws = missing = n_not_finite = n_constant = unreadable = 0
     # an array that is almost empty would be drawn from for ever: the number of draws is bounded
     for index in _without_replacement(len(units), seed):
         if len(samples) == n_units or draws == max(_LEAST_DRAWS, _DRAWS_PER_UNIT * n_units):
@@ -135,17 +139,19 @@ def _draw(volume: Volume, units: _Units, *, seed: int, n_units: int) -> Sample:
             if _all_omitted(volume, box):
                 missing += 1
                 continue
-            values, not_finite = _voxels(volume, box, mask)
+            voxels = _voxels(volume, box, mask)
         except VolumeReadError:
             unreadable += 1
             if unreadable > _MOST_UNREADABLE + 2 * len(samples):
                 raise
             continue
-        samples.append(values)
-        n_not_finite += not_finite
+        samples.append(voxels.values)
+        n_not_finite += voxels.n_not_finite
+        n_constant += voxels.n_constant
     if not samples:
         raise VolumeError(_why_nothing(volume, draws, missing, unreadable, len(units)))
-    return Sample(np.concatenate(samples), n_not_finite, len(samples), missing, unreadable)
+    values = np.concatenate(samples)
+    return Sample(values, n_not_finite, len(samples), missing, unreadable, n_constant)
 
 
 def _all_omitted(volume: Volume, box: Box) -> bool:
@@ -165,13 +171,48 @@ def _why_nothing(volume: Volume, draws: int, missing: int, unreadable: int, tota
     )
 
 
-def _voxels(volume: Volume, box: Box, mask: NDArray[np.bool_] | None) -> tuple[NDArray[Any], int]:
+@dataclass(frozen=True)
+class _Voxels:
+    """What is taken of a box: finite voxels that are no padding, and how many others there are."""
+
+    values: NDArray[Any]
+    n_not_finite: int
+    n_constant: int
+
+
+def _voxels(volume: Volume, box: Box, mask: NDArray[np.bool_] | None) -> _Voxels:
     data = volume.read(box.start, box.stop)
-    values = data.reshape(-1) if mask is None else data[mask]
+    chosen, constant = mask, _constant(data)
+    number = 0
+    if constant is not None and not constant.all():  # where all is constant, that is what there is
+        number = int(constant.sum() if mask is None else (constant & mask).sum())
+        chosen = ~constant if mask is None else mask & ~constant
+    values = data.reshape(-1) if chosen is None else data[chosen]
     if values.dtype.kind != "f":
-        return values, 0
+        return _Voxels(values, 0, number)
     finite = np.isfinite(values)
-    return (values, 0) if finite.all() else (values[finite], int(values.size - finite.sum()))
+    not_finite = int(values.size - finite.sum())
+    return _Voxels(values[finite] if not_finite else values, not_finite, number)
+
+
+def _constant(data: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return which voxels lie in cells of one value, bool (z, y, x); None if there are none."""
+    number = [n // _CELL for n in data.shape[1:]]  # the last one takes what is left over
+    if 0 in number:
+        return None
+    edges = [np.arange(n) * _CELL for n in number]
+
+    def along_cells(extreme: np.ufunc) -> NDArray[Any]:
+        rows: NDArray[Any] = extreme.reduceat(data, edges[0], axis=1)
+        return np.asarray(extreme.reduceat(rows, edges[1], axis=2))
+
+    cells = along_cells(np.minimum) == along_cells(np.maximum)
+    if not cells.any():
+        return None
+    # a cell's answer for each of its voxels
+    extents = zip(data.shape[1:], number, strict=True)
+    y, x = (np.minimum(np.arange(n) // _CELL, m - 1) for n, m in extents)
+    return np.asarray(cells[:, y[:, None], x])
 
 
 def _sample_unit(volume: Volume, max_voxels: int) -> Shape:

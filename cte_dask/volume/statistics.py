@@ -15,9 +15,11 @@ from cte_dask.volume.sampling import Sample, draw_sample
 if TYPE_CHECKING:
     from cte_dask.volume.volume import Volume
 
-__all__ = ["IntensityStatistics", "intensity_statistics"]
+__all__ = ["IntensityStatistics", "chunks_missing", "intensity_statistics", "not_stored"]
 
 _STRETCH = 2**20
+_ASKED_FOR = 1024
+"""Chunks that are looked for one by one: to know more is not worth so many requests."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class IntensityStatistics:
         one box.
     n_units_unreadable
         Boxes that could not be read, such as corrupt chunks, and are left out.
+    constant_fraction
+        Fraction of the sampled voxels that lie in areas of one value (64 x 64 voxels of a plane):
+        padding, or chunks that are not stored. They are left out.
     """
 
     percentiles: dict[float, float]
@@ -58,6 +63,7 @@ class IntensityStatistics:
     n_units: int
     n_units_missing: int
     n_units_unreadable: int = 0
+    constant_fraction: float = 0.0
 
     def percentile(self, q: float) -> float:
         """Return the intensity at a percentile that was computed.
@@ -106,7 +112,8 @@ def intensity_statistics(
     A region of at most ``max_voxels`` is read whole, so that the result is exact and does not
     depend on how the array is chunked. Of a larger one, whole shards or chunks (of very large or
     very small ones, parts or groups) are drawn at random without replacement until
-    ``max_voxels`` are read; those that a sparse array omits are skipped.
+    ``max_voxels`` are read; those that a sparse array omits are skipped. Areas of one value say
+    nothing of what was imaged, and are left out.
 
     Parameters
     ----------
@@ -144,6 +151,7 @@ def intensity_statistics(
     intensities = _interpolated(values, qs)
     minimum, maximum = float(values.min()), float(values.max())
     _check_contrast(volume, intensities, minimum, maximum)
+    looked_at = values.size + sample.n_not_finite + sample.n_constant
     return IntensityStatistics(
         percentiles=intensities,
         low=intensities[qs[0]],
@@ -153,12 +161,32 @@ def intensity_statistics(
         minimum=minimum,
         maximum=maximum,
         n_voxels=values.size,
-        nan_fraction=sample.n_not_finite / (values.size + sample.n_not_finite),
+        nan_fraction=sample.n_not_finite / looked_at,
         seed=seed,
         n_units=sample.n_units,
         n_units_missing=sample.n_units_missing,
         n_units_unreadable=sample.n_units_unreadable,
+        constant_fraction=sample.n_constant / looked_at,
     )
+
+
+def chunks_missing(volume: Volume) -> tuple[int, int] | None:
+    """Return how many chunks (or shards) of a target's region are not stored, and of how many.
+
+    Parameters
+    ----------
+    volume
+        The target.
+
+    Returns
+    -------
+    tuple or None
+        None where there are too many to ask for each.
+    """
+    count = volume.storage_objects((0, 0, 0), volume.shape)
+    if count > _ASKED_FOR:
+        return None
+    return volume.missing_chunks((0, 0, 0), volume.shape), count
 
 
 def _checked_percentiles(percentiles: Sequence[float]) -> list[float]:
@@ -226,9 +254,25 @@ def _check_contrast(
         )
 
 
+def not_stored(volume: Volume) -> str:
+    """Return how many chunks of a target's region are not stored, in words; empty if none.
+
+    Parameters
+    ----------
+    volume
+        The target.
+    """
+    missing, count = chunks_missing(volume) or (0, 0)
+    if not missing:
+        return ""
+    return (
+        f"{missing} of {count} chunks are not stored and read as their fill value: a conversion "
+        "that broke off, or empty space; they enter neither intensities nor scores"
+    )
+
+
 def _omitted(volume: Volume) -> str:
-    count = volume.storage_objects((0, 0, 0), volume.shape)
-    # an explanation is not worth thousands of requests
-    if count > 4096 or volume.missing_chunks((0, 0, 0), volume.shape) < count:
+    missing, count = chunks_missing(volume) or (0, 1)
+    if missing < count:
         return ""
     return f" (the array omits all of its {count} chunks here, so that is its fill value)"

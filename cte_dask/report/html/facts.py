@@ -66,6 +66,7 @@ def facts(
         "metric": ScoreName.parse(score).metric,
         "complete": run.ranking["complete"],
         "blocks": run.ranking["blocks"],
+        "not_stored": run.ranking.get("not_stored", ""),
         "models": models,
         "answer": answer(models, usable, race, as_good=run.ranking["bank"]["as_good"]),
         "bank": run.ranking["bank"],

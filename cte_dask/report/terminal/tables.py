@@ -18,6 +18,7 @@ from cte_dask.report.terminal.numbers import shown_interval, shown_number
 from cte_dask.results.skipped import TOLD, skipped
 from cte_dask.results.store import DONE
 from cte_dask.scoring.defaults import WITNESSES
+from cte_dask.volume.statistics import not_stored
 
 if TYPE_CHECKING:
     from cte_dask.engine.cost import Plan
@@ -170,6 +171,8 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
         ("perturbations", ", ".join(p.name for p in experiment.perturbations)),
         ("ranks by", _ranks_by(experiment)),
     ]
+    if text := not_stored(experiment.volume):
+        rows.insert(1, ("mind", text))
     for name, value in rows:
         table.add_row(name, Text(value))
     for cost in plan.models:
@@ -218,6 +221,8 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     else:
         print_answer(outcome.ranking, output())
         output().print(ranking_table(outcome.ranking))
+    if text := outcome.result.get("not_stored"):
+        console.print(Text(text), style="yellow")
     blocks = outcome.result["blocks"]
     if outcome.decision is not None:
         verdict = outcome.result["verdict"]
@@ -317,6 +322,8 @@ def print_status(
     )
     if verdict is not None:
         print(f"anytime: {verdict}")
+    if text := (ranking or {}).get("not_stored"):
+        print(text)
     for why, tiles in left_out.items():
         print(f"{tiles} tile{'s' * (tiles > 1)} {TOLD[why]}")
     for one in failed:
