@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["IntensityStatistics", "chunks_missing", "intensity_statistics", "not_stored"]
 
 _STRETCH = 2**20
+_FEWEST_STEPS = 64
+"""Steps of single precision between darkest and brightest, at least: fewer would show as bands."""
 _ASKED_FOR = 1024
 """Chunks that are looked for one by one: to know more is not worth so many requests."""
 
@@ -147,9 +149,11 @@ def intensity_statistics(
     values = sample.values
     if values.size == 0:
         raise VolumeError(f"target {volume.name} holds no finite voxel{_where(volume, sample)}")
+    minimum, maximum = float(values.min()), float(values.max())
+    if minimum < maximum:
+        _check_precision(volume, minimum, maximum)
     mean, std = _moments(values)
     intensities = _interpolated(values, qs)
-    minimum, maximum = float(values.min()), float(values.max())
     _check_contrast(volume, intensities, minimum, maximum)
     looked_at = values.size + sample.n_not_finite + sample.n_constant
     return IntensityStatistics(
@@ -168,6 +172,23 @@ def intensity_statistics(
         n_units_unreadable=sample.n_units_unreadable,
         constant_fraction=sample.n_constant / looked_at,
     )
+
+
+def _check_precision(volume: Volume, minimum: float, maximum: float) -> None:
+    """Refuse what networks, which compute in single precision, could not tell apart."""
+    largest = max(abs(minimum), abs(maximum))
+    if largest > float(np.finfo(np.float32).max):
+        raise VolumeError(
+            f"target {volume.name} holds {largest:g}, more than single precision can: is that a "
+            "marker of missing voxels? Replace it by NaN, or leave it out with --mask or --roi"
+        )
+    step = float(np.spacing(np.float32(largest)))
+    if (maximum - minimum) < _FEWEST_STEPS * step:
+        raise VolumeError(
+            f"target {volume.name} has intensities from {minimum:.15g} to {maximum:.15g}, which "
+            f"single precision, in which networks compute, tells apart in steps of {step:g} only: "
+            f"subtract {minimum:.15g} from the array first"
+        )
 
 
 def chunks_missing(volume: Volume) -> tuple[int, int] | None:

@@ -269,3 +269,19 @@ def test_a_target_of_damaged_chunks_is_an_error(voxels: NDArray[Any], write_arra
         chunk.write_bytes(b"nonsense")
     with pytest.raises(OSError, match=r"cannot read|cannot be read"):
         intensity_statistics(open_volume(path))
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8", "f8"])
+def test_intensities_that_single_precision_cannot_tell_apart_are_refused(dtype: str) -> None:
+    data = np.random.default_rng(0).integers(0, 255, (1, 16, 16)).astype(dtype)
+    open_and_describe = lambda array: intensity_statistics(open_volume(array))  # noqa: E731
+    assert open_and_describe(data + np.array(2**24).astype(dtype)).low < 2**24 + 10
+    with pytest.raises(ValueError, match=r"steps of 131072 only: subtract 10995116277\d\d from"):
+        open_and_describe(data + np.array(2**40).astype(dtype))
+
+
+def test_numbers_beyond_single_precision_are_refused() -> None:
+    data = np.random.default_rng(0).normal(size=(1, 16, 16))
+    data[0, 3, 3] = 1e300
+    with pytest.raises(ValueError, match=r"holds 1e\+300, more than single precision can"):
+        intensity_statistics(open_volume(data))
