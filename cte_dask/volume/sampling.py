@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Sample:
     n_constant
         Voxels within the mask, left out, of areas of one value: padding, or chunks that are not
         stored.
+    digest
+        SHA-256 of all voxels that were read, in the order of their places.
     """
 
     values: NDArray[Any]
@@ -52,6 +55,7 @@ class Sample:
     n_units_missing: int
     n_units_unreadable: int = 0
     n_constant: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,21 @@ def draw_sample(volume: Volume, *, seed: int, max_voxels: int) -> Sample:
             # one corrupt chunk spoils the whole read: read unit by unit what can be read
             units = _Units(volume, volume.read_unit)
             return _draw(volume, units, seed=seed, n_units=len(units))
-        return Sample(voxels.values, voxels.n_not_finite, 1, 0, n_constant=voxels.n_constant)
+        return Sample(
+            voxels.values,
+            voxels.n_not_finite,
+            1,
+            0,
+            n_constant=voxels.n_constant,
+            digest=voxels.digest,
+        )
     units = _Units(volume, _sample_unit(volume, max_voxels))
     return _draw(volume, units, seed=seed, n_units=max(1, max_voxels // math.prod(units.unit)))
 
 
 def _draw(volume: Volume, units: _Units, *, seed: int, n_units: int) -> Sample:
     samples: list[NDArray[Any]] = []
+    digest = hashlib.sha256()
     draws = missing = n_not_finite = n_constant = unreadable = 0
     # an array that is almost empty would be drawn from for ever: the number of draws is bounded
     for index in _without_replacement(len(units), seed):
@@ -146,12 +158,20 @@ def _draw(volume: Volume, units: _Units, *, seed: int, n_units: int) -> Sample:
                 raise
             continue
         samples.append(voxels.values)
+        digest.update(voxels.digest.encode())
         n_not_finite += voxels.n_not_finite
         n_constant += voxels.n_constant
     if not samples:
         raise VolumeError(_why_nothing(volume, draws, missing, unreadable, len(units)))
-    values = np.concatenate(samples)
-    return Sample(values, n_not_finite, len(samples), missing, unreadable, n_constant)
+    return Sample(
+        np.concatenate(samples),
+        n_not_finite,
+        len(samples),
+        missing,
+        unreadable,
+        n_constant,
+        digest.hexdigest(),
+    )
 
 
 def _all_omitted(volume: Volume, box: Box) -> bool:
@@ -178,21 +198,22 @@ class _Voxels:
     values: NDArray[Any]
     n_not_finite: int
     n_constant: int
+    digest: str
 
 
 def _voxels(volume: Volume, box: Box, mask: NDArray[np.bool_] | None) -> _Voxels:
     data = volume.read(box.start, box.stop)
     chosen, constant = mask, _constant(data)
-    number = 0
+    number, digest = 0, hashlib.sha256(np.ascontiguousarray(data)).hexdigest()
     if constant is not None and not constant.all():  # where all is constant, that is what there is
         number = int(constant.sum() if mask is None else (constant & mask).sum())
         chosen = ~constant if mask is None else mask & ~constant
     values = data.reshape(-1) if chosen is None else data[chosen]
     if values.dtype.kind != "f":
-        return _Voxels(values, 0, number)
+        return _Voxels(values, 0, number, digest)
     finite = np.isfinite(values)
     not_finite = int(values.size - finite.sum())
-    return _Voxels(values[finite] if not_finite else values, not_finite, number)
+    return _Voxels(values[finite] if not_finite else values, not_finite, number, digest)
 
 
 def _constant(data: NDArray[Any]) -> NDArray[np.bool_] | None:

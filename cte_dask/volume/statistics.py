@@ -50,6 +50,8 @@ class IntensityStatistics:
     constant_fraction
         Fraction of the sampled voxels that lie in areas of one value (64 x 64 voxels of a plane):
         padding, or chunks that are not stored. They are left out.
+    digest
+        SHA-256 of the voxels that were read: another one tells that the target has changed.
     """
 
     percentiles: dict[float, float]
@@ -66,6 +68,7 @@ class IntensityStatistics:
     n_units_missing: int
     n_units_unreadable: int = 0
     constant_fraction: float = 0.0
+    digest: str = ""
 
     def percentile(self, q: float) -> float:
         """Return the intensity at a percentile that was computed.
@@ -171,6 +174,7 @@ def intensity_statistics(
         n_units_missing=sample.n_units_missing,
         n_units_unreadable=sample.n_units_unreadable,
         constant_fraction=sample.n_constant / looked_at,
+        digest=sample.digest,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from cte_dask.consistency import METRICS
 from cte_dask.inference import check, trial
 from cte_dask.models.network import ModelError
 from cte_dask.perturb import PERTURBATIONS, perturbation_kind
+from cte_dask.volume import write_ome_zarr
 
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
 MEASURED = [
@@ -144,6 +146,20 @@ def test_resume_computes_the_missing_blocks_only_and_ends_with_the_same_ranking(
     assert rank(target, bank_path, out, *options, "--resume").exit_code == 0
     assert json.loads((out / "ranking.json").read_text()) == whole
     assert kept.stat().st_mtime_ns == before
+
+
+def test_a_target_that_was_turned_over_meanwhile_is_another_one(bank_path, tmp_path, image):
+    """Its intensities are the same, but what was scored belongs to other voxels."""
+    path, out = tmp_path / "t.zarr", tmp_path / "RUN"
+    size = {"axes": "zyx", "voxel_size_nm": (10.0, 10.0, 10.0), "chunks": (2, 64, 64)}
+    write_ome_zarr(path, image, **size)
+    options = ("--tile", "1,64,64", *MEASURED)
+    assert rank(path, bank_path, out, *options).exit_code == 0
+    shutil.rmtree(path)
+    write_ome_zarr(path, image[:, ::-1], **size)
+    result = rank(path, bank_path, out, *options, "--resume")
+    assert result.exit_code == 2
+    assert "the target, a model or an option differs" in result.stderr
 
 
 def test_resume_refuses_another_experiment(target, bank_path, tmp_path):
