@@ -204,7 +204,7 @@ class _Voxels:
 def _voxels(volume: Volume, box: Box, mask: NDArray[np.bool_] | None) -> _Voxels:
     data = volume.read(box.start, box.stop)
     chosen, constant = mask, _constant(data)
-    number, digest = 0, hashlib.sha256(np.ascontiguousarray(data)).hexdigest()
+    number, digest = 0, hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()
     if constant is not None and not constant.all():  # where all is constant, that is what there is
         number = int(constant.sum() if mask is None else (constant & mask).sum())
         chosen = ~constant if mask is None else mask & ~constant
