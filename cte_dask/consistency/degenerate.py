@@ -5,12 +5,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EVERYTHING", "FAILED", "NOTHING", "SPARSE", "degenerate", "flag"]
+__all__ = [
+    "DISTRUSTED",
+    "EVERYTHING",
+    "FAILED",
+    "NOTHING",
+    "SPARSE",
+    "UNSTEADY",
+    "degenerate",
+    "flag",
+]
 
 NOTHING = "predicts nothing"
 EVERYTHING = "predicts everything"
 SPARSE = "predicts very little"
 FAILED = "failed on some tiles"
+UNSTEADY = "not deterministic"
+DISTRUSTED = frozenset({NOTHING, EVERYTHING, UNSTEADY})
+"""Flags of models that rank below all others, whatever their score, and have no say."""
 NAN_FRACTION_FLAG = 0.95
 FOREGROUND_FLAG = 0.95
 SPARSE_FLAG = 0.001

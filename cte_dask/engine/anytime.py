@@ -135,6 +135,7 @@ class Anytime:
         self.race = Race(models, tiles, goal.top, goal.delta, goal.epsilon)
         self.watch = Watch(models, tiles_per_block=tiles, delta=goal.delta, places=self.race.places)
         self._values = values
+        self._steady = np.array([c.steady for c in experiment.candidates], bool)
         self._scores, self.taken = scores, 0
         self.most = min(len(blocks), goal.blocks or len(blocks))
         if values is not None:  # what a race learns lies in tables, of so many tiles at most
@@ -253,9 +254,15 @@ class Anytime:
         self.race.observe(
             drawn,
             [t.values for t in tiles] if self._values is None else self._judged(drawn, numbers),
-            flagged=self.watch.flagged,
+            flagged=self._distrusted,
             aside=self.aside,
         )
+
+    @property
+    def _distrusted(self) -> NDArray[np.bool_]:
+        """Models that may not win on what was read so far, (model,)."""
+        distrusted: NDArray[np.bool_] = self.watch.flagged | ~self._steady
+        return distrusted
 
     def _judged(self, drawn: Round, numbers: Sequence[TileScores]) -> list[NDArray[np.float64]]:
         """Return what the bank says of each model on the tiles of a round's blocks."""
@@ -269,7 +276,7 @@ class Anytime:
             for block, tiles in zip(drawn.blocks, numbers, strict=True)
         ]
         if not self.race.rounds:
-            self._values.learn(blocks, ~self.watch.flagged)
+            self._values.learn(blocks, ~self._distrusted)
         return [self._values.values(block) for block in blocks]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
+from cte_dask.consistency.degenerate import DISTRUSTED
 from cte_dask.ranking.ballot import ballot_of
 from cte_dask.ranking.latent_truth import fit_truth
 from cte_dask.ranking.transfer import FEWEST
@@ -118,7 +118,7 @@ def consensus_in(run: FinishedRun) -> tuple[Consensus | None, str]:
     """
     data = read_scores(run.scores)
     flags = {m["name"]: set(m["flags"]) for m in run.ranking["models"]}
-    degenerate = [bool({NOTHING, EVERYTHING} & flags[str(n)]) for n in data.model.to_numpy()]
+    degenerate = [bool(DISTRUSTED & flags[str(n)]) for n in data.model.to_numpy()]
     try:
         return consensus_of(data, np.array(degenerate, bool)), ""
     except ValueError as error:

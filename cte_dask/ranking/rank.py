@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency.degenerate import EVERYTHING, FAILED, NOTHING, flag
+from cte_dask.consistency.degenerate import DISTRUSTED, EVERYTHING, FAILED, NOTHING, UNSTEADY, flag
 from cte_dask.consistency.score_names import ScoreName, score_names
 from cte_dask.ranking.bootstrap import cells, median, median_interval, resample
 from cte_dask.ranking.order import placed
@@ -109,8 +109,8 @@ class ModelRank:
 
     @property
     def degenerate(self) -> bool:
-        """Whether it is consistent only because it predicts nothing or everything."""
-        return NOTHING in self.flags or EVERYTHING in self.flags
+        """Whether its consistency says nothing: it predicts nothing, everything, or at random."""
+        return not DISTRUSTED.isdisjoint(self.flags)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, an entry of ``models`` in ``ranking.json``."""
@@ -334,6 +334,8 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
     if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):
         flags = (*flags, FAILED)
     name = str(data.model.item())
+    if name in data.attrs.get("unsteady", ()):
+        flags = (UNSTEADY, *flags)
     note = str(data.attrs.get("notes", {}).get(name, ""))
     return ModelRank(name, None, flags, None, fraction, scores, note)
 

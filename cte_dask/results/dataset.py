@@ -58,6 +58,7 @@ def told_attributes(experiment: Experiment) -> dict[str, Any]:
     return {
         "excluded": dict(experiment.excluded),
         "notes": {c.name: c.note for c in experiment.candidates if c.note},
+        "unsteady": [c.name for c in experiment.candidates if not c.steady],
         "seed": experiment.seed,
         "rule": experiment.rule,
     }

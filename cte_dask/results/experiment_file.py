@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_options", "reopen"]
 
-ADDED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "candidate")
+ADDED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "candidate", "steady")
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -120,6 +120,7 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         refused=tuple(entry.get("refused", ())),
         bytes=entry.get("bytes", 0),
         variant=variant,
+        steady=entry.get("steady", True),
     )
 
 

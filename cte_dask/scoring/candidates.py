@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cte_dask.arrays import dtype_of, set_threads
 from cte_dask.errors import reason
+from cte_dask.inference.conduct import conduct_of
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
 from cte_dask.inference.predictor import Predictor
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["predictor", "settle"]
 
 
+ALONE = "normalises over its batch: tiles are predicted one at a time"
 _READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
 BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 
@@ -241,10 +243,19 @@ def _ready(
         loaded, path_note = _loaded(candidate, inference, network), reason(error)
         settled = replace(candidate, batch=loaded.batch, features=False)
     loaded.check()
+    conduct = conduct_of(loaded)
+    if not conduct.alone and settled.batch > 1:
+        if loaded.network.fixed_batch:
+            raise ValueError(
+                f"a prediction depends on the others of its batch, and the network takes "
+                f"{loaded.network.fixed_batch} at once: export it for one"
+            )
+        alone = _ready(replace(candidate, batch=1), inference, perturbations, network)
+        return replace(alone, note="; ".join(filter(None, (alone.note, ALONE))))
     refused = _refused(loaded, perturbations)
     notes = (candidate.note, path_note, *(f"no {name}: {why}" for name, why in refused.items()))
     note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
-    settled = replace(settled, note=note, refused=tuple(refused), bytes=size)
+    settled = replace(settled, note=note, refused=tuple(refused), bytes=size, steady=conduct.steady)
     _make_room(size if network is None else 0, inference.device)
     _READY[settled, inference] = loaded
     return settled

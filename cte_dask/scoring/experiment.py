@@ -49,6 +49,8 @@ class Candidate:
         Names of geometric perturbations whose extents the network does not take.
     bytes
         Of its weights, in memory; changes no score.
+    steady
+        Whether the same tile gives the same prediction again; else its scores say nothing.
     variant
         How the model is used; `scale` and the preprocessing of `spec` follow it.
     """
@@ -62,6 +64,7 @@ class Candidate:
     refused: tuple[str, ...] = ()
     bytes: int = 0
     variant: Variant = AS_IT_IS
+    steady: bool = True
 
     def frame(self, tile: Shape) -> Frame:
         """Return what the model reads around a whole tile, unperturbed."""
@@ -319,6 +322,7 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "bytes": candidate.bytes,
         **({"refused": list(candidate.refused)} if candidate.refused else {}),
         **({"note": candidate.note} if candidate.note else {}),
+        **({} if candidate.steady else {"steady": False}),
     }
 
 

@@ -337,6 +337,9 @@ def _proven(
         state = split.encode(x)
         for _ in range(2):
             _require_equal(got := split.decode(state, masks), want)
+        # a number that the trace holds fast was right for the input it was traced with alone
+        other = 0.3 * x.flip(-1) + 0.5
+        _require_equal(split.decode(split.encode(other), masks), plain(other, *masks))
     return _Proven(split, x, masks, state, got)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
+from cte_dask.consistency.degenerate import DISTRUSTED
 from cte_dask.consistency.score_names import ScoreName
 from cte_dask.engine.clusters import ClusterOptions
 from cte_dask.ranking.consensus import Consensus, consensus_in
@@ -133,7 +133,7 @@ def _write_consistency(run: FinishedRun, images: ImageGroup, mapped: ScoreName) 
     """Write an image a model, and the winner; return each model's folder."""
     ranked = [m for m in run.ranking["models"] if m["rank"] is not None]
     names = [m["name"] for m in ranked]
-    fair = np.array([not {NOTHING, EVERYTHING} & set(m["flags"]) for m in ranked], bool)
+    fair = np.array([not DISTRUSTED & set(m["flags"]) for m in ranked], bool)
     folder_of = folders(names)
     arrays = [images.of_tiles(folder_of[name], name, "float32", np.nan) for name in names]
     winner = images.of_tiles(WINNER, "most consistent model, by rank", "uint16", 0)

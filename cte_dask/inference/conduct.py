@@ -1,0 +1,81 @@
+"""How a network behaves from one call to the next: the method compares calls, so this decides.
+
+A network that remembers, or draws at random, gives another prediction of the same tile; its
+consistency measures that and nothing else. One that normalises over its batch gives a tile a
+prediction that depends on its neighbours in the batch, and so on the order of the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cte_dask.inference.predictor import Predictor
+
+__all__ = ["Conduct", "conduct_of"]
+
+TOLERANCE = 1e-5
+LOW_PRECISION = 1e-2
+"""Of the largest output: what rounding explains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How a network behaves.
+
+    Parameters
+    ----------
+    steady
+        Whether the same batch gives the same prediction again.
+    alone
+        Whether a sample's prediction does not depend on the others of its batch.
+    """
+
+    steady: bool = True
+    alone: bool = True
+
+
+def conduct_of(loaded: Predictor) -> Conduct:
+    """Try a network on two samples, on the same again, and on one of them beside another.
+
+    Parameters
+    ----------
+    loaded
+        The model as it will run.
+
+    Returns
+    -------
+    Conduct
+    """
+    x = loaded.example()
+    number = loaded.network.fixed_batch or min(2, len(x))
+    x = x[:1].repeat(number, *(1 for _ in x.shape[1:])) if len(x) < number else x[:number]
+    tolerance = TOLERANCE if x.dtype == torch.float32 else LOW_PRECISION
+    with torch.inference_mode():
+        first, again = (loaded.network.forward(x) for _ in range(2))
+        if not _close(first, again, tolerance):
+            return Conduct(steady=False)
+        # networks differ in the intensities that they take; noise of others may leave them cold
+        alone = number < 2 or all(_alone(loaded, c * x, tolerance) for c in (1.0, 255.0))
+    return Conduct(alone=alone)
+
+
+def _alone(loaded: Predictor, x: Tensor, tolerance: float) -> bool:
+    # darker and turned over: other statistics and another image
+    beside = torch.cat([x[:1], 0.3 * x[1:].flip(-1)])
+    one, other = (loaded.network.forward(batch)[:1] for batch in (x, beside))
+    return _close(one, other, tolerance)
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    if not one.is_floating_point():
+        return bool(torch.equal(one > 0, other > 0))  # labels may be numbered otherwise
+    if bool((one.isnan() != other.isnan()).any()):
+        return False
+    one, other = (v.nan_to_num().float() for v in (one, other))
+    return float((one - other).abs().max()) <= tolerance * max(float(one.abs().max()), 1e-6)

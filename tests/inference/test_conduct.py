@@ -1,0 +1,71 @@
+"""Networks that remember, draw at random or look at their neighbours are found out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import unruly_networks
+from conftest import blobs
+
+from cte_dask import score
+from cte_dask.consistency.degenerate import UNSTEADY
+from cte_dask.models.bank import ModelBank
+from cte_dask.models.spec import ModelSpec
+from cte_dask.ranking.rank import rank
+from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.score_block import predict_tiles
+from cte_dask.volume import open_volume
+
+
+def bank(*kinds: str) -> ModelBank:
+    return ModelBank(
+        tuple(
+            ModelSpec(
+                name=kind,
+                format="python",
+                source=f"unruly_networks:{kind}",
+                trust=True,
+                halo={"y": 8, "x": 8},
+                multiple={"y": 2, "x": 2},
+            )
+            for kind in kinds
+        )
+    )
+
+
+def scored(*kinds: str, batch: int = 4):
+    return score(
+        open_volume(blobs((2, 64, 64))),
+        bank(*kinds),
+        perturbations=["dropout:0.2", "gaussian:0.1"],
+        tile=(1, 32, 32),
+        batch=batch,
+    ).compute()
+
+
+@pytest.mark.parametrize("kind", ["drifting", "random"])
+def test_a_model_that_gives_another_answer_each_time_is_named_and_ranked_last(kind):
+    ranking = rank(scored("plain", kind, "frozen"))
+    assert [m.name for m in ranking.models][-1] == kind
+    assert UNSTEADY in ranking.models[-1].flags
+    assert [m.flags for m in ranking.models[:-1]] == [(), ()]
+
+
+def test_a_model_that_normalises_over_its_batch_is_scored_alone_whatever_the_batch():
+    small, large = (scored("batched", "plain", batch=batch) for batch in (1, 4))
+    np.testing.assert_array_equal(small.nhd, large.nhd)
+    assert "tiles are predicted one at a time" in large.attrs["notes"]["batched"]
+
+
+def test_values_that_a_trace_holds_fast_are_found_by_a_second_input():
+    image = blobs((1, 96, 96))
+    experiment = resolve(
+        open_volume(image), bank("frozen"), perturbations=["dropout:0.2"], tile=(1, 32, 32), batch=1
+    )
+    assert "the split network differs from the plain one" in experiment.candidates[0].note
+    predicted = {t.start: p[0] for _, t, p in predict_tiles(experiment, 0, [])}
+    frame = torch.from_numpy(image[0, 24:72, 24:72].astype(np.float32))[None, None]
+    with torch.no_grad():
+        expected = torch.sigmoid(unruly_networks.frozen()(frame))[0, 0, 8:40, 8:40]
+    np.testing.assert_allclose(predicted[0, 32, 32][0], expected, atol=1e-5)

@@ -1,0 +1,73 @@
+"""Networks that do what no network should, as factories of the format ``python``."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MIDDLE = 120
+"""Brightness between foreground and background."""
+
+
+class Simple(nn.Module):
+    """Encoder, bottleneck, decoder with a skip."""
+
+    def __init__(self, norm: str = "none") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.up, self.head = nn.ConvTranspose2d(8, 4, 2, 2), nn.Conv2d(4, 1, 1)
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False) if norm == "batch" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = (x - MIDDLE) / 64
+        skip = torch.relu(self.encoder(bright))
+        skip = self.norm(skip) if self.norm else skip
+        return bright + self.head(torch.relu(self.up(torch.relu(self.deep(skip)))) + skip)
+
+
+class Drifting(Simple):
+    """Adds a little more with every call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(x) + 0.001 * self.calls
+
+
+class Random(Simple):
+    """Dropout that was left switched on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(super().forward(x), 0.1, training=True)
+
+
+class Frozen(Simple):
+    """Normalises each image by a mean taken in NumPy, which a trace takes for a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = np.asarray(x.detach()).mean((1, 2, 3))
+        return super().forward(
+            x - torch.as_tensor(mean, dtype=x.dtype).reshape(-1, 1, 1, 1) + MIDDLE
+        )
+
+
+def plain() -> nn.Module:
+    return Simple().eval()
+
+
+def batched() -> nn.Module:
+    return Simple("batch").eval()
+
+
+def drifting() -> nn.Module:
+    return Drifting().eval()
+
+
+def random() -> nn.Module:
+    return Random().eval()
+
+
+def frozen() -> nn.Module:
+    return Frozen().eval()
