@@ -88,8 +88,8 @@ class Task:
 
 TASKS = (
     Task("modalities", (*FLUORESCENCE, *STAINED), instances=True, ccfv=True),
-    Task("nuclei-zoo", FLUORESCENCE, instances=True),
-    Task("mitochondria-zoo", MITOCHONDRIA, instances=False),
+    Task("nuclei", FLUORESCENCE, instances=True),
+    Task("mitochondria", MITOCHONDRIA, instances=False),
 )
 
 
