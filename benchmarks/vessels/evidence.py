@@ -14,10 +14,10 @@ from images import Images, Target
 from ordering import estimation, labels_order, ordering
 from predictions import PERTURBATIONS, REFERENCE, SEED, Masks
 
+from cte_dask.consistency.accuracy import f1
 from cte_dask.consistency.binary import binary_agreement
 from cte_dask.consistency.degenerate import degenerate, flag
 from cte_dask.consistency.vote_patterns import VoteTables, packed, vote_tables
-from cte_dask.evaluation.accuracy import f1
 from cte_dask.ranking.ballot import ballot_of
 from cte_dask.ranking.latent_truth import fit_truth
 

@@ -18,6 +18,7 @@ from cte_dask.cli.options import (
 )
 from cte_dask.cli.rank import plan, rank, status
 from cte_dask.cli.report import report
+from cte_dask.cli.suggest import suggest
 
 __all__ = ["app"]
 
@@ -34,6 +35,7 @@ app.add_typer(models, name="models")
 
 app.command()(rank)
 app.command()(plan)
+app.command()(suggest)
 app.command()(calibrate)
 app.command()(evaluate)
 app.command()(report)

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cte_dask.cli.console import teller
+from cte_dask.consistency.accuracy import f1_of_counts, foreground_counts
 from cte_dask.demo import LABELS, bank_path, write_demo_target
-from cte_dask.evaluation.accuracy import f1_of_counts, foreground_counts
 from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.perturb import Draw
 from cte_dask.ranking.rank_target import rank_target
@@ -81,7 +81,7 @@ def run_demo(
     if as_json:
         print(json.dumps({"ranking": outcome.result, "f1": performance}, indent=1))
     else:
-        _print(output(), outcome, performance)
+        _print(output(), outcome, performance, str(out / "run"))
         output().print(f"look at it: cte report {out / 'run'}", highlight=False, markup=False)
     return outcome
 
@@ -113,7 +113,7 @@ def median_f1(experiment: Experiment, truth: NDArray[np.integer]) -> dict[str, f
     return {name: float(np.median(values)) for name, values in scores.items()}
 
 
-def _print(console: Console, outcome: Outcome, performance: dict[str, float]) -> None:
+def _print(console: Console, outcome: Outcome, performance: dict[str, float], run: str) -> None:
     ranking = outcome.ranking
     ranked = [m for m in ranking.models if m.rank is not None]
     table = Table(title="The ranking beside the truth", title_justify="left")
@@ -133,7 +133,7 @@ def _print(console: Console, outcome: Outcome, performance: dict[str, float]) ->
             f"{performance[model.name]:.2f}",
             ", ".join(model.flags),
         )
-    print_answer(ranking, console)
+    print_answer(ranking, console, run=run)
     console.print(table)
     truth = [performance[m.name] for m in ranked]
     # Rank 1 is best, so ranks are negated: higher is better on both sides.

@@ -16,7 +16,6 @@ import numpy as np
 
 from cte_dask.arrays import namespace, set_threads, to_numpy
 from cte_dask.errors import reason
-from cte_dask.evaluation.accuracy import average_precision, f1_of_counts, foreground_counts
 from cte_dask.evaluation.comparators.ccfv import TileFeatures
 from cte_dask.evaluation.comparators.confidence import foreground_confidence, foreground_entropy
 from cte_dask.evaluation.comparators.decoder_features import (
@@ -32,6 +31,7 @@ from cte_dask.evaluation.result import MEASURES
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.scoring.block_reader import Window, read_window, shifted
 from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.tile_accuracy import accuracy_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -237,12 +237,8 @@ def _measures(
     truth: NDArray[Any],
 ) -> list[float]:
     """Return the `MEASURES` of one tile."""
-    # A multi-class model's maps are zero wherever the background wins: above 0 is foreground.
-    threshold = 0.0 if spec.output.classes else spec.output.threshold
-    f1 = float(f1_of_counts(*foreground_counts(probability > threshold, truth > 0)))
-    precision = math.nan
-    if instances is not None:
-        precision = average_precision(instances, _instances(truth, spec.dims))
+    f1, precision = accuracy_of(spec, probability, instances, truth)
+    threshold = spec.output.map_threshold
     if (
         spec.output.activation == "labels"
     ):  # labels have no probability, so neither entropy nor confidence
@@ -253,13 +249,3 @@ def _measures(
         foreground_entropy(probability, threshold=threshold),
         foreground_confidence(probability, threshold=threshold),
     ]
-
-
-def _instances(truth: NDArray[Any], dims: int) -> NDArray[Any]:
-    """Return the labels as a model of `dims` axes can find them: plane by plane for a 2D model."""
-    if dims == 3 or len(truth) == 1:
-        return truth
-    # Ids of each plane are shifted above those of the planes before: an object is one per plane.
-    above = int(truth.max()) * np.arange(len(truth), dtype=np.int64)[:, None, None]
-    planes: NDArray[Any] = np.where(truth > 0, truth.astype(np.int64) + above, 0)
-    return planes

@@ -36,6 +36,14 @@ class Output(Strict):
     classes: tuple[StrictInt, ...] = ()
     index: StrictInt | str | None = None
 
+    @property
+    def map_threshold(self) -> float:
+        """Value of the foreground maps above which a voxel is foreground.
+
+        The maps of several classes are 0 wherever the background, or another class, wins.
+        """
+        return 0.0 if self.classes else self.threshold
+
     @field_validator("classes")
     @classmethod
     def _distinct(cls, classes: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ __all__ = [
     "RESAMPLES",
     "TAILS",
     "Resamples",
+    "Sampled",
     "cells",
     "draw",
     "interval",
@@ -121,6 +122,43 @@ class Resamples:
         # drawing counts for all tiles at once would be resamples × tiles numbers
         chunks = (self.counts[i : i + step, unit] for i in range(0, len(self.counts), step))
         return np.concatenate([weighted_medians(ascending, weights) for weights in chunks])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """A number of a whole target, and what it is in resamples of the target's regions.
+
+    Parameters
+    ----------
+    value
+        The number.
+    resampled
+        In each resample, (resample,).
+    tiles
+        What it is made of, one a tile, (tile,).
+    """
+
+    value: float
+    resampled: Floats
+    tiles: Floats
+
+    @classmethod
+    def of(cls, tiles: Floats, draws: Resamples) -> Sampled:
+        """Return the median over tiles.
+
+        Parameters
+        ----------
+        tiles
+            One number a tile; NaN ones are left out.
+        draws
+            The resamples.
+        """
+        return cls(median(tiles), draws.medians(tiles), tiles)
+
+    def __mul__(self, other: Sampled) -> Sampled:
+        return Sampled(
+            self.value * other.value, self.resampled * other.resampled, self.tiles * other.tiles
+        )
 
 
 def resample(units: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES) -> Resamples:

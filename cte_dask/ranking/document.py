@@ -10,6 +10,8 @@ from cte_dask.results.store import DONE, Scores
 from cte_dask.volume.statistics import not_stored
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cte_dask.engine.racing.decision import Decision
     from cte_dask.ranking.rank import ModelRank, Ranking
     from cte_dask.scoring.experiment import Experiment
@@ -21,9 +23,24 @@ RANKING_SCHEMA = "cte-ranking/1"
 
 
 def ranking_dict(
-    experiment: Experiment, ranking: Ranking, scores: Scores, decision: Decision | None = None
+    experiment: Experiment,
+    ranking: Ranking,
+    scores: Scores,
+    decision: Decision | None = None,
+    *,
+    label_failures: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of ``ranking.json``; `decision` is what an anytime run came to."""
+    """Return the content of ``ranking.json``.
+
+    Parameters
+    ----------
+    experiment, ranking, scores
+        The run, its ranking, and what that counts.
+    decision
+        What an anytime run came to; None of an exhaustive one.
+    label_failures
+        Why models could not be measured on labelled tiles, by number of the tile.
+    """
     from cte_dask.scoring.experiment import versions
 
     marks = scores.done()
@@ -31,7 +48,7 @@ def ranking_dict(
         reached = bool((marks == DONE["complete"]).all())
     else:
         reached = decision.stopped != "interrupted" and not (marks == DONE["failures"]).any()
-    complete = bool(reached) and not experiment.excluded
+    complete = bool(reached) and not experiment.excluded and not label_failures
     answer: dict[str, Any] = {}
     if decision is not None:
         answer = {**decision.to_dict(), "verdict": verdict(decision)}
@@ -50,6 +67,7 @@ def ranking_dict(
         **answer,
         **({"skipped": left_out} if (left_out := skipped(scores)) else {}),
         **({"not_stored": text} if (text := not_stored(experiment.volume)) else {}),
+        **({"label_failures": label_failures} if label_failures else {}),
         "target": experiment.volume.describe(),
         "seed": experiment.seed,
         "experiment": experiment.digest(),
@@ -86,6 +104,11 @@ def contradiction(ranking: Ranking, decision: Decision) -> str | None:
     margin = number(leader) - max(proven, default=-1.0)
     if leader.name in decision.best or margin <= decision.goal.epsilon:
         return None
+    if ranking.bank.labelled:
+        return (
+            f"corrected by the labelled tiles, {leader.name} is ahead by {margin:.3f}: the race "
+            "compared estimates, without labels"
+        )
     return (
         f"fitted to all blocks that were read, {leader.name} is ahead by {margin:.3f}: the first "
         "blocks were not like the rest; --exhaustive settles it"

@@ -50,6 +50,9 @@ class RankOptions(PlanOptions):
 
     Parameters
     ----------
+    labels
+        Folder of tiles that somebody labelled, see `cte_dask.ranking.suggest`: they correct the
+        ranking. A resumed run goes on with those that it was given before.
     shard
         The part of the blocks to score, ``i/n``; the shard that finds all done ranks them.
     resume, overwrite
@@ -58,6 +61,10 @@ class RankOptions(PlanOptions):
         Shows how far a run is.
     """
 
+    labels: Annotated[
+        str | None,
+        "Folder of tiles that you labelled, made by cte suggest: they correct the ranking.",
+    ] = None
     shard: Annotated[str | None, "Score part i of n of the blocks; all n share --out."] = None
     resume: Annotated[bool, "Go on with the run that is there."] = False
     overwrite: Annotated[bool, "Drop what is there."] = False

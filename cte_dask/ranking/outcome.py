@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.ranking.document import ranking_dict
+from cte_dask.ranking.labels import label_failures, with_labels
 from cte_dask.ranking.rank import Ranking, rank, with_intervals
 from cte_dask.results.dataset import read_scores, told_attributes
 from cte_dask.results.store import DONE, count_all
 from cte_dask.results.tables import ranking_csv, tile_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cte_dask.engine.anytime import Anytime
     from cte_dask.engine.jobs import Shard
     from cte_dask.engine.racing.decision import Decision
+    from cte_dask.results.label_folder import LabelledTile
     from cte_dask.results.run_folder import RunFolder
     from cte_dask.results.store import Scores
     from cte_dask.scoring.experiment import Experiment
@@ -55,6 +59,7 @@ def concluded(
     *,
     interrupted: bool,
     shard: Shard | None,
+    labelled: Sequence[LabelledTile] = (),
 ) -> Outcome:
     """Rank what was scored, write the results, and say how it ended.
 
@@ -70,16 +75,21 @@ def concluded(
         Whether somebody stopped it.
     shard
         The part of the blocks that was to be scored; None for all.
+    labelled
+        Tiles that were to be measured, see `cte_dask.ranking.labels.measure_labels`.
     """
     counted = count_all(scores) if race is None else race.count()
     dataset = read_scores(counted)
     dataset.attrs |= told_attributes(experiment)
-    ranking, decision = rank(dataset), None
+    entries = folder.read_labels(experiment.digest())
+    ranking, decision = rank(with_labels(dataset, entries)), None
     if race is not None:
         able = [m.name for m in ranking.models if m.rank is not None and not m.degenerate]
         decision = race.decision(interrupted=interrupted).led_by(able)
-        ranking = with_intervals(ranking, decision.intervals)
-    result = ranking_dict(experiment, ranking, counted, decision)
+        if not ranking.bank.labelled:  # a race knows nothing of labels, nor do its intervals
+            ranking = with_intervals(ranking, decision.intervals)
+    failures = label_failures(entries, labelled)
+    result = ranking_dict(experiment, ranking, counted, decision, label_failures=failures)
     # of several shards only the one that finds every block tried writes the files
     final = shard is None or all_tried(scores)
     complete = result["complete"] if final or shard is None else not shard.part(scores.missing())

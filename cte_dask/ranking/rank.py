@@ -135,8 +135,9 @@ class Ranking:
     Parameters
     ----------
     primary
-        What ranks: ``transfer``, ``cte`` (consistency over several perturbations), or one score,
-        ``metric@perturbation``.
+        What ranks: ``transfer``, ``cte`` (consistency over several perturbations), one score,
+        ``metric@perturbation``; or, where tiles were labelled, ``labelled_f1`` or
+        ``labelled_precision``.
     score
         The score that tiles show, ``metric@perturbation``; it ranks alone where it is `primary`.
     models
@@ -191,7 +192,8 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
     rule
         ``transfer`` (`cte_dask.ranking.transfer`), or ``consistency``: by the median tile
         consistency (CTE, arXiv 2503.00450, sec. 2) of the first metric under the first
-        perturbation; by default as the experiment says.
+        perturbation; by default as the experiment says. Where tiles were labelled, what was
+        measured ranks (`cte_dask.ranking.correction`), unless a rule is given here.
 
     Returns
     -------
@@ -210,9 +212,10 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
     ranked = [
         replace(m, note=_noted(m.note, notes[m.name]), verdict=bank.models[m.name]) for m in ranked
     ]
-    rule = str(data.attrs.get("rule", "consistency")) if rule is None else rule
+    if rule is None:
+        rule = "labels" if bank.labelled else str(data.attrs.get("rule", "consistency"))
     primary = score if rule == "consistency" else bank.by
-    resampled = bank.resampled if rule == "transfer" else _resampled(data, cell, seed)
+    resampled = bank.resampled if primary == bank.by else _resampled(data, cell, seed)
     pairs = zip(map(str, data.model.to_numpy()), resampled, strict=True)
     # models that were dropped on the way have seen other regions
     numbers = {name: row for name, row in pairs if not notes[name]}

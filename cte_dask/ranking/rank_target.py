@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -24,8 +25,10 @@ from cte_dask.engine.lost_workers import SchedulerLostError
 from cte_dask.engine.racing.goal import Goal
 from cte_dask.models import load_bank
 from cte_dask.ranking.frozen import FrozenTransfer
+from cte_dask.ranking.measure_labels import measure_labels
 from cte_dask.ranking.options import PlanOptions, RankOptions
 from cte_dask.ranking.outcome import EXIT, Outcome, all_tried, concluded
+from cte_dask.results.label_folder import LabelledTile, read_label_folder
 from cte_dask.results.layout import layout_of
 from cte_dask.results.new_store import create
 from cte_dask.results.run_folder import RunFolder
@@ -59,6 +62,8 @@ class PreparedRun:
         The blocks wanted.
     session
         What its log will hold.
+    labelled
+        Tiles that somebody labelled.
     """
 
     folder: RunFolder
@@ -68,6 +73,7 @@ class PreparedRun:
     race: Anytime | None
     work: Listed | Anytime
     session: dict[str, Any]
+    labelled: Sequence[LabelledTile] = ()
 
 
 def rank_with(target: TargetOptions, bank_path: str, out: str, options: RankOptions) -> Outcome:
@@ -109,6 +115,11 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     shard = None if options.shard is None else Shard.parse(options.shard)
     if shard is not None and options.overwrite:
         raise ValueError("--shard and --overwrite exclude each other: shards share what OUT holds")
+    if shard is not None and options.labels is not None:
+        raise ValueError(
+            "--shard and --labels exclude each other: give --resume --labels once all shards are "
+            "done"
+        )
     resume = options.resume or shard is not None
     _check_out(folder, resume=resume, overwrite=options.overwrite)
     workers = planned_workers(options.cluster, workers=options.workers, threads=options.threads)
@@ -120,9 +131,12 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     volume = open_target(target, bank)
     experiment = experiment_of(volume, bank, replace(options, workers=workers, block=block))
     _check_space(out, experiment)
+    labelled = _labelled(options, experiment)
     scores = create(
         folder.scores_url, layout_of(experiment), resume=resume, overwrite=options.overwrite
     )
+    if options.overwrite:
+        folder.drop_labels()
     folder.write_experiment(experiment)
     goal = goal_for(experiment, options, shard=shard is not None)
     race = None if goal is None else _race(experiment, scores, goal, began=clock)
@@ -133,7 +147,13 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
         "workers": workers,
         "threads": options.threads,
     }
-    return PreparedRun(folder, experiment, scores, shard, race, work, session)
+    return PreparedRun(folder, experiment, scores, shard, race, work, session, labelled)
+
+
+def _labelled(options: RankOptions, experiment: Experiment) -> list[LabelledTile]:
+    if options.labels is None:
+        return []
+    return read_label_folder(options.labels.rstrip("/"), experiment, tell=options.tell)
 
 
 def _race(experiment: Experiment, scores: Scores, goal: Goal, *, began: float) -> Anytime:
@@ -152,6 +172,9 @@ def _run(run: PreparedRun, options: RankOptions) -> bool:
         with cluster as client, display as progress:
             task = Checkpoint(run.experiment, run.folder.scores_url)
             run_jobs(task, run.work, client=client, progress=progress)
+            measure_labels(
+                run.folder, run.experiment, run.labelled, client=client, tell=options.tell
+            )
     except KeyboardInterrupt:
         return True
     except SchedulerLostError as error:
@@ -170,6 +193,7 @@ def _concluded(
         run.race,
         interrupted=interrupted,
         shard=run.shard,
+        labelled=run.labelled,
     )
     if run.shard and not all_tried(run.scores):
         return outcome  # the files are for the shard that sees the whole

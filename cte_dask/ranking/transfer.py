@@ -14,7 +14,9 @@ before it was evaluated (docs/evidence.md):
    witness is then the average precision of a model's objects against those of each other model, the
    mean weighted by the fourth power of the others' CTE, on a typical tile; times its own CTE.
 4. With fewer models, CTE alone ranks.
-5. Models that predict nothing or everything rank below all others, and have no say.
+5. Where somebody labelled a few tiles, the witnesses are not needed: estimated F1 (of instances the
+   precision), corrected by what was measured there (`cte_dask.ranking.correction`), ranks alone.
+6. Models that predict nothing or everything rank below all others, and have no say.
 
 When the best estimated F1 is below `TRUSTED_F1`, or the models tell no certain truth
 (`TRUSTED_CERTAINTY`), no model of the bank should be trusted here, and the answer says so first.
@@ -33,7 +35,8 @@ import numpy.typing as npt
 from cte_dask.consistency.model_pairs import pair_overlaps, pair_table
 from cte_dask.consistency.score_names import ScoreName
 from cte_dask.ranking.ballot import ballot_of
-from cte_dask.ranking.bootstrap import interval, median, resample
+from cte_dask.ranking.bootstrap import Sampled, interval, median, resample
+from cte_dask.ranking.correction import LABELLED, Truth, labelled_score
 from cte_dask.ranking.latent_truth import fit_truth
 from cte_dask.results.block_codec import votes_in
 from cte_dask.scoring.block_scores import mean_of_perturbations
@@ -89,6 +92,17 @@ class Estimate:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, sampled: Sampled) -> Estimate:
+        """Return a number with the interval of its resamples.
+
+        Parameters
+        ----------
+        sampled
+            The number.
+        """
+        return cls(sampled.value, *interval(sampled.resampled))
+
     def to_dict(self) -> dict[str, float | None]:
         """Return plain data; NaN becomes None, which JSON has."""
         return {name: _plain(getattr(self, name)) for name in ("value", "low", "high")}
@@ -103,16 +117,19 @@ class ModelVerdict:
     consistency
         CTE over all perturbations that every model supports.
     estimated_f1
-        F1 expected against the truth that the others tell.
+        F1 expected against the truth that the others tell, corrected where tiles were labelled.
     sensitivity, false_positive_rate
         Against the truth that all tell; NaN where it is not known.
     precision
-        Average precision of its objects against those of the others; NaN unless instances are
-        compared.
+        Average precision of its objects against those of the others, corrected where tiles were
+        labelled; NaN unless instances are compared.
     transfer
-        What ranks: estimated F1, or precision, times CTE, or CTE alone in a small bank.
+        What ranks: estimated F1, or precision, times CTE, or CTE alone in a small bank; by labels
+        estimated F1, or precision, as it is.
     agreement
         Median over tiles of the mean overlap (IoU) with the other models' foregrounds.
+    uncorrected_f1
+        F1 estimated without the labels; NaN if there are none.
     """
 
     consistency: Estimate
@@ -122,6 +139,7 @@ class ModelVerdict:
     precision: Estimate
     transfer: Estimate
     agreement: float
+    uncorrected_f1: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, a part of an entry of ``models`` in ``ranking.json``."""
@@ -130,6 +148,8 @@ class ModelVerdict:
             "sensitivity": _plain(self.sensitivity),
             "false_positive_rate": _plain(self.false_positive_rate),
         }
+        if not math.isnan(self.uncorrected_f1):
+            f1["uncorrected"] = self.uncorrected_f1
         return {
             "estimated_f1": f1,
             "consistency": self.consistency.to_dict(),
@@ -148,7 +168,8 @@ class BankVerdict:
     models
         By name.
     by
-        What the transfer score is: ``transfer`` from `WITNESSES` usable models on, ``cte`` below.
+        What the transfer score is: ``transfer`` from `WITNESSES` usable models on, ``cte`` below;
+        ``labelled_f1`` or ``labelled_precision`` where tiles were labelled.
     usable
         Number of usable models, copies once.
     best_f1
@@ -166,6 +187,8 @@ class BankVerdict:
         What ranks, in each resample of the target's regions, float64 (model, resample).
     lattice
         Tiles that had too many patterns of votes and were looked at on a lattice of voxels.
+    labelled
+        Tiles whose labels correct the estimates.
     """
 
     models: Mapping[str, ModelVerdict]
@@ -177,17 +200,18 @@ class BankVerdict:
     tiles: Mapping[str, Floats]
     resampled: Floats
     lattice: int
+    labelled: int = 0
 
     @property
     def warning(self) -> str:
         """Why no model of the bank can be trusted on this target; empty if one can."""
-        if self.by != "transfer":
+        if self.by == "cte":
             return ""
         if math.isnan(self.best_f1):
             return "no model sees what another one sees"
         if self.best_f1 < TRUSTED_F1:
             return f"the best of them is expected to reach an F1 of {self.best_f1:.2f} only"
-        if self.certainty < TRUSTED_CERTAINTY:
+        if not self.labelled and self.certainty < TRUSTED_CERTAINTY:
             return "the models contradict each other too much to tell what is true"
         return ""
 
@@ -196,9 +220,10 @@ class BankVerdict:
         return {
             "usable": self.usable,
             "certainty": _plain(self.certainty),
-            "trusted": not self.warning if self.by == "transfer" else None,
+            "trusted": None if self.by == "cte" else not self.warning,
             "warning": self.warning or None,
             "tiles_on_a_lattice": self.lattice,
+            "labelled_tiles": self.labelled,
             "models": list(self.models),
             "overlap": [[_plain(v) for v in row] for row in self.overlap],
         }
@@ -244,71 +269,68 @@ def judge(
     tables = votes_in(data)
     ballot = ballot_of(tables)
     truth, overlaps = fit_truth(ballot, ~degenerate), pair_overlaps(tables)
-    original = truth.original
-    distinct = original == np.arange(ballot.models)
+    distinct = truth.original == np.arange(ballot.models)
     usable = int((distinct & ~degenerate & tables.voted.any(axis=0)).sum())
     known = usable >= FEWEST
-    consistency = tile_consistency(data)
-    by = "transfer" if usable >= WITNESSES else "cte"
-    f1 = truth.f1(ballot) if known else np.full_like(consistency, np.nan)
-    objects = np.full_like(consistency, np.nan)
-    if "precision" in data:
-        weights = np.where(degenerate | ~distinct, 0.0, [median(row) for row in consistency])
-        objects = mean_over_others(data.precision.to_numpy(), weights**WEIGHT_POWER, original)
-    witnesses = objects if "precision" in data else f1
-    agreement = _agreement(overlaps, original, ~degenerate)
-    draws = resample(cell, seed=seed)
-    models, resampled = {}, []
-    for number, name in enumerate(map(str, data.model.to_numpy())):
-        own, expected, precision = (
-            _Sampled.of(values[number], draws) for values in (consistency, f1, objects)
-        )
-        ranks = own
-        if by == "transfer":
-            ranks = own * (precision if "precision" in data else expected)
-        resampled.append(ranks.resampled)
-        models[name] = ModelVerdict(
-            consistency=own.estimate(),
-            estimated_f1=expected.estimate(),
+    unknown = np.full((ballot.models, len(tables)), np.nan)
+    f1 = truth.f1(ballot) if known else unknown
+    objects = _objects(data, truth.original, ~degenerate) if "precision" in data else unknown
+    agreement = _agreement(overlaps, truth.original, ~degenerate)
+    draws, measured = resample(cell, seed=seed), labelled_score(data)
+    own = [Sampled.of(row, draws) for row in tile_consistency(data)]
+    expected = _corrected(f1, Truth.of(data, LABELLED["f1"], seed=seed), draws)
+    precision = _corrected(objects, Truth.of(data, LABELLED["precision"], seed=seed), draws)
+    witnesses, ranks = precision if "precision" in data else expected, own
+    by = measured or ("transfer" if usable >= WITNESSES else "cte")
+    if by == "transfer":
+        ranks = [w * o for w, o in zip(witnesses, own, strict=True)]
+    elif measured:
+        ranks = witnesses
+    tiles = {name: np.stack([s.tiles for s in each]) for name, each in (("cte", own), (by, ranks))}
+    if known or measured:
+        tiles["estimated_f1"] = np.stack([s.tiles for s in expected])
+    models = {
+        name: ModelVerdict(
+            consistency=Estimate.of(own[number]),
+            estimated_f1=Estimate.of(expected[number]),
             sensitivity=float(truth.sensitivity[number]) if known else math.nan,
             false_positive_rate=float(truth.false_positive_rate[number]) if known else math.nan,
-            precision=precision.estimate(),
-            transfer=ranks.estimate(),
+            precision=Estimate.of(precision[number]),
+            transfer=Estimate.of(ranks[number]),
             agreement=median(agreement[number]),
+            uncorrected_f1=median(f1[number]) if measured else math.nan,
         )
+        for number, name in enumerate(map(str, data.model.to_numpy()))
+    }
     return BankVerdict(
         models=models,
         by=by,
         usable=usable,
-        best_f1=_highest(median(row) for row in f1[~degenerate]),
+        best_f1=_highest(e.value for e in np.array(expected, object)[~degenerate]),
         certainty=truth.certainty(ballot) if known else math.nan,
         overlap=_typical_overlaps(overlaps, ballot.models),
-        tiles={
-            "cte": consistency,
-            **({"estimated_f1": f1} if known else {}),
-            **({"transfer": witnesses * consistency} if by == "transfer" else {}),
-        },
-        resampled=np.stack(resampled),
+        tiles=tiles,
+        resampled=np.stack([s.resampled for s in ranks]),
         lattice=int((tables.step > 1).sum()),
+        labelled=int(data[measured].notnull().any("model").sum()) if measured else 0,
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sampled:
-    """A median over tiles, and those of resamples of the target's regions."""
+def _corrected(estimates: Floats, truth: Truth | None, draws: Resamples) -> list[Sampled]:
+    """Return each model's estimate of the whole target, corrected where tiles were labelled."""
+    if truth is None:
+        return [Sampled.of(row, draws) for row in estimates]
+    return [truth.corrected(model, row, draws) for model, row in enumerate(estimates)]
 
-    value: float
-    resampled: Floats
 
-    @classmethod
-    def of(cls, values: Floats, draws: Resamples) -> _Sampled:
-        return cls(median(values), draws.medians(values))
-
-    def __mul__(self, other: _Sampled) -> _Sampled:
-        return _Sampled(self.value * other.value, self.resampled * other.resampled)
-
-    def estimate(self) -> Estimate:
-        return Estimate(self.value, *interval(self.resampled))
+def _objects(
+    data: xr.Dataset, original: npt.NDArray[np.int64], voters: npt.NDArray[np.bool_]
+) -> Floats:
+    """Return how precisely each model's objects find those of the others, (model, tile)."""
+    typical = np.array([median(row) for row in tile_consistency(data)])
+    distinct = voters & (original == np.arange(len(original)))
+    weights = np.where(distinct, typical, 0.0) ** WEIGHT_POWER
+    return mean_over_others(data.precision.to_numpy(), weights, original)
 
 
 def mean_over_others(pairs: Floats, weights: Floats, original: npt.NDArray[np.int64]) -> Floats:

@@ -11,7 +11,12 @@ __all__ = ["repeat_command", "shown_url"]
 
 
 def repeat_command(
-    experiment: Mapping[str, Any], bank: str, goal: Mapping[str, Any] | None = None
+    experiment: Mapping[str, Any],
+    bank: str,
+    goal: Mapping[str, Any] | None = None,
+    *,
+    out: str = "RUN",
+    labels: str | None = None,
 ) -> str:
     """Return the command that computes the same scores again.
 
@@ -23,6 +28,10 @@ def repeat_command(
         Path or URL of the bank.
     goal
         What an anytime run was to find out, of ``ranking.json``; None of an exhaustive one.
+    out
+        Folder or URL of the run.
+    labels
+        Folder of labelled tiles with which the run that is there goes on; None to repeat it.
 
     Returns
     -------
@@ -34,7 +43,7 @@ def repeat_command(
     batches = {m["batch"] for m in experiment["models"]}
     options: list[tuple[str, Any]] = [
         ("--bank", bank),
-        ("--out", "RUN"),
+        ("--out", shown_url(out)),
         ("--level", target["level"]),
         ("--axes", target["axes"]),
         ("--channel", target["channel"]),
@@ -53,6 +62,7 @@ def repeat_command(
     flags = ["--anonymous"] if target.get("anonymous") else []
     given = [part for name, value in options if value is not None for part in (name, str(value))]
     flags += ["--exhaustive"] if goal is None else _goal_options(goal)
+    flags += [] if labels is None else ["--resume", "--labels", shown_url(labels)]
     return shlex.join(["cte", "rank", shown_url(target["url"]), *given, *flags])
 
 

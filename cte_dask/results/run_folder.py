@@ -7,8 +7,8 @@ Nobody else spells these names. A file is written whole or the old one stays
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ __all__ = ["FinishedRun", "RunFolder", "read_calibration"]
 
 EXPERIMENT_SCHEMA = "cte-experiment/1"
 LOG_SCHEMA = "cte-log/1"
+LABELS_SCHEMA = "cte-labels/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,11 @@ class RunFolder:
     def maps_url(self) -> str:
         """Where the maps are, unless they were wanted elsewhere."""
         return self._place("maps.zarr")
+
+    @property
+    def suggestion_url(self) -> str:
+        """Where the tiles to label are, unless they were wanted elsewhere."""
+        return self._place("suggestion")
 
     def create(self) -> None:
         """Make the folder, where there is none."""
@@ -158,6 +164,43 @@ class RunFolder:
             writer.write_table(first)
             for table in tables:
                 writer.write_table(table)
+
+    def write_labels(self, experiment: str, tiles: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``labels.json``: what was measured on tiles that somebody labelled.
+
+        Parameters
+        ----------
+        experiment
+            Digest of the run that it was measured for.
+        tiles
+            Plain data, one a tile.
+        """
+        data = {"schema": LABELS_SCHEMA, "experiment": experiment, "tiles": list(tiles)}
+        self._write("labels.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+    def read_labels(self, experiment: str) -> list[dict[str, Any]]:
+        """Return the tiles that `write_labels` wrote for a run of this digest; none if for another.
+
+        Raises
+        ------
+        ValueError
+            If the file is of another schema.
+        """
+        data = self._json("labels.json")
+        if data is None:
+            return []
+        if data.get("schema") != LABELS_SCHEMA:
+            raise ValueError(
+                f"{self._place('labels.json')} is not of schema {LABELS_SCHEMA}: "
+                f"{data.get('schema')!r}; remove it, and give --labels again"
+            )
+        return list(data["tiles"]) if data["experiment"] == experiment else []
+
+    def drop_labels(self) -> None:
+        """Forget what was measured on labelled tiles."""
+        filesystem, path = fsspec.core.url_to_fs(self._place("labels.json"))
+        with suppress(FileNotFoundError):
+            filesystem.rm_file(path)
 
     def add_session(self, session: Mapping[str, Any], *, anew: bool = False) -> None:
         """Add a call of ``cte rank`` to ``log.json``: what it did, where, and how long it took.

@@ -200,13 +200,8 @@ def predict_tiles(
     window = read_window(experiment, block, [d.perturbation for d in draws])
     for candidate in experiment.candidates:
         scorer = TileScorer(experiment, loaded(experiment, candidate), window)
-        for group in groups(np.arange(len(block.tiles)), scorer.ready):
-            tiles = [block.tiles[i] for i in group]
-            passes = scorer.predict(tiles, draws)
-            for number, tile in enumerate(tiles):
-                core = tuple(slice(0, s) for s in tile.shape)
-                maps = [np.maximum.reduce(p.foreground)[number][core] for p in passes]
-                yield candidate.name, tile, maps
+        for tile, passes in scorer.predictions(block.tiles, draws):
+            yield candidate.name, tile, [foreground for foreground, _ in passes]
 
 
 def _unmasked(experiment: Experiment, tiles: Sequence[Tile]) -> NDArray[np.bool_]:

@@ -74,10 +74,9 @@ class TileScorer:
             return scores
         predicted = [tiles[i] for i in finite]
         reference, *perturbed = self.predict(predicted, draws)
-        output = self.ready.spec.output
         limits: dict[str, Any] = {
             "cores": [tuple(slice(0, s) for s in t.shape) for t in predicted],
-            "threshold": 0.0 if output.classes else output.threshold,
+            "threshold": self.ready.spec.output.map_threshold,
         }
         for draw, prediction in enumerate(perturbed):
             counts = tile_statistics(reference, prediction, border=self.experiment.border, **limits)
@@ -108,6 +107,41 @@ class TileScorer:
             seed=experiment.seed,
             around=around,
         )
+
+    def predictions(
+        self, tiles: Sequence[Tile], draws: Sequence[Draw]
+    ) -> Iterator[tuple[Tile, list[tuple[Any, Any | None]]]]:
+        """Yield the predictions of any number of tiles, tile by tile, to look at or to measure.
+
+        Parameters
+        ----------
+        tiles
+            The tiles.
+        draws
+            The perturbed runs wanted.
+
+        Yields
+        ------
+        tuple
+            The tile; of the reference, then of each draw, its foreground probability (the largest
+            of the classes), float32, and its instance labels, int32, None where no metric needs
+            any; (z, y, x) of the tile's extent.
+        """
+        for group in groups(np.arange(len(tiles)), self.ready):
+            chosen = [tiles[i] for i in group]
+            passes = self.predict(chosen, draws)
+            for number, tile in enumerate(chosen):
+                core = number, *(slice(0, s) for s in tile.shape)
+                yield (
+                    tile,
+                    [
+                        (
+                            np.maximum.reduce(p.foreground)[core],
+                            None if p.labels is None else p.labels[core],
+                        )
+                        for p in passes
+                    ],
+                )
 
     def _box(self, tile: Tile, box: tuple[Shape, Shape]) -> Any:
         before, shape = box

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cte_dask.evaluation.accuracy import average_precision
+from cte_dask.consistency.objects import average_precision
 
 labels = hnp.arrays(np.int64, (6, 7), elements=st.integers(0, 4))
 

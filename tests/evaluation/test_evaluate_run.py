@@ -16,8 +16,9 @@ from conftest import bank_text, write_bank, write_model
 from typer.testing import CliRunner
 
 from cte_dask.cli.app import app
+from cte_dask.consistency.accuracy import f1
+from cte_dask.consistency.objects import average_precision
 from cte_dask.evaluation import evaluate_run as evaluation_run
-from cte_dask.evaluation.accuracy import average_precision, f1
 from cte_dask.evaluation.evaluate_run import evaluate_run
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring.score_block import predict_tiles

@@ -23,6 +23,7 @@ RUN_BY = {
     "stardist_style.py": "test_label_models.py",
     "instance_training.py": "test_label_models.py, as a part of the two",
     "train_bank.py": "tests/demo/test_training.py",
+    "label_tiles.py": "tests/documents/test_commands.py, as docs/how-to/few-labels.md has it",
     "make_em_target.py": "here",
     "paper_models.py": "tests/models/formats/test_pytorch3dunet.py",
     "plot_demo.py": "here",

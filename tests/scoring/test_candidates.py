@@ -11,8 +11,8 @@ from conftest import blobs, write_bank
 from scipy.ndimage import zoom
 
 import cte_dask
+from cte_dask.consistency.accuracy import f1
 from cte_dask.demo import bank_path as demo_bank
-from cte_dask.evaluation.accuracy import f1
 from cte_dask.inference.outputs import resized
 from cte_dask.models import load_bank
 from cte_dask.models.spec import Variant

@@ -57,7 +57,10 @@ def facts(
         run.scores, names, [_number(m["scores"][score]["cte"]) for m in ranked], degenerate
     )
     usable = [n for n, m in enumerate(ranked) if m["name"] not in degenerate]
-    race = {k: run.ranking[k] for k in RACE} if "verdict" in run.ranking else None
+    labelled = run.ranking["bank"].get("labelled_tiles", 0)
+    # a race compared estimates without labels: what ranks now is not what it has proven
+    raced = "verdict" in run.ranking and not labelled
+    race = {k: run.ranking[k] for k in RACE} if raced else None
     models = _models(ranked, summary, primary, score)
     axis, spread = _axes(models, summary)
     page = {
@@ -71,6 +74,7 @@ def facts(
         "models": models,
         "answer": answer(models, usable, race, as_good=run.ranking["bank"]["as_good"]),
         "bank": run.ranking["bank"],
+        "labelled": labelled,
         "judged": any(m["estimated_f1"]["value"] is not None for m in ranked),
         "race": race,
         "axis": axis,
@@ -132,9 +136,9 @@ def _models(
 
 def _drawn(model: Mapping[str, Any], primary: str) -> Mapping[str, Any]:
     """Return the number of a model whose interval is drawn: estimated F1, or what ranks."""
-    if primary in ("transfer", "cte"):
+    alone = model["scores"].get(primary)
+    if alone is None:
         return model["estimated_f1" if primary == "transfer" else "transfer"]  # type: ignore[no-any-return]
-    alone = model["scores"][primary]
     return {"value": alone["cte"], "low": alone["low"], "high": alone["high"]}
 
 

@@ -164,9 +164,7 @@ def _tile(
     # Blocks of `single` hold one tile each: a tile's number is its block's.
     prediction = next(iter(predict_tiles(experiment, index, [draw])))
     tile, maps = prediction[1], [to_numpy(m) for m in prediction[2]]
-    output = candidate.spec.output
-    threshold = 0.0 if output.classes else output.threshold
-    masks = [m > threshold for m in maps]
+    masks = [m > candidate.spec.output.map_threshold for m in maps]
     plane = _plane(*masks)
     image = _scaled(experiment, experiment.volume.read(tile.start, tile.stop)[plane])
     shared, lost, new = (int(m.sum()) for m in _overlap_masks(*masks))

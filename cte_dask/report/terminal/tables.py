@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
-from cte_dask.report.terminal.answer import print_answer
+from cte_dask.ranking.correction import LABELLED
+from cte_dask.report.terminal.answer import counted_tiles, print_answer
 from cte_dask.report.terminal.numbers import shown_interval, shown_number
 from cte_dask.results.skipped import TOLD, skipped
 from cte_dask.results.store import DONE
@@ -85,6 +86,8 @@ PIPE_WIDTH = 140
 RULES = {
     "transfer": "transfer score: what the others of the bank see, times consistency",
     "cte": "consistency (CTE) over all perturbations: the bank is too small to judge itself",
+    "labelled_f1": "estimated F1",
+    "labelled_precision": "precision of the objects",
 }
 """What ranks, said in words; other rankings are by one score."""
 
@@ -92,6 +95,8 @@ RULES = {
 def ranking_table(ranking: Ranking) -> Table:
     """Return the ranking as a table, excluded models with their reasons below."""
     by = RULES.get(ranking.primary, ranking.primary)
+    if ranking.primary in LABELLED.values():
+        by += f", corrected by {counted_tiles(ranking.bank.labelled)}"
     table = Table(title=f"Ranking by {by}", title_justify="left")
     table.add_column("rank")
     table.add_column("model")
@@ -109,7 +114,11 @@ def _columns(ranking: Ranking) -> list[str]:
     columns = ["CTE", "95 % interval"]
     if ranking.primary == "transfer":
         columns = ["transfer", "95 % interval", "CTE"]
-    if any(not math.isnan(v.precision.value) for v in known):
+    elif ranking.primary in LABELLED.values():
+        columns = ["CTE"]
+    if ranking.primary == "labelled_precision":
+        columns = ["precision", "95 % interval", "CTE"]
+    elif any(not math.isnan(v.precision.value) for v in known):
         columns.append("objects as others'")
     if any(not math.isnan(v.estimated_f1.value) for v in known):
         columns += ["estimated F1", "95 % of F1"]
@@ -124,8 +133,9 @@ def _row(model: ModelRank, ranking: Ranking) -> list[str | Text]:
     f1 = model.verdict.estimated_f1
     cells = {
         "transfer": shown_number(ranks.value),
+        "precision": shown_number(ranks.value),
         "CTE": shown_number(
-            model.verdict.consistency.value if ranking.primary == "transfer" else ranks.value
+            ranks.value if ranking.primary == ranking.score else model.verdict.consistency.value
         ),
         "95 % interval": shown_interval(ranks.low, ranks.high),
         "objects as others'": shown_number(model.verdict.precision.value, 2),
@@ -219,7 +229,7 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     if as_json:
         print(json.dumps(outcome.result, indent=1, allow_nan=False))
     else:
-        print_answer(outcome.ranking, output())
+        print_answer(outcome.ranking, output(), run=out)
         output().print(ranking_table(outcome.ranking))
     if text := outcome.result.get("not_stored"):
         console.print(Text(text), style="yellow")
@@ -239,6 +249,9 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
             style="yellow",
             highlight=False,
         )
+    for tile, causes in outcome.result.get("label_failures", {}).items():
+        why = "; ".join(f"{name}: {cause}" for name, cause in causes.items())
+        console.print(Text(f"labelled tile {tile} could not be measured: {why}"), style="yellow")
     console.print(Text(f"results in {out}"), style="dim")
 
 

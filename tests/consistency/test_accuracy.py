@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cte_dask.evaluation.accuracy import f1, f1_of_counts, foreground_counts
+from cte_dask.consistency.accuracy import f1, f1_of_counts, foreground_counts
 from tests.golden import array, cases
 
 

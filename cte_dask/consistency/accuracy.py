@@ -1,7 +1,4 @@
-"""Performance against labels: F1 of the foreground and average precision of instances.
-
-Needs NumPy alone. Labels are used in this room and nowhere else.
-"""
+"""F1 of a foreground mask against labels; of instances see `cte_dask.consistency.objects`."""
 
 from __future__ import annotations
 
@@ -9,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cte_dask.arrays import Array
-from cte_dask.consistency.objects import THRESHOLDS, average_precision
 
-__all__ = ["THRESHOLDS", "average_precision", "f1", "f1_of_counts", "foreground_counts"]
+__all__ = ["f1", "f1_of_counts", "foreground_counts"]
 
 Floats = npt.NDArray[np.float64]
 
