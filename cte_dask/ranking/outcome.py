@@ -76,7 +76,7 @@ def concluded(
     shard
         The part of the blocks that was to be scored; None for all.
     labelled
-        Tiles that were to be measured, see `cte_dask.ranking.labels.measure_labels`.
+        Tiles that were to be measured, see `cte_dask.ranking.measure_labels.measure_labels`.
     """
     counted = count_all(scores) if race is None else race.count()
     dataset = read_scores(counted)

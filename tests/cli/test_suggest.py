@@ -112,9 +112,7 @@ def test_more_tiles_than_there_are_are_all_of_them(finished, tmp_path):
     assert f"only {len(suggestion['tiles'])} tiles" in suggestion["note"]
 
 
-def test_the_printed_command_goes_on_with_what_is_drawn(
-    run, finished, truth, target, bank_path
-):
+def test_the_printed_command_goes_on_with_what_is_drawn(run, finished, truth, target, bank_path):
     numbers = [t["tile"] for t in finished[1]["tiles"]]
     folder = run / "suggestion"
     for number in numbers[:2]:
@@ -184,9 +182,9 @@ def test_a_new_run_on_the_target_takes_labels_of_an_earlier_one(
     result = cte("rank", target, "--bank", bank_path, "--out", out, *wider)
     assert result.exit_code == 0, result.output
     kept = json.loads((out / "labels.json").read_text())["tiles"]
-    assert [e["tile"] for e in kept] == sorted(
-        t["tile"] + 3 * 3 for t in finished[1]["tiles"]
-    ), "a plane of tiles further on"
+    assert [e["tile"] for e in kept] == sorted(t["tile"] + 3 * 3 for t in finished[1]["tiles"]), (
+        "a plane of tiles further on"
+    )
     assert json.loads((out / "ranking.json").read_text())["primary"] == "labelled_f1"
 
 
