@@ -21,7 +21,7 @@ def suggest(
     as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the few tiles whose labels would decide the order, each with a file to label."""
+    """Write out the few tiles whose labels would decide the order."""
     with clear_errors():
         from cte_dask.ranking.suggest import suggest_tiles
         from cte_dask.report.terminal.suggestion import print_suggestion
