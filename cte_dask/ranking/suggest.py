@@ -35,6 +35,7 @@ from cte_dask.results.experiment_file import reopen
 from cte_dask.results.label_folder import write_label_folder
 from cte_dask.results.provenance import repeat_command
 from cte_dask.results.run_folder import RunFolder
+from cte_dask.storage.stores import absolute
 from cte_dask.tiles import Shape, Tile
 
 if TYPE_CHECKING:
@@ -279,8 +280,8 @@ def _command(run: FinishedRun, labels: str) -> str:
         run.experiment,
         banks[-1] if banks else "bank.yaml",
         run.ranking.get("goal"),
-        out=run.folder.url,
-        labels=labels,
+        out=absolute(run.folder.url),  # whoever labels may be elsewhere when they go on
+        labels=absolute(labels),
     )
 
 

@@ -143,7 +143,11 @@ def test_the_printed_command_goes_on_with_what_is_drawn(run, finished, truth, ta
     assert not {t["tile"] for t in json.loads(more.stdout)["tiles"]} & set(numbers[:2])
     page = cte("report", run, "--gallery", 0)
     assert page.exit_code == 0, page.output
-    assert "corrected by 2 labelled tiles" in (run / "report.html").read_text()
+    text = (run / "report.html").read_text()
+    assert "corrected by 2 labelled tiles" in text
+    for model in ranking["models"]:  # under CTE, not what ranks
+        value = model["consistency"]["value"]
+        assert f'<td class="r" data-value="{value}">{value:.3f}</td>' in text
 
 
 def test_overwriting_a_run_forgets_its_labels(run, finished, truth, target, bank_path):
@@ -219,5 +223,9 @@ def test_instances_are_measured_where_they_are_compared(target, bank_path, tmp_p
     assert ranking["primary"] == "labelled_precision"
     values = [m["precision"]["value"] for m in ranking["models"]]
     assert values == sorted(values, reverse=True)
+    assert "precision of the objects, corrected by 2 labelled tiles" in more.stdout
+    assert cte("report", out, "--gallery", 0).exit_code == 0
+    page = (out / "report.html").read_text()
+    assert f'<td class="r" data-value="{values[0]}">{values[0]:.2f}</td>' in page
     for entry in json.loads((out / "labels.json").read_text())["tiles"]:
         assert set(entry["precision"]) == {"model-0", "model-1", "model-2"}

@@ -79,6 +79,20 @@ def test_a_tile_has_the_f1_of_the_run_s_own_predictions(experiment, truth, folde
         assert set(entry["precision"].values()) == {None}
 
 
+def test_workers_measure_the_same(experiment, truth, tmp_path, address):
+    from distributed import Client
+
+    tiles = [labelled(experiment, truth, n) for n in (3, 13)]
+    here, there = (RunFolder(str(tmp_path / name)) for name in ("here", "there"))
+    for folder in (here, there):
+        folder.create()
+    measure_labels(here, experiment, tiles)
+    with Client(address) as client:
+        measure_labels(there, experiment, tiles, client=client)
+    digest = experiment.digest()
+    assert there.read_labels(digest) == here.read_labels(digest)
+
+
 def test_only_tiles_with_new_labels_are_predicted(experiment, truth, folder, calls):
     first = [labelled(experiment, truth, n) for n in (3, 13)]
     measure_labels(folder, experiment, first)
