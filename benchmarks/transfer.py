@@ -88,7 +88,7 @@ class Task:
 
 TASKS = (
     Task("modalities", (*FLUORESCENCE, *STAINED), instances=True, ccfv=True),
-    Task("nuclei", FLUORESCENCE, instances=True),
+    Task("nuclei", FLUORESCENCE, instances=False),
     Task("mitochondria", MITOCHONDRIA, instances=False),
 )
 

@@ -53,6 +53,17 @@ class Frozen(Simple):
         )
 
 
+class Broken(Simple):
+    """Divides zero by zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.nan
+
+
+def nan() -> nn.Module:
+    return Broken().eval()
+
+
 def plain() -> nn.Module:
     return Simple().eval()
 

@@ -48,7 +48,8 @@ def ranking_dict(
         reached = bool((marks == DONE["complete"]).all())
     else:
         reached = decision.stopped != "interrupted" and not (marks == DONE["failures"]).any()
-    complete = bool(reached) and not experiment.excluded and not label_failures
+    complete = bool(reached) and not any(m.excluded for m in ranking.models)
+    complete = complete and not label_failures
     answer: dict[str, Any] = {}
     if decision is not None:
         answer = {**decision.to_dict(), "verdict": verdict(decision)}

@@ -34,6 +34,16 @@ __all__ = [
     "with_intervals",
 ]
 
+UNSCORED = {
+    "non_finite_output": "with NaN in the prediction",
+    "non_finite_input": "with NaN or infinite voxels in the target",
+    "failed": "on which it failed",
+    "constant": "of one value throughout",
+    "masked": "outside the mask",
+    "absent": "not computed",
+}
+"""Why tiles have no score, after their number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -219,8 +229,11 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
     pairs = zip(map(str, data.model.to_numpy()), resampled, strict=True)
     # models that were dropped on the way have seen other regions
     numbers = {name: row for name, row in pairs if not notes[name]}
-    ranked = _with_certainty(_ordered(ranked, data, primary, bank.tiles[bank.by]), numbers)
-    excluded = dict(data.attrs.get("excluded", {}))
+    reasons = {m.name: _why_unscored(data.sel(model=m.name)) for m in ranked}
+    ranked = _ordered(ranked, data, primary, bank.tiles[bank.by])
+    scored = [m for m in ranked if not reasons[m.name]]
+    ranked = _with_certainty(_numbered(scored, data, primary), numbers)
+    excluded = {**{n: why for n, why in reasons.items() if why}, **data.attrs.get("excluded", {})}
     out = [ModelRank(name, None, excluded=why) for name, why in excluded.items()]
     return Ranking(primary, score, (*ranked, *out), bank)
 
@@ -249,11 +262,10 @@ def _noted(*notes: str) -> str:
 def _ordered(
     ranked: list[ModelRank], data: xr.Dataset, primary: str, tiles: NDArray[np.float64]
 ) -> list[ModelRank]:
-    """Return the models in order and with their ranks; equal scores of equal tiles share one."""
+    """Return the models in order."""
     score = ScoreName.parse(str(data.attrs["primary"]))
     selection = data.sel(perturbation=score.perturbation)
     requested = selection.status.to_numpy() != STATUS["absent"]
-    number = dict(zip(data.model.to_numpy(), requested.sum(axis=1), strict=True))
     values = selection[score.metric].to_numpy() if primary == str(score) else tiles
     numbers = np.array([_by(m, primary) for m in ranked])
     order = [ranked[m] for m in placed(values, requested, scores=numbers)]
@@ -261,8 +273,17 @@ def _ordered(
     order.sort(key=lambda m: first.index(m.name) if m.name in first else len(first))
     order.sort(key=lambda m: m.degenerate)  # stable: the order within each kind stays
 
+    return order
+
+
+def _numbered(order: list[ModelRank], data: xr.Dataset, primary: str) -> list[ModelRank]:
+    """Return models with their ranks; equal scores of as many tiles share one."""
+    selection = data.sel(perturbation=ScoreName.parse(str(data.attrs["primary"])).perturbation)
+    requested = (selection.status != STATUS["absent"]).sum("tile").to_numpy()
+    number = dict(zip(data.model.to_numpy(), requested.tolist(), strict=True))
+
     def place(m: ModelRank) -> tuple[bool, float, int]:
-        return m.degenerate, _by(m, primary), int(number[m.name])
+        return m.degenerate, _by(m, primary), number[m.name]
 
     places = [place(m) for m in order]
     return [replace(m, rank=places.index(place(m)) + 1) for m in order]
@@ -307,6 +328,16 @@ def _by(model: ModelRank, primary: str) -> float:
         return _or(model.scores[primary].cte, -1.0)
     assert model.verdict is not None
     return _or(model.verdict.transfer.value, -1.0)
+
+
+def _why_unscored(model: xr.Dataset) -> str:
+    """Tell why no tile of a model could be scored; empty if one was."""
+    status = model.status.to_numpy()
+    if (status == STATUS["scored"]).any():
+        return ""
+    tiles = {text: int((status == STATUS[s]).any(axis=0).sum()) for s, text in UNSCORED.items()}
+    whys = (f"{number} {text}" for text, number in tiles.items() if number)
+    return "no tile was scored: " + (", ".join(whys) or "there is none")
 
 
 def _partly(name: str, data: xr.Dataset) -> str:

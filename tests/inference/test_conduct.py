@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import unruly_networks
+import yaml
 from conftest import blobs
+from troubled import cte
 
 from cte_dask import score
 from cte_dask.consistency.degenerate import UNSTEADY
@@ -15,7 +19,7 @@ from cte_dask.models.spec import ModelSpec
 from cte_dask.ranking.rank import rank
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles
-from cte_dask.volume import open_volume
+from cte_dask.volume import open_volume, write_ome_zarr
 
 
 def bank(*kinds: str) -> ModelBank:
@@ -69,3 +73,22 @@ def test_values_that_a_trace_holds_fast_are_found_by_a_second_input():
     with torch.no_grad():
         expected = torch.sigmoid(unruly_networks.frozen()(frame))[0, 0, 8:40, 8:40]
     np.testing.assert_allclose(predicted[0, 32, 32][0], expected, atol=1e-5)
+
+
+def test_a_model_that_gives_nan_on_every_tile_has_no_rank_and_the_run_is_not_complete(tmp_path):
+    bank_file, target = tmp_path / "bank.yaml", tmp_path / "target.zarr"
+    models = {m.name: m.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+              for m in bank("plain", "nan", "frozen").models}  # fmt: skip
+    bank_file.write_text(yaml.safe_dump({"schema": "cte-bank/1", "models": models}))
+    write_ome_zarr(
+        target, blobs((2, 64, 64)), axes="zyx", voxel_size_nm=(9.0, 9.0, 9.0), chunks=(1, 64, 64)
+    )
+    asked = ["--cluster", "none", "--tile", "1,32,32", "--perturb", "gaussian:0.1", "--quiet"]
+    done = cte("rank", target, "--bank", bank_file, "--out", tmp_path / "RUN", *asked)
+    assert done.exit_code == 3, done.output
+    result = json.loads((tmp_path / "RUN" / "ranking.json").read_text())
+    assert not result["complete"]
+    broken = next(m for m in result["models"] if m["name"] == "nan")
+    assert broken["rank"] is None
+    assert broken["excluded"] == "no tile was scored: 8 with NaN in the prediction"
+    assert {m["name"] for m in result["models"] if m["rank"]} == {"plain", "frozen"}
