@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cte_dask.cli.calibrate import calibrate
-from cte_dask.cli.console import clear_errors, console_of
+from cte_dask.cli.console import clear_errors, console_of, teller
 from cte_dask.cli.doctor import doctor
 from cte_dask.cli.evaluate import evaluate
 from cte_dask.cli.maps import maps
@@ -19,6 +19,9 @@ from cte_dask.cli.options import (
 from cte_dask.cli.rank import plan, rank, status
 from cte_dask.cli.report import report
 from cte_dask.cli.suggest import suggest
+
+if TYPE_CHECKING:
+    from cte_dask.inference.trial import ModelReport
 
 __all__ = ["app"]
 
@@ -47,8 +50,11 @@ app.command()(status)
 @models.command()
 def check(
     bank: Annotated[str, typer.Argument(metavar="BANK", help="Path or URL of bank.yaml.")],
-    timeout: Annotated[float, typer.Option(help="Seconds each model may take.")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds of processor time that each model may take.")
+    ] = 120.0,
     as_json: JsonOption = False,
+    quiet: Quiet = False,
 ) -> None:
     """Load each model in a process of its own and run one tile."""
     with clear_errors():
@@ -56,8 +62,24 @@ def check(
         from cte_dask.models import load_bank
         from cte_dask.report.terminal.tables import print_checks
 
-        reports = check_bank(load_bank(bank), timeout=timeout)
+        models, stopped = load_bank(bank), False
+        reports: list[ModelReport] = []
+        tell = teller(console_of(quiet))
+
+        def take(report: ModelReport) -> None:
+            reports.append(report)
+            state = "usable" if report.ok else f"unusable: {report.reason}"
+            tell(f"{len(reports)} of {len(models.models)}: {report.name}: {state}")
+
+        try:
+            check_bank(models, timeout=timeout, take=take)
+        except KeyboardInterrupt:
+            stopped = True
         print_checks(reports, as_json=as_json)
+        if stopped:
+            left = len(models.models) - len(reports)
+            typer.echo(f"stopped: {left} of {len(models.models)} models were not checked", err=True)
+            raise typer.Exit(130)
     raise typer.Exit(0 if all(r.ok for r in reports) else 3)
 
 

@@ -5,124 +5,168 @@ A model may hang, run out of memory or take its process down; the others are sti
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from typing import Any
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cte_dask.inference.trial import ModelReport
 from cte_dask.models.bank import ModelBank
 from cte_dask.models.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
 __all__ = ["ModelReport", "check_bank", "check_spec"]
 
+PATIENCE = 5
+"""Seconds by the clock for each second of processor time: other work may go on beside it."""
 
-def check_bank(bank: ModelBank, *, timeout: float = 120, jobs: int = 2) -> list[ModelReport]:
-    """Load each model in its own subprocess and run one tile.
+# Processes are forked from one that has torch loaded, where the system can.
+_CONTEXT: Any = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+_PRELOADED = ["cte_dask.inference.trial"]
+
+Take = Callable[[ModelReport], None]
+
+
+def check_bank(
+    bank: ModelBank, *, timeout: float = 120, jobs: int = 2, take: Take = lambda _: None
+) -> list[ModelReport]:
+    """Load each model in its own process and run one tile.
 
     Parameters
     ----------
     bank
         The models.
     timeout
-        Seconds after which a model is given up.
+        Seconds of processor time after which a model is given up; by the clock five times as many.
     jobs
         Models tried at the same time; each needs the memory of a process with torch.
+    take
+        Receives each report as soon as it and those before it are there.
 
     Returns
     -------
     list of ModelReport
         One for each model, in the order of the bank; a failure is a report, never an exception.
     """
+    reports: list[ModelReport] = []
+    running: set[Any] = set()
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        return list(pool.map(lambda spec: check_spec(spec, timeout=timeout), bank))
+        futures = [pool.submit(_checked, spec, timeout, running) for spec in bank]
+        try:
+            for future in futures:
+                reports.append(future.result())
+                take(reports[-1])
+        except BaseException:  # stopped: nobody waits for what is under way
+            _abandon(futures, running)
+            raise
+    return reports
 
 
 def check_spec(spec: ModelSpec, *, timeout: float = 120) -> ModelReport:
-    """Check one model in a subprocess; see :func:`check_bank`."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cte_dask.inference.check"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_same_path(),
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(spec.model_dump_json(exclude_unset=True), timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return _failed(spec, f"gave no answer in {timeout:g} s")
-    finally:
-        _end(process)
-    if process.returncode == 0 and out:
-        return _from_json(out)
-    return _failed(spec, _how_it_ended(process.returncode, err))
+    """Check one model in a process of its own; see :func:`check_bank`."""
+    return _checked(spec, timeout, set())
+
+
+def _abandon(futures: list[Future[ModelReport]], running: set[Any]) -> None:
+    for future in futures:
+        future.cancel()
+    for process in tuple(running):
+        _kill(process)
+
+
+def _checked(spec: ModelSpec, timeout: float, running: set[Any]) -> ModelReport:
+    if _CONTEXT.get_start_method() == "forkserver":
+        _CONTEXT.set_forkserver_preload(_PRELOADED)
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory() as folder, receiver:
+        speech = Path(folder) / "speech"
+        entry = spec.model_dump_json(exclude_unset=True)
+        process = _CONTEXT.Process(target=_main, args=(entry, sender, timeout, str(speech)))
+        process.start()
+        sender.close()
+        running.add(process)
+        try:
+            report = _answer(receiver, process, timeout)
+        finally:
+            running.discard(process)
+            _kill(process)
+        if report is not None:
+            return report
+        said = speech.read_text(errors="replace") if speech.exists() else ""
+        return _failed(spec, _how_it_ended(process.exitcode, said, timeout))
+
+
+def _answer(receiver: Connection, process: Any, timeout: float) -> ModelReport | None:
+    """Return a model's report; None if its process ends, or goes on too long, without one."""
+    deadline = time.monotonic() + PATIENCE * timeout
+    while time.monotonic() < deadline:
+        if receiver.poll(0.1):
+            with suppress(EOFError):
+                report: ModelReport = receiver.recv()
+                return report
+        if not process.is_alive():
+            break
+    return None
 
 
 def _failed(spec: ModelSpec, why: str) -> ModelReport:
     return ModelReport(name=spec.name, ok=False, reason=why)
 
 
-def _how_it_ended(code: int, err: str) -> str:
+def _how_it_ended(code: int | None, said: str, timeout: float) -> str:
+    if code is None or code == -signal.SIGKILL:
+        return f"gave no answer in {PATIENCE * timeout:g} s"
+    if hasattr(signal, "SIGXCPU") and code == -signal.SIGXCPU:
+        return f"gave no answer in {timeout:g} s of processor time"
     if code < 0:
         return f"crashed with {signal.Signals(-code).name}"
-    lines = [line.strip() for line in err.splitlines() if line.strip()]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return f"ended with exit code {code}" + (f": {lines[-1][:300]}" if lines else "")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _kill(process: Any) -> None:
     """End the process and whatever it started: they are a session of their own."""
-    with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+    with suppress(ProcessLookupError, PermissionError, AttributeError):  # nothing of it is left
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
+    process.kill()
+    process.join()
 
 
-def _same_path() -> dict[str, str]:
-    """Return this environment with this process's import path: the same model must be found."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path}
-
-
-def _from_json(text: str) -> ModelReport:
-    data: dict[str, Any] = json.loads(text)
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    return ModelReport(**plain)
-
-
-@contextmanager
-def _own_stdout() -> Iterator[int]:
-    """Yield the real standard output; meanwhile what a model prints goes to standard error."""
-    sys.stdout.flush()
-    real = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield real
-    finally:
-        os.close(real)
-
-
-def _main() -> None:
+def _main(entry: str, sender: Connection, timeout: float, speech: str) -> None:
+    """Check a model; what it prints goes to a file, whoever of its children says it."""
+    from cte_dask.arrays import set_threads
     from cte_dask.inference.trial import check_model
     from cte_dask.models.network import ModelError
 
-    spec = ModelSpec.model_validate_json(sys.stdin.read())
-    with _own_stdout() as out:
-        try:
-            report = check_model(spec)
-        except ModelError as error:
-            report = _failed(spec, str(error).removeprefix(f"model {spec.name!r}: "))
-        os.write(out, json.dumps(asdict(report)).encode())
+    _apart(timeout, speech)
+    set_threads(1)  # several are checked at once
+    spec = ModelSpec.model_validate_json(entry)
+    try:
+        report = check_model(spec)
+    except ModelError as error:
+        report = _failed(spec, str(error).removeprefix(f"model {spec.name!r}: "))
+    sender.send(report)
 
 
-if __name__ == "__main__":
-    _main()
+def _apart(timeout: float, speech: str) -> None:
+    """Become a session of one's own with limited processor time, and speak into a file."""
+    if hasattr(os, "setsid"):
+        import resource
+
+        os.setsid()
+        seconds = max(1, round(timeout))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = os.open(speech, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(file, stream)

@@ -234,13 +234,13 @@ def test_plan_reads_no_voxel_and_agrees_with_the_run(target, bank_path, run):
 def check_here(monkeypatch):
     """Models are tried in this process: tests/inference/test_check.py tries some in their own."""
 
-    def report(spec, *, timeout):
+    def report(spec, _timeout, _running):
         try:
             return trial.check_model(spec)
         except ModelError as error:
             return check._failed(spec, str(error))
 
-    monkeypatch.setattr(check, "check_spec", report)
+    monkeypatch.setattr(check, "_checked", report)
 
 
 def test_models_check_lists_good_and_bad_models(tmp_path, check_here):
@@ -250,6 +250,21 @@ def test_models_check_lists_good_and_bad_models(tmp_path, check_here):
     assert result.exit_code == 3
     assert "encoders.2" in result.stdout
     assert "unusable" in result.stdout
+    assert "1 of 2: model-0: usable" in result.stderr
+    assert "2 of 2: model-1: unusable" in result.stderr
+
+
+def test_a_check_that_is_stopped_keeps_what_it_has(tmp_path, monkeypatch):
+    def interrupted(spec, _timeout, _running):
+        if spec.name == "model-1":
+            raise KeyboardInterrupt
+        return trial.check_model(spec)
+
+    monkeypatch.setattr(check, "_checked", interrupted)
+    result = cte("models", "check", write_bank(tmp_path / "bank", 3))
+    assert result.exit_code == 130
+    assert "encoders.2" in result.stdout
+    assert "stopped: 2 of 3 models were not checked" in result.stderr
 
 
 def test_the_version_is_told():
