@@ -42,7 +42,7 @@ def maps(
     as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write consistencies and the bank's consensus as OME-Zarr, over the target."""
+    """Write consistencies and consensus as OME-Zarr images."""
     with clear_errors():
         from cte_dask.report.maps.write_maps import write_maps
 
