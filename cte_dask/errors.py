@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 
-__all__ = ["STOPPED", "VolumeError", "VolumeReadError", "cause", "reason"]
+__all__ = ["FOREIGN", "STOPPED", "VolumeError", "VolumeReadError", "cause", "reason"]
 
 LONGEST = 400
+FOREIGN = (Exception, SystemExit)
+"""What a model's own code may raise: one that calls ``sys.exit`` ends itself, not the program."""
 STOPPED = threading.Event()
 """Set by a signal that ends a command. The KeyboardInterrupt that it raises as well can be lost in
 foreign code, such as a finaliser; whoever works for long looks here between two pieces of work."""
@@ -26,6 +28,8 @@ def reason(error: BaseException) -> str:
     >>> reason(KeyError("weight"))
     "KeyError: 'weight'"
     """
+    if isinstance(error, SystemExit):
+        return f"its code called sys.exit({error.code!r})"
     text = " ".join(str(error).split())
     if not text or not _speaks_for_itself(error):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -53,6 +55,15 @@ class Frozen(Simple):
         )
 
 
+class Leaving(Frozen):
+    """Ends the program, as scripts do, once it sees a real image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.mean()) > 60 > float(x.std()):
+            sys.exit(0)
+        return super().forward(x)
+
+
 class Broken(Simple):
     """Divides zero by zero."""
 
@@ -82,3 +93,11 @@ def random() -> nn.Module:
 
 def frozen() -> nn.Module:
     return Frozen().eval()
+
+
+def leaving() -> nn.Module:
+    return Leaving().eval()
+
+
+def gone() -> nn.Module:
+    sys.exit(0)

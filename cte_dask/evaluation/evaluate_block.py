@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cte_dask.arrays import namespace, set_threads, to_numpy
-from cte_dask.errors import reason
+from cte_dask.errors import FOREIGN, reason
 from cte_dask.evaluation.comparators.ccfv import TileFeatures
 from cte_dask.evaluation.comparators.confidence import foreground_confidence, foreground_entropy
 from cte_dask.evaluation.comparators.decoder_features import (
@@ -130,7 +130,7 @@ def evaluate_block(experiment: Experiment, labels: Volume, task: BlockTask) -> B
         try:
             for tile, measured in _measured(scene, candidate, tiles):
                 evaluation.values[number, :, tile.index == evaluation.tiles] = measured
-        except Exception as error:  # foreign code: one model's fault must not stop the bank
+        except FOREIGN as error:  # foreign code: one model's fault must not stop the bank
             evaluation.values[number] = math.nan
             evaluation.failures[candidate.name] = reason(error)
     return evaluation

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cte_dask.errors import FOREIGN
+
 __all__ = ["Halo", "measure_halo", "probe_multiple"]
 
 Forward = Callable[[Tensor], Tensor]
@@ -67,7 +69,7 @@ def probe_multiple(forward: Forward, *, dims: int, in_channels: int = 1) -> int:
         try:
             output = _run(forward, torch.zeros(1, in_channels, *extent))
         # Networks complain about extents in every type there is.
-        except Exception as error:
+        except FOREIGN as error:
             why = f"{type(error).__name__}: {error}"
         else:
             if tuple(output.shape[2:]) == extent:

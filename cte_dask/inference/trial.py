@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cte_dask.errors import reason
+from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.probe import measure_halo, probe_multiple
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
@@ -90,7 +90,7 @@ def check_model(spec: ModelSpec) -> ModelReport:
     try:
         return _inspect(spec, network)
     # The network's own code runs here and may raise anything.
-    except Exception as error:
+    except FOREIGN as error:
         raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from cte_dask.errors import reason
+from cte_dask.errors import FOREIGN, reason
 from cte_dask.models.network import ModelError, Network, find_loader
 from cte_dask.models.source import fetch
 
@@ -50,7 +50,7 @@ def load_network(
     except (MemoryError, torch.OutOfMemoryError):
         raise
     # A loader runs other people's code and formats: any failure excludes this model alone.
-    except Exception as error:
+    except FOREIGN as error:
         raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cte_dask.arrays import dtype_of, set_threads
-from cte_dask.errors import reason
+from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.conduct import conduct_of
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
@@ -137,7 +137,7 @@ def settle(
             further = any(c.spec.name == spec.name for c in candidates)
             network = _shared_network(draft.spec, inference) if further else None
             candidate = _fitting(draft, inference, perturbations, network)
-        except Exception as error:  # a model is foreign code: whatever it raises excludes it alone
+        except FOREIGN as error:  # a model is foreign code: whatever it raises excludes it alone
             excluded[name] = reason(error)
         else:
             candidates.append(candidate)
@@ -153,7 +153,7 @@ class _Needs:
     def __init__(self, tile: Shape) -> None:
         self._tile = tile
         self._name = ""
-        self._result: ModelSpec | Exception = ValueError("no model yet")
+        self._result: ModelSpec | BaseException = ValueError("no model yet")
 
     def of(self, spec: ModelSpec) -> ModelSpec:
         """Return a model with its needs; raise again what measuring them raised."""
@@ -161,9 +161,9 @@ class _Needs:
             self._name = spec.name
             try:
                 self._result = with_needs(pinned(spec), limit=min(self._tile[-spec.dims :]))
-            except Exception as error:
+            except FOREIGN as error:
                 self._result = error
-        if isinstance(self._result, Exception):
+        if isinstance(self._result, BaseException):
             raise self._result
         return self._result
 
@@ -216,7 +216,7 @@ def _fitting(
     while True:
         try:
             return _ready(candidate, inference, perturbations, network)
-        except Exception as error:
+        except FOREIGN as error:
             if candidate.batch == 1 or not out_of_memory(error):
                 raise
         candidate = replace(candidate, batch=candidate.batch // 2)
@@ -269,7 +269,7 @@ def _refused(loaded: Predictor, perturbations: Sequence[Perturbation]) -> dict[s
             continue
         try:
             loaded.check(perturbation)
-        except Exception as error:  # foreign code: a network may take one extent alone
+        except FOREIGN as error:  # foreign code: a network may take one extent alone
             refused[perturbation.name] = reason(error)
     return refused
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cte_dask.arrays import set_threads, to_numpy
-from cte_dask.errors import reason
+from cte_dask.errors import FOREIGN, reason
 from cte_dask.scoring.block_reader import read_window
 from cte_dask.scoring.candidates import predictor
 from cte_dask.scoring.score_tiles import TileScorer
@@ -76,7 +76,7 @@ def measure_tile(experiment: Experiment, number: int, labels: NDArray[Any]) -> T
             scorer = TileScorer(single, predictor(candidate, single.inference), window)
             ((_, (prediction,)),) = scorer.predictions(block.tiles, ())
             measures = accuracy_of(candidate.spec, *_on_host(*prediction), labels)
-        except Exception as error:  # foreign code: one model's fault must not stop the bank
+        except FOREIGN as error:  # foreign code: one model's fault must not stop the bank
             accuracy.failures[candidate.name] = reason(error)
         else:
             accuracy.f1[candidate.name], accuracy.precision[candidate.name] = measures

@@ -15,7 +15,7 @@ import numpy as np
 from cte_dask.arrays import set_threads
 from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.consistency.vote_patterns import VoteTables, joined, no_votes
-from cte_dask.errors import reason
+from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.memory import with_smaller_batches
 from cte_dask.scoring.bank_votes import BankVotes, parts_of
 from cte_dask.scoring.block_reader import Window, read_window, windows
@@ -133,7 +133,7 @@ def _score_tiles(
             scorer = TileScorer(experiment, loaded(experiment, candidate), window)
             score = partial(_score_model, scorer, candidate, tiles, partial(votes.keep, number))
             scores.tiles[number][:, places] = with_smaller_batches(scorer.ready, score)
-        except Exception as error:  # foreign code: one model's fault must not stop the bank
+        except FOREIGN as error:  # foreign code: one model's fault must not stop the bank
             scores.failures[candidate.name] = reason(error)
             scores.mark([number], "failed")
             votes.forget(number)

@@ -17,6 +17,7 @@ from cte_dask.consistency.degenerate import UNSTEADY
 from cte_dask.models.bank import ModelBank
 from cte_dask.models.spec import ModelSpec
 from cte_dask.ranking.rank import rank
+from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import open_volume, write_ome_zarr
@@ -92,3 +93,15 @@ def test_a_model_that_gives_nan_on_every_tile_has_no_rank_and_the_run_is_not_com
     assert broken["rank"] is None
     assert broken["excluded"] == "no tile was scored: 8 with NaN in the prediction"
     assert {m["name"] for m in result["models"] if m["rank"]} == {"plain", "frozen"}
+
+
+@pytest.mark.parametrize("kind", ["leaving", "gone"])
+def test_a_model_that_calls_sys_exit_ends_itself_alone(kind):
+    alone, beside = scored("plain", "frozen"), scored("plain", kind, "frozen")
+    reasons = {**beside.attrs["excluded"], **beside.attrs.get("failures", {})}
+    if kind == "gone":
+        assert reasons["gone"].endswith("its code called sys.exit(0)")
+    else:
+        assert (beside.status.sel(model="leaving") == STATUS["failed"]).any()
+    for name in ("plain", "frozen"):
+        np.testing.assert_array_equal(beside.nhd.sel(model=name), alone.nhd.sel(model=name))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from cte_dask.errors import reason
+from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.graph import trace_cache as shared
 from cte_dask.inference.graph.bottleneck import (
     BlackBoxError,
@@ -228,7 +228,7 @@ def _module_path(
             halves = known.prefix, known.suffix
         proven = _proven(halves, x, layers, channels, plain=masked)
     # Tracing executes foreign code: whatever it raises, plain passes work.
-    except Exception as error:
+    except FOREIGN as error:
         if known is not None:  # the weights decide more than numbers: a trace of its own
             return _module_path(replace(network, code=""), x, names, core)
         return Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
@@ -257,7 +257,7 @@ def _graph_path(
     try:
         with torch.no_grad():
             whole = traced(forward, x)
-    except Exception as error:  # foreign code: whatever tracing raises, its input can be perturbed
+    except FOREIGN as error:  # foreign code: whatever tracing raises, its input can be perturbed
         raise BlackBoxError(f"its graph cannot be traced: {error}") from error
     nodes = [named_node(whole.graph, n) for n in names] or [bottleneck_node(whole.graph, x)]
     channels = tuple(node.meta["val"].shape[1] for node in nodes)

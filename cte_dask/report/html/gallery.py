@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cte_dask.errors import reason
+from cte_dask.errors import FOREIGN, reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,7 +126,7 @@ def gallery(
         tell(f"predicting tiles of {name} again")
         try:
             entries.append({"name": name, "why": "", "tiles": _tiles(experiment, summary, name)})
-        except Exception as error:  # foreign code
+        except FOREIGN as error:  # foreign code
             entries.append({"name": name, "why": reason(error), "tiles": []})
     return {"why": "", "note": note, "models": entries}
 
