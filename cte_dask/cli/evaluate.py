@@ -51,7 +51,7 @@ def evaluate(
         from cte_dask.report.evaluation import print_evaluation, write_evaluation
         from cte_dask.report.evaluation_figures import write_figures
 
-        found = evaluate_run(
+        evaluation = evaluate_run(
             run,
             labels,
             cluster=cluster.cluster,
@@ -63,11 +63,11 @@ def evaluate(
             leave_out=dict.fromkeys(leave_out or (), "left out by the user"),
             tell=teller(console_of(quiet)),
         )
-        write_evaluation(run, found)
-        print_evaluation(found, as_json=as_json)
+        write_evaluation(run, evaluation)
+        print_evaluation(evaluation, as_json=as_json)
         if figures:
             try:
-                write_figures(run, found)
+                write_figures(run, evaluation)
             except ImportError as error:  # a picture is worth less than the numbers
                 typer.echo(str(error), err=True)
-    raise typer.Exit(3 if any(m.cause for m in found.models) else 0)
+    raise typer.Exit(3 if any(m.cause for m in evaluation.models) else 0)

@@ -134,16 +134,16 @@ def _count_lanes_typed(
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows = [_at(context, builder, signature.args[k], args[k], args[k + 1]) for k in (0, 2)]
-        lanes = _at(context, builder, signature.args[6], args[6], None)
-        counts = _at(context, builder, signature.args[7], args[7], None)
+        rows = [_address(context, builder, signature.args[k], args[k], args[k + 1]) for k in (0, 2)]
+        lanes = _address(context, builder, signature.args[6], args[6], None)
+        counts = _address(context, builder, signature.args[7], args[7], None)
         _lanes_loop(context, builder, rows, p.dtype, args[4], args[5], lanes, counts)
         return context.get_dummy_value()
 
     return types.void(p, i, q, j, n, level, sums, out), generate
 
 
-def _at(context: Any, builder: Any, kind: Any, value: Any, index: Any) -> Any:
+def _address(context: Any, builder: Any, kind: Any, value: Any, index: Any) -> Any:
     """Return the address of an element of a one-dimensional array."""
     data = context.make_array(kind)(context, builder, value).data
     return data if index is None else builder.gep(data, [index])
@@ -159,10 +159,10 @@ def _lanes_loop(
     raw = ir.VectorType(context.get_data_type(dtype), LANES).as_pointer()
     width = context.get_abi_sizeof(context.get_data_type(dtype))
     levels = _splat(builder, level, floats)
-    sums_at = builder.bitcast(lanes, doubles.as_pointer())
+    sums = builder.bitcast(lanes, doubles.as_pointer())
     name = f"llvm.sqrt.v{LANES}f{32 if number == ir.FloatType() else 64}"
     sqrt = _declared(builder, name, ir.FunctionType(floats, [floats]))
-    starts = [builder.load(sums_at, align=8), *(ir.Constant(ints, None),) * 4]
+    starts = [builder.load(sums, align=8), *(ir.Constant(ints, None),) * 4]
     state = [cgutils.alloca_once_value(builder, v) for v in starts]  # type: ignore[no-untyped-call]
 
     # A true lane of a mask, sign-extended, is -1: subtracting it adds one.
@@ -192,7 +192,7 @@ def _lanes_loop(
         for slot, mask in zip(state[1:], (in_a, in_b, both), strict=False):
             counted(slot, mask)
         counted(state[4], builder.fcmp_unordered("uno", a, b))
-    builder.store(builder.load(state[0]), sums_at, align=8)
+    builder.store(builder.load(state[0]), sums, align=8)
     # Lanes are widened before they are added: eight int32 counts may not fit one int32.
     wide = ir.VectorType(ir.IntType(64), LANES)
     kind = ir.FunctionType(ir.IntType(64), [wide])

@@ -216,8 +216,8 @@ class Anytime:
             blocks = [b for r in list(self._in_flight)[:1] for b in r.blocks if b in self._stored]
             return count(self._scores, blocks, [len(blocks)] * len(self.layout.models))
         last = len(self._blocks)
-        kept = np.flatnonzero(self.active)
-        models = [last if m in kept else self.race.dropped[m] for m in range(self.race.models)]
+        racing = np.flatnonzero(self.active)
+        models = [last if m in racing else self.race.dropped[m] for m in range(self.race.models)]
         return count(self._scores, self._blocks, models, first=first)
 
     def _want(self, block: int) -> None:

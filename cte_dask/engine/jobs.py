@@ -112,7 +112,7 @@ def missing_jobs(scores: Scores, shard: Shard | None = None) -> list[Job]:
     missing = [int(i) for i in scores.missing()]
     missing = missing if shard is None else shard.part(missing)
     tiles = len(scores.layout.blocks.grid)
-    return [Job(i, votes=_votes_kept(i, tiles)) for i in missing]
+    return [Job(i, votes=_in_sample(i, tiles)) for i in missing]
 
 
 MOST_VOTING_TILES = 2**16
@@ -120,7 +120,7 @@ MOST_VOTING_TILES = 2**16
 GOLDEN_RATIO = 0.6180339887498949
 
 
-def _votes_kept(block: int, tiles: int) -> bool:
+def _in_sample(block: int, tiles: int) -> bool:
     """Return whether a block is in the sample: multiples of the golden ratio spread evenly."""
     return block * GOLDEN_RATIO % 1 < MOST_VOTING_TILES / max(tiles, 1)
 

@@ -102,7 +102,7 @@ def _checked(spec: ModelSpec, timeout: float, running: set[Any]) -> ModelReport:
         if report is not None:
             return report
         said = speech.read_text(errors="replace") if speech.exists() else ""
-        return _failed(spec, _how_it_ended(process.exitcode, said, timeout))
+        return _failed(spec, _ending(process.exitcode, said, timeout))
 
 
 def _answer(receiver: Connection, process: Any, timeout: float) -> ModelReport | None:
@@ -122,7 +122,7 @@ def _failed(spec: ModelSpec, why: str) -> ModelReport:
     return ModelReport(name=spec.name, ok=False, reason=why)
 
 
-def _how_it_ended(code: int | None, said: str, timeout: float) -> str:
+def _ending(code: int | None, said: str, timeout: float) -> str:
     if code is None or code == -signal.SIGKILL:
         return f"gave no answer in {PATIENCE * timeout:g} s"
     if hasattr(signal, "SIGXCPU") and code == -signal.SIGXCPU:

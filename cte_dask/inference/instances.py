@@ -51,9 +51,9 @@ def tile_labels(
     xp = namespace(maps)
     box = tuple(slice(b, b + t) for b, t in zip(frame.before, tile, strict=True))[-dims:]
     planes = 1 if dims == 3 else tile[0]
-    whole = (_labels(sample, segmenter) for sample in maps)
-    parts = [w[box] if cut is None else cut(i, w) for i, w in enumerate(whole)]
-    tiles = [parts[i : i + planes] for i in range(0, len(parts), planes)]
+    frames = (_labels(sample, segmenter) for sample in maps)
+    cores = [w[box] if cut is None else cut(i, w) for i, w in enumerate(frames)]
+    tiles = [cores[i : i + planes] for i in range(0, len(cores), planes)]
     stacked = [_distinct(xp, group) if dims == 2 else group[0] for group in tiles]
     result: Array = xp.stack(stacked).astype(xp.int64, copy=False)
     return result

@@ -44,7 +44,7 @@ class Prediction:
     labels: Any | None = None
 
 
-def foreground(output: Tensor, how: Output) -> Tensor:
+def foreground(output: Tensor, convention: Output) -> Tensor:
     """Return the foreground maps of an output in float32, (S, C, …) → (S, K, …).
 
     Raises
@@ -52,17 +52,17 @@ def foreground(output: Tensor, how: Output) -> Tensor:
     ValueError
         If a channel does not exist.
     """
-    wanted = how.classes or (how.channel,)
+    wanted = convention.classes or (convention.channel,)
     _check_channels(output, wanted)
-    if how.activation == "labels":
-        return (output[:, [how.channel]] > 0).float()
-    if how.classes:
-        probabilities = _activated(output, how)
+    if convention.activation == "labels":
+        return (output[:, [convention.channel]] > 0).float()
+    if convention.classes:
+        probabilities = _activated(output, convention)
         best = probabilities.argmax(dim=1, keepdim=True)
-        return torch.cat([probabilities[:, [c]] * (best == c) for c in how.classes], dim=1)
-    if how.activation == "softmax":
-        return torch.softmax(output.float(), dim=1)[:, [how.channel]]
-    return _activated(output[:, how.channel : how.channel + 1], how)
+        return torch.cat([probabilities[:, [c]] * (best == c) for c in convention.classes], dim=1)
+    if convention.activation == "softmax":
+        return torch.softmax(output.float(), dim=1)[:, [convention.channel]]
+    return _activated(output[:, convention.channel : convention.channel + 1], convention)
 
 
 def resized(x: Tensor, extent: Sequence[int], *, nearest: bool = False) -> Tensor:
@@ -89,11 +89,11 @@ def resized(x: Tensor, extent: Sequence[int], *, nearest: bool = False) -> Tenso
     return x if shrunk == new else functional.interpolate(x, new, mode=linear)
 
 
-def _activated(output: Tensor, how: Output) -> Tensor:
+def _activated(output: Tensor, convention: Output) -> Tensor:
     output = output.float()
-    if how.activation == "softmax":
+    if convention.activation == "softmax":
         return torch.softmax(output, dim=1)
-    return torch.sigmoid(output) if how.activation == "sigmoid" else output.contiguous()
+    return torch.sigmoid(output) if convention.activation == "sigmoid" else output.contiguous()
 
 
 def _check_channels(output: Tensor, wanted: Sequence[int]) -> None:
@@ -131,14 +131,14 @@ def segmenter_of(spec: ModelSpec) -> Segmenter | None:
 
 def segmenter_channels(spec: ModelSpec, made: Segmenter) -> tuple[int, ...]:
     """Return the output channels that make up a segmenter's maps, in its order."""
-    given = spec.segmenter.channels if spec.segmenter else {}
+    named = spec.segmenter.channels if spec.segmenter else {}
     channels: list[int] = []
-    affinities = given.get("affinities")
+    affinities = named.get("affinities")
     if affinities is not None:
         channels += [affinities] if isinstance(affinities, int) else affinities
     for name in made.channels[len(channels) :]:
-        place = given.get(name, spec.output.channel if name == "foreground" else None)
-        if place is None or (name in made.optional and name not in given):
+        place = named.get(name, spec.output.channel if name == "foreground" else None)
+        if place is None or (name in made.optional and name not in named):
             if name in made.optional:
                 break
             raise ValueError(

@@ -42,8 +42,8 @@ class Passes:
         """How passes are run, weights aside: equal forms of equal networks cost the same."""
         if self.path is None:
             return (self.extent,)
-        parts = (getattr(self.path, "once", None) is not None, self.path.crop is not None)
-        return (self.extent, type(self.path), self.path.layers, *parts)
+        savings = (getattr(self.path, "once", None) is not None, self.path.crop is not None)
+        return (self.extent, type(self.path), self.path.layers, *savings)
 
     def run(
         self, x: Tensor, masks: Sequence[Sequence[Tensor]], *, core: Core | None
@@ -64,8 +64,8 @@ class Passes:
             yield self.forward(x)
             return
         state = self.path.encode(x, cropped=core is not None)
-        whole = example_masks(x, self.path.channels, random=False)
-        for layers in (whole, *masks):
+        ones = example_masks(x, self.path.channels, random=False)
+        for layers in (ones, *masks):
             yield self.path.decode(state, layers)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
-from cte_dask.inference.graph.crop_to_core import Core, part
+from cte_dask.inference.graph.crop_to_core import Core, inner_view
 from cte_dask.inference.graph.feature_path import FeaturePath, example_masks, feature_path
 from cte_dask.inference.graph.trace import flops_of
 from cte_dask.inference.inputs import Around, TileGroup, feature_masks, perturbed, samples
@@ -112,8 +112,8 @@ class Predictor:
         names = tuple(filter(None, (spec.bottleneck, *spec.layers)))
         inside = [slice(b, b + t) for b, t in zip(self.frame.before, self.tile, strict=True)]
         # a segmenter sees the whole frame, and so does what resamples
-        whole = self.instances or self.frame.shape != self.frame.extent
-        core = None if whole else tuple(inside[-spec.dims :])
+        uncut = self.instances or self.frame.shape != self.frame.extent
+        core = None if uncut else tuple(inside[-spec.dims :])
         opened = None
         try:
             opened = feature_path(self.network, self.example(), names=names, core=core)
@@ -161,8 +161,8 @@ class Predictor:
     def try_out(self, draws: Sequence[Draw]) -> None:
         """Run every pass of one batch of uniform noise."""
         x = self.example()
-        whole = example_masks(x, self.path.channels if self.path else (), random=False)
-        masks = [whole for d in draws if d.perturbation.space == "feature"]
+        ones = example_masks(x, self.path.channels if self.path else (), random=False)
+        masks = [ones for d in draws if d.perturbation.space == "feature"]
         list(self.passes.run(x, masks, core=self.passes.core))
         for perturbation in (d.perturbation for d in draws if d.perturbation.space == "input"):
             moved = perturbation.warp(self.view(perturbation), [(0, 0)] * self.batch)
@@ -216,8 +216,8 @@ class Predictor:
         return prediction
 
     def _samples(self, images: Any, view: View, group: TileGroup) -> Tensor:
-        how: Any = {"view": view, "intensity": group.intensity, "like": self._like}
-        return samples(images, self.spec, invert=self.invert, **how)
+        options: Any = {"view": view, "intensity": group.intensity, "like": self._like}
+        return samples(images, self.spec, invert=self.invert, **options)
 
     def _masks(self, group: TileGroup, draw: Draw) -> list[Tensor]:
         if self.path is None:
@@ -241,16 +241,16 @@ class Predictor:
         """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
         core = self.passes.core if warp is None else None
         warp, frame = warp or unmoved(view), view.frame
-        parts: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
+        predictions: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
         with torch.inference_mode():
             for low in range(0, len(samples), self.batch):
                 rows = slice(low, low + self.batch)
                 n = len(samples[rows])
                 cut = [[padded(m[rows], self.batch) for m in layers] for layers in masks]
                 passes = self.passes.run(padded(samples[rows], self.batch), cut, core=core)
-                for part, output in zip(parts, passes, strict=True):
-                    part.append(self._predicted(output[:n], warp, frame, low, core=core))
-        return [self._tiles(part, warp, frame) for part in parts]
+                for batches, output in zip(predictions, passes, strict=True):
+                    batches.append(self._predicted(output[:n], warp, frame, low, core=core))
+        return [self._tiles(batches, warp, frame) for batches in predictions]
 
     def _predicted(
         self, output: Tensor, warp: Warp, frame: Frame, first: int, *, core: Core | None = None
@@ -259,15 +259,21 @@ class Predictor:
         nearest = self.spec.output.activation == "labels"
         if core is None:
             output = resized(output, frame.shape, nearest=nearest)
-        tiles = part(output, core) if core else warp.back(output, first, nearest=nearest)
-        whole = segmenter_maps(output, self.spec, self.channels) if self.instances else None
+        tiles = inner_view(output, core) if core else warp.back(output, first, nearest=nearest)
+        segmenter_input = (
+            segmenter_maps(output, self.spec, self.channels) if self.instances else None
+        )
         maps = foreground(tiles, self.spec.output)
-        return Prediction(tuple(from_torch(m.contiguous()) for m in maps.unbind(1)), whole)
+        return Prediction(
+            tuple(from_torch(m.contiguous()) for m in maps.unbind(1)), segmenter_input
+        )
 
-    def _tiles(self, parts: Sequence[Prediction], warp: Warp, frame: Frame) -> Prediction:
+    def _tiles(self, batches: Sequence[Prediction], warp: Warp, frame: Frame) -> Prediction:
         """Join batches and put planes of a 2D model together again: (S, …) → (T, z, y, x)."""
-        xp = namespace(parts[0].foreground[0])
-        joined = (xp.concatenate(maps) for maps in zip(*(p.foreground for p in parts), strict=True))
+        xp = namespace(batches[0].foreground[0])
+        joined = (
+            xp.concatenate(maps) for maps in zip(*(p.foreground for p in batches), strict=True)
+        )
         maps = tuple(m.reshape(-1, *self.tile) for m in joined)
         if not self.instances:
             return Prediction(maps)
@@ -276,8 +282,8 @@ class Predictor:
             sample = to_torch(labels, self.device)[None, None]
             return from_torch(warp.back(sample, number, nearest=True)[0, 0].contiguous())
 
-        whole = xp.concatenate([p.labels for p in parts])
+        frames = xp.concatenate([p.labels for p in batches])
         labels = tile_labels(
-            whole, self.segmenter, dims=self.spec.dims, frame=frame, tile=self.tile, cut=cut
+            frames, self.segmenter, dims=self.spec.dims, frame=frame, tile=self.tile, cut=cut
         )
         return Prediction(maps, labels)

@@ -135,9 +135,9 @@ def measure_halo(
     """
     strides = tuple(multiple) if isinstance(multiple, Sequence) else (multiple,) * dims
     search = _Search(forward, in_channels, strides, tolerance, limit or _LIMITS[dims], activation)
-    found = [search.along(axis) for axis in range(dims)]
-    z, y, x = (0,) * (3 - dims) + tuple(depth for depth, _ in found)
-    floor = max(change for _, change in found)
+    reaches = [search.along(axis) for axis in range(dims)]
+    z, y, x = (0,) * (3 - dims) + tuple(depth for depth, _ in reaches)
+    floor = max(change for _, change in reaches)
     note = f"sees its whole input: predictions change by up to {floor:.2g} with the extent"
     return Halo((z, y, x), note if floor > tolerance else "")
 

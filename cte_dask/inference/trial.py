@@ -172,8 +172,8 @@ def _multiple(spec: ModelSpec, network: Network, forward: Forward) -> tuple[int,
         # Extents that the network insists on are the only multiple there is.
         z, y, x = (1,) * (3 - spec.dims) + tuple(n or 1 for n in network.fixed_spatial)
         return z, y, x
-    found = probe_multiple(forward, dims=spec.dims, in_channels=spec.in_channels)
-    return found if spec.dims == 3 else 1, found, found
+    multiple = probe_multiple(forward, dims=spec.dims, in_channels=spec.in_channels)
+    return multiple if spec.dims == 3 else 1, multiple, multiple
 
 
 def _tile(spec: ModelSpec, network: Network, multiple: tuple[int, int, int]) -> Tensor:

@@ -341,11 +341,13 @@ def draws_of(perturbations: Iterable[Perturbation], repeats: int) -> tuple[Draw,
     return tuple(Draw(p, r) for p in perturbations for r in range(repeats))
 
 
-def _number(text: str, part: str) -> float:
+def _number(text: str, strength: str) -> float:
     try:
-        return float(part)
+        return float(strength)
     except ValueError:
-        raise ValueError(f"strength {part!r} of perturbation {text!r} is not a number") from None
+        raise ValueError(
+            f"strength {strength!r} of perturbation {text!r} is not a number"
+        ) from None
 
 
 def _digits(strength: float) -> str:

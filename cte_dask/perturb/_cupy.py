@@ -40,7 +40,7 @@ def normals(key: tuple[int, int], start: tuple[int, ...], shape: tuple[int, ...]
     runs = shape[0] * shape[1] * ((start[2] % 4 + shape[2] + 3) // 4)
     if field.size:
         words = [cp.uint32(word) for word in key]
-        corner = [cp.int32(at) for at in start]
+        corner = [cp.int32(coordinate) for coordinate in start]
         extent = [cp.int64(n) for n in shape]
         grid = (-(-runs // _THREADS),)
         _kernel()(grid, (_THREADS,), (*words, *corner, *extent, field))

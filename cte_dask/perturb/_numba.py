@@ -127,9 +127,9 @@ def _fill(key, corner, offset, field):  # type: ignore[no-untyped-def]
     normals = np.empty((4, _LANES), np.float32)
     for z in range(nz):
         for y in range(ny):
-            at_z, at_y = _u(corner[0] + z), _u(corner[1] + y)
+            z_counter, y_counter = _u(corner[0] + z), _u(corner[1] + y)
             for i in range(0, runs, _LANES):
                 n = min(_LANES, runs - i)
                 x = _u(corner[2] + i)
-                _fill_run(key[0], key[1], at_z, at_y, x, n, words, normals, row[4 * i :])
+                _fill_run(key[0], key[1], z_counter, y_counter, x, n, words, normals, row[4 * i :])
             field[z, y] = row[offset : offset + nx]

@@ -30,26 +30,26 @@ __all__ = ["Key", "key", "normal_field", "normals_by_formula", "philox4x32", "un
 _UNIFORM = 1  # fourth counter word of uniforms; normal fields have 0 there
 
 
-def key(seed: int, *parts: str | int) -> Key:
+def key(seed: int, *identifiers: str | int) -> Key:
     """Return the Philox key of one draw.
 
     Parameters
     ----------
     seed
         The experiment's seed.
-    *parts
+    *identifiers
         What the draw belongs to, such as perturbation name, repeat, tile index and layer. Text and
-        numbers are told apart, and so are cuts: ``("a", "bc")`` is not ``("ab", "c")``.
+        numbers differ, and so do cuts: ``("a", "bc")`` is not ``("ab", "c")``.
 
     Returns
     -------
     tuple of int
-        Two words of 32 bits: BLAKE2b (RFC 7693) of the parts.
+        Two words of 32 bits: BLAKE2b (RFC 7693) of seed and identifiers.
 
     Raises
     ------
     TypeError
-        If a part is neither text nor an integer.
+        If an identifier is neither text nor an integer.
 
     Examples
     --------
@@ -57,8 +57,8 @@ def key(seed: int, *parts: str | int) -> Key:
     True
     """
     digest = hashlib.blake2b(digest_size=8)
-    for part in (seed, *parts):
-        digest.update(_encoded(part))
+    for item in (seed, *identifiers):
+        digest.update(_encoded(item))
     raw = digest.digest()
     return int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
 
@@ -108,8 +108,8 @@ def uniform(key: Key, n: int) -> npt.NDArray[np.float64]:
     counter[:, 0] = np.arange(len(counter))
     counter[:, 3] = _UNIFORM
     words = philox4x32(counter, key).reshape(-1, 2)[:n].astype(np.uint64)
-    whole = (words[:, 0] << np.uint64(21)) | (words[:, 1] >> np.uint64(11))
-    return whole * 2.0**-53
+    integers = (words[:, 0] << np.uint64(21)) | (words[:, 1] >> np.uint64(11))
+    return integers * 2.0**-53
 
 
 def normal_field(key: Key, start: Shape, stop: Shape, *, like: Array | None = None) -> Array:
@@ -220,11 +220,11 @@ def _f(value: float) -> Any:
     return np.float32(value)
 
 
-def _encoded(part: object) -> bytes:
-    if isinstance(part, str):
-        body = b"s" + part.encode()
-    elif isinstance(part, (int, np.integer)) and not isinstance(part, bool):
-        body = b"i" + str(int(part)).encode()
+def _encoded(item: object) -> bytes:
+    if isinstance(item, str):
+        body = b"s" + item.encode()
+    elif isinstance(item, (int, np.integer)) and not isinstance(item, bool):
+        body = b"i" + str(int(item)).encode()
     else:
-        raise TypeError(f"a key is made of text and integers, not {part!r}")
+        raise TypeError(f"a key is made of text and integers, not {item!r}")
     return len(body).to_bytes(8, "little") + body

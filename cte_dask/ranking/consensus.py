@@ -90,9 +90,9 @@ def consensus_of(data: xr.Dataset, degenerate: Mask) -> Consensus:
         probability[rows], tempered[rows] = seen_by(fit, votes, voted)
     seen = (probability > 0.5).astype(np.float64)
     columns = [tempered * seen, seen, tempered, np.ones_like(seen)]
-    common, found, expected, voxels = ballot.per_tile(np.stack(columns, axis=1)).T
-    some = (found > 0) & ballot.voted.any(axis=1)
-    f1 = 2 * common / np.where(some, found + expected, np.nan)
+    common, foreground, expected, voxels = ballot.per_tile(np.stack(columns, axis=1)).T
+    some = (foreground > 0) & ballot.voted.any(axis=1)
+    f1 = 2 * common / np.where(some, foreground + expected, np.nan)
     own = np.flatnonzero(fit.say[0])
     return Consensus(
         models=tuple(map(str, data.model.to_numpy()[own])),

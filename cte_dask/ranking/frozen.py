@@ -98,6 +98,6 @@ def _most_telling(truth: LatentTruth, voters: npt.NDArray[np.bool_]) -> npt.NDAr
         return p * np.log(p / vote) + (1 - p) * np.log((1 - p) / (1 - vote))
 
     information = prior * divergence(a) + (1 - prior) * divergence(b)
-    told = np.where(voters & (a > b), information, -1.0)
-    order: npt.NDArray[np.int64] = np.argsort(-told, kind="stable")[:PANEL]
-    return order[told[order] >= 0]
+    gain = np.where(voters & (a > b), information, -1.0)
+    order: npt.NDArray[np.int64] = np.argsort(-gain, kind="stable")[:PANEL]
+    return order[gain[order] >= 0]

@@ -166,8 +166,8 @@ def _start(votes: Floats, heard: Mask) -> Floats:
     return start
 
 
-def _ratio(part: Floats, total: Floats) -> Floats:
-    return part / np.where(total > 0, total, 1.0)
+def _ratio(numerator: Floats, total: Floats) -> Floats:
+    return numerator / np.where(total > 0, total, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,10 +55,10 @@ def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = 
         group, resume = _make(url, layout), True
     if not resume:
         raise FileExistsError(f"{url} exists: give --resume to go on or --overwrite to start anew")
-    found = str(group.attrs.get("experiment"))
-    if found != layout.experiment:
+    experiment = str(group.attrs.get("experiment"))
+    if experiment != layout.experiment:
         raise ValueError(
-            f"{url} holds another experiment (hash {found[:12]}, this one "
+            f"{url} holds another experiment (hash {experiment[:12]}, this one "
             f"{layout.experiment[:12]}): the target, a model or an option differs; "
             "use another --out or --overwrite"
         )

@@ -60,10 +60,10 @@ def repeat_command(
         *((f"--{name}", experiment[name]) for name in ("threads", "device", "precision")),
     ]
     flags = ["--anonymous"] if target.get("anonymous") else []
-    given = [part for name, value in options if value is not None for part in (name, str(value))]
+    arguments = [str(item) for option in options if option[1] is not None for item in option]
     flags += ["--exhaustive"] if goal is None else _goal_options(goal)
     flags += [] if labels is None else ["--resume", "--labels", shown_url(labels)]
-    return shlex.join(["cte", "rank", shown_url(target["url"]), *given, *flags])
+    return shlex.join(["cte", "rank", shown_url(target["url"]), *arguments, *flags])
 
 
 def _listed(numbers: Sequence[float] | None) -> str | None:
@@ -73,7 +73,7 @@ def _listed(numbers: Sequence[float] | None) -> str | None:
 def _goal_options(goal: Mapping[str, Any]) -> list[str]:
     seconds = None if goal["seconds"] is None else f"{goal['seconds']:g}s"
     top = ["--full-order"] if goal["top"] is None else ["--top", str(goal["top"])]
-    margins = [part for n in ("delta", "epsilon") for part in (f"--{n}", f"{goal[n]:g}")]
+    margins = [text for n in ("delta", "epsilon") for text in (f"--{n}", f"{goal[n]:g}")]
     return ["--until", str(goal["blocks"] or seconds or "decided"), *top, *margins]
 
 
@@ -89,7 +89,7 @@ def shown_url(url: str) -> str:
     """
     if "://" not in url:
         return url
-    parts = urlsplit(url)
-    _, at, host = parts.netloc.rpartition("@")
-    query = "…" if parts.query else ""
-    return urlunsplit((parts.scheme, f"…@{host}" if at else host, parts.path, query, ""))
+    split = urlsplit(url)
+    _, separator, host = split.netloc.rpartition("@")
+    query = "…" if split.query else ""
+    return urlunsplit((split.scheme, f"…@{host}" if separator else host, split.path, query, ""))

@@ -97,8 +97,8 @@ class _Arrays(dict[str, Any]):
         self._group = group
 
     def __missing__(self, name: str) -> Any:
-        found = self[name] = self._group[name]
-        return found
+        array = self[name] = self._group[name]
+        return array
 
 
 @dataclass(frozen=True)

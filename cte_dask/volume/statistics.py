@@ -224,8 +224,8 @@ def _checked_percentiles(percentiles: Sequence[float]) -> list[float]:
 
 
 def _where(volume: Volume, sample: Sample) -> str:
-    looked_at = f" among {sample.n_not_finite} voxels looked at"
-    return f"{looked_at}{'' if volume.mask is None else ' within its mask'}"
+    message = f" among {sample.n_not_finite} voxels looked at"
+    return f"{message}{'' if volume.mask is None else ' within its mask'}"
 
 
 def _moments(values: NDArray[Any]) -> tuple[float, float]:

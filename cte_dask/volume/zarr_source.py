@@ -240,7 +240,7 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
     try:
         return zarr.open(store, path=path, mode="r")
     except FileNotFoundError as error:
-        raise VolumeError(_why_not_found(name)) from error
+        raise VolumeError(_refusal(name)) from error
     except StorageError as error:  # its message names the place and the remedy already
         raise VolumeError(cause(error)) from error
     except PermissionError as error:
@@ -252,7 +252,7 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
         raise VolumeError(f"{name} cannot be opened as zarr: {cause(error)}") from error
 
 
-def _why_not_found(name: str) -> str:
+def _refusal(name: str) -> str:
     if not is_remote(name) and not os.path.exists(name):
         return f"{name} does not exist"
     if os.path.isfile(name):

@@ -196,10 +196,10 @@ class Race:
 
     def _refine(self, tally: Tally) -> None:
         """Look closer where claims are still open."""
-        part_of = tally.cut(np.unique(self._claims.gap))
-        if part_of is not None:
-            self._claims = self._claims.cut(part_of)
-            self._low, self._high = self._low.cut(part_of), self._high.cut(part_of)
+        intervals = tally.cut(np.unique(self._claims.gap))
+        if intervals is not None:
+            self._claims = self._claims.cut(intervals)
+            self._low, self._high = self._low.cut(intervals), self._high.cut(intervals)
             self._past.clear()
 
     def _open_intervals(self, tally: Tally) -> None:

@@ -274,8 +274,8 @@ def _features_of_voxels(
     # statistics of CCFV do not see.
     planes = np.unique(voxels[:, 0])
     first = number * ready.tile[0]
-    parts = [
+    features = [
         features_at(outputs.sample(layer, first + int(z)), places[voxels[:, 0] == z, 1:])
         for z in planes
     ]
-    return np.concatenate(parts)
+    return np.concatenate(features)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-__all__ = ["Core", "Crop", "find_crop", "part"]
+__all__ = ["Core", "Crop", "find_crop", "inner_view"]
 
 Core = tuple[slice, ...]
 """Slices of the spatial axes."""
 
 
-def part(x: Tensor, core: Core) -> Tensor:
-    """Return a view of a part of (N, C, [z,] y, x)."""
+def inner_view(x: Tensor, core: Core) -> Tensor:
+    """Return the view of (N, C, [z,] y, x) that lies in a box."""
     for axis, place in enumerate(core):
         x = x.narrow(2 + axis, place.start, place.stop - place.start)
     return x
@@ -53,7 +53,7 @@ class Crop:
         return tuple(self._cut(map_) for map_ in state)
 
     def _cut(self, map_: Tensor) -> Tensor:
-        left = part(map_, self.inside(map_))
+        left = inner_view(map_, self.inside(map_))
         return torch.empty_like(left, memory_format=_layout(map_)).copy_(left)
 
     def inside(self, map_: Tensor) -> Core:
@@ -116,20 +116,20 @@ def _reach(
     """Return how many steps away along an axis a map reaches the output."""
     dim = 2 + axis
     extent = max(m.shape[dim] for m in state)
-    at = extent // step // 2
+    middle = extent // step // 2
     spoilt = []
     for map_ in state:
         scale = step * map_.shape[dim] // extent
         copy = map_.clone()
-        copy.narrow(dim, at * scale, scale).fill_(math.nan)
+        copy.narrow(dim, middle * scale, scale).fill_(math.nan)
         spoilt.append(copy)
     hit = suffix(*spoilt, *masks).isnan()
     others = [d for d in range(hit.ndim) if d != dim]
     places = torch.nonzero(hit.any(dim=others) if others else hit).ravel()
     if not len(places):
         return extent  # nothing there reaches the output: leave nothing out
-    before = at * step - int(places.min())
-    after = int(places.max()) + 1 - (at + 1) * step
+    before = middle * step - int(places.min())
+    after = int(places.max()) + 1 - (middle + 1) * step
     return -(-max(before, after, 0) // step)
 
 
@@ -141,9 +141,9 @@ def _enough(
     for map_ in state:
         copy = torch.full_like(map_, math.nan)
         inside = crop.inside(map_)
-        part(copy, inside).copy_(part(map_, inside))
+        inner_view(copy, inside).copy_(inner_view(map_, inside))
         spoilt.append(copy)
-    return bool(part(suffix(*spoilt, *masks), core).isfinite().all())
+    return bool(inner_view(suffix(*spoilt, *masks), core).isfinite().all())
 
 
 def _layout(map_: Tensor) -> torch.memory_format:

@@ -31,7 +31,7 @@ from cte_dask.inference.graph.bottleneck import (
     bottleneck_node,
     hooked,
 )
-from cte_dask.inference.graph.crop_to_core import Core, Crop, find_crop, part
+from cte_dask.inference.graph.crop_to_core import Core, Crop, find_crop, inner_view
 from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.skip_once import halved
 from cte_dask.inference.graph.split import cut, insert_masks, named_node
@@ -237,18 +237,18 @@ def _module_path(
 
 
 def _channels(module: nn.Module, layers: Sequence[str], x: Tensor) -> tuple[int, ...]:
-    found: dict[int, int] = {}
+    channels: dict[int, int] = {}
 
     def note(ordinal: int, output: Tensor) -> Tensor:
-        found[ordinal] = output.shape[1]
+        channels[ordinal] = output.shape[1]
         return output
 
     with torch.no_grad(), hooked(module, layers, note):
         module(x)
     for ordinal, layer in enumerate(layers):
-        if ordinal not in found:
+        if ordinal not in channels:
             raise ValueError(f"layer {layer!r} did not run for one tile")
-    return tuple(found[i] for i in range(len(layers)))
+    return tuple(channels[i] for i in range(len(layers)))
 
 
 def _graph_path(
@@ -256,15 +256,20 @@ def _graph_path(
 ) -> FeaturePath:
     try:
         with torch.no_grad():
+<<<<<<< HEAD
             whole = traced(forward, x)
     except FOREIGN as error:  # foreign code: whatever tracing raises, its input can be perturbed
+=======
+            module = traced(forward, x)
+    except Exception as error:  # foreign code: whatever tracing raises, its input can be perturbed
+>>>>>>> b51ff19 (Bindings of the package say what they hold, not how it came there)
         raise BlackBoxError(f"its graph cannot be traced: {error}") from error
-    nodes = [named_node(whole.graph, n) for n in names] or [bottleneck_node(whole.graph, x)]
+    nodes = [named_node(module.graph, n) for n in names] or [bottleneck_node(module.graph, x)]
     channels = tuple(node.meta["val"].shape[1] for node in nodes)
-    insert_masks(whole.graph, nodes)
-    whole.recompile()
+    insert_masks(module.graph, nodes)
+    module.recompile()
     layers = tuple(node.name for node in nodes)
-    return _faster(_proven(cut(whole), x, layers, channels, plain=whole), core, None)
+    return _faster(_proven(cut(module), x, layers, channels, plain=module), core, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,18 +292,18 @@ def _faster(proven: _Proven, core: Core | None, key: shared.Key) -> Split:
         quick = replace(quick, suffix=fused(split.suffix, x.device))
         halves = halved(quick.suffix)
         forms = [replace(quick, once=halves[0], suffix=halves[1])] if halves else []
-        found = (
+        candidates = (
             replace(f, crop=c) for f in (*forms, quick) for c in ((crop, None) if crop else (None,))
         )
-        return next((f for f in found if _fits(f, proven, core)), split)
+        return next((f for f in candidates if _fits(f, proven, core)), split)
 
 
 def _crop(proven: _Proven, core: Core, key: shared.Key) -> Crop | None:
     known = shared.crop_of(key, core)
     if known is None:
-        found = find_crop(proven.split.suffix, proven.state, proven.masks, core)
-        shared.keep_crop(key, core, found)
-        return found
+        crop = find_crop(proven.split.suffix, proven.state, proven.masks, core)
+        shared.keep_crop(key, core, crop)
+        return crop
     return None if known == shared.NOTHING else known
 
 
@@ -316,7 +321,7 @@ def _fits(split: Split, proven: _Proven, core: Core | None) -> bool:
         if split.crop is None or core is None:
             return True
         cropped = split.decode(split.encode(x, cropped=True), masks)
-        return off(part(cropped, split.crop.core), part(want, core)) <= tolerance
+        return off(inner_view(cropped, split.crop.core), inner_view(want, core)) <= tolerance
     except RuntimeError:  # a graph that holds the extents it was traced with
         return False
 

@@ -133,13 +133,13 @@ def _fold(module: GraphModule, norm: Node) -> None:
 
 def _grow_by_factor(node: Node) -> None:
     """Let an interpolation grow its input by a whole factor, so that it serves any extent."""
-    x, extent, *how = node.args
+    x, extent, *options = node.args
     if not isinstance(x, Node) or "val" not in x.meta:
         return
     old, new = x.meta["val"].shape[2:], list(extent)  # type: ignore[arg-type]
     if any(n % o for o, n in zip(old, new, strict=True)):
         return
-    aligned = how[:1] if "linear" in str(node.target) else []
+    aligned = options[:1] if "linear" in str(node.target) else []
     factors = [float(n // o) for o, n in zip(old, new, strict=True)]
     node.args = (x, None, *aligned, factors)
     node.target = _GROWING[node.target]  # type: ignore[index]
@@ -157,9 +157,9 @@ def _fuse(module: GraphModule, activation: Node) -> None:
     name = _ACTIVATIONS[activation.target]  # type: ignore[index]
     slope = activation.args[1] if len(activation.args) > 1 else _SLOPE
     scalars = [slope] if name == "leaky_relu" else []
-    how = (padding, stride, dilation, groups, name, scalars, "")
+    geometry = (padding, stride, dilation, groups, name, scalars, "")
     with module.graph.inserting_before(activation):
-        new = module.graph.call_function(FUSED.default, (x, weight, bias, *how))
+        new = module.graph.call_function(FUSED.default, (x, weight, bias, *geometry))
     new.meta = dict(activation.meta)
     activation.replace_all_uses_with(new)
 

@@ -50,7 +50,7 @@ def halved(suffix: GraphModule) -> tuple[GraphModule, GraphModule] | None:
     Parameters
     ----------
     suffix
-        (*state, *masks) -> y, its state the placeholders ``kept_…``; left as it is.
+        (*state, *masks) -> y, its state the placeholders ``state_…``; left as it is.
 
     Returns
     -------
@@ -58,11 +58,11 @@ def halved(suffix: GraphModule) -> tuple[GraphModule, GraphModule] | None:
         (*state) -> state', run once, and (*state', *masks) -> y, run once a pass; None where no
         convolution can be split.
     """
-    found = [h for node in suffix.graph.nodes if (h := _half(suffix, node)) is not None]
-    if not found:
+    halves = [h for node in suffix.graph.nodes if (h := _half(suffix, node)) is not None]
+    if not halves:
         return None
-    passes, state = _passes(suffix, found)
-    return _once(suffix, found, state), passes
+    passes, state = _passes(suffix, halves)
+    return _once(suffix, halves, state), passes
 
 
 def _half(module: GraphModule, node: Node) -> _Half | None:
@@ -80,39 +80,39 @@ def _half(module: GraphModule, node: Node) -> _Half | None:
         or len(joined.users) > 1
     ):
         return None
-    parts: tuple[Node, ...] = tuple(joined.args[0])  # type: ignore[arg-type]
-    extents = [part.meta["val"].shape[_CHANNELS] for part in parts]
-    pieces = list(zip(parts, torch.split(weight, extents, dim=1), strict=True))
-    early = [p for p in pieces if _kept(p[0])]
-    late = [p for p in pieces if not _kept(p[0])]
+    inputs: tuple[Node, ...] = tuple(joined.args[0])  # type: ignore[arg-type]
+    extents = [map_.meta["val"].shape[_CHANNELS] for map_ in inputs]
+    pieces = list(zip(inputs, torch.split(weight, extents, dim=1), strict=True))
+    early = [p for p in pieces if _is_state(p[0])]
+    late = [p for p in pieces if not _is_state(p[0])]
     if not early or not late:
         return None
     weights = _joined(weight, early), _joined(weight, late)
     return _Half(node, tuple(p for p, _ in early), tuple(p for p, _ in late), weights)
 
 
-def _kept(node: Node) -> bool:
-    return node.op == "placeholder" and node.name.startswith("kept")
+def _is_state(node: Node) -> bool:
+    return node.op == "placeholder" and node.name.startswith("state_")
 
 
 def _joined(like: Tensor, pieces: list[tuple[Node, Tensor]]) -> Tensor:
-    whole = torch.cat([w for _, w in pieces], dim=1)
+    weight = torch.cat([w for _, w in pieces], dim=1)
     last = torch.channels_last if like.ndim == 4 else torch.channels_last_3d
     layout = last if like.is_contiguous(memory_format=last) else torch.contiguous_format
-    return whole.contiguous(memory_format=layout)
+    return weight.contiguous(memory_format=layout)
 
 
-def _passes(suffix: GraphModule, found: list[_Half]) -> tuple[GraphModule, list[Node]]:
+def _passes(suffix: GraphModule, halves: list[_Half]) -> tuple[GraphModule, list[Node]]:
     """Return what runs once a pass, and the nodes of the state that it still wants."""
     graph, constants = Graph(), _constants(suffix)
-    halves = {half.node: i for i, half in enumerate(found)}
-    state = [n for n in suffix.graph.nodes if _kept(n)]
+    numbers = {half.node: i for i, half in enumerate(halves)}
+    state = [n for n in suffix.graph.nodes if _is_state(n)]
     copies = {node: graph.placeholder(node.name) for node in state}
-    sums = [graph.placeholder(f"kept_half_{i}") for i in range(len(found))]
+    sums = [graph.placeholder(f"state_half_{i}") for i in range(len(halves))]
     for node in suffix.graph.nodes:
-        if node in halves:
-            number = halves[node]
-            copies[node] = _summed(graph, constants, found[number], copies, sums[number])
+        if node in numbers:
+            number = numbers[node]
+            copies[node] = _summed(graph, constants, halves[number], copies, sums[number])
         elif node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.eliminate_dead_code()
@@ -127,39 +127,39 @@ def _summed(
     graph: Graph, constants: dict[str, Any], half: _Half, copies: dict[Node, Node], partial: Node
 ) -> Node:
     """Convolve what comes from below, and add what the skip gave."""
-    x = _whole(graph, [copies[n] for n in half.late])
+    x = _concatenated(graph, [copies[n] for n in half.late])
     weight = graph.get_attr(name := f"_late_{half.node.name}")
     constants[name] = half.weights[1]
     if half.node.target is FUSED.default:
-        how = (*half.geometry, 1, "add", 1, "relu", [], "")
-        return graph.call_function(FUSED_SUM, (x, partial, weight, None, *how))
+        arguments = (*half.geometry, 1, "add", 1, "relu", [], "")
+        return graph.call_function(FUSED_SUM, (x, partial, weight, None, *arguments))
     convolved = (x, weight, None, *half.node.args[3:])
     rest = graph.call_function(_ATEN.convolution.default, convolved)
     return graph.call_function(_ATEN.add.Tensor, (rest, partial))
 
 
-def _once(suffix: GraphModule, found: list[_Half], state: list[Node]) -> GraphModule:
-    """Return what runs once: (*kept) -> what the passes want of it, then the halves."""
+def _once(suffix: GraphModule, halves: list[_Half], state: list[Node]) -> GraphModule:
+    """Return what runs once: (*state) -> what the passes want of it, then the halves."""
     graph, constants = Graph(), _constants(suffix)
-    kept = [n for n in suffix.graph.nodes if _kept(n)]
-    copies = {node: graph.placeholder(node.name) for node in kept}
+    placeholders = [n for n in suffix.graph.nodes if _is_state(n)]
+    copies = {node: graph.placeholder(node.name) for node in placeholders}
     outputs = [copies[node] for node in state]
-    for half in found:
-        x = _whole(graph, [copies[n] for n in half.early])
+    for half in halves:
+        x = _concatenated(graph, [copies[n] for n in half.early])
         weight = graph.get_attr(name := f"_early_{half.node.name}")
         constants[name] = half.weights[0]
         bias = half.node.args[2]
         offset = graph.get_attr(str(bias.target)) if isinstance(bias, Node) else None
         padding, stride, dilation = half.geometry
-        how = (stride, padding, dilation, False, [0] * len(padding), 1)
-        convolved = (x, weight, offset, *how)
+        arguments = (stride, padding, dilation, False, [0] * len(padding), 1)
+        convolved = (x, weight, offset, *arguments)
         outputs.append(graph.call_function(_ATEN.convolution.default, convolved))
     graph.output(tuple(outputs))
     return GraphModule(constants, graph)
 
 
-def _whole(graph: Graph, parts: list[Node]) -> Node:
-    return parts[0] if len(parts) == 1 else graph.call_function(_ATEN.cat.default, (parts, 1))
+def _concatenated(graph: Graph, nodes: list[Node]) -> Node:
+    return nodes[0] if len(nodes) == 1 else graph.call_function(_ATEN.cat.default, (nodes, 1))
 
 
 def _constants(module: GraphModule) -> dict[str, Any]:

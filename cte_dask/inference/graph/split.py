@@ -33,8 +33,8 @@ def weight_of(module: GraphModule, node: Any) -> Tensor | None:
     """Return the tensor that a node of a graph stands for; None if it is no constant."""
     if not isinstance(node, Node) or node.op != "get_attr":
         return None
-    found = getattr(module, str(node.target), None)
-    return found if isinstance(found, Tensor) else None
+    constant = getattr(module, str(node.target), None)
+    return constant if isinstance(constant, Tensor) else None
 
 
 def insert_masks(graph: Graph, nodes: Sequence[Node]) -> None:
@@ -48,7 +48,7 @@ def insert_masks(graph: Graph, nodes: Sequence[Node]) -> None:
         node.replace_all_uses_with(masked, delete_user_cb=partial(operator.is_not, masked))
 
 
-def cut(whole: GraphModule) -> tuple[GraphModule, GraphModule]:
+def cut(module: GraphModule) -> tuple[GraphModule, GraphModule]:
     """Cut a graph (x, *masks) -> y into prefix x -> state and suffix (*state, *masks) -> y.
 
     Raises
@@ -57,14 +57,14 @@ def cut(whole: GraphModule) -> tuple[GraphModule, GraphModule]:
         If no mask reaches the output. What leaves torch on its way (post-processing in NumPy) is
         traced as a constant: the graph would give the labels of the example for any input.
     """
-    graph = whole.graph
+    graph = module.graph
     graph.eliminate_dead_code()
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
     late = _descendants(graph, inputs[1:])
     result = next(n for n in graph.nodes if n.op == "output")
     if late.isdisjoint(result.all_input_nodes):
         raise ValueError("no mask reaches the output: part of the network does not run in torch")
-    kept = [
+    state = [
         n
         for n in graph.nodes
         if n not in late
@@ -73,8 +73,8 @@ def cut(whole: GraphModule) -> tuple[GraphModule, GraphModule]:
         and any(user in late or user is result for user in n.users)
     ]
     if inputs[0].users and any(user in late for user in inputs[0].users):
-        kept.insert(0, inputs[0])
-    return _prefix(whole, late, kept), _suffix(whole, late, kept, inputs[1:])
+        state.insert(0, inputs[0])
+    return _prefix(module, late, state), _suffix(module, late, state, inputs[1:])
 
 
 def _descendants(graph: Graph, roots: Sequence[Node]) -> set[Node]:
@@ -85,29 +85,29 @@ def _descendants(graph: Graph, roots: Sequence[Node]) -> set[Node]:
     return late
 
 
-def _prefix(whole: GraphModule, late: set[Node], kept: Sequence[Node]) -> GraphModule:
+def _prefix(module: GraphModule, late: set[Node], state: Sequence[Node]) -> GraphModule:
     graph = Graph()
     copies: dict[Node, Node] = {}
-    for node in whole.graph.nodes:
+    for node in module.graph.nodes:
         if node not in late and node.op != "output":
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(tuple(copies[n] for n in kept))
+    graph.output(tuple(copies[n] for n in state))
     graph.eliminate_dead_code()
-    return GraphModule(whole, graph)
+    return GraphModule(module, graph)
 
 
 def _suffix(
-    whole: GraphModule, late: set[Node], kept: Sequence[Node], masks: Sequence[Node]
+    module: GraphModule, late: set[Node], state: Sequence[Node], masks: Sequence[Node]
 ) -> GraphModule:
     graph = Graph()
-    copies = {node: graph.placeholder(f"kept_{i}") for i, node in enumerate(kept)}
+    copies = {node: graph.placeholder(f"state_{i}") for i, node in enumerate(state)}
     copies |= {node: graph.placeholder(f"mask_{i}") for i, node in enumerate(masks)}
     for node, copy in copies.items():
         copy.meta = dict(node.meta)
-    for node in whole.graph.nodes:
+    for node in module.graph.nodes:
         if node in copies:
             continue
         if node in late or node.op in {"get_attr", "output"}:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.eliminate_dead_code()
-    return GraphModule(whole, graph)
+    return GraphModule(module, graph)

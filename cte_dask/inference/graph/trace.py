@@ -119,13 +119,13 @@ class _Recorder(Watching):
 
     def node(self, tensor: Tensor) -> Node:
         """Return what a tensor is in the graph; one that nothing in it made is a constant."""
-        found: Node | None = self._nodes.get(tensor)
-        if found is None:
+        node: Node | None = self._nodes.get(tensor)
+        if node is None:
             name = f"_constant_{len(self.constants)}"
             self.constants[name] = tensor
-            found = self.graph.get_attr(name)
-            self.note(found, tensor)
-        return found
+            node = self.graph.get_attr(name)
+            self.note(node, tensor)
+        return node
 
     def note(self, node: Node, result: Any) -> None:
         """Remember which node a result comes from."""

@@ -67,14 +67,14 @@ def pilot_indices(experiment: Experiment, count: int) -> tuple[int, ...]:
     total = len(experiment.grid)
     count = min(count, total)
     rng = np.random.default_rng(experiment.seed)
-    found = []
-    for part in range(count):
-        low, high = part * total // count, (part + 1) * total // count
+    indices = []
+    for stratum in range(count):
+        low, high = stratum * total // count, (stratum + 1) * total // count
         tried = dict.fromkeys(int(i) for i in rng.integers(low, high, size=TRIES))
         chosen = next((i for i in tried if _inside(experiment, i)), None)
         if chosen is not None:
-            found.append(chosen)
-    return tuple(found)
+            indices.append(chosen)
+    return tuple(indices)
 
 
 def _inside(experiment: Experiment, index: int) -> bool:
@@ -266,7 +266,7 @@ def parse_grid(perturb: str, strengths: str | None) -> tuple[str, tuple[float, .
 
 def _listed(strengths: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in strengths.split(","))
+        return tuple(float(strength) for strength in strengths.split(","))
     except ValueError:
         raise ValueError(
             f"--strengths {strengths!r} must be numbers with commas between, such as 0.05,0.1,0.2"

@@ -165,9 +165,9 @@ def calibrated(experiment: Experiment, data: xr.Dataset) -> Calibration:
 def _ranked(
     data: xr.Dataset, experiment: Experiment, perturbation: Perturbation
 ) -> tuple[ModelRank, ...]:
-    part = data.sel(perturbation=[perturbation.name])
-    part.attrs |= {"primary": str(ScoreName(experiment.metrics[0], perturbation.name))}
-    return rank(part, seed=experiment.seed).models
+    scores = data.sel(perturbation=[perturbation.name])
+    scores.attrs |= {"primary": str(ScoreName(experiment.metrics[0], perturbation.name))}
+    return rank(scores, seed=experiment.seed).models
 
 
 def _strength(
@@ -177,8 +177,8 @@ def _strength(
     models: tuple[ModelRank, ...],
     compared: Sequence[str],
 ) -> Strength:
-    part = data.sel(perturbation=perturbation.name, model=list(compared))
-    table, cell = _complete(part, experiment.metrics[0])
+    scores = data.sel(perturbation=perturbation.name, model=list(compared))
+    table, cell = _complete(scores, experiment.metrics[0])
     return Strength(
         perturbation=perturbation.name,
         value=perturbation.strength,
@@ -194,6 +194,6 @@ def _complete(data: xr.Dataset, metric: str) -> tuple[NDArray[np.float64], NDArr
     """Return the table (tile, model) of the tiles that all models score, and the tiles' cells."""
     scored = data.status.to_numpy() == STATUS["scored"]
     table = np.where(scored, data[metric].to_numpy(), np.nan).T
-    whole = ~np.isnan(table).any(axis=1)
-    starts = np.stack([data[axis].to_numpy() for axis in "zyx"], axis=1)[whole]
-    return table[whole], cells(starts)
+    complete = ~np.isnan(table).any(axis=1)
+    starts = np.stack([data[axis].to_numpy() for axis in "zyx"], axis=1)[complete]
+    return table[complete], cells(starts)

@@ -165,10 +165,10 @@ class TileSummary:
         return quantiles
 
 
-def _flat(position: NDArray[np.int64], counts: Shape, parts: Shape) -> NDArray[np.int64]:
-    """Return the number of the part of the grid, divided `parts` times, that holds each tile."""
+def _flat(position: NDArray[np.int64], counts: Shape, divisions: Shape) -> NDArray[np.int64]:
+    """Return which of the `divisions` of the grid holds each tile, as one number."""
     number = np.zeros(position.shape[1], np.int64)
-    for coordinate, count, most in zip(position, counts, parts, strict=True):
+    for coordinate, count, most in zip(position, counts, divisions, strict=True):
         # Row-major: the parts along earlier axes count as many times as the next axis has parts.
         number = number * most + coordinate * min(count, most) // count
     return number

@@ -129,14 +129,14 @@ def _image(target: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
     from cte_dask.volume.zarr_source import open_node, strict_store
 
     store = strict_store(target["url"], read_options(target), None)
-    parts = [name for name in str(target["path"]).split("/") if name]
-    open_node(target["url"], store, "/".join(parts))  # raises if the array is gone
+    names = [name for name in str(target["path"]).split("/") if name]
+    open_node(target["url"], store, "/".join(names))  # raises if the array is gone
     # From the innermost group outwards: the image is the nearest group that lists the array.
-    for split in range(len(parts) - 1, -1, -1):
-        node = open_node(target["url"], store, "/".join(parts[:split]))
+    for split in range(len(names) - 1, -1, -1):
+        node = open_node(target["url"], store, "/".join(names[:split]))
         attributes = node.attrs.asdict()
         image = parse_multiscale(attributes) if isinstance(node, zarr.Group) else None
-        below = "/".join(parts[split:])
+        below = "/".join(names[split:])
         if image is not None and any(level.path == below for level in image.levels):
             return attributes, below
     return None, ""

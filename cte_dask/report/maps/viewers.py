@@ -199,9 +199,9 @@ def _dimensions(place: Placement) -> dict[str, list[Any]]:
 
 def _centre(place: Placement, shape: Sequence[int]) -> list[float]:
     """Return the centre of the region in voxels (x, y, z)."""
-    parts = zip(place.translation, place.scale, place.voxel, shape, strict=True)
+    axes = zip(place.translation, place.scale, place.voxel, shape, strict=True)
     # From the centre of the first tile back to that of the first voxel, then to the middle.
-    return [(shift - (tile - v) / 2) / v + n / 2 for shift, tile, v, n in parts][::-1]
+    return [(shift - (tile - v) / 2) / v + n / 2 for shift, tile, v, n in axes][::-1]
 
 
 def _guide(napari: str, link: str, notes: list[str]) -> str:
