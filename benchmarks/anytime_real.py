@@ -43,10 +43,10 @@ def medians(outcome: Outcome, score: str) -> dict[str, float]:
     """Return what ranks each model that may win over all blocks, the best first."""
     able = [m for m in outcome.ranking.models if m.verdict is not None and not m.degenerate]
     if score == "transfer":
-        found = {m.name: m.verdict.transfer.value for m in able if m.verdict is not None}
+        values = {m.name: m.verdict.transfer.value for m in able if m.verdict is not None}
     else:
-        found = {m.name: m.scores[score].cte for m in able}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        values = {m.name: m.scores[score].cte for m in able}
+    return dict(sorted(values.items(), key=lambda item: -item[1]))
 
 
 def replayed(outcome: Outcome, run: str, score: str, seeds: Iterable[int]) -> dict[str, Any]:
@@ -120,9 +120,9 @@ def main() -> None:
         seeds = range(1, options.seeds + 1)
         races = {n: replayed(outcome, run, n, seeds) for n in ("transfer", *names)}
         stored = {name: tiles(run, name) for name in names}
-        whole = []
+        runs = []
         for seed in range(1, options.whole_runs + 1):
-            found = rank_target(
+            race = rank_target(
                 target,
                 options.bank,
                 f"{folder}/{seed}",
@@ -132,7 +132,7 @@ def main() -> None:
                 **settings,
             )
             keys = ("verdict", "decided", "proven", "leading", "blocks", "dropped")
-            whole.append({"seed": seed, **{k: found.result[k] for k in keys}})
+            runs.append({"seed": seed, **{k: race.result[k] for k in keys}})
     record = {
         "date": date.today().isoformat(),
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine()},
@@ -143,13 +143,13 @@ def main() -> None:
         "primary": outcome.ranking.primary,
         "models": outcome.result["models"],
         "races": races,
-        "whole_runs": whole,
+        "whole_runs": runs,
         "tile_counts": list(outcome.experiment.grid.counts),
         "tiles": stored,
     }
     path = RESULTS / f"{options.name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps({"races": races, "whole_runs": whole}, indent=1))
+    print(json.dumps({"races": races, "whole_runs": runs}, indent=1))
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def made_target() -> tuple[Any, np.ndarray]:
         write_demo_target(Path(folder) / "target.zarr")
         image = open_volume(str(Path(folder) / "target.zarr"))
         truth = open_volume(str(Path(folder) / "target.zarr" / "labels" / LABELS))
-        whole = (0, 0, 0)
+        origin = (0, 0, 0)
         return (
-            open_volume(image.read(whole, image.shape), axes="zyx"),
-            truth.read(whole, truth.shape),
+            open_volume(image.read(origin, image.shape), axes="zyx"),
+            truth.read(origin, truth.shape),
         )
 
 
@@ -87,16 +87,16 @@ def taus(calibration: Calibration, performance: dict[str, float]) -> list[dict[s
 
 def worth(kind: str, rows: list[dict[str, Any]], index: int) -> dict[str, Any]:
     """What the choice was worth beside the best, the average and the default of the grid."""
-    found = [r["kendall"] for r in rows]
+    correlations = [r["kendall"] for r in rows]
     default = next(i for i, r in enumerate(rows) if r["perturbation"] == DEFAULTS[kind])
     return {
-        "kendall_chosen": found[index],
-        "kendall_best": max(found),
-        "kendall_mean": float(np.mean(found)),
-        "kendall_default": found[default],
-        "within": found[index] >= max(found) - WITHIN,
-        "default_within": found[default] >= max(found) - WITHIN,
-        "strengths_within": sum(t >= max(found) - WITHIN for t in found),
+        "kendall_chosen": correlations[index],
+        "kendall_best": max(correlations),
+        "kendall_mean": float(np.mean(correlations)),
+        "kendall_default": correlations[default],
+        "within": correlations[index] >= max(correlations) - WITHIN,
+        "default_within": correlations[default] >= max(correlations) - WITHIN,
+        "strengths_within": sum(t >= max(correlations) - WITHIN for t in correlations),
     }
 
 
@@ -104,24 +104,24 @@ def evaluated(volume: Any, truth: np.ndarray, kinds: Sequence[str]) -> dict[str,
     record: dict[str, Any] = {"shape": list(volume.shape)}
     for kind in kinds:
         began = time.monotonic()
-        found = calibrate(
+        calibration = calibrate(
             volume, load_bank(str(bank_path())), kind=kind, pilot_tiles=TILES, tell=print
         )
         seconds = time.monotonic() - began
         if "median_f1" not in record:
-            record["median_f1"] = median_f1(found.experiment, truth)
-        rows = taus(found, record["median_f1"])
+            record["median_f1"] = median_f1(calibration.experiment, truth)
+        rows = taus(calibration, record["median_f1"])
         record[kind] = {
-            "chosen": found.chosen.perturbation,
-            "pilot_tiles": found.n_pilot,
-            "repeats": found.experiment.repeats,
-            **worth(kind, rows, found.index),
+            "chosen": calibration.chosen.perturbation,
+            "pilot_tiles": calibration.n_pilot,
+            "repeats": calibration.experiment.repeats,
+            **worth(kind, rows, calibration.index),
             "kendall": rows,
             "seconds_on_a_shared_machine": round(seconds, 1),
-            "calibration": calibration_dict(found),
+            "calibration": calibration_dict(calibration),
         }
         print(kind, {k: v for k, v in record[kind].items() if not isinstance(v, list | dict)})
-        for row, s in zip(rows, found.strengths, strict=True):
+        for row, s in zip(rows, calibration.strengths, strict=True):
             print(
                 f"  {row['perturbation']:15} W {s.agreement:.3f} ratio {s.spread.ratio:8.2f} "
                 f"n {s.n_tiles} tau {row['kendall']:.3f} bare {row['kendall_bare']:.3f}"
@@ -140,14 +140,14 @@ def main() -> None:
         save(name, evaluated(*target, options.kind or list(DEFAULTS)))
 
 
-def save(name: str, found: dict[str, Any]) -> None:
+def save(name: str, entry: dict[str, Any]) -> None:
     before = json.loads(RESULT.read_text())["targets"] if RESULT.exists() else {}
     record = {
         "date": date.today().isoformat(),
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine()},
         "versions": versions(),
         "within": WITHIN,
-        "targets": {**before, name: {**before.get(name, {}), **found}},
+        "targets": {**before, name: {**before.get(name, {}), **entry}},
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

@@ -45,9 +45,9 @@ def records() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield name, record
 
 
-def page(found: list[tuple[str, dict[str, Any]]]) -> str:
+def page(measurements: list[tuple[str, dict[str, Any]]]) -> str:
     lines = [HEAD]
-    for name, record in found:
+    for name, record in measurements:
         machine = record["machine"]
         lines.append(f"## {PARTS[name]}\n")
         lines.append(
@@ -69,18 +69,18 @@ def number(value: float) -> str:
 
 
 def memory() -> str:
-    found = json.loads((RESULTS / "memory.json").read_text())
+    record = json.loads((RESULTS / "memory.json").read_text())
     rows = []
     for name in ("gigabyte", "terabyte"):
-        planned, measured = (f"{found[name][k] / 1e6:.0f} MB" for k in ("planned", "measured"))
-        rows.append([name, planned, measured, f"{found[name]['measured_over_planned']:.2f}"])
+        planned, measured = (f"{record[name][k] / 1e6:.0f} MB" for k in ("planned", "measured"))
+        rows.append([name, planned, measured, f"{record[name]['measured_over_planned']:.2f}"])
     said = "`benchmarks/memory.py`: peak of a worker's resident memory, two blocks, two models:\n"
     heading = ["Target", "planned", "measured", "measured / planned"]
     return "\n".join(["## Memory of a worker\n", said, *table(heading, rows)])
 
 
 def scheduling() -> str:
-    found = json.loads((RESULTS / "scheduling.json").read_text())
+    record = json.loads((RESULTS / "scheduling.json").read_text())
     rows = [
         [
             f"{r['blocks']} of {r['seconds_each']:g} s",
@@ -89,7 +89,7 @@ def scheduling() -> str:
             f"{r['idle_between_tasks']:.3f}",
             f"{r['cpu_ms_a_block']:.1f} ms",
         ]
-        for r in (found[n] for n in ("overhead", "together", "many") if n in found)
+        for r in (record[n] for n in ("overhead", "together", "many") if n in record)
     ]
     said = (
         "`benchmarks/scheduling.py`: blocks that sleep, all else real, on this machine's cores:\n"
@@ -109,8 +109,8 @@ def table(heading: list[str], rows: list[list[str]]) -> list[str]:
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
-def picture(found: list[tuple[str, dict[str, Any]]]) -> None:
-    rows = [(title, r) for _, record in found for title, r in record["ratios"].items()]
+def picture(measurements: list[tuple[str, dict[str, Any]]]) -> None:
+    rows = [(title, r) for _, record in measurements for title, r in record["ratios"].items()]
     rows = [(title, r) for title, r in rows if "comparing" not in title][::-1]
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1), layout="constrained")
     middle = [r["median"] for _, r in rows]
@@ -126,9 +126,9 @@ def picture(found: list[tuple[str, dict[str, Any]]]) -> None:
 
 
 def main() -> None:
-    found = list(records())
-    (DOCS / "benchmarks.md").write_text(page(found))
-    picture(found)
+    measurements = list(records())
+    (DOCS / "benchmarks.md").write_text(page(measurements))
+    picture(measurements)
 
 
 if __name__ == "__main__":

@@ -34,15 +34,15 @@ SIZES = {"cuda": (64, 1024, 1024), "cpu": (4, 512, 512)}
 
 def seconds(work: Callable[[], Any], device: str, repeats: int = 9) -> dict[str, float]:
     """Return median, fastest and slowest of some calls, after two that warm up."""
-    found: list[float] = []
+    times: list[float] = []
     for number in range((repeats if device == "cuda" else 3) + 2):
         _wait(device)
         began = time.perf_counter()
         work()
         _wait(device)
         if number > 1:
-            found.append(time.perf_counter() - began)
-    return {"median_s": statistics.median(found), "fastest_s": min(found), "slowest_s": max(found)}
+            times.append(time.perf_counter() - began)
+    return {"median_s": statistics.median(times), "fastest_s": min(times), "slowest_s": max(times)}
 
 
 def _wait(device: str) -> None:
@@ -56,9 +56,9 @@ def agreement(device: str) -> dict[str, Any]:
     p = torch.rand(shape, device=device)
     q = (p + 0.1 * torch.randn(shape, device=device)).clamp(0, 1)
     a, b = from_torch(p), from_torch(q)
-    found = seconds(lambda: binary_agreement_batch(a, b), device)
+    timing = seconds(lambda: binary_agreement_batch(a, b), device)
     moved = 2 * p.numel() * p.element_size()
-    return {**found, "voxels": p.numel(), "gb_per_s": moved / found["median_s"] / 1e9}
+    return {**timing, "voxels": p.numel(), "gb_per_s": moved / timing["median_s"] / 1e9}
 
 
 def rand(device: str) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def noise(device: str) -> dict[str, Any]:
     """Normal numbers of Philox, counted from the voxel they belong to."""
     like = from_torch(torch.empty(0, device=device))
     shape = SIZES[device]
-    found = seconds(lambda: normal_field((1, 2), (0, 0, 0), shape, like=like), device)
-    return {**found, "numbers": int(np.prod(shape))}
+    timing = seconds(lambda: normal_field((1, 2), (0, 0, 0), shape, like=like), device)
+    return {**timing, "numbers": int(np.prod(shape))}
 
 
 def network(device: str, precision: torch.dtype) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def network(device: str, precision: torch.dtype) -> dict[str, Any]:
     model = model.to(memory_format=torch.channels_last)
     tiles = torch.rand(16 if device == "cuda" else 1, 1, 352, 352, device=device, dtype=precision)
     with torch.inference_mode():
-        found = seconds(lambda: model(tiles), device)
-    return {**found, "tiles": len(tiles), "tiles_per_s": len(tiles) / found["median_s"]}
+        timing = seconds(lambda: model(tiles), device)
+    return {**timing, "tiles": len(tiles), "tiles_per_s": len(tiles) / timing["median_s"]}
 
 
 def tests(path: Path | None) -> dict[str, int]:
@@ -100,32 +100,32 @@ def tests(path: Path | None) -> dict[str, int]:
 
 def hardware(device: str) -> dict[str, Any]:
     """Return what the figures were measured on."""
-    told = {**machine(), "device": "cpu"}
+    description = {**machine(), "device": "cpu"}
     if device == "cuda":
         card = torch.cuda.get_device_properties(0)
-        told |= {
+        description |= {
             "device": card.name,
             "capability": f"{card.major}.{card.minor}",
             "memory_gb": round(card.total_memory / 1e9, 1),
             "cuda": torch.version.cuda,
         }
-    return told
+    return description
 
 
 def versions() -> dict[str, str]:
     """Return the versions of what is installed; CuPy goes by several names."""
-    found = {}
+    installed = {}
     for name in ("torch", "numpy", "numba", "cupy", "cupy-cuda12x", "cupy-cuda13x"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tests", type=Path, help="JUnit file of the tests marked gpu")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    given = parser.parse_args()
+    options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work: dict[str, Callable[[], dict[str, Any]]] = {
         "agreement": lambda: agreement(device),
@@ -146,11 +146,11 @@ def main() -> None:
         "schema": "cte-gpu/1",
         "machine": hardware(device),
         "versions": versions(),
-        "tests": tests(given.tests),
+        "tests": tests(options.tests),
         "figures": figures,
     }
     kind = "gpu" if device == "cuda" else "nogpu"
-    path = given.out / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
+    path = options.out / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(path.read_text())
 

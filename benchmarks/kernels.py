@@ -67,8 +67,8 @@ def main() -> None:
         p, q = maps(shape)
         s, t = label(q > 0.5)[0].astype(np.int32), label(p > 0.5)[0].astype(np.int32)
         batch = [np.stack([m] * max(1, 2**21 // p.size)) for m in (p, q)]
-        found, want = binary_agreement(p, q), by_formula(p, q)
-        np.testing.assert_allclose((found.nhd, found.ei), want, rtol=1e-5)
+        scores, want = binary_agreement(p, q), by_formula(p, q)
+        np.testing.assert_allclose((scores.nhd, scores.ei), want, rtol=1e-5)
         np.testing.assert_allclose(v_rand(t, s), pairs_by_unique(s, t), rtol=1e-9)
         forms = {
             "NHD and EI, NumPy": lambda b=batch: [

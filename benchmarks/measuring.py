@@ -77,11 +77,11 @@ def electron_microscopy(planes: int, height: int = 384, width: int = 512) -> np.
 
 def save(name: str, record: Mapping[str, Any]) -> None:
     """Write a record with the machine and the versions, and print its ratios."""
-    whole = {"date": date.today().isoformat(), "machine": machine(), "versions": versions()}
-    whole |= record
+    contents = {"date": date.today().isoformat(), "machine": machine(), "versions": versions()}
+    contents |= record
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
-    for title, value in whole.get("ratios", {}).items():
+    (RESULTS / f"{name}.json").write_text(json.dumps(contents, indent=1) + "\n")
+    for title, value in contents.get("ratios", {}).items():
         print(f"{title:60s} {value['median']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
 
 
@@ -99,10 +99,10 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -31,9 +31,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=1, help="of each target")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # in a process of its own
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measure(given.one[0], given.one[1], given.blocks)))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one[0], options.one[1], options.blocks)))
         return
     record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def main() -> None:
         for name, edge in EDGES.items():
             write_target(Path(folder) / f"{name}.zarr", edge)
             record[name] = {**in_process(folder, name, "plan", 0)}
-            record[name] |= in_process(folder, name, "score", given.blocks)
+            record[name] |= in_process(folder, name, "score", options.blocks)
             record[name]["measured_over_planned"] = round(
                 record[name]["measured"] / record[name]["planned"], 3
             )

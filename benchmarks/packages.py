@@ -41,12 +41,12 @@ def blockwise_prediction(
     images = [plane.astype(np.float32)[None, None] for plane in volume]
 
     def run() -> list[np.ndarray]:
-        found = []
+        masks = []
         for number, image in enumerate(images):
             sample = create_sample_for_model(model, inputs=image, sample_id=number)
             done = pipeline.predict_sample_with_fixed_blocking(sample, shape)
-            found.append(done.members["mask"].data.to_numpy()[0, 0])
-        return found
+            masks.append(done.members["mask"].data.to_numpy()[0, 0])
+        return masks
 
     return run
 

@@ -90,9 +90,9 @@ def score_files(reference: Path, perturbed: Path) -> list[tuple[float, float]]:
     """Read two predictions back and compare them tile by tile with the formulas of the paper."""
     scores = []
     with h5py.File(reference) as a, h5py.File(perturbed) as b:
-        whole = a["prediction"][:], b["prediction"][:]
-    for z, y, x in tiles(whole[0].shape):
-        p, q = (m[z, y : y + TILE, x : x + TILE] for m in whole)
+        predictions = a["prediction"][:], b["prediction"][:]
+    for z, y, x in tiles(predictions[0].shape):
+        p, q = (m[z, y : y + TILE, x : x + TILE] for m in predictions)
         one, two = p > 0.5, q > 0.5
         union = (one | two).sum()
         hard = 1 - (one ^ two).sum() / union if union else np.nan

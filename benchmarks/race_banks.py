@@ -44,8 +44,8 @@ class Bank:
     ----------
     grid
         Blocks along z, y and x.
-    whole
-        Tiles of a whole block.
+    tiles
+        Tiles of a block that the target does not cut.
     medians
         Of all tiles of the target, (model,).
     block
@@ -53,7 +53,7 @@ class Bank:
     """
 
     grid: Grid
-    whole: int
+    tiles: int
     medians: NDArray[np.float64]
     block: Callable[[int], NDArray[np.float64]]
 
@@ -102,8 +102,8 @@ def awkward_bank(rng: np.random.Generator) -> Bank:
     inside = 0.1 if rng.random() < 0.25 else 1.0
     logits = _places(rng, FEW_BLOCKS, _levels(rng, count), outside=2 - inside)[:, :, None]
     shape = (len(logits), count, tiles)
-    for part in ((shape[0], 1, tiles), shape):
-        logits = logits + inside * rng.uniform(0.1, 0.5) * rng.standard_normal(part)
+    for extent in ((shape[0], 1, tiles), shape):
+        logits = logits + inside * rng.uniform(0.1, 0.5) * rng.standard_normal(extent)
     scores = _squashed(logits)
     if rng.random() < 0.5:
         steps = float(rng.choice([20, 100]))
@@ -223,12 +223,12 @@ def _medians_of_sums(
     places: NDArray[np.float64], within: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the median of ``places[:, m] + within[m, :]`` over all pairs, by bisection."""
-    found = []
+    medians = []
     for ordered, spread in zip(np.sort(places, axis=0).T, within, strict=True):
         low, high = ordered[0] + spread.min(), ordered[-1] + spread.max()
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             under = np.searchsorted(ordered, middle - spread, side="right").sum()
             low, high = (low, middle) if 2 * under > len(ordered) * len(spread) else (middle, high)
-        found.append((low + high) / 2)
-    return np.array(found)
+        medians.append((low + high) / 2)
+    return np.array(medians)

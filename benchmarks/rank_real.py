@@ -39,13 +39,13 @@ def evaluated(outcome: Outcome, labels: str) -> dict[str, Any]:
     agreement = {}
     for score in ranked[0].scores:
         values = [m.scores[score].cte for m in ranked]
-        found = rank_correlation(values, [performance[m.name] for m in ranked])
+        correlation = rank_correlation(values, [performance[m.name] for m in ranked])
         agreement[score] = {
-            "kendall": found.kendall,
-            "spearman": found.spearman,
-            "pearson": found.pearson,
-            "p_kendall": found.p_kendall,
-            "n": found.n,
+            "kendall": correlation.kendall,
+            "spearman": correlation.spearman,
+            "pearson": correlation.pearson,
+            "p_kendall": correlation.p_kendall,
+            "n": correlation.n,
         }
     return {"median_f1": performance, "agreement": agreement}
 

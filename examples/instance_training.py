@@ -50,16 +50,16 @@ def read_images(path: Path, *, split: str) -> Images:
     return Images(scaled, labels.astype(np.int32))
 
 
-def train(network: UNet, given: Images, targets: Targets, loss: Loss, *, steps: int) -> None:
+def train(network: UNet, images: Images, targets: Targets, loss: Loss, *, steps: int) -> None:
     """Train on random crops of varied brightness, contrast and noise; seed 0."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    maps = [targets(labels) for labels in given.labels]
+    maps = [targets(labels) for labels in images.labels]
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     network.train()
     for step in range(1, steps + 1):
-        image, wanted = _batch(given.images, maps, rng)
+        image, wanted = _batch(images.images, maps, rng)
         optimizer.zero_grad(set_to_none=True)
         error = loss(network(image), wanted)
         error.backward()
@@ -78,7 +78,7 @@ def _batch(
         n, y, x = rng.integers((len(images), *(e - CROP + 1 for e in images.shape[1:])))
         box = (slice(y, y + CROP), slice(x, x + CROP))
         pairs.append((_varied(images[n][box], rng), maps[n][:, *box]))
-    image, wanted = (np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True))
+    image, wanted = (np.stack(stack).astype(np.float32) for stack in zip(*pairs, strict=True))
     return torch.from_numpy(image)[:, None], torch.from_numpy(wanted)
 
 
@@ -89,22 +89,24 @@ def _varied(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 def matched(labels: Labels, truth: Labels) -> NDArray[np.float64]:
     """Return, for each true object, its IoU with the object that overlaps it most; 0 if none."""
-    found, true = np.unique(labels), np.unique(truth)
+    predicted, true = np.unique(labels), np.unique(truth)
     table, _, _ = np.histogram2d(
         np.searchsorted(true, truth).ravel(),
-        np.searchsorted(found, labels).ravel(),
-        bins=(np.arange(len(true) + 1), np.arange(len(found) + 1)),
+        np.searchsorted(predicted, labels).ravel(),
+        bins=(np.arange(len(true) + 1), np.arange(len(predicted) + 1)),
     )
     union = table.sum(axis=1, keepdims=True) + table.sum(axis=0, keepdims=True) - table
-    best: NDArray[np.float64] = (table / union)[np.ix_(true > 0, found > 0)].max(axis=1, initial=0)
+    best: NDArray[np.float64] = (table / union)[np.ix_(true > 0, predicted > 0)].max(
+        axis=1, initial=0
+    )
     return best
 
 
 def labels_of(model: nn.Module, images: NDArray[np.float32]) -> Labels:
     """Return the labels (n, y, x) that a labelling model gives, image by image."""
     with torch.inference_mode():
-        found = [model(torch.from_numpy(image)[None, None])[0, 0].numpy() for image in images]
-    return np.stack(found)
+        labels = [model(torch.from_numpy(image)[None, None])[0, 0].numpy() for image in images]
+    return np.stack(labels)
 
 
 def write(
@@ -119,12 +121,16 @@ def write(
     arguments = {"weights": str(weights)}
     bank = {"schema": "cte-bank/1", "models": {name: {**entry, "arguments": arguments}}}
     (out / "bank.yaml").write_text(yaml.safe_dump(bank, sort_keys=False), encoding="utf-8")
-    told = {"objects": len(iou), "median IoU": float(np.median(iou)), "found": _found(iou)}
-    (out / "labels.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(f"{name}: {told}", flush=True)
+    measures = {
+        "objects": len(iou),
+        "median IoU": float(np.median(iou)),
+        "found": _share_matched(iou),
+    }
+    (out / "labels.json").write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
+    print(f"{name}: {measures}", flush=True)
 
 
-def _found(iou: NDArray[np.float64]) -> float:
+def _share_matched(iou: NDArray[np.float64]) -> float:
     return float((iou > 0.5).mean())
 
 
@@ -136,9 +142,9 @@ def draw(path: Path, images: NDArray[np.float32], labels: Labels, truth: Labels)
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(len(images), 3, figsize=(9, 3 * len(images)), squeeze=False)
-    for row, image, found, true in zip(axes, images, labels, truth, strict=True):
+    for row, image, labelled, true in zip(axes, images, labels, truth, strict=True):
         for axis, (title, drawn) in zip(
-            row, (("image", None), ("true", true), ("found", found)), strict=True
+            row, (("image", None), ("true", true), ("found", labelled)), strict=True
         ):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
             if drawn is not None:
@@ -169,16 +175,16 @@ def options(description: str) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=300, help="of training")
     parser.add_argument("--picture", type=Path, help="PNG of the labels of three test images")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
-    given = parser.parse_args()
-    path = given.data / f"{given.pack}.npz"
+    arguments = parser.parse_args()
+    path = arguments.data / f"{arguments.pack}.npz"
     if not path.exists():
         raise SystemExit(f"{path} is missing: name the folder of the packs with --data")
-    torch.set_num_threads(given.threads)
-    return given
+    torch.set_num_threads(arguments.threads)
+    return arguments
 
 
 def run(
-    given: argparse.Namespace,
+    arguments: argparse.Namespace,
     model: nn.Module,
     network: UNet,
     targets: Targets,
@@ -188,11 +194,11 @@ def run(
     entry: Mapping[str, object],
 ) -> None:
     """Train the network of a labelling model, measure its labels, and write what was asked for."""
-    path = given.data / f"{given.pack}.npz"
-    train(network, read_images(path, split="train"), targets, loss, steps=given.steps)
+    path = arguments.data / f"{arguments.pack}.npz"
+    train(network, read_images(path, split="train"), targets, loss, steps=arguments.steps)
     test = read_images(path, split="test")
     labels = labels_of(model.eval(), test.images)
     iou = np.concatenate([matched(a, b) for a, b in zip(labels, test.labels, strict=True)])
-    write(given.out, network, entry, name=name, iou=iou)
-    if given.picture:
-        draw(given.picture, test.images[:3], labels[:3], test.labels[:3])
+    write(arguments.out, network, entry, name=name, iou=iou)
+    if arguments.picture:
+        draw(arguments.picture, test.images[:3], labels[:3], test.labels[:3])

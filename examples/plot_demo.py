@@ -28,11 +28,11 @@ def predictions(run: Path, names: list[str], z: int) -> dict[str, Any]:
     experiment = cte_dask.resolve(volume, bank, perturbations=["dropout:0.2"], block=(1, 1, 1))
     index = experiment.blocks.counts[1] * experiment.blocks.counts[2] * z
     draws = draws_of(experiment.perturbations, 1)
-    found = {name: maps for name, _, maps in predict_tiles(experiment, index, draws)}
+    pictures = {name: maps for name, _, maps in predict_tiles(experiment, index, draws)}
     tile = experiment.grid.tile_at(index)
     truth = cte_dask.open_volume(str(run / "target.zarr" / "labels" / LABELS))
     box = tile.start, tile.stop
-    return {"image": volume.read(*box)[0], "truth": truth.read(*box)[0] > 0, **found}
+    return {"image": volume.read(*box)[0], "truth": truth.read(*box)[0] > 0, **pictures}
 
 
 def draw(run: Path, picture: Path, z: int) -> None:
@@ -60,12 +60,12 @@ def draw(run: Path, picture: Path, z: int) -> None:
         axis.set_axis_off()
     axes[-1].set_title("above, grey: foreground; orange: changed under perturbation", fontsize=9)
     scores = [m["estimated_f1"] for m in ranked]
-    at = np.arange(len(ranked))[::-1]
+    heights = np.arange(len(ranked))[::-1]
     middle = np.array([s["value"] for s in scores])
     low, high = (np.array([s[k] for s in scores]) for k in ("low", "high"))
-    axes[-1].errorbar(middle, at, xerr=[middle - low, high - middle], fmt="o", color="#0b6e99")
+    axes[-1].errorbar(middle, heights, xerr=[middle - low, high - middle], fmt="o", color="#0b6e99")
     labels = [f"{m['name']} (flagged)" if m["flags"] else m["name"] for m in ranked]
-    axes[-1].set_yticks(at, labels)
+    axes[-1].set_yticks(heights, labels)
     axes[-1].set_xlabel("estimated F1 (95 % interval)")
     axes[-1].spines[["top", "right"]].set_visible(False)
     picture.parent.mkdir(parents=True, exist_ok=True)

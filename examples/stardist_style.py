@@ -67,8 +67,8 @@ class _StarDist(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return labels, int32 (n, 1, y, x), of images (n, 1, y, x)."""
         planes = x.detach().float().cpu().numpy()[:, 0]
-        found = [self._model.predict_instances(p, **self._prediction)[0] for p in planes]
-        return torch.from_numpy(np.stack(found).astype(np.int32))[:, None].to(x.device)
+        labels = [self._model.predict_instances(p, **self._prediction)[0] for p in planes]
+        return torch.from_numpy(np.stack(labels).astype(np.int32))[:, None].to(x.device)
 
 
 def stardist(*, name: str, basedir: str | None = None, **prediction: Any) -> nn.Module:
@@ -125,10 +125,10 @@ class StarLabels(nn.Module):
         """Return labels, int32 (n, 1, y, x)."""
         maps = self.network(x).float()
         pairs = zip(torch.sigmoid(maps[:, 0]), maps[:, 1:], strict=True)
-        found = [
+        labels = [
             labels_from_stars(p.cpu().numpy(), d.cpu().numpy(), **self._post) for p, d in pairs
         ]
-        return torch.from_numpy(np.stack(found))[:, None].to(x.device)
+        return torch.from_numpy(np.stack(labels))[:, None].to(x.device)
 
 
 def small(*, weights: str | None = None, rays: int = RAYS, **post: Any) -> nn.Module:
@@ -274,10 +274,10 @@ def _lengths(
     reached = 0.0
     while len(going):
         reached += SUBPIXEL
-        at = np.floor(places[going] + reached * direction + 0.5).astype(np.intp)
-        within = ((at >= 0) & (at <= last)).all(axis=1)
-        at = np.clip(at, 0, last)
-        going = going[within & (labels[tuple(at.T)] == own[going])]
+        pixels = np.floor(places[going] + reached * direction + 0.5).astype(np.intp)
+        within = ((pixels >= 0) & (pixels <= last)).all(axis=1)
+        pixels = np.clip(pixels, 0, last)
+        going = going[within & (labels[tuple(pixels.T)] == own[going])]
         lengths[going] = reached + SUBPIXEL / 2
     return lengths
 
@@ -294,8 +294,8 @@ def main() -> None:
     from instance_training import options, run
 
     model = small()
-    given = options(__doc__.splitlines()[0])
-    run(given, model, model.network, stars, _loss, name="stardist-style", entry=ENTRY)
+    arguments = options(__doc__.splitlines()[0])
+    run(arguments, model, model.network, stars, _loss, name="stardist-style", entry=ENTRY)
 
 
 if __name__ == "__main__":

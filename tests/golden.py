@@ -23,10 +23,10 @@ PATH = Path(os.environ.get("CTE_GOLDEN", ROOT.parent / "shared" / "golden" / "ca
 def cases(*families: str) -> list[Any]:
     """Return the cases of some families as test parameters."""
     if PATH.is_file():
-        found = [pytest.param(c, id=c["id"]) for c in _load() if c["family"] in families]
-        if not found:
+        params = [pytest.param(c, id=c["id"]) for c in _load() if c["family"] in families]
+        if not params:
             raise LookupError(f"{PATH} holds no case of {families}")
-        return found
+        return params
     if os.environ.get("CI") == "true":
         raise FileNotFoundError(f"golden cases {PATH} are absent; set CTE_GOLDEN")
     absent = pytest.mark.skip(reason=f"golden cases {PATH} are absent; set CTE_GOLDEN")

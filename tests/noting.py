@@ -103,13 +103,13 @@ def hungry(opaque: bool) -> nn.Module:
 
 def entry(name: str, function: str, **arguments: object) -> str:
     """Return the entry of one of these networks in a bank."""
-    given = ", ".join(f"{k}: {v!r}" for k, v in arguments.items())
+    text = ", ".join(f"{k}: {v!r}" for k, v in arguments.items())
     return f"""
   {name}:
     format: python
     source: noting:{function}
     trust: true
-    arguments: {{{given}}}
+    arguments: {{{text}}}
     axes: yx
     halo: {{y: 0, x: 0}}
     multiple: {{y: 1, x: 1}}
@@ -130,6 +130,6 @@ def noted(log: Path) -> dict[str, list[int]]:
     """Return when (nanoseconds) each tile, by its digest, was asked for."""
     times: dict[str, list[int]] = defaultdict(list)
     for line in log.read_text().splitlines():
-        at, digest = line.split()
-        times[digest].append(int(at))
+        moment, digest = line.split()
+        times[digest].append(int(moment))
     return times

@@ -94,7 +94,7 @@ class Command:
 
 
 def _command(
-    told: Connection, words: list[str], out: str, err: str, environment: dict[str, str]
+    pipe: Connection, words: list[str], out: str, err: str, environment: dict[str, str]
 ) -> None:
     """Run a command as an interpreter of its own would: streams, environment, process group."""
     os.setsid()
@@ -105,7 +105,7 @@ def _command(
         os.dup2(file, number)
         os.close(file)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
-    told.send(True)
+    pipe.send(True)
     sys.argv = ["cte", *words]
 
     from cte_dask.cli import app
@@ -120,7 +120,7 @@ def kill(process: BaseProcess) -> None:
     process.join()
 
 
-def scheduler(told: Connection) -> None:
+def scheduler(pipe: Connection) -> None:
     import dask
     from distributed import Scheduler
 
@@ -128,14 +128,14 @@ def scheduler(told: Connection) -> None:
 
     async def serve() -> None:
         async with Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as server:
-            told.send(server.address)
+            pipe.send(server.address)
             await server.finished()
 
     with dask.config.set(SETTINGS):
         asyncio.run(serve())
 
 
-def worker(_told: Connection, address: str, folder: str) -> None:
+def worker(_pipe: Connection, address: str, folder: str) -> None:
     import torch
     from distributed import Worker
 
@@ -150,12 +150,12 @@ def worker(_told: Connection, address: str, folder: str) -> None:
     asyncio.run(serve())
 
 
-def client(told: Connection, target: str, bank: str, out: str, options: dict[str, Any]) -> None:
+def client(pipe: Connection, target: str, bank: str, out: str, options: dict[str, Any]) -> None:
     from cte_dask.ranking.rank_target import rank_target
     from cte_dask.scoring.settings import TargetOptions
 
     outcome = rank_target(TargetOptions(target), bank, out, resume=True, **options)
-    told.send((outcome.exit_code, outcome.result["complete"]))
+    pipe.send((outcome.exit_code, outcome.result["complete"]))
 
 
 @contextmanager

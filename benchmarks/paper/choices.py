@@ -66,11 +66,11 @@ def choices(records: Sequence[Record], performance: str, score: str) -> dict[str
             rows.append(
                 (best - first, best - float(np.mean([p for _, p in models])), first == best)
             )
-    lost, at_random, found = np.mean(rows, axis=0).tolist() if rows else (None, None, None)
+    lost, random_loss, hits = np.mean(rows, axis=0).tolist() if rows else (None, None, None)
     return {
         "lost": lost,
-        "lost_at_random": at_random,
-        "best_found": found,
+        "lost_at_random": random_loss,
+        "best_found": hits,
         "n_targets": len(rows),
     }
 

@@ -28,8 +28,8 @@ def write_figures(out: Path, task: str, records: Sequence[Record]) -> None:
     performances = [p for p in METRICS if any(r["models"][0].get(p) is not None for r in records)]
     for performance in performances:
         _save(_against(records, performance), out / f"{task}-{performance}-performance")
-        found = summary(records).get(performance, {})
-        if figure := _strengths(found, METRICS[performance]):
+        scores = summary(records).get(performance, {})
+        if figure := _strengths(scores, METRICS[performance]):
             _save(figure, out / f"{task}-{performance}-strength")
 
 
@@ -80,19 +80,19 @@ def _draw_target(axes: Any, record: Record, score: str, performance: str, *, col
         axes.plot(ends, slope * ends + offset, "-", color=colour, linewidth=1)
 
 
-def _strengths(found: dict[str, Any], metrics: Sequence[str]) -> Figure | None:
+def _strengths(scores: dict[str, Any], metrics: Sequence[str]) -> Figure | None:
     """Draw the mean τ over targets against the strength, targets as thin lines."""
     kinds = {
         kind: here
         for kind, strengths in SWEEP.items()
-        if len(here := [s for s in sorted(strengths) if _name(metrics[0], kind, s) in found]) > 1
+        if len(here := [s for s in sorted(strengths) if _name(metrics[0], kind, s) in scores]) > 1
     }
     if not kinds:
         return None
     figure, panels = _figure(len(kinds), len(metrics))
     for row, metric in zip(panels, metrics, strict=True):
         for axes, (kind, strengths) in zip(row, kinds.items(), strict=True):
-            _draw_curve(axes, [found[_name(metric, kind, s)] for s in strengths], strengths)
+            _draw_curve(axes, [scores[_name(metric, kind, s)] for s in strengths], strengths)
             axes.set(xlabel=f"strength of {kind}", ylabel=f"Kendall's τ, {metric}")
             axes.set_ylim(-1.05, 1.05)
     return figure

@@ -50,18 +50,18 @@ def panels(options: argparse.Namespace) -> list[tuple[str, Any]]:
         raise SystemExit(f"{options.target} has not been run: python benchmarks/paper/run.py first")
     experiment = reopen(str(runs[-1].parent))
     draws = draws_of(experiment.perturbations, 1)
-    tile, found = None, {}
+    tile, masks = None, {}
     for name, where, maps in predict_tiles(experiment, options.block, draws):
-        if name in options.model and name not in found:
-            tile, found[name] = where, [m[0] > 0.5 for m in maps]
-    if tile is None or len(found) < len(options.model):
-        raise SystemExit(f"no model {set(options.model) - set(found)} in block {options.block}")
+        if name in options.model and name not in masks:
+            tile, masks[name] = where, [m[0] > 0.5 for m in maps]
+    if tile is None or len(masks) < len(options.model):
+        raise SystemExit(f"no model {set(options.model) - set(masks)} in block {options.block}")
     image = experiment.volume.read(tile.start, tile.stop)[0]
     labels = open_volume(f"{options.cache}/targets/{options.target}.zarr/labels/{options.labels}")
     shown = [("image", image), ("labels", labels.read(tile.start, tile.stop)[0] > 0)]
     names = [d.perturbation.name for d in draws]
     for name in options.model:
-        reference, *perturbed = found[name]
+        reference, *perturbed = masks[name]
         for kind in (FEATURE, INPUT):
             cte = scores[name]["scores"][str(ScoreName("nhd", kind))]["own"]
             title = f"{name}, F1 {scores[name]['f1']:.2f}\n{kind}: CTE {cte:.3f}"

@@ -130,13 +130,13 @@ def _scratch(
     batch: int = BATCH // 2,
     zoo_only: bool = False,
 ) -> Run:
-    kept = tuple((f"{name}-at{round(100 * part)}", part) for part in EARLY)
+    checkpoints = tuple((f"{name}-at{round(100 * fraction)}", fraction) for fraction in EARLY)
     recipe = Recipe(
         name,
         pack,
         _arguments(features, norm),
         augmentation,
-        early=kept,
+        early=checkpoints,
         batch=batch,
     )
     return Run(recipe, round(steps * length), seed, scale, zoo_only=zoo_only)

@@ -54,8 +54,8 @@ def model_share(records: Sequence[Record], score: str) -> float | None:
     if np.isnan(table).any() or len(table) < 2:
         return None
     table -= table.mean(axis=1, keepdims=True)
-    whole = float((table**2).sum())
-    return float(len(table) * (table.mean(axis=0) ** 2).sum() / whole) if whole else None
+    variance = float((table**2).sum())
+    return float(len(table) * (table.mean(axis=0) ** 2).sum() / variance) if variance else None
 
 
 def regime_tau(records: Sequence[Record], performance: str, score: str) -> dict[str, float]:
@@ -69,7 +69,7 @@ def regime_tau(records: Sequence[Record], performance: str, score: str) -> dict[
             known = [p for p in pairs if not math.isnan(sum(p))]
             if len(known) > 2:
                 taus.setdefault(regime, []).append(kendalltau(*zip(*known, strict=True)).statistic)
-    return {regime: float(np.nanmean(found)) for regime, found in taus.items()}
+    return {regime: float(np.nanmean(values)) for regime, values in taus.items()}
 
 
 def centred_tau(records: Sequence[Record], performance: str, score: str) -> float | None:
@@ -84,9 +84,9 @@ def centred_tau(records: Sequence[Record], performance: str, score: str) -> floa
     taus = []
     for i, record in enumerate(records):
         home = {m["name"]: bool(m["left_out"]) for m in record["models"]}
-        kept = np.array([not home[m["name"]] for m in records[0]["models"]])
-        own = (table[i] - np.delete(table, i, axis=0).mean(axis=0))[kept]
-        taus.append(kendalltau(own, truth[i, kept]).statistic)
+        compared = np.array([not home[m["name"]] for m in records[0]["models"]])
+        own = (table[i] - np.delete(table, i, axis=0).mean(axis=0))[compared]
+        taus.append(kendalltau(own, truth[i, compared]).statistic)
     return float(np.nanmean(taus))
 
 

@@ -58,21 +58,21 @@ def reliability(
         all this where the tiles come from fewer than four groups.
     """
     compared = [m for m in models if not m["left_out"]]
-    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for performance in performances:
         table, unit = _table(tiles, [m["name"] for m in compared], performance, groups)
         if len(np.unique(unit)) < FEWEST:
-            found[performance] = None
+            record[performance] = None
             continue
         apart = told_apart(table, unit, seed=seed)
         scores = dict.fromkeys(s for m in compared for s in m["scores"])
-        found[performance] = {
+        record[performance] = {
             "half_tau": half_tau(table, unit, seed=seed),
             "pairs": len(compared) * (len(compared) - 1) // 2,
             "told_apart": len(apart),
             "taus": {s: pair_tau([_own(m, s) for m in compared], apart) for s in scores},
         }
-    return found
+    return record
 
 
 def half_tau(table: Floats, unit: NDArray[np.int64], *, seed: int = 0) -> float:
@@ -111,13 +111,13 @@ def told_apart(
     medians = np.stack(
         [np.nanmedian(table[:, np.concatenate([places[i] for i in row])], axis=1) for row in drawn]
     )
-    found = []
+    pairs = []
     for a, b in combinations(range(len(table)), 2):
         above = np.mean(medians[:, a] > medians[:, b])
         below = np.mean(medians[:, a] < medians[:, b])
         if max(above, below) >= SURE:
-            found.append((a, b, 1.0 if above > below else -1.0))
-    return found
+            pairs.append((a, b, 1.0 if above > below else -1.0))
+    return pairs
 
 
 def pair_tau(scores: Sequence[float], pairs: Sequence[tuple[int, int, float]]) -> float | None:
@@ -142,5 +142,5 @@ def _table(
     table = np.stack([values[model == name] for name in names])
     first = model == names[0]
     _, unit = np.unique(np.asarray(groups), return_inverse=True)
-    kept = (np.asarray(tiles["labelled"])[first] > 0) & ~np.isnan(table).any(axis=0)
-    return table[:, kept], unit[np.asarray(tiles["z"])[first]][kept]
+    usable = (np.asarray(tiles["labelled"])[first] > 0) & ~np.isnan(table).any(axis=0)
+    return table[:, usable], unit[np.asarray(tiles["z"])[first]][usable]

@@ -46,8 +46,8 @@ def main() -> None:
     os.nice(options.nice)
     plans = {"quick": Plan.quick, "sweep": Plan.sweep, "border": Plan.bordered}
     name = next((name for name in plans if getattr(options, name)), "")
-    part, plan = f"-{name}" if name else "", plans.get(name, Plan.full)()
-    out = options.out / f"paper{part}"
+    suffix, plan = f"-{name}" if name else "", plans.get(name, Plan.full)()
+    out = options.out / f"paper{suffix}"
     cache = options.cache.expanduser()
     banks = _banks(options, cache)
     images = make_targets(cache, targets=_targets(options))
@@ -60,7 +60,7 @@ def main() -> None:
                 plan,
                 banks[task.name],
                 image,
-                runs=cache / f"runs{part}",
+                runs=cache / f"runs{suffix}",
                 out=out,
                 workers=options.workers,
                 tell=lambda line: print(line, flush=True),
@@ -76,10 +76,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True, help="of weights, targets and runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--quick", action="store_true", help="short trainings, 12 tiles a target")
-    how.add_argument("--sweep", action="store_true", help="every strength, on 16 tiles a target")
-    how.add_argument("--border", action="store_true", help="V^Rand without borders of instances")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quick", action="store_true", help="short trainings, 12 tiles a target")
+    mode.add_argument("--sweep", action="store_true", help="every strength, on 16 tiles a target")
+    mode.add_argument("--border", action="store_true", help="V^Rand without borders of instances")
     parser.add_argument("--task", action="append", choices=sorted(TASKS))
     parser.add_argument("--target", action="append", choices=[t.name for t in TARGETS])
     parser.add_argument("--bank", type=Path, help="bank.yaml to use instead of training any")

@@ -27,7 +27,7 @@ from cte_dask.scoring.settings import TargetOptions
 from cte_dask.tiles import TileGrid
 from cte_dask.volume import open_volume
 
-__all__ = ["FEATURE", "INPUT", "SWEEP", "Plan", "Task", "at_home", "identity", "study"]
+__all__ = ["FEATURE", "INPUT", "SWEEP", "Plan", "Task", "home_models", "identity", "study"]
 
 FEATURE, INPUT = "dropout:0.2", "gaussian:0.1"
 """The perturbations that the tables are about: chosen before any target was scored."""
@@ -208,7 +208,7 @@ def seen_by(bank: Path) -> dict[str, list[str]]:
     }
 
 
-def at_home(bank: Path, image: Path) -> dict[str, str]:
+def home_models(bank: Path, image: Path) -> dict[str, str]:
     """Return the models that know the target's domain, and why they are not compared."""
     domain = json.loads(image.with_suffix(".json").read_text())["domain"]
     return {
@@ -289,7 +289,7 @@ def _evaluated(
 ) -> dict[str, Any]:
     planes = planes_of(plan, image)
     groups = json.loads(image.with_suffix(".json").read_text()).get("groups")
-    found = evaluate_run(
+    evaluation = evaluate_run(
         str(folder / "run"),
         str(image / "labels" / task.labels),
         cluster="none" if workers == 1 else "local",
@@ -297,11 +297,11 @@ def _evaluated(
         seed=plan.seed,
         resamples=plan.resamples,
         bootstrap=groups[:planes] if groups else "cell",
-        leave_out=at_home(bank, image),
+        leave_out=home_models(bank, image),
         tell=tell,
     )
-    write_evaluation(str(folder / "run"), found)
-    record = evaluation_dict(found)
+    write_evaluation(str(folder / "run"), evaluation)
+    record = evaluation_dict(evaluation)
     record["labels"] = task.labels
     record["target"] = {**record["target"], "url": image.name}
     del record["run"]
@@ -309,13 +309,13 @@ def _evaluated(
     for model in record["models"]:
         model["seen"] = seen[model["name"]]
     names = groups[:planes] if groups else [str(z) for z in range(planes)]
-    performances = found.performances
-    record["reliability"] = reliability(record["models"], found.tiles, names, performances)
+    performances = evaluation.performances
+    record["reliability"] = reliability(record["models"], evaluation.tiles, names, performances)
     return record
 
 
 def _write(path: Path, content: object) -> None:
     """Write under another name first: a record that is there is whole."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    part.replace(path)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    draft.replace(path)

@@ -62,18 +62,18 @@ def summary(records: Sequence[Record], *, seed: int = 0) -> dict[str, Any]:
         of a bootstrap over targets, and leave out targets where the correlation is not defined;
         ``n_targets`` counts the others.
     """
-    found: dict[str, dict[str, Any]] = {}
+    correlations: dict[str, dict[str, Any]] = {}
     for record in records:
         for row in record["agreement"]:
-            scores = found.setdefault(row["performance"], {})
+            scores = correlations.setdefault(row["performance"], {})
             targets = scores.setdefault(row["score"], {"targets": {}})["targets"]
             targets[record["target_name"]] = _cell(row)
-    for scores in found.values():
+    for scores in correlations.values():
         for entry in scores.values():
             cells = list(entry["targets"].values())
             names = (*MEASURES, "kendall_flagged_last", "kendall_common")
             entry["mean"] = {n: mean_interval([c[n] for c in cells], seed=seed) for n in names}
-    return found
+    return correlations
 
 
 def _cell(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,21 +106,21 @@ def mean_interval(
 def write_tables(out: Path, records: Sequence[Record]) -> None:
     """Write ``tables.json`` and ``tables.md`` of all tasks."""
     tasks = dict.fromkeys(r["task"] for r in records)
-    found = {task: summary([r for r in records if r["task"] == task]) for task in tasks}
-    (out / "tables.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-    parts = ["# The paper's experiment: agreement of scores with performance\n", _legend()]
-    for task, performances in found.items():
+    summaries = {task: summary([r for r in records if r["task"] == task]) for task in tasks}
+    (out / "tables.json").write_text(json.dumps(summaries, indent=1, allow_nan=False) + "\n")
+    sections = ["# The paper's experiment: agreement of scores with performance\n", _legend()]
+    for task, performances in summaries.items():
         its = [r for r in records if r["task"] == task]
         for performance, scores in performances.items():
-            parts.append(f"## {task}: {TITLES[performance]}\n")
-            parts.append(_means(performance, scores))
-            parts.append(_targets(performance, scores, its))
-            parts.append(_sweep(performance, scores))
-            parts.append(_picks(performance, its))
-            parts.append(_reliable(performance, its))
-            parts.append(_regimes(performance, its) if task == "nuclei" else "")
-        parts.append(_models(task, its))
-    (out / "tables.md").write_text("\n".join(parts))
+            sections.append(f"## {task}: {TITLES[performance]}\n")
+            sections.append(_means(performance, scores))
+            sections.append(_targets(performance, scores, its))
+            sections.append(_sweep(performance, scores))
+            sections.append(_picks(performance, its))
+            sections.append(_reliable(performance, its))
+            sections.append(_regimes(performance, its) if task == "nuclei" else "")
+        sections.append(_models(task, its))
+    (out / "tables.md").write_text("\n".join(sections))
 
 
 def _legend() -> str:

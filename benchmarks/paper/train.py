@@ -71,9 +71,9 @@ def train_one(run: Run, folder: Path, data: Path, digest: str) -> float:
     chosen = np.unique(np.linspace(0, len(test.images) - 1, TEST_IMAGES).round().astype(int))
     test = Pack(test.images[chosen], test.masks[chosen])
     for name, weights in trained.items():
-        found = f1(build(run.recipe, weights=weights), test)
+        score = f1(build(run.recipe, weights=weights), test)
         _write(_weights(folder, name), save(weights, metadata={"format": "pt"}))
-        record = _record(run, name, digest, found, time.monotonic() - begun)
+        record = _record(run, name, digest, score, time.monotonic() - begun)
         record["sha256"] = sha256(_weights(folder, name))
         _write(folder / "models" / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
     return time.monotonic() - begun
@@ -140,7 +140,7 @@ def _entry(run: Run, folder: Path, name: str) -> dict[str, object]:
     )
 
 
-def _record(run: Run, name: str, digest: str, found: float, seconds: float) -> dict[str, Any]:
+def _record(run: Run, name: str, digest: str, score: float, seconds: float) -> dict[str, Any]:
     fraction = dict(run.recipe.early).get(name, 1.0)
     return {
         "model": name,
@@ -153,7 +153,7 @@ def _record(run: Run, name: str, digest: str, found: float, seconds: float) -> d
         "steps": round(run.steps * fraction),
         "steps_of_the_run": run.steps,
         "seed": run.seed,
-        "in_domain_f1": round(found, 4),
+        "in_domain_f1": round(score, 4),
         "in_domain_images": TEST_IMAGES,
         "seconds": round(seconds, 1),
         "recipe": asdict(run.recipe),
@@ -169,13 +169,13 @@ def _record(run: Run, name: str, digest: str, found: float, seconds: float) -> d
 
 def _digests(runs: tuple[Run, ...], data: Path) -> dict[str, str]:
     packs = {pack: sha256(_file(data, pack)) for pack in {run.recipe.pack for run in runs}}
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for run in runs:  # those that start from others stand after them
-        start = None if run.start is None else found[run.start]
+        start = None if run.start is None else digests[run.start]
         if run.shipped:
             start = sha256(SHIPPED / f"{run.name}.safetensors")
-        found[run.name] = run.digest(packs[run.recipe.pack], start)
-    return found
+        digests[run.name] = run.digest(packs[run.recipe.pack], start)
+    return digests
 
 
 def _is_done(run: Run, folder: Path, digest: str) -> bool:
@@ -187,8 +187,8 @@ def _is_done(run: Run, folder: Path, digest: str) -> bool:
 
 def _read_record(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "models" / f"{name}.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return record
 
 
 def _in_processes(

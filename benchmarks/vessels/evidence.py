@@ -156,16 +156,16 @@ def _agreement(reference: Sequence[Sequence[Pixels]]) -> Floats:
 def _tables(reference: Sequence[Sequence[Pixels]]) -> VoteTables:
     """Count the vote patterns of each image; only pixels of the field of view have any."""
     longest = max(mask.size for mask in reference[0])
-    whole = [(slice(0, 1), slice(0, 1), slice(0, longest))] * len(reference[0])
+    boxes = [(slice(0, 1), slice(0, 1), slice(0, longest))] * len(reference[0])
 
     def bits(rows: Sequence[Pixels]) -> npt.NDArray[np.uint64]:
         padded = [np.pad(row, (0, longest - row.size)).astype(np.float32) for row in rows]
         words: npt.NDArray[np.uint64] = packed(
-            [np.stack(padded)[:, None, None]], cores=whole, threshold=0.5
+            [np.stack(padded)[:, None, None]], cores=boxes, threshold=0.5
         )
         return words
 
     masks = np.stack([bits(own) for own in reference])
     cores = bits([np.ones(mask.size, bool) for mask in reference[0]])
-    voted = np.ones((len(whole), len(reference)), bool)
+    voted = np.ones((len(boxes), len(reference)), bool)
     return vote_tables(masks, cores, voted, most=MOST_PATTERNS)

@@ -67,36 +67,36 @@ class Predictor:
             if perturbation == REFERENCE:
                 probability = self.probability(image)
             else:
-                given = Perturbation.parse(perturbation)
-                key = philox.key(SEED, given.name, 0, number, 0)
-                probability = self._perturbed(given, image, key)
+                parsed = Perturbation.parse(perturbation)
+                key = philox.key(SEED, parsed.name, 0, number, 0)
+                probability = self._perturbed(parsed, image, key)
         foreground: Mask = (probability[0, 0] > THRESHOLD).numpy()
         return foreground
 
-    def _perturbed(self, given: Perturbation, image: Floats, key: philox.Key) -> Tensor:
-        if given.kind == "dropout":
-            with self._dropped(given, key):
+    def _perturbed(self, perturbation: Perturbation, image: Floats, key: philox.Key) -> Tensor:
+        if perturbation.kind == "dropout":
+            with self._dropped(perturbation, key):
                 return self.probability(image)
-        if given.kind == "mirror":
+        if perturbation.kind == "mirror":
             axis = (-1, -2)[int(2 * philox.uniform(key, 1)[0])]
             mirrored = np.ascontiguousarray(np.flip(image, axis))
             return self.probability(mirrored).flip(axis)
-        if given.kind == "gaussian":
-            return self.probability(self._noisy(image, given.strength, key))
-        if given.kind == "zoom":
-            factor = given.strength
+        if perturbation.kind == "gaussian":
+            return self.probability(self._noisy(image, perturbation.strength, key))
+        if perturbation.kind == "zoom":
+            factor = perturbation.strength
             extent = [round(factor * n) for n in image.shape[1:]]
             magnified = _resized(torch.from_numpy(image)[None], extent)[0].numpy()
             return _resized(self.probability(magnified), image.shape[1:])
-        raise ValueError(f"unknown perturbation {given.kind!r} (accepted: {PERTURBATIONS})")
+        raise ValueError(f"unknown perturbation {perturbation.kind!r} (accepted: {PERTURBATIONS})")
 
     def probability(self, image: Floats) -> Tensor:
         """Return the probability of vessel on the image's own grid, (1, 1, y, x)."""
         extent = image.shape[1:]
-        given = self._input(image)
-        height, width = given.shape[2:]
+        network_input = self._input(image)
+        height, width = network_input.shape[2:]
         margins = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-        padded = functional.pad(given, margins, mode="reflect")
+        padded = functional.pad(network_input, margins, mode="reflect")
         output: Tensor = self.module(padded.contiguous(memory_format=torch.channels_last))
         return _resized(output[..., :height, :width], extent)
 
@@ -108,21 +108,21 @@ class Predictor:
 
     def _noisy(self, image: Floats, strength: float, key: philox.Key) -> Floats:
         """Add noise on the canonical scale, of each colour its own."""
-        whole = (slice(None),) * 3
+        core = (slice(None),) * 3
         noisy: Floats = add_increment(
             image,
-            lambda x: Gaussian().increment(x, strength, key=key, start=(0, 0, 0), core=whole),
+            lambda x: Gaussian().increment(x, strength, key=key, start=(0, 0, 0), core=core),
             low=self.images.low,
             high=self.images.high,
         )
         return noisy
 
     @contextmanager
-    def _dropped(self, given: Perturbation, key: philox.Key) -> Iterator[None]:
+    def _dropped(self, perturbation: Perturbation, key: philox.Key) -> Iterator[None]:
         """Drop feature maps of the bottleneck, which is found as the package finds it."""
 
         def dropped(_layer: int, features: Tensor) -> Tensor:
-            factors = torch.from_numpy(given.multipliers(features.shape[1], key))
+            factors = torch.from_numpy(perturbation.multipliers(features.shape[1], key))
             return features * factors[None, :, None, None]
 
         with hooked(self.module, [self.bottleneck], dropped):
@@ -177,6 +177,6 @@ class Masks:
 def _write(bits: npt.NDArray[np.uint8], path: Path) -> None:
     """Write under another name first, so that a file that is there is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npy")
-    np.save(part, bits)
-    part.rename(path)
+    draft = path.with_suffix(".part.npy")
+    np.save(draft, bits)
+    draft.rename(path)

@@ -28,12 +28,12 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 def write_tables(path: Path, records: Sequence[Record]) -> None:
     """Write a page of Markdown: how well each score orders the networks, and the networks."""
-    parts = ["# Thirteen published vessel networks, ranked without labels\n", _legend()]
+    sections = ["# Thirteen published vessel networks, ranked without labels\n", _legend()]
     for record in records:
         target = record["target"]
-        parts += [f"## {target['title']}, {target['images']} images\n", _scores(record)]
-        parts += [_estimation(record), _models(record)]
-    path.write_text("\n".join(parts))
+        sections += [f"## {target['title']}, {target['images']} images\n", _scores(record)]
+        sections += [_estimation(record), _models(record)]
+    path.write_text("\n".join(sections))
 
 
 def _legend() -> str:
@@ -79,14 +79,14 @@ def _scores(record: Record) -> str:
 
 
 def _estimation(record: Record) -> str:
-    found, known = record["estimated_f1"], record["labels"]
-    pick = found["pick"]
+    row, known = record["estimated_f1"], record["labels"]
+    pick = row["pick"]
     return (
         "Two halves of the images order the usable networks, by labels, with a mean τ of "
         f"{_number(known['half_tau'])};\n{known['told_apart']} of {known['pairs']} pairs are told "
         "apart. Estimated against true F1 of the usable networks: off by\n"
-        f"{_number(found['mean_absolute_error'], 3)} on average (bias {found['bias']:+.3f}), "
-        f"Pearson's r {_number(found['pearson'])}; of the first pick {_number(pick['estimated'])}, "
+        f"{_number(row['mean_absolute_error'], 3)} on average (bias {row['bias']:+.3f}), "
+        f"Pearson's r {_number(row['pearson'])}; of the first pick {_number(pick['estimated'])}, "
         f"in truth {_number(pick['true'])}. Of\nthe pixels that a network has wrong, most of the "
         f"others have {100 * record['shared_errors']:.0f} % wrong, too.\n"
     )

@@ -49,7 +49,7 @@ def fit(
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=DECAY)
     total = max(10, round(steps * recipe.length))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=total)
-    kept: dict[str, Weights] = {}
+    checkpoints: dict[str, Weights] = {}
     begun = time.monotonic()
     for step in range(1, total + 1):
         drawn = batch(pack, recipe.augmentation, rng, size=CROP, number=recipe.batch)
@@ -58,11 +58,11 @@ def fit(
         schedule.step()
         for name, fraction in recipe.early:
             if step == round(total * fraction):
-                kept[name] = _weights(network)
+                checkpoints[name] = _weights(network)
         if step % 100 == 0:
             tell(f"  {step}/{total} loss {loss:.3f} {time.monotonic() - begun:.0f} s")
-    kept[recipe.name] = _weights(network)
-    return kept
+    checkpoints[recipe.name] = _weights(network)
+    return checkpoints
 
 
 def build(

@@ -41,10 +41,10 @@ def random_maps(rng, models, tiles, shape, similarity):
     return maps, cores
 
 
-def tables_of(maps, cores, voted=None, **how):
+def tables_of(maps, cores, voted=None, **options):
     masks = np.stack([packed([m], cores=cores, threshold=0.5) for m in maps])
     voted = np.ones((len(cores), len(maps)), bool) if voted is None else voted
-    return vote_tables(masks, core_bits(maps[0].shape[1:], cores), voted, **how)
+    return vote_tables(masks, core_bits(maps[0].shape[1:], cores), voted, **options)
 
 
 def iou(a, b):

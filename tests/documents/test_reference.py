@@ -63,8 +63,8 @@ def test_nothing_is_in_the_reference_twice():
     assert len(set(homes)) == len(homes)
 
 
-def is_ours(found: object) -> bool:
-    return str(getattr(found, "__module__", "")).startswith("cte_dask")
+def is_ours(thing: object) -> bool:
+    return str(getattr(thing, "__module__", "")).startswith("cte_dask")
 
 
 CALLABLES = [p for p in DOCUMENTED if callable(resolved(p)) and is_ours(resolved(p))]

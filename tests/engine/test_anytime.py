@@ -58,15 +58,15 @@ def bank(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rank_wide(wide, bank):
-    def ranked(out, *, cluster="none", asked=None, bank=bank, **how):
-        how = {"cluster": cluster, **(asked or {}), **SETTINGS, **how}
-        return rank_target(TargetOptions(str(wide)), str(bank), str(out), **how)
+    def ranked(out, *, cluster="none", asked=None, bank=bank, **options):
+        options = {"cluster": cluster, **(asked or {}), **SETTINGS, **options}
+        return rank_target(TargetOptions(str(wide)), str(bank), str(out), **options)
 
     return ranked
 
 
 @pytest.fixture(scope="module")
-def whole(rank_wide, tmp_path_factory):
+def exhaustive(rank_wide, tmp_path_factory):
     """Folder and outcome of a run that scored every block."""
     out = tmp_path_factory.mktemp("whole") / "RUN"
     return out, rank_wide(out, asked={"exhaustive": True})
@@ -86,24 +86,24 @@ def order(most: int) -> list[int]:
     return [b for drawn in rounds(COUNTS, seed=0, most=most) for b in drawn.blocks]
 
 
-def told(outcome) -> dict:
+def decision_of(outcome) -> dict:
     """What must not depend on where and when a run ran."""
     result = dict(outcome.result)
     return {k: v for k, v in result.items() if k != "versions"}
 
 
-def test_the_best_model_of_all_blocks_is_found_in_few(rank_wide, whole, tmp_path):
+def test_the_best_model_of_all_blocks_is_found_in_few(rank_wide, exhaustive, tmp_path):
     outcome = rank_wide(tmp_path / "RUN", asked={"until": "decided"})
-    result, best = outcome.result, whole[1].ranking.models[0].name
+    result, best = outcome.result, exhaustive[1].ranking.models[0].name
     assert outcome.exit_code == 0
     assert result["decided"]
     assert result["complete"]
     assert result["proven"] == [best] == [outcome.ranking.models[0].name]
     sampled = result["blocks"]["sampled"]
     assert sampled == result["blocks"]["done"] < 64 / 2
-    told = f"decided: {best} is the best (error at most 5 %) after {sampled} of 64 blocks"
-    assert result["verdict"].startswith(told)
-    truth = {m.name: m.scores[PRIMARY].cte for m in whole[1].ranking.models}
+    verdict = f"decided: {best} is the best (error at most 5 %) after {sampled} of 64 blocks"
+    assert result["verdict"].startswith(verdict)
+    truth = {m.name: m.scores[PRIMARY].cte for m in exhaustive[1].ranking.models}
     for model in outcome.ranking.models:
         score = model.scores[PRIMARY]
         assert score.low <= truth[model.name] <= score.high
@@ -111,9 +111,9 @@ def test_the_best_model_of_all_blocks_is_found_in_few(rank_wide, whole, tmp_path
     assert set(np.flatnonzero(done)) == set(order(sampled)), "one worker reads nothing ahead"
 
 
-def test_beaten_models_are_not_scored_on_later_blocks(two, whole):
+def test_beaten_models_are_not_scored_on_later_blocks(two, exhaustive):
     out, outcome = two
-    names = [m.name for m in whole[1].ranking.models]
+    names = [m.name for m in exhaustive[1].ranking.models]
     dropped, sampled = outcome.result["dropped"], outcome.result["blocks"]["sampled"]
     assert outcome.result["proven"] == names[:2]
     early = {name: at for name, at in dropped.items() if at < sampled}
@@ -136,7 +136,7 @@ def test_beaten_models_are_not_scored_on_later_blocks(two, whole):
 def test_any_number_of_workers_finds_the_same(rank_wide, two, tmp_path, workers, address):
     cluster = {1: "local", 2: address}[workers]
     outcome = rank_wide(tmp_path / "RUN", cluster=cluster, workers=workers, asked=TWO)
-    assert told(outcome) == told(two[1])
+    assert decision_of(outcome) == decision_of(two[1])
     ours, theirs = (
         read_scores(counted(open_scores(f"{out}/scores.zarr")))
         for out in (tmp_path / "RUN", two[0])
@@ -176,12 +176,12 @@ def test_ctrl_c_leaves_a_ranking_and_a_resumed_run_decides_what_an_undisturbed_o
     before = {p.name: p.stat().st_mtime_ns for p in marks.iterdir()}
     assert len(before) == after
     resumed = rank_wide(tmp_path / "RUN", asked=TWO, resume=True)
-    assert told(resumed) == told(two[1])
+    assert decision_of(resumed) == decision_of(two[1])
     assert all((marks / name).stat().st_mtime_ns == at for name, at in before.items())
 
 
 def test_going_on_exhaustively_scores_what_is_missing_and_nothing_else(
-    rank_wide, whole, two, tmp_path
+    rank_wide, exhaustive, two, tmp_path
 ):
     import shutil
 
@@ -192,9 +192,9 @@ def test_going_on_exhaustively_scores_what_is_missing_and_nothing_else(
     kept = {i: (marks / str(i)).stat().st_mtime_ns for i in np.flatnonzero(before == 1)}
     outcome = rank_wide(tmp_path / "RUN", asked={"exhaustive": True}, resume=True)
     assert all((marks / str(i)).stat().st_mtime_ns == at for i, at in kept.items())
-    assert told(outcome) == told(whole[1])
+    assert decision_of(outcome) == decision_of(exhaustive[1])
     ours, theirs = (
-        read_scores(open_scores(f"{out}/scores.zarr")) for out in (tmp_path / "RUN", whole[0])
+        read_scores(open_scores(f"{out}/scores.zarr")) for out in (tmp_path / "RUN", exhaustive[0])
     )
     assert ours.identical(theirs)
 
@@ -210,12 +210,16 @@ def test_a_spent_budget_ends_a_run_well(rank_wide, tmp_path, until, sampled):
     assert {m.scores[PRIMARY].n_tiles for m in outcome.ranking.models} == {4 * sampled}
 
 
-def test_a_budget_as_large_as_the_target_gives_what_all_blocks_give(rank_wide, whole, tmp_path):
+def test_a_budget_as_large_as_the_target_gives_what_all_blocks_give(
+    rank_wide, exhaustive, tmp_path
+):
     asked = {"until": "64", "full_order": True, "epsilon": 0.0, "delta": 1e-9}
     outcome = rank_wide(tmp_path / "RUN", asked=asked)
     assert outcome.result["decided"]
     assert outcome.result["verdict"] == "decided: the order of all 4 models: every block was read"
-    assert [m.name for m in outcome.ranking.models] == [m.name for m in whole[1].ranking.models]
+    assert [m.name for m in outcome.ranking.models] == [
+        m.name for m in exhaustive[1].ranking.models
+    ]
 
 
 def test_large_targets_are_ranked_anytime_and_small_ones_whole(rank_wide, tmp_path, monkeypatch):
@@ -246,12 +250,12 @@ def bank_with(folder, entries: dict[str, str]):
 
 
 def test_models_that_predict_nothing_or_everything_never_win_nor_hold_up_the_answer(
-    rank_wide, whole, tmp_path
+    rank_wide, exhaustive, tmp_path
 ):
     bank = bank_with(tmp_path / "bank", {"all": "flood", "none": "empty"})
     outcome = rank_wide(tmp_path / "RUN", bank=bank, asked={"until": "decided"})
     result = outcome.result
-    assert result["proven"] == [whole[1].ranking.models[0].name]
+    assert result["proven"] == [exhaustive[1].ranking.models[0].name]
     assert result["aside"] == ["all", "none"]
     assert result["blocks"]["sampled"] <= 40
     assert [m.name for m in outcome.ranking.models[-2:]] == ["all", "none"]
@@ -269,7 +273,7 @@ def test_a_bank_of_nothing_else_is_given_up(rank_wide, tmp_path):
 
 
 def test_a_model_that_fails_everywhere_costs_the_exit_code_but_not_the_answer(
-    rank_wide, whole, tmp_path, monkeypatch
+    rank_wide, exhaustive, tmp_path, monkeypatch
 ):
     from cte_dask.scoring import score_block as scoring
 
@@ -286,13 +290,13 @@ def test_a_model_that_fails_everywhere_costs_the_exit_code_but_not_the_answer(
     assert outcome.exit_code == 3
     assert not result["complete"]
     assert result["decided"]
-    assert result["proven"] == [whole[1].ranking.models[0].name]
+    assert result["proven"] == [exhaustive[1].ranking.models[0].name]
     assert result["blocks"]["failed"] == result["blocks"]["sampled"]
     assert result["aside"] == ["model-2"]
 
 
 def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
-    rank_wide, whole, tmp_path, monkeypatch
+    rank_wide, exhaustive, tmp_path, monkeypatch
 ):
     from cte_dask.scoring import score_block as scoring
 
@@ -308,7 +312,7 @@ def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
         outcome = rank_wide(tmp_path / "RUN", asked={"until": "decided"})
     assert outcome.exit_code == 3
     assert outcome.result["blocks"]["failed"] == 1
-    assert outcome.result["proven"] == [whole[1].ranking.models[0].name]
+    assert outcome.result["proven"] == [exhaustive[1].ranking.models[0].name]
     resumed = rank_wide(tmp_path / "RUN", asked={"until": "decided"}, resume=True)
     assert resumed.exit_code == 0
     assert resumed.result["blocks"]["failed"] == 0
@@ -331,8 +335,8 @@ def test_the_commands_take_the_options_and_speak_plainly(wide, bank, tmp_path):
     plan = CliRunner().invoke(app, ["plan", *options, "--until", "8"]).stdout
     assert "stops when it is decided, 8 blocks (" in plan
     assert "8 blocks" in plan.partition("typically")[2]
-    whole = CliRunner().invoke(app, ["plan", *options]).stdout
-    assert "every block is scored; --until decided may need fewer" in whole
+    plan = CliRunner().invoke(app, ["plan", *options]).stdout
+    assert "every block is scored; --until decided may need fewer" in plan
     out = ["--out", str(tmp_path / "RUN"), "--cluster", "none"]
     done = CliRunner().invoke(app, ["rank", *options, *out, "--until", "8", "--epsilon", "0"])
     assert done.exit_code == 0
@@ -429,4 +433,4 @@ def test_its_panel_is_scored_to_the_end(judged):
 def test_its_answer_is_the_same_on_two_workers(judged, rank_wide, seven, tmp_path):
     asked = {"until": "decided", "rank_by": "transfer", "epsilon": 0.02}
     again = rank_wide(tmp_path / "RUN", asked=asked, bank=seven, cluster="local", workers=2)
-    assert told(again) == told(judged[1])
+    assert decision_of(again) == decision_of(judged[1])

@@ -114,9 +114,9 @@ def test_a_bank_larger_than_memory_gives_the_same_bits(experiment, monkeypatch, 
     monkeypatch.setattr(candidates, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
     held, loads, original = [], [], candidates.Predictor
 
-    def noted(spec, inference, **how):
+    def noted(spec, inference, **options):
         loads.append(spec.name)
-        made = original(spec, inference, **how)
+        made = original(spec, inference, **options)
         held.append(len(candidates._READY) + 1)
         return made
 

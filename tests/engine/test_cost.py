@@ -149,7 +149,9 @@ def test_settling_planning_and_scoring_load_each_model_once(tmp_path, monkeypatc
     made = []
     real = predict.load_network
     monkeypatch.setattr(
-        predict, "load_network", lambda spec, **how: made.append(spec.name) or real(spec, **how)
+        predict,
+        "load_network",
+        lambda spec, **options: made.append(spec.name) or real(spec, **options),
     )
     target = np.random.default_rng(0).random((2, 64, 64), np.float32)
     bank = load_bank(str(write_bank(tmp_path)))

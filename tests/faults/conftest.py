@@ -62,9 +62,9 @@ class Undisturbed:
         """All scores of a store are the bits of the undisturbed run."""
         scores = open_scores(url)
         assert not len(scores.missing())
-        found = read_scores(scores)
-        assert (found.status == 1).all()
-        xr.testing.assert_identical(found.sortby("tile"), self.scores.sortby("tile"))
+        dataset = read_scores(scores)
+        assert (dataset.status == 1).all()
+        xr.testing.assert_identical(dataset.sortby("tile"), self.scores.sortby("tile"))
 
 
 @pytest.fixture(scope="session")
@@ -115,14 +115,16 @@ class Ledger:
             no mark yet, may still ask for its first tile.
         """
         times: dict[int, list[int]] = {}
-        for digest, at in noting.noted(self.run.log).items():
+        for digest, moments in noting.noted(self.run.log).items():
             if digest in self.run.block_of:
-                times.setdefault(self.run.block_of[digest], []).extend(at)
-        for block, at in self.finished.items():
-            assert (self.marks / str(block)).stat().st_mtime_ns == at, f"block {block} rewritten"
-            late = [t for t in times[block] if t > at + slack_s * 1e9]
+                times.setdefault(self.run.block_of[digest], []).extend(moments)
+        for block, moment in self.finished.items():
+            assert (self.marks / str(block)).stat().st_mtime_ns == moment, (
+                f"block {block} rewritten"
+            )
+            late = [t for t in times[block] if t > moment + slack_s * 1e9]
             assert not late, f"block {block} was computed again after it was finished"
-        return sum(len(at) > 8 for at in times.values())
+        return sum(len(moments) > 8 for moments in times.values())
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ else:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory, bank_path) -> dict[str, dict[str, dict[str, int]]]:
+def reports(tmp_path_factory, bank_path) -> dict[str, dict[str, dict[str, int]]]:
     """What a plan foretells and what scoring one block took, for both targets."""
     folder, found = tmp_path_factory.mktemp("sparse"), {}
     for name, edge in EDGES.items():
@@ -68,14 +68,14 @@ def said(target: Path, bank: Path, what: str) -> dict[str, int]:
     return result
 
 
-def test_a_terabyte_wants_the_memory_of_a_gigabyte(told):
-    assert told["terabyte"]["score"]["voxels"] > 4 * told["gigabyte"]["score"]["voxels"]
-    ratio = told["terabyte"]["score"]["bytes"] / told["gigabyte"]["score"]["bytes"]
+def test_a_terabyte_wants_the_memory_of_a_gigabyte(reports):
+    assert reports["terabyte"]["score"]["voxels"] > 4 * reports["gigabyte"]["score"]["voxels"]
+    ratio = reports["terabyte"]["score"]["bytes"] / reports["gigabyte"]["score"]["bytes"]
     assert 0.9 < ratio < 1.1
 
 
 @pytest.mark.parametrize("name", EDGES)
-def test_memory_is_as_planned(told, name):
-    ratio = told[name]["score"]["bytes"] / told[name]["plan"]["bytes"]
-    assert 1 / 1.3 < ratio < 1.3, told
-    assert told[name]["plan"]["blocks"] <= 2000 * max(1, EDGES[name] ** 3 / 2**40)
+def test_memory_is_as_planned(reports, name):
+    ratio = reports[name]["score"]["bytes"] / reports[name]["plan"]["bytes"]
+    assert 1 / 1.3 < ratio < 1.3, reports
+    assert reports[name]["plan"]["blocks"] <= 2000 * max(1, EDGES[name] ** 3 / 2**40)

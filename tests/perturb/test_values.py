@@ -45,7 +45,7 @@ def perturb_raw(
     return add_increment(raw, lambda x: increment(perturbation, x, **where), low=low, high=high)
 
 
-def whole(perturbation: Perturbation, image: np.ndarray) -> np.ndarray:
+def perturbed_tile(perturbation: Perturbation, image: np.ndarray) -> np.ndarray:
     """Perturb an image that is a tile without a halo."""
     return apply(perturbation, image, key=(1, 2), start=(0, 0, 0), core=WHOLE)
 
@@ -74,7 +74,7 @@ def test_perturbations_are_those_of_the_paper(case: dict, monkeypatch: pytest.Mo
         low = stream.uniform(low, high)
         draw = stream.normal(size=image.shape)
         monkeypatch.setattr(module, "normal_field", lambda *_, **__: draw)
-    found = whole(Perturbation(kind, low), image)
+    found = perturbed_tile(Perturbation(kind, low), image)
     if kind != "gaussian" and "clip_kwargs" not in params:
         found = np.clip(found, -1, 1)  # the authors' default; we never clip
     expected = number(case["independent"]["value"])
@@ -102,7 +102,7 @@ def test_every_listed_input_perturbation_keeps_the_protocol(kind: str) -> None:
     for dtype in ("float32", "float64"):
         image = np.linspace(-0.2, 1.3, 60).reshape(3, 4, 5).astype(dtype)
         before = image.copy()
-        found = whole(perturbation, image)
+        found = perturbed_tile(perturbation, image)
         assert found.shape == image.shape
         assert found.dtype == image.dtype
         assert_array_equal(image, before)
@@ -152,7 +152,7 @@ def test_models_with_different_halos_see_the_same_tile(
 
 def test_gaussian_noise_has_the_strength_as_its_standard_deviation() -> None:
     zero = np.zeros((4, 100, 100), dtype="float32")
-    noise = whole(Perturbation("gaussian", 0.1), zero)
+    noise = perturbed_tile(Perturbation("gaussian", 0.1), zero)
     assert noise.std() == pytest.approx(0.1, rel=0.02)
     assert abs(noise.mean()) < 0.002
 
@@ -167,14 +167,14 @@ def test_contrast_turns_about_the_mean_of_the_core_alone() -> None:
 
 def test_gamma_keeps_the_sign_and_stays_finite() -> None:
     image = np.array([[[-2.0, -0.25, -0.0, 0.0, 0.25, 2.0]]], dtype="float32")
-    found = whole(Perturbation("gamma", 0.5), image)
+    found = perturbed_tile(Perturbation("gamma", 0.5), image)
     root = math.sqrt(2)
     assert_allclose(found, [[[-root, -0.5, 0, 0, 0.5, root]]], rtol=1e-6)
 
 
 def test_nothing_is_clipped() -> None:
     image = np.array([[[-1.0, 2.0]]], dtype="float32")
-    assert_array_equal(whole(Perturbation("brightness", 5.0), image), image + 5)
+    assert_array_equal(perturbed_tile(Perturbation("brightness", 5.0), image), image + 5)
     raw = np.array([[[0, 255]]], dtype="uint8")
     assert canonical(raw, low=100, high=200).tolist() == [[[-1.0, pytest.approx(1.55)]]]
 

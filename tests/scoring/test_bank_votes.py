@@ -102,8 +102,8 @@ def test_votes_add_no_forward_pass(volume, bank, monkeypatch):
     calls = []
     original = cte_dask.inference.passes.Passes.run
 
-    def counted(self, x, masks, **how):
-        for output in original(self, x, masks, **how):
+    def counted(self, x, masks, **options):
+        for output in original(self, x, masks, **options):
             calls.append(tuple(x.shape))
             yield output
 
@@ -193,7 +193,7 @@ def test_lazy_scores_are_those_of_a_store_and_each_block_is_scored_once(
     original = scoring.score_block
     monkeypatch.setattr(
         "cte_dask.engine.checkpoint.score_block",
-        lambda e, i, **how: blocks.append(i) or original(e, i, **how),
+        lambda e, i, **options: blocks.append(i) or original(e, i, **options),
     )
     lazy = cte_dask.score(volume, bank, **options)
     assert lazy.votes.chunks is not None

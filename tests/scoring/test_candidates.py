@@ -31,8 +31,8 @@ def settle(image, bank, **options):
     return resolve(volume, bank, **{**defaults, **options})
 
 
-def bank_of(folder, count: int = 1, *, variants: str = "", **how):
-    path = write_bank(folder, count, halo=4, **how)
+def bank_of(folder, count: int = 1, *, variants: str = "", **options):
+    path = write_bank(folder, count, halo=4, **options)
     path.write_text(path.read_text() + (f"    variants: {variants}\n" if variants else ""))
     return load_bank(path)
 
@@ -145,7 +145,7 @@ def test_a_block_is_read_once_and_weights_are_loaded_once_for_all_candidates(tmp
     monkeypatch.setitem(
         settling.Predictor.__init__.__globals__,
         "load_network",
-        lambda spec, **how: loads.append(spec.name) or load(spec, **how),
+        lambda spec, **options: loads.append(spec.name) or load(spec, **options),
     )
     monkeypatch.setattr(
         type(experiment.volume),
@@ -181,7 +181,9 @@ def test_a_model_that_does_not_load_excludes_its_candidates_and_is_tried_once(
     tried = []
     needs = settling.with_needs
     monkeypatch.setattr(
-        settling, "with_needs", lambda spec, **how: tried.append(spec.name) or needs(spec, **how)
+        settling,
+        "with_needs",
+        lambda spec, **kwargs: tried.append(spec.name) or needs(spec, **kwargs),
     )
     experiment = settle(blobs((1, 64, 64)), bank, scales=[0.5, 1])
     assert [c.name for c in experiment.candidates] == ["model-1 ×0.5", "model-1"]

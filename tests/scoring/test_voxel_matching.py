@@ -18,7 +18,7 @@ from cte_dask.tiles import frame_of
 from cte_dask.volume import VoxelSize, open_volume
 
 
-def bank_at(folder, nm: float, *, resample: bool, dims: int = 2, z: float | None = None):
+def bank_of(folder, nm: float, *, resample: bool, dims: int = 2, z: float | None = None):
     path = write_bank(folder, 1, dims=dims, halo=4)
     depth = f"z: {z}, " if z else ""
     path.write_text(
@@ -53,8 +53,8 @@ def test_a_frame_holds_tile_and_halo_at_an_extent_the_network_accepts(tile, halo
 
 def test_models_at_the_target_voxel_size_are_not_touched(tmp_path):
     image = blobs((2, 64, 64))
-    plain = settle(image, bank_at(tmp_path / "a", 10, resample=False), "40,10,10 nm")
-    matched = settle(image, bank_at(tmp_path / "b", 10, resample=True), "40,10,10 nm")
+    plain = settle(image, bank_of(tmp_path / "a", 10, resample=False), "40,10,10 nm")
+    matched = settle(image, bank_of(tmp_path / "b", 10, resample=True), "40,10,10 nm")
     assert matched.candidates[0].scale == (1.0, 1.0, 1.0)
     for (_, _, (a, _)), (_, _, (b, _)) in zip(
         *(predict_tiles(e, 0, _draws(e)) for e in (plain, matched)), strict=True
@@ -73,9 +73,9 @@ def test_resampling_gives_about_the_prediction_of_the_image_at_the_models_scale(
     coarse = blobs((1, 48, 48), seed=3).astype(np.float32)
     fine = coarse.repeat(2, axis=1).repeat(2, axis=2)
     matched = settle(
-        fine, bank_at(tmp_path / "a", 20, resample=True), "40,10,10 nm", tile=(1, 64, 64)
+        fine, bank_of(tmp_path / "a", 20, resample=True), "40,10,10 nm", tile=(1, 64, 64)
     )
-    plain = settle(coarse, bank_at(tmp_path / "b", 20, resample=False), "40,20,20 nm")
+    plain = settle(coarse, bank_of(tmp_path / "b", 20, resample=False), "40,20,20 nm")
     assert matched.candidates[0].scale == (1.0, 0.5, 0.5)
     ((_, _, (got,)), *_), ((_, _, (want,)), *_) = (
         list(predict_tiles(e, 0, ())) for e in (matched, plain)
@@ -86,7 +86,7 @@ def test_resampling_gives_about_the_prediction_of_the_image_at_the_models_scale(
 
 
 def test_3d_models_are_matched_along_each_axis_of_an_anisotropic_stack(tmp_path):
-    bank = bank_at(tmp_path, 10, z=20, resample=True, dims=3)
+    bank = bank_of(tmp_path, 10, z=20, resample=True, dims=3)
     experiment = settle(blobs((12, 40, 40)), bank, "40,10,10 nm", tile=(8, 32, 32))
     (candidate,) = experiment.candidates
     assert candidate.scale == (2.0, 1.0, 1.0)
@@ -98,18 +98,18 @@ def test_3d_models_are_matched_along_each_axis_of_an_anisotropic_stack(tmp_path)
 
 
 def test_resampling_without_a_voxel_size_is_refused(tmp_path):
-    bank = bank_at(tmp_path, 10, resample=True)
+    bank = bank_of(tmp_path, 10, resample=True)
     with pytest.raises(ValueError, match="needs the target's voxel size along y, x"):
         settle(blobs((1, 64, 64)), bank, None)
 
 
 def test_a_mismatch_is_told(tmp_path):
-    (spec,) = bank_at(tmp_path, 10, resample=False)
+    (spec,) = bank_of(tmp_path, 10, resample=False)
     assert mismatch(spec, VoxelSize(40, 11, 11)) == ""
     assert "2× along y" in mismatch(spec, VoxelSize(40, 20, 20))
     assert mismatch(spec, None) == ""
     assert scale_of(spec, VoxelSize(40, 20, 20)) == (1.0, 1.0, 1.0)
-    experiment = settle(blobs((1, 64, 64)), bank_at(tmp_path, 10, resample=False), "40,20,20 nm")
+    experiment = settle(blobs((1, 64, 64)), bank_of(tmp_path, 10, resample=False), "40,20,20 nm")
     assert "2× along y" in experiment.candidates[0].note
 
 

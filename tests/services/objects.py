@@ -103,15 +103,15 @@ class _Forward(BaseHTTPRequestHandler):
         with contextlib.closing(upstream):
             upstream.request(self.command, path, body, dict(self.headers))
             answer = upstream.getresponse()
-            kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in HOP_BY_HOP]
+            headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in HOP_BY_HOP]
             if path != self.path and not answer.headers.get("ETag"):
-                kept.append(("ETag", f'"{hashlib.md5(body).hexdigest()}"'))
-            whole = answer.read()
+                headers.append(("ETag", f'"{hashlib.md5(body).hexdigest()}"'))
+            content = answer.read()
             if fault == "cut":
-                self._answer(answer.status, whole[: len(whole) // 2], kept)
+                self._answer(answer.status, content[: len(content) // 2], headers)
                 self._reset()
                 return
-            self._answer(answer.status, whole, kept)
+            self._answer(answer.status, content, headers)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
@@ -137,10 +137,11 @@ class _Forward(BaseHTTPRequestHandler):
         if self.headers.get("x-amz-security-token"):
             return 400, _error("ExpiredToken", "The provided token has expired.")
         if f"/{REGION}/s3/" not in signed:
-            told = (
+            message = (
                 f"The authorization header is malformed; the region is wrong; expecting '{REGION}'"
             )
-            return 400, _error("AuthorizationHeaderMalformed", told, f"<Region>{REGION}</Region>")
+            region = f"<Region>{REGION}</Region>"
+            return 400, _error("AuthorizationHeaderMalformed", message, region)
         return None
 
     def _answer(self, status: int, body: bytes, headers=()) -> None:

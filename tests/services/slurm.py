@@ -81,19 +81,19 @@ def running(folder: Path) -> Iterator[Path]:
             subprocess.run([*command, "-f", conf], check=True, env=environment)
         command = ["sinfo", "--noheader", "--Node", "--states=idle", "--format=%N"]
         until(
-            lambda: len(_told(command, environment).split()) == NODES,
+            lambda: len(_output(command, environment).split()) == NODES,
             lambda: _tail(folder),
         )
         yield conf
     finally:
-        _told(["scancel", "--user=root"], environment)
+        _output(["scancel", "--user=root"], environment)
         for path in [*pids, folder / "munged.pid"]:
             _end(path)
 
 
 def until(
     condition: Callable[[], bool],
-    told: Callable[[], str] = lambda: "",
+    state: Callable[[], str] = lambda: "",
     *,
     limit: float = SECONDS,
     every: float = 0.1,
@@ -102,7 +102,7 @@ def until(
     end = time.monotonic() + limit
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"not within {limit:g} s {told()}")
+            raise TimeoutError(f"not within {limit:g} s {state()}")
         time.sleep(every)
 
 
@@ -156,7 +156,7 @@ def _start_munge(folder: Path) -> None:
     subprocess.run(["munged", "--force", f"--pid-file={folder}/munged.pid", *options], check=True)
 
 
-def _told(command: list[str], environment: dict[str, str]) -> str:
+def _output(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done.stdout
 

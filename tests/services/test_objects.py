@@ -224,7 +224,7 @@ WRONG = {
 }  # fmt: skip
 
 
-def given(changes: dict, store: Place, folder: Path) -> dict:
+def completed(changes: dict, store: Place, folder: Path) -> dict:
     """The changes of `WRONG`, with what is made when the test runs."""
     made = dict(changes)
     if made.get("AZURE_STORAGE_SAS_TOKEN"):
@@ -241,7 +241,7 @@ def test_wrong_keys_regions_and_tokens_are_told_in_one_line_each(
     store, bank, tmp_path, monkeypatch
 ):
     for number, (changes, told) in enumerate(WRONG[store.scheme]):
-        set_to = given(changes, store, tmp_path)
+        set_to = completed(changes, store, tmp_path)
         entered(monkeypatch, store, **set_to)
         line = refused(store, bank, tmp_path / str(number), f"{store.url}/target.zarr")
         assert told in line

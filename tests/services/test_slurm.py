@@ -190,7 +190,7 @@ def process_of(out: Path) -> int:
     raise ProcessLookupError(str(out))
 
 
-def is_told(pid: int) -> bool:
+def has_notice(pid: int) -> bool:
     """Whether a USR1 waits for a process that is stopped."""
     status = Path(f"/proc/{pid}/status").read_text()
     pending = int(status.partition("ShdPnd:")[2].split()[0], 16)
@@ -208,7 +208,7 @@ def test_a_job_at_its_walltime_queues_itself_again_and_ends_with_the_same_rankin
     if "Restarts=0 " in shown(job):
         pid = process_of(tmp_path)
         os.kill(pid, signal.SIGSTOP)  # so that it is at its work when the minute ends
-        until(lambda: is_told(pid), lambda: shown(job))
+        until(lambda: has_notice(pid), lambda: shown(job))
         os.kill(pid, signal.SIGCONT)
     until_state(job, "PENDING", tmp_path)
     # SLURM lets a requeued job wait two minutes; and now it may take the time that it needs

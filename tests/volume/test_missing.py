@@ -20,7 +20,7 @@ Write = Callable[..., str]
 ZERO = (0, 0, 0)
 
 
-def whole(volume: Volume) -> NDArray[Any]:
+def all_voxels(volume: Volume) -> NDArray[Any]:
     return volume.read(ZERO, volume.shape)
 
 
@@ -34,7 +34,7 @@ def test_omitted_chunks_read_as_the_fill_value_and_are_counted(
     os.remove(Path(path) / ("0.1.0" if options else "c/0/1/0"))
     expected = voxels.copy()
     expected[3:, :10, 13:] = expected[:3, 10:, :13] = 7
-    np.testing.assert_array_equal(whole(volume), expected[:, :, 5:])
+    np.testing.assert_array_equal(all_voxels(volume), expected[:, :, 5:])
     assert volume.fill_value == 7
     assert volume.missing_chunks(ZERO, volume.shape) == 2
     assert volume.storage_objects(ZERO, volume.shape) == 8
@@ -51,7 +51,7 @@ def test_omitted_shards_are_counted_not_their_chunks(
     os.remove(Path(path) / "c/1/1/0")
     assert volume.missing_chunks(ZERO, volume.shape) == 1
     assert volume.storage_objects(ZERO, volume.shape) == 4
-    assert not whole(volume)[3:, 10:].any()
+    assert not all_voxels(volume)[3:, 10:].any()
 
 
 def test_only_the_chosen_channel_is_counted(write_array: Write) -> None:
@@ -164,7 +164,7 @@ def test_a_flipped_bit_under_a_checksum_is_an_error(voxels: NDArray[Any], tmp_pa
         stored[len(stored) // 2] ^= 1
         chunk.write_bytes(bytes(stored))
         with pytest.raises(VolumeReadError, match="cannot read"):
-            whole(open_volume(path))
+            all_voxels(open_volume(path))
 
 
 @pytest.mark.parametrize("options", [{"zarr_format": 2}, {}], ids=["v2", "v3"])
@@ -175,7 +175,7 @@ def test_an_array_that_vanished_is_an_error_not_all_fill_values(
     volume = open_volume(path)
     path.rename(path.parent / "unmounted")
     with pytest.raises(VolumeReadError, match="the array is no longer there"):
-        whole(volume)
+        all_voxels(volume)
 
 
 class Failing(MemoryFileSystem):
@@ -207,7 +207,7 @@ def test_any_failure_but_not_found_is_an_error(
     monkeypatch.setattr(Failing, "error", error)
     volume = open_volume("failing://fails")
     with pytest.raises(VolumeReadError, match=r"cannot read failing://fails at .* no such luck"):
-        whole(volume)
+        all_voxels(volume)
     with pytest.raises(VolumeReadError, match="cannot look up the chunks of failing://fails"):
         volume.missing_chunks(ZERO, volume.shape)
 
@@ -220,4 +220,4 @@ def test_a_lazy_array_that_fails_is_a_read_error(voxels: NDArray[Any]) -> None:
 
     lazy = da.from_array(voxels).map_blocks(fail, dtype=voxels.dtype, meta=voxels)
     with pytest.raises(VolumeReadError, match=r"cannot compute dask Array: the graph broke"):
-        whole(open_volume(lazy))
+        all_voxels(open_volume(lazy))

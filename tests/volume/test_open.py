@@ -20,7 +20,7 @@ from cte_dask.volume import Volume, VoxelSize, open_volume, write_ome_zarr
 Write = Callable[..., str]
 
 
-def whole(volume: Volume) -> NDArray[Any]:
+def all_voxels(volume: Volume) -> NDArray[Any]:
     return volume.read((0, 0, 0), volume.shape)
 
 
@@ -46,7 +46,7 @@ def test_every_zarr_array_opens_as_its_voxels(
     options: dict[str, Any], voxels: NDArray[Any], write_array: Write
 ) -> None:
     volume = open_volume(write_array(voxels, **options))
-    np.testing.assert_array_equal(whole(volume), voxels)
+    np.testing.assert_array_equal(all_voxels(volume), voxels)
     assert volume.shape == volume.array_shape == voxels.shape
     assert volume.dtype == "uint16"
     assert (volume.axes, volume.channel, volume.time, volume.level) == ("zyx", None, None, 0)
@@ -77,7 +77,7 @@ def test_voxels_come_in_the_stored_type_and_native_byte_order(
     data = np.arange(1, 61).reshape(3, 4, 5).astype(dtype)
     for options in ({"zarr_format": 2}, {}):
         volume = open_volume(write_array(data, f"{len(options)}", **options))
-        got = whole(volume)
+        got = all_voxels(volume)
         assert got.dtype == np.dtype(dtype).newbyteorder("=") == volume.dtype
         assert got.dtype.isnative
         np.testing.assert_array_equal(got, data)
@@ -86,30 +86,30 @@ def test_voxels_come_in_the_stored_type_and_native_byte_order(
 @pytest.mark.parametrize("axes", ["zyx", "zxy", "xyz", "yzx"])
 def test_axes_in_any_order_become_zyx(axes: str, voxels: NDArray[Any], write_array: Write) -> None:
     stored = voxels.transpose(["zyx".index(axis) for axis in axes])
-    np.testing.assert_array_equal(whole(open_volume(write_array(stored), axes=axes)), voxels)
+    np.testing.assert_array_equal(all_voxels(open_volume(write_array(stored), axes=axes)), voxels)
 
 
 def test_channel_and_time_select(write_array: Write) -> None:
     data = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6).astype(np.int32)
     volume = open_volume(write_array(data, chunks=(2, 2, 2, 2, 2)), axes="tczyx", channel=2, time=1)
-    np.testing.assert_array_equal(whole(volume), data[1, 2])
+    np.testing.assert_array_equal(all_voxels(volume), data[1, 2])
     assert (volume.channel, volume.time) == (2, 1)
     last = open_volume(write_array(np.moveaxis(data[0], 0, -1), "b"), axes="zyxc", channel=1)
-    np.testing.assert_array_equal(whole(last), data[0, 1])
+    np.testing.assert_array_equal(all_voxels(last), data[0, 1])
 
 
 def test_axes_of_one_entry_need_no_choice(write_array: Write) -> None:
     data = np.arange(20, dtype=np.int32).reshape(1, 1, 4, 5)
     volume = open_volume(write_array(data), axes="tcyx")
     assert (volume.channel, volume.time, volume.shape) == (0, 0, (1, 4, 5))
-    np.testing.assert_array_equal(whole(volume), data[0])
+    np.testing.assert_array_equal(all_voxels(volume), data[0])
 
 
 def test_a_2d_image_is_a_volume_of_one_plane(write_array: Write) -> None:
     data = np.arange(20, dtype=np.uint8).reshape(4, 5)
     volume = open_volume(write_array(data), roi="1:4,2:5")
     assert (volume.axes, volume.shape, volume.chunks) == ("yx", (1, 3, 3), (1, 4, 5))
-    np.testing.assert_array_equal(whole(volume), data[np.newaxis, 1:4, 2:5])
+    np.testing.assert_array_equal(all_voxels(volume), data[np.newaxis, 1:4, 2:5])
 
 
 def test_a_roi_moves_the_origin_of_all_coordinates(
@@ -118,7 +118,7 @@ def test_a_roi_moves_the_origin_of_all_coordinates(
     volume = open_volume(write_array(voxels), roi="1:5,3:,:20", voxel_size="50,4,4 nm")
     assert (volume.shape, volume.origin) == ((4, 17, 20), (1, 3, 0))
     assert volume.array_shape == voxels.shape
-    np.testing.assert_array_equal(whole(volume), voxels[1:5, 3:, :20])
+    np.testing.assert_array_equal(all_voxels(volume), voxels[1:5, 3:, :20])
     np.testing.assert_array_equal(volume.read((-1, -2, 0), (1, 1, 25)), voxels[:2, 1:4, :25])
     assert volume.translation == (0, 0, 0)
 
@@ -155,14 +155,14 @@ def test_an_ome_zarr_opens_with_its_axes_and_voxel_size(
         labels={"cells": labels},
     )
     volume = open_volume(path, channel=1)
-    np.testing.assert_array_equal(whole(volume), voxels + 1)
+    np.testing.assert_array_equal(all_voxels(volume), voxels + 1)
     assert (volume.axes, volume.voxel_size) == ("czyx", VoxelSize(50, 4, 4))
     assert (volume.path, volume.shards) == ("0", shards and shards[1:])
     half = open_volume(path, channel=0, level=1)
     assert (half.shape, half.voxel_size) == ((3, 10, 13), VoxelSize(100, 8, 8))
     assert half.translation == (25, 2, 2)
     label = open_volume(path / "labels" / "cells")
-    np.testing.assert_array_equal(whole(label), labels)
+    np.testing.assert_array_equal(all_voxels(label), labels)
     assert label.voxel_size == VoxelSize(50, 4, 4)
 
 
@@ -213,7 +213,7 @@ def test_a_bioformats2raw_layout_opens_its_first_series(
     zarr.create_group(path, attributes={"ome": {"version": "0.5", "bioformats2raw.layout": 3}})
     write_ome_zarr(path / "0", voxels, axes="zyx", voxel_size_nm=(50, 4, 4), chunks=(4, 8, 8))
     volume = open_volume(path)
-    np.testing.assert_array_equal(whole(volume), voxels)
+    np.testing.assert_array_equal(all_voxels(volume), voxels)
     assert (volume.path, volume.notes[0]) == ("0/0", "series 0 of a bioformats2raw layout")
 
 
@@ -226,7 +226,7 @@ def test_a_group_of_one_array_opens_it(
     array[...] = voxels
     volume = open_volume(tmp_path / "group.zarr")
     assert volume.path == "raw"
-    np.testing.assert_array_equal(whole(volume), voxels)
+    np.testing.assert_array_equal(all_voxels(volume), voxels)
 
 
 def test_a_file_url_and_a_relative_path_name_the_same_target(
@@ -237,7 +237,7 @@ def test_a_file_url_and_a_relative_path_name_the_same_target(
     assert open_volume(f"file://{path}") == open_volume("array.zarr") == open_volume(path)
 
 
-def given(kind: str, data: NDArray[Any], path: Path) -> Any:
+def as_source(kind: str, data: NDArray[Any], path: Path) -> Any:
     if kind == "numpy":
         return data
     if kind == "dask":
@@ -270,8 +270,8 @@ KINDS = [
 def test_an_array_from_python_opens_as_its_voxels(
     kind: str, voxels: NDArray[Any], tmp_path: Path
 ) -> None:
-    volume = open_volume(given(kind, voxels, tmp_path), roi="1:,:,2:20")
-    np.testing.assert_array_equal(whole(volume), voxels[1:, :, 2:20])
+    volume = open_volume(as_source(kind, voxels, tmp_path), roi="1:,:,2:20")
+    np.testing.assert_array_equal(all_voxels(volume), voxels[1:, :, 2:20])
     assert volume.dtype == voxels.dtype
     assert volume.missing_chunks((0, 0, 0), volume.shape) == 0
     if "dask" in kind:
@@ -282,13 +282,13 @@ def test_names_of_xarray_dimensions_are_axes() -> None:
     data = np.arange(24).reshape(2, 3, 4)
     volume = open_volume(xr.DataArray(data, dims=("channel", "y", "x")), channel=1)
     assert volume.axes == "cyx"
-    np.testing.assert_array_equal(whole(volume), data[1:2])
+    np.testing.assert_array_equal(all_voxels(volume), data[1:2])
     assert open_volume(xr.DataArray(data, dims=("a", "b", "c"))).axes == "zyx"
 
 
 def test_what_is_read_is_a_copy(voxels: NDArray[Any]) -> None:
     before = voxels.copy()
-    whole(open_volume(voxels))[:] = 0
+    all_voxels(open_volume(voxels))[:] = 0
     np.testing.assert_array_equal(voxels, before)
 
 
@@ -304,7 +304,7 @@ def test_a_lazy_array_is_computed_in_the_thread_that_reads(voxels: NDArray[Any])
     lazy = da.from_array(voxels, chunks=(2, 7, 26)).map_blocks(
         note, dtype=voxels.dtype, meta=voxels
     )
-    whole(open_volume(lazy))
+    all_voxels(open_volume(lazy))
     assert threads == {threading.get_ident()}
 
 

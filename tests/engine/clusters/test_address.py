@@ -39,8 +39,8 @@ def scheduler(folder) -> Iterator[LocalCluster]:
 
 def trusting(folder):
     """Dask's configuration as the environment variables of a folder's certificate would make it."""
-    told = environment(folder).items()
-    named = {k.removeprefix("DASK_").lower().replace("__", "."): v for k, v in told}
+    variables = environment(folder).items()
+    named = {k.removeprefix("DASK_").lower().replace("__", "."): v for k, v in variables}
     return dask.config.set({k: v if v != "true" else True for k, v in named.items()})
 
 
@@ -66,14 +66,14 @@ def test_with_the_right_certificate_the_ranking_is_that_of_the_in_process_run(
 
 
 @pytest.mark.parametrize(
-    ("certificate", "told"),
+    ("certificate", "message"),
     [
         ("another", "its certificate is not the one of this process"),
         (None, "tls:// needs a certificate"),
     ],
 )
 def test_without_the_right_certificate_one_line_says_so(
-    scheduler, target, bank_path, tmp_path, monkeypatch, certificate, told
+    scheduler, target, bank_path, tmp_path, monkeypatch, certificate, message
 ):
     monkeypatch.setattr("cte_dask.engine.clusters.address.TIMEOUT", "3s")
     address = scheduler.scheduler_address
@@ -83,7 +83,7 @@ def test_without_the_right_certificate_one_line_says_so(
         done = rank(target, bank_path, tmp_path, address)
     assert done.exit_code == 2
     assert done.stderr.startswith(f"error: no scheduler answers at {address}")
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -163,7 +163,7 @@ def test_the_key_is_for_its_owner_alone(folder, scheduler):
 
 def test_the_certificate_command_prints_what_dask_needs(tmp_path):
     command = [sys.executable, "-m", "cte_dask.engine.clusters.certificate", str(tmp_path / "new")]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    lines = dict(line.removeprefix("export ").split("=") for line in told.splitlines())
+    exports = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    lines = dict(line.removeprefix("export ").split("=") for line in exports.splitlines())
     assert {k: v.strip("'") for k, v in lines.items()} == environment(tmp_path / "new")
     assert "KEY" in (tmp_path / "new" / "key.pem").read_text()

@@ -21,7 +21,7 @@ RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 
 
 def raced(bank: Bank, *, seed: int, budget: int | None = None, **settings) -> Race:
-    race = Race(len(bank.medians), bank.whole, **settings)
+    race = Race(len(bank.medians), bank.tiles, **settings)
     for drawn in rounds(bank.grid, seed=seed):
         race.observe(drawn, [bank.block(b) for b in drawn.blocks])
         if race.proven is not None or (budget and race.blocks >= budget):

@@ -54,7 +54,7 @@ def path_of(module: nn.Module, shape, core):
     return feature_path(Network(forward=module, kind="module"), x, core=core), x
 
 
-def whole_and_cut(path, x: Tensor, core) -> tuple[Tensor, Tensor]:
+def uncut_and_cut(path, x: Tensor, core) -> tuple[Tensor, Tensor]:
     masks = example_masks(x, path.channels, random=True)
     with torch.inference_mode():
         whole = path.decode(path.encode(x), masks)[(..., *core)]
@@ -83,7 +83,7 @@ def test_the_core_is_the_same_for_fewer_operations(name):
     path, x = path_of(make(), shape, core)
     assert path.note == ""
     assert path.crop is not None
-    whole, part = whole_and_cut(path, x, core)
+    whole, part = uncut_and_cut(path, x, core)
     torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)
     masks = example_masks(x, path.channels, random=False)
     cut, all_ = (

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def spec_at(source: Path, **keys: Any) -> ModelSpec:
+def spec_of(source: Path, **keys: Any) -> ModelSpec:
     entry = {"name": "zoo", "format": "bioimageio", "source": str(source)} | keys
     return ModelSpec.model_validate(entry)
 
@@ -59,7 +59,7 @@ def spec_at(source: Path, **keys: Any) -> ModelSpec:
 def package(folder: Path, unet: nn.Module, **keys: Any) -> ModelSpec:
     weights = {"pytorch_state_dict": made.state_dict_weights(folder, unet)}
     made.write_rdf(folder, made.description(folder, **({"weights": weights} | keys)))
-    return spec_at(folder)
+    return spec_of(folder)
 
 
 class Whole:
@@ -97,7 +97,7 @@ def refusal(spec: ModelSpec) -> str:
 def test_a_package_fills_in_what_the_bank_does_not_say(way: str, folder: Path, unet: UNet) -> None:
     package(folder, unet, pre=[STANDARD], post=[{"id": "sigmoid"}])
     sources = {"rdf.yaml": folder / "rdf.yaml", "folder": folder, "zip": made.zipped(folder)}
-    spec = described(pinned(spec_at(sources[way])))
+    spec = described(pinned(spec_of(sources[way])))
     assert (spec.axes, spec.in_channels) == ("yx", 1)
     assert spec.halo == {"y": 8, "x": 8}
     assert spec.multiple == {"y": 2, "x": 2}
@@ -116,13 +116,13 @@ def test_what_the_bank_says_wins(folder: Path, unet: UNet) -> None:
         "preprocessing": [{"name": "scale_range", "scope": "volume"}],
         "output": {"threshold": 0.3},
     }
-    spec = described(spec_at(folder, **keys))
+    spec = described(spec_of(folder, **keys))
     assert spec.halo == {"y": 3, "x": 3}
     assert [s.name for s in spec.preprocessing] == ["scale_range"]
     assert spec.output.threshold == 0.3
     assert spec.output.activation == "sigmoid"
     with pytest.raises(ValueError, match="axes zyx in the bank, yx in the package"):
-        described(spec_at(folder, axes="zyx"))
+        described(spec_of(folder, axes="zyx"))
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_unknown_processing_is_refused_unless_the_bank_says_it_all(
 ) -> None:
     post = [{"id": "sigmoid"}, {"id": "scale_linear", "kwargs": {"gain": 255.0}}]
     package(folder, unet, pre=[{"id": "binarize", "kwargs": {"threshold": 0.5}}], post=post)
-    assert "preprocessing step binarize" in refusal(spec_at(folder))
-    assert "postprocessing scale_linear" in refusal(spec_at(folder, preprocessing=[]))
-    complete = spec_at(folder, preprocessing=[], output={"activation": "sigmoid"})
+    assert "preprocessing step binarize" in refusal(spec_of(folder))
+    assert "postprocessing scale_linear" in refusal(spec_of(folder, preprocessing=[]))
+    complete = spec_of(folder, preprocessing=[], output={"activation": "sigmoid"})
     assert load_network(complete).kind == "module"
 
 
@@ -191,7 +191,7 @@ def test_its_own_runtime_gives_the_same_output(
     image = np.random.default_rng(0).random((48, 32), np.float32)
     model = spec_library.load_model_description(folder / "rdf.yaml", perform_io_checks=False)
     theirs = core.predict(model=model, inputs=image[None, None]).members["mask"].data.to_numpy()
-    ours = reference(described(spec_at(folder)), image, halo=halo)
+    ours = reference(described(spec_of(folder)), image, halo=halo)
     assert theirs.std() > 1e-3
     # Folded gains differ in the last bits of float32: relative to the largest logit.
     assert np.abs(ours - theirs[0]).max() <= 4e-6 * max(1.0, np.abs(theirs).max())
@@ -250,16 +250,16 @@ def test_weights_are_taken_in_order_and_may_be_chosen(folder: Path, unet: UNet) 
     spec = package(folder, unet, weights=weights)
     assert load_network(spec).kind == "module"
     for kind, expected in (("torchscript", "script"), ("onnx", "opaque")):
-        chosen = load_network(spec_at(folder, arguments={"weights": kind}))
+        chosen = load_network(spec_of(folder, arguments={"weights": kind}))
         assert chosen.kind == expected
         torch.testing.assert_close(chosen.forward(x), unet(x), rtol=1e-5, atol=1e-5)
     foreign = {"import_from": "somewhere.else", "callable": "Net"}
     weights["pytorch_state_dict"]["architecture"] = foreign
     assert load_network(package(folder, unet, weights=weights)).kind == "script"
-    chosen = spec_at(folder, arguments={"weights": "pytorch_state_dict"})
+    chosen = spec_of(folder, arguments={"weights": "pytorch_state_dict"})
     assert "somewhere.else:Net runs code" in refusal(chosen)
     ours = {"architecture": "cte_dask.models.unet:UNet", "arguments": {"features": [4, 8]}}
-    assert torch.equal(load_network(spec_at(folder, **ours)).forward(x), unet(x))
+    assert torch.equal(load_network(spec_of(folder, **ours)).forward(x), unet(x))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -279,7 +279,7 @@ def test_onnx_weights_may_lie_in_a_second_file_that_is_named(
     spec = package(folder, unet, weights={"onnx": entry})
     source = made.zipped(folder) if packed else folder
     x = torch.rand(1, 1, 32, 32)
-    got = load_network(spec_at(source)).forward(x)
+    got = load_network(spec_of(source)).forward(x)
     torch.testing.assert_close(got, unet(x), rtol=1e-5, atol=1e-5)
     data.write_bytes(data.read_bytes()[:-1] + b"\1")
     assert "model.data is" in refusal(spec)
@@ -303,8 +303,8 @@ def test_unpinned_weights_need_the_whole_package_as_source(folder: Path, unet: U
     entry = made.state_dict_weights(folder, unet)
     del entry["sha256"]
     package(folder, unet, weights={"pytorch_state_dict": entry})
-    assert "give its folder or zip as source" in refusal(spec_at(folder / "rdf.yaml"))
-    assert load_network(pinned(spec_at(folder))).kind == "module"
+    assert "give its folder or zip as source" in refusal(spec_of(folder / "rdf.yaml"))
+    assert load_network(pinned(spec_of(folder))).kind == "module"
 
 
 def test_a_fixed_extent_is_honoured_unless_the_bank_knows_better(folder: Path, unet: UNet) -> None:
@@ -314,11 +314,11 @@ def test_a_fixed_extent_is_honoured_unless_the_bank_knows_better(folder: Path, u
     for axis in document["inputs"][0]["axes"][2:]:
         axis["size"] = 32
     made.write_rdf(folder, document)
-    spec = described(spec_at(folder))
+    spec = described(spec_of(folder))
     assert spec.multiple is None
     assert load_network(spec).fixed_shape == (None, None, 32, 32)
     assert with_needs(spec, limit=64).multiple == {"y": 32, "x": 32}
-    overridden = described(spec_at(folder, multiple={"y": 2, "x": 2}))
+    overridden = described(spec_of(folder, multiple={"y": 2, "x": 2}))
     assert load_network(overridden).fixed_shape is None
 
 

@@ -39,7 +39,7 @@ def bank(bank_path):
 
 
 @pytest.fixture(scope="module")
-def found(volume, bank):
+def calibration(volume, bank):
     return calibrate(volume, bank, grid=GRID, tile=TILE, pilot_tiles=12)
 
 
@@ -47,50 +47,50 @@ def curve(calibration) -> list[dict]:
     return calibration_dict(calibration)["strengths"]
 
 
-def test_the_whole_curve_is_reported_and_the_choice_follows_from_it(found):
-    assert [s.perturbation for s in found.strengths] == [
+def test_the_whole_curve_is_reported_and_the_choice_follows_from_it(calibration):
+    assert [s.perturbation for s in calibration.strengths] == [
         "dropout:0.05",
         "dropout:0.2",
         "dropout:0.5",
     ]
-    for strength in found.strengths:
+    for strength in calibration.strengths:
         assert 0 <= strength.agreement <= 1
-        assert strength.n_tiles <= found.n_pilot == 12
+        assert strength.n_tiles <= calibration.n_pilot == 12
         assert strength.eligible == (strength.spread.ratio > 1)
-        assert {m.name for m in strength.models} == set(found.compared)
-    pool = [s for s in found.strengths if s.eligible or found.fallback]
-    assert found.chosen.agreement == max(s.agreement for s in pool)
-    assert (found.n_grid, found.complete) == (54, True)
+        assert {m.name for m in strength.models} == set(calibration.compared)
+    pool = [s for s in calibration.strengths if s.eligible or calibration.fallback]
+    assert calibration.chosen.agreement == max(s.agreement for s in pool)
+    assert (calibration.n_grid, calibration.complete) == (54, True)
 
 
 def test_the_curve_is_that_of_the_whole_run_on_the_pilots_tiles_however_it_is_cut(
-    volume, bank, found
+    volume, bank, calibration
 ):
     block = (4, 2, 3)
-    names = [s.perturbation for s in found.strengths]
-    repeats = found.experiment.repeats
+    names = [s.perturbation for s in calibration.strengths]
+    repeats = calibration.experiment.repeats
     assert repeats == 4, "a random perturbation is drawn several times on a pilot"
     lazy = cte_dask.score(
         volume, bank, perturbations=names, tile=TILE, block=block, repeats=repeats
     )
     whole = lazy.compute(scheduler="synchronous")
-    pilot = pilot_indices(replace(found.experiment, per_block=block), 12)
+    pilot = pilot_indices(replace(calibration.experiment, per_block=block), 12)
     part = whole.isel(tile=[int(np.flatnonzero(whole.tile == i)[0]) for i in pilot])
-    same = calibrated(found.experiment, part)
-    assert same.index == found.index
-    for a, b in zip(same.strengths, found.strengths, strict=True):
+    same = calibrated(calibration.experiment, part)
+    assert same.index == calibration.index
+    for a, b in zip(same.strengths, calibration.strengths, strict=True):
         assert (a.agreement, a.n_tiles) == pytest.approx((b.agreement, b.n_tiles))
         assert a.spread.ratio == pytest.approx(b.spread.ratio, rel=1e-6)
 
 
 def test_the_same_seed_gives_the_same_curve_in_this_process_and_on_a_cluster(
-    volume, bank, found, address
+    volume, bank, calibration, address
 ):
     from distributed import Client
 
     with Client(address) as client:
         there = calibrate(volume, bank, grid=GRID, tile=TILE, pilot_tiles=12, client=client)
-    assert curve(there) == curve(found)
+    assert curve(there) == curve(calibration)
 
 
 def test_a_pilot_is_spread_over_the_target_and_seeded(experiment):
@@ -137,8 +137,8 @@ def scores_of(experiment, tables: np.ndarray, *, foreground=None):
 
 
 @pytest.fixture(scope="module")
-def experiment(found):
-    return found.experiment
+def experiment(calibration):
+    return calibration.experiment
 
 
 def tables(*, noise: float = 0.03) -> np.ndarray:
@@ -154,29 +154,29 @@ def tables(*, noise: float = 0.03) -> np.ndarray:
 
 
 def test_too_weak_and_too_strong_strengths_are_not_chosen(experiment):
-    found = calibrated(experiment, scores_of(experiment, tables()))
-    assert [s.eligible for s in found.strengths] == [False, True, False]
-    assert found.chosen.perturbation == "dropout:0.2"
-    assert found.chosen.agreement > 0.9
-    assert not found.fallback
+    calibration = calibrated(experiment, scores_of(experiment, tables()))
+    assert [s.eligible for s in calibration.strengths] == [False, True, False]
+    assert calibration.chosen.perturbation == "dropout:0.2"
+    assert calibration.chosen.agreement > 0.9
+    assert not calibration.fallback
 
 
 def test_where_no_strength_tells_models_apart_it_is_said(experiment):
     same = tables()
     same[:, 1] = same[:, 0]
-    found = calibrated(experiment, scores_of(experiment, same))
-    assert found.fallback
-    assert not any(s.eligible for s in found.strengths)
-    assert found.chosen.agreement == max(s.agreement for s in found.strengths)
+    calibration = calibrated(experiment, scores_of(experiment, same))
+    assert calibration.fallback
+    assert not any(s.eligible for s in calibration.strengths)
+    assert calibration.chosen.agreement == max(s.agreement for s in calibration.strengths)
 
 
 def test_a_model_that_predicts_everything_is_left_out(experiment):
     full = tables()
     full[2] = np.random.default_rng(5).random((3, 40))  # would spoil the agreement
-    found = calibrated(experiment, scores_of(experiment, full, foreground={"model-2": 0.99}))
-    assert found.compared == ("model-0", "model-1")
-    assert found.degenerate == {"model-2": ("predicts everything",)}
-    assert found.chosen.perturbation == "dropout:0.2"
+    calibration = calibrated(experiment, scores_of(experiment, full, foreground={"model-2": 0.99}))
+    assert calibration.compared == ("model-0", "model-1")
+    assert calibration.degenerate == {"model-2": ("predicts everything",)}
+    assert calibration.chosen.perturbation == "dropout:0.2"
     alone = scores_of(experiment, full, foreground=dict.fromkeys(("model-1", "model-2"), 0.99))
     with pytest.raises(ValueError, match="at least two models"):
         calibrated(experiment, alone)
@@ -186,12 +186,12 @@ def test_tiles_on_which_a_model_says_nothing_are_left_out_of_the_agreement(exper
     holes = tables()
     holes[0, :, ::4] = math.nan
     holes[1, 2, 1::4] = math.nan
-    found = calibrated(experiment, scores_of(experiment, holes))
-    assert [s.n_tiles for s in found.strengths] == [30, 30, 20]
+    calibration = calibrated(experiment, scores_of(experiment, holes))
+    assert [s.n_tiles for s in calibration.strengths] == [30, 30, 20]
     whole = np.delete(tables(), np.arange(0, 40, 4), axis=2)
     same = calibrated(experiment, scores_of(experiment, whole))
-    assert found.strengths[1].agreement == same.strengths[1].agreement
-    fractions = [m.scores["nhd@dropout:0.2"].nan_fraction for m in found.strengths[1].models]
+    assert calibration.strengths[1].agreement == same.strengths[1].agreement
+    fractions = [m.scores["nhd@dropout:0.2"].nan_fraction for m in calibration.strengths[1].models]
     assert sorted(fractions) == [0, 0, 0.25]
 
 
