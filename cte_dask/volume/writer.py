@@ -85,7 +85,7 @@ def write_ome_zarr(
         levels = mean_pyramid(np.asarray(image), axes=axes, n_levels=n_levels)
     _check(levels, axes, version, shards)
     _check_labels(labels or {}, axes, levels[0].shape)
-    layout = _Layout(axes, version, VoxelSize.of(voxel_size_nm), chunks, shards)
+    layout = _ImageLayout(axes, version, VoxelSize.of(voxel_size_nm), chunks, shards)
     root = _new_group(path, version, overwrite=overwrite)
     root.attrs.update(layout.attributes(levels, name=name, centred=True))
     layout.write_levels(root, levels)
@@ -94,7 +94,7 @@ def write_ome_zarr(
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _ImageLayout:
     """Storage and metadata of the levels of one image."""
 
     axes: str
@@ -103,7 +103,7 @@ class _Layout:
     chunks: Sequence[int]
     shards: Sequence[int] | None
 
-    def spatial(self) -> _Layout:
+    def spatial(self) -> _ImageLayout:
         """Return the layout of an image without time and channels."""
         positions = [i for i, axis in enumerate(self.axes) if axis in "zyx"]
         return replace(
@@ -176,7 +176,7 @@ class _Layout:
 
 
 def _write_labels(
-    root: zarr.Group, labels: Mapping[str, NDArray[Any]], layout: _Layout, *, n_levels: int
+    root: zarr.Group, labels: Mapping[str, NDArray[Any]], layout: _ImageLayout, *, n_levels: int
 ) -> None:
     listed = {"labels": list(labels)}
     attributes = {"ome": {"version": "0.5", **listed}} if layout.version == "0.5" else listed

@@ -27,7 +27,7 @@ _FUSED_GROUPS, _FUSED_NAME = 6, 7
 
 
 @dataclass(frozen=True, slots=True)
-class _Half:
+class _SplitConvolution:
     """A convolution of joined arrays, some of which come straight from the state."""
 
     node: Node
@@ -65,7 +65,7 @@ def halved(suffix: GraphModule) -> tuple[GraphModule, GraphModule] | None:
     return _once(suffix, halves, state), passes
 
 
-def _half(module: GraphModule, node: Node) -> _Half | None:
+def _half(module: GraphModule, node: Node) -> _SplitConvolution | None:
     fused = node.target is FUSED.default
     if not fused and (node.target is not _ATEN.convolution.default or node.args[_TRANSPOSED]):
         return None
@@ -88,7 +88,7 @@ def _half(module: GraphModule, node: Node) -> _Half | None:
     if not early or not late:
         return None
     weights = _joined(weight, early), _joined(weight, late)
-    return _Half(node, tuple(p for p, _ in early), tuple(p for p, _ in late), weights)
+    return _SplitConvolution(node, tuple(p for p, _ in early), tuple(p for p, _ in late), weights)
 
 
 def _is_state(node: Node) -> bool:
@@ -102,7 +102,7 @@ def _joined(like: Tensor, pieces: list[tuple[Node, Tensor]]) -> Tensor:
     return weight.contiguous(memory_format=layout)
 
 
-def _passes(suffix: GraphModule, halves: list[_Half]) -> tuple[GraphModule, list[Node]]:
+def _passes(suffix: GraphModule, halves: list[_SplitConvolution]) -> tuple[GraphModule, list[Node]]:
     """Return what runs once a pass, and the nodes of the state that it still wants."""
     graph, constants = Graph(), _constants(suffix)
     numbers = {half.node: i for i, half in enumerate(halves)}
@@ -124,7 +124,11 @@ def _passes(suffix: GraphModule, halves: list[_Half]) -> tuple[GraphModule, list
 
 
 def _summed(
-    graph: Graph, constants: dict[str, Any], half: _Half, copies: dict[Node, Node], partial: Node
+    graph: Graph,
+    constants: dict[str, Any],
+    half: _SplitConvolution,
+    copies: dict[Node, Node],
+    partial: Node,
 ) -> Node:
     """Convolve what comes from below, and add what the skip gave."""
     x = _concatenated(graph, [copies[n] for n in half.late])
@@ -138,7 +142,7 @@ def _summed(
     return graph.call_function(_ATEN.add.Tensor, (rest, partial))
 
 
-def _once(suffix: GraphModule, halves: list[_Half], state: list[Node]) -> GraphModule:
+def _once(suffix: GraphModule, halves: list[_SplitConvolution], state: list[Node]) -> GraphModule:
     """Return what runs once: (*state) -> what the passes want of it, then the halves."""
     graph, constants = Graph(), _constants(suffix)
     placeholders = [n for n in suffix.graph.nodes if _is_state(n)]

@@ -36,7 +36,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class _Half:
+class _StoredGraph:
     """A graph whose constants are weights by name; graphs hold no weights themselves."""
 
     graph: Graph
@@ -48,9 +48,9 @@ class _Half:
         )
 
 
-_KEPT: OrderedDict[Key, tuple[tuple[str, ...], tuple[int, ...], tuple[_Half, _Half]]] = (
-    OrderedDict()
-)
+_KEPT: OrderedDict[
+    Key, tuple[tuple[str, ...], tuple[int, ...], tuple[_StoredGraph, _StoredGraph]]
+] = OrderedDict()
 
 
 def recall(key: Key, module: nn.Module) -> Known | None:
@@ -112,7 +112,7 @@ def keep_crop(key: Key, core: Core, crop: Crop | None) -> None:
         _CROPS.popitem(last=False)
 
 
-def _half(half: GraphModule, names: dict[int, str]) -> _Half | None:
+def _half(half: GraphModule, names: dict[int, str]) -> _StoredGraph | None:
     weights = {}
     for node in half.graph.nodes:
         if node.op == "get_attr":
@@ -120,7 +120,7 @@ def _half(half: GraphModule, names: dict[int, str]) -> _Half | None:
             if name is None:
                 return None
             weights[node.target] = name
-    return _Half(half.graph, weights)
+    return _StoredGraph(half.graph, weights)
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:
