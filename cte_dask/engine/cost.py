@@ -26,6 +26,7 @@ from cte_dask.tiles import BlockGrid, Shape
 
 if TYPE_CHECKING:
     from cte_dask.scoring.experiment import Experiment
+    from cte_dask.volume import Volume
 
 __all__ = ["ModelCost", "Plan", "load_kernels", "plan"]
 
@@ -161,7 +162,7 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
         blocks=len(blocks),
         tiles=len(experiment.grid),
         block_shape=blocks.block_shape,
-        bytes_read=size * _voxels_read(experiment, blocks, before, after),
+        bytes_read=size * _voxels_read(volume, blocks, before, after),
         bytes_target=size * math.prod(volume.shape),
         bytes_window=window,
         # the slab that is scored, the next one as it is read and joined to what is kept of the one
@@ -178,9 +179,8 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     )
 
 
-def _voxels_read(experiment: Experiment, blocks: BlockGrid, before: Shape, after: Shape) -> int:
+def _voxels_read(volume: Volume, blocks: BlockGrid, before: Shape, after: Shape) -> int:
     """Voxels of all chunks that the blocks touch, of a shard those alone: a product of sums."""
-    volume = experiment.volume
     total = 1
     for axis in range(3):
         step = blocks.per_block[axis] * blocks.grid.tile[axis]

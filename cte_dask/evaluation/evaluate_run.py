@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.evaluation.result import Evaluation
-    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.scoring.experiment import Candidate, Experiment
+    from cte_dask.tiles import BlockGrid
     from cte_dask.volume import Volume
 
 __all__ = ["evaluate_run"]
@@ -127,9 +128,8 @@ def evaluate_run(
     with open_cluster(cluster, workers=workers, threads=experiment.threads) as client:
         evaluations = _evaluated(task, client, tell)
     completion = scores.done()
-    notes = _notes(
-        experiment, evaluations, int((completion != DONE["complete"]).sum()), len(completion)
-    )
+    missing = int((completion != DONE["complete"]).sum())
+    notes = _notes(evaluations, len(experiment.candidates), missing, len(completion))
     units = _units(experiment, dataset, bootstrap)
     tell("comparing ranks")
     task.parts.clear()
@@ -196,7 +196,7 @@ def _tasks(
     """Return the task of each block that the run has finished."""
     blocks = [int(b) for b in np.unique(dataset.block.to_numpy())]
     none = np.empty(0, np.int64)  # concatenate refuses an empty list
-    labelled = np.concatenate([none, *(_labelled(experiment, truth, b) for b in blocks)])
+    labelled = np.concatenate([none, *(_labelled(experiment.blocks, truth, b) for b in blocks)])
     scored = (dataset.status == STATUS["scored"]).any("perturbation").to_numpy()
     if not (labelled[scored.any(axis=0)] > 0).any():
         raise ValueError(f"labels {truth.name} are empty (0) in every tile that was scored")
@@ -209,9 +209,9 @@ def _tasks(
     ]
 
 
-def _labelled(experiment: Experiment, truth: Volume, block: int) -> NDArray[np.int64]:
+def _labelled(blocks: BlockGrid, truth: Volume, block: int) -> NDArray[np.int64]:
     """Count the labelled voxels of a block's tiles."""
-    tiles = experiment.blocks.block_at(block).tiles
+    tiles = blocks.block_at(block).tiles
     return np.array([np.count_nonzero(read_labels(truth, t.start, t.stop)) for t in tiles])
 
 
@@ -308,13 +308,17 @@ def _joined(
         columns = [place[int(t)] for t in block.tiles]
         values[:, :, columns] = block.values
         labelled[columns] = block.labelled
-    return TileMeasures(values, labelled, units, _ccfv(experiment, evaluations) if features else {})
+    return TileMeasures(
+        values, labelled, units, _ccfv(experiment.candidates, evaluations) if features else {}
+    )
 
 
-def _ccfv(experiment: Experiment, evaluations: Sequence[BlockEvaluation]) -> dict[str, float]:
+def _ccfv(
+    candidates: Sequence[Candidate], evaluations: Sequence[BlockEvaluation]
+) -> dict[str, float]:
     """Return each model's CCFV, NaN where its features cannot be read."""
     scores = {}
-    for candidate in experiment.candidates:
+    for candidate in candidates:
         tiles = {
             tile: features
             for block in evaluations
@@ -328,12 +332,12 @@ def _ccfv(experiment: Experiment, evaluations: Sequence[BlockEvaluation]) -> dic
 
 
 def _notes(
-    experiment: Experiment, evaluations: Sequence[BlockEvaluation], missing: int, total: int
+    evaluations: Sequence[BlockEvaluation], models: int, missing: int, total: int
 ) -> tuple[str, ...]:
     unreached = {n: why for b in evaluations for n, why in b.unreached.items()}
     featured = len({tile for b in evaluations for _, tile in b.features})
     notes = [f"CCFV is not available for {n}: {why}" for n, why in unreached.items()]
-    if len(unreached) < len(experiment.candidates) and featured:
+    if len(unreached) < models and featured:
         notes.append(f"CCFV compares the features of {featured} tiles")
     if missing:
         notes.append(f"{missing} of {total} blocks of the run are not complete")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from cte_dask.models.bank import ModelBank
     from cte_dask.scoring.experiment import Experiment
+    from cte_dask.tiles import Tile
     from cte_dask.volume import Volume
 
 __all__ = ["Calibration", "calibrate", "calibrate_target", "parse_grid", "pilot_indices"]
@@ -64,22 +65,22 @@ def pilot_indices(experiment: Experiment, count: int) -> tuple[int, ...]:
     tuple of int
         Numbers of tiles, ascending.
     """
-    total = len(experiment.grid)
+    volume, grid = experiment.volume, experiment.grid
+    total = len(grid)
     count = min(count, total)
     rng = np.random.default_rng(experiment.seed)
     indices = []
     for stratum in range(count):
         low, high = stratum * total // count, (stratum + 1) * total // count
         tried = dict.fromkeys(int(i) for i in rng.integers(low, high, size=TRIES))
-        chosen = next((i for i in tried if _inside(experiment, i)), None)
+        chosen = next((i for i in tried if _inside(volume, grid.tile_at(i))), None)
         if chosen is not None:
             indices.append(chosen)
     return tuple(indices)
 
 
-def _inside(experiment: Experiment, index: int) -> bool:
-    tile = experiment.grid.tile_at(index)
-    mask = experiment.volume.read_mask(tile.start, tile.stop)
+def _inside(volume: Volume, tile: Tile) -> bool:
+    mask = volume.read_mask(tile.start, tile.stop)
     return mask is None or bool(mask.any())
 
 

@@ -125,7 +125,8 @@ def calibrated(experiment: Experiment, data: xr.Dataset) -> Calibration:
     ValueError
         If fewer than two models or tiles can be compared.
     """
-    ranked = [_ranked(data, experiment, p) for p in experiment.perturbations]
+    names = [ScoreName(experiment.metrics[0], p.name) for p in experiment.perturbations]
+    ranked = [_ranked(data, name, seed=experiment.seed) for name in names]
     degenerate = {m.name: m.flags for models in ranked for m in models if m.degenerate}
     compared = tuple(str(n) for n in data.model.to_numpy() if n not in degenerate)
     if len(compared) < 2:
@@ -162,12 +163,10 @@ def calibrated(experiment: Experiment, data: xr.Dataset) -> Calibration:
     )
 
 
-def _ranked(
-    data: xr.Dataset, experiment: Experiment, perturbation: Perturbation
-) -> tuple[ModelRank, ...]:
-    scores = data.sel(perturbation=[perturbation.name])
-    scores.attrs |= {"primary": str(ScoreName(experiment.metrics[0], perturbation.name))}
-    return rank(scores, seed=experiment.seed).models
+def _ranked(data: xr.Dataset, name: ScoreName, *, seed: int) -> tuple[ModelRank, ...]:
+    scores = data.sel(perturbation=[name.perturbation])
+    scores.attrs |= {"primary": str(name)}
+    return rank(scores, seed=seed).models
 
 
 def _strength(

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from cte_dask.perturb import Perturbation
     from cte_dask.report.html.tile_summary import TileSummary
     from cte_dask.scoring.experiment import Candidate, Experiment
-    from cte_dask.tiles import Tile
+    from cte_dask.tiles import Shape, Tile
+    from cte_dask.volume.statistics import IntensityStatistics
 
 __all__ = ["COLOURS", "gallery", "png", "png_uri"]
 
@@ -166,12 +167,12 @@ def _tile(
     tile, maps = prediction[1], [to_numpy(m) for m in prediction[2]]
     masks = [m > candidate.spec.output.map_threshold for m in maps]
     plane = _plane(*masks)
-    image = _scaled(experiment, experiment.volume.read(tile.start, tile.stop)[plane])
+    image = _scaled(experiment.intensity, experiment.volume.read(tile.start, tile.stop)[plane])
     shared, lost, new = (int(m.sum()) for m in _overlap_masks(*masks))
     return {
         "which": which,
         "index": index,
-        "where": _where(experiment, tile, plane),
+        "where": _where(tile, plane, experiment.volume.origin),
         "recorded": recorded,
         "again": _repeated_nhd(experiment, candidate, shared, shared + lost + new),
         "kept": shared,
@@ -211,11 +212,11 @@ def _plane(reference: NDArray[np.bool_], perturbed: NDArray[np.bool_]) -> int:
     return int(np.lexsort((union, differ))[-1])
 
 
-def _scaled(experiment: Experiment, image: NDArray[Any]) -> NDArray[np.float32]:
+def _scaled(intensity: IntensityStatistics | None, image: NDArray[Any]) -> NDArray[np.float32]:
     """Return an image scaled to the target's low and high percentiles and clipped to [0, 1]."""
-    if experiment.intensity is None:
+    if intensity is None:
         raise ValueError("the experiment holds no intensities of the target")
-    low, high = experiment.intensity.low, experiment.intensity.high
+    low, high = intensity.low, intensity.high
     scaled = (np.asarray(image, np.float32) - low) / max(high - low, 1e-12)
     clipped: NDArray[np.float32] = np.clip(np.nan_to_num(scaled), 0, 1).astype(np.float32)
     return clipped
@@ -253,8 +254,7 @@ def _overlay(
     return pixels.astype(np.uint8)
 
 
-def _where(experiment: Experiment, tile: Tile, plane: int) -> str:
-    origin = experiment.volume.origin
+def _where(tile: Tile, plane: int, origin: Shape) -> str:
     (z0, y0, x0), (z1, y1, x1) = (
         tuple(a + o for a, o in zip(corner, origin, strict=True))
         for corner in (tile.start, tile.stop)
