@@ -81,7 +81,7 @@ def native_threshold(threshold: float, dtype: np.dtype[Any]) -> Any:
     threshold
         The threshold as the user wrote it.
     dtype
-        Of the maps.
+        Data type of the maps.
 
     Returns
     -------

@@ -93,7 +93,7 @@ def v_rand(reference: Array, perturbed: Array, *, alpha: float = 0.5, border: in
     Raises
     ------
     ValueError, TypeError
-        As `contingency.pair_counts` and `v_rand_of_pairs`.
+        `contingency.pair_counts` and `v_rand_of_pairs` say for which values.
 
     Examples
     --------
@@ -134,8 +134,8 @@ def pair_statistics_batch(
     Raises
     ------
     ValueError, TypeError
-        As `contingency.pair_counts`; ValueError if there is not one core a tile or one does not
-        lie in its frame.
+        `contingency.pair_counts` says for which labels; ValueError if there is not one core a
+        tile, or one does not lie in its frame.
     """
     xp = namespace(reference, perturbed)
     if reference.shape != perturbed.shape:

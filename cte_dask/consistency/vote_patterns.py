@@ -330,7 +330,7 @@ def patterns_by_sorting(masks: Words, core: Words, step: int) -> Table:
     Parameters
     ----------
     masks, core, step
-        As of `cte_dask.consistency._numba_votes.count_patterns`.
+        Words and step, as `cte_dask.consistency._numba_votes.count_patterns` takes them.
     """
 
     def bits(words: Words) -> npt.NDArray[np.bool_]:

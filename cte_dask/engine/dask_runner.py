@@ -68,7 +68,7 @@ def jobs_array(task: Task[Any], jobs: Sequence[Job]) -> dask.array.Array:
     Returns
     -------
     dask.array.Array
-        Of objects, (job,): what `task` returns, in the order of `jobs`.
+        Objects, (job,): each is what `task` returns, in the order of `jobs`.
     """
     import dask.array as da
     from dask.base import tokenize

@@ -91,7 +91,7 @@ def blocks_array(experiment: Experiment, indices: Sequence[int]) -> dask.array.A
     Returns
     -------
     dask.array.Array
-        Of objects, (block,): a `cte_dask.scoring.block_scores.BlockScores` each.
+        Objects, (block,): each is a `cte_dask.scoring.block_scores.BlockScores`.
     """
     return jobs_array(ScoreBlock(experiment), [Job(int(index)) for index in indices])
 

@@ -13,7 +13,7 @@ __all__ = ["SchedulerLostError", "Suspects", "cause_of", "died", "scheduler_need
 
 GONE = "the scheduler is gone: what was finished is kept, go on with --resume"
 GONE_STATUS = frozenset({"cancelled", "lost"})
-"""Of a task that did not end but was lost with its scheduler."""
+"""A task has one of these if it did not end but was lost with its scheduler."""
 
 
 class SchedulerLostError(OSError):

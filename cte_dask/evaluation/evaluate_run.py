@@ -82,9 +82,9 @@ def evaluate_run(
     cluster, workers
         Where the tiles are predicted; see `cte_dask.engine.clusters.open_cluster`.
     seed
-        Of the bootstrap, the permutation p-values and the voxels that CCFV samples.
+        Seed of the bootstrap, the permutation p-values and the voxels that CCFV samples.
     resamples
-        Of the bootstrap of Kendall's τ.
+        How often the bootstrap of Kendall's τ draws.
     bootstrap
         What it draws: ``"cell"``, spatial cells of neighbouring tiles, as the ranking's intervals
         do; ``"tile"`` where tiles are images of their own, such as a stack of unrelated planes.

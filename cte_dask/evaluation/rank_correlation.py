@@ -176,7 +176,7 @@ def permutation_p(
     statistic
         ``"kendall"``, ``"spearman"`` or ``"pearson"``, as in `RankCorrelation`.
     seed
-        Of the random pairings.
+        Seed of the random pairings.
     n_resamples
         If all n! pairings are at most this many, each is counted once and the value is exact;
         otherwise this many are drawn, and the observed pairing is counted with them.

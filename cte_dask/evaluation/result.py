@@ -68,7 +68,7 @@ class ScoreCorrelation:
     score, performance
         Their names.
     correlation
-        Of the scores themselves, every ranked model treated alike.
+        Correlation of the scores themselves; it treats every ranked model alike.
     low, high
         95 % bootstrap interval of Kendall's τ; NaN for CCFV, which no single tile has.
     flagged_last
@@ -103,7 +103,7 @@ class Evaluation:
     n_tiles, n_labelled, n_units
         Tiles scored, those with labels, and the units that the bootstrap drew.
     seed
-        Of the bootstrap, the permutations and the sampled voxels.
+        Seed of the bootstrap, the permutations and the sampled voxels.
     notes
         Remarks for the reader, such as missing blocks.
     about

@@ -71,8 +71,8 @@ def bytes_for_models(device: str) -> int:
     Returns
     -------
     int
-        Of the GPU's memory; else of the limit of this Dask worker, of this control group, or of
-        this machine's memory.
+        A share of the GPU's memory; without one, a share of what this Dask worker, this control
+        group or this machine may use.
     """
     return int(MODELS_SHARE * (_device_memory() if device == "cuda" else _host_memory()))
 

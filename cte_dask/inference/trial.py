@@ -44,7 +44,7 @@ class ModelReport:
     reason
         Why not, in one line; empty when it can.
     input_shape, output_shape
-        Of the tile that was run, (N, C, [z,] y, x).
+        Shapes of the tile that was run and of what came out, (N, C, [z,] y, x).
     parameters
         Number of weights.
     bottleneck

@@ -251,7 +251,7 @@ class Perturbation:
         Parameters
         ----------
         frames, drawn
-            As of `cte_dask.perturb.kinds.InputPerturbation.images`.
+            Frames and tiles, as `cte_dask.perturb.kinds.InputPerturbation.images` takes them.
 
         Returns
         -------

@@ -61,7 +61,7 @@ def add_increment(
     increment
         Function of the canonical image; returns an array of its shape and dtype.
     low, high
-        As of `canonical`.
+        Intensities that become 0 and 1, as `canonical` takes them.
 
     Returns
     -------

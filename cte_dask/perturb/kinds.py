@@ -233,7 +233,7 @@ class ValuePerturbation(InputPerturbation):
         Returns
         -------
         ndarray
-            Of the image's shape and dtype.
+            The result has the image's shape and dtype.
         """
 
     def images(

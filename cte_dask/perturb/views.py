@@ -32,7 +32,7 @@ class TileContext:
     dims
         Spatial axes of the model, 2 or 3; planes of a 2D model keep their order.
     halo, multiple, scale
-        As of `cte_dask.tiles.frame_of`.
+        Margin, divisor and magnification, as `cte_dask.tiles.frame_of` takes them.
     alike
         Which axes have voxels of equal length; only those may be exchanged by a rotation.
     """

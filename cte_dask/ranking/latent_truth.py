@@ -190,13 +190,13 @@ class LatentTruth:
 
     @property
     def sensitivity(self) -> Floats:
-        """Of each model, against the truth that all voters tell, float64 (model,)."""
+        """The foreground that each model sees, against the truth of all voters, (model,)."""
         rates: Floats = self.consensus.sensitivity[0]
         return rates
 
     @property
     def false_positive_rate(self) -> Floats:
-        """Of each model, against the truth that all voters tell, float64 (model,)."""
+        """The background that each model calls foreground, by the same truth, (model,)."""
         rates: Floats = self.consensus.false_positive_rate[0]
         return rates
 

@@ -198,7 +198,7 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
     dataset
         Tile scores, from `score` or `read_scores`; computed if lazy.
     seed
-        Of the bootstrap; by default the experiment's.
+        Seed of the bootstrap; by default the experiment's.
     rule
         ``transfer`` (`cte_dask.ranking.transfer`), or ``consistency``: by the median tile
         consistency (CTE, arXiv 2503.00450, sec. 2) of the first metric under the first

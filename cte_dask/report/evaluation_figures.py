@@ -129,7 +129,7 @@ def draw_performance(
     score
         Such as ``nhd@dropout:0.2``.
     colour
-        Of the line; of the marks too when `label` is given.
+        Colour of the line, and of the marks if there is a `label`.
     label
         Name of the target where several share the axes; marks then stand for the target, not for
         models.

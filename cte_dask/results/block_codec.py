@@ -90,9 +90,9 @@ def encoded_votes(tables: VoteTables, *, columns: int | None = None) -> NDArray[
     Parameters
     ----------
     tables
-        Of some tiles.
+        Tables of some tiles.
     columns
-        Of the array; by default what the longest table takes.
+        Columns of the array; by default as many as the longest table takes.
     """
     models, lengths = tables.models, tables.lengths
     if columns is None:

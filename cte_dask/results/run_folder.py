@@ -262,12 +262,12 @@ class RunFolder:
             pq.write_table(pa.table(dict(tiles)), file, compression="zstd")
 
     def evaluation_parts_url(self, key: str) -> str:
-        """Where the blocks of an evaluation are kept until all are done.
+        """Return where an evaluation keeps its blocks until all are done.
 
         Parameters
         ----------
         key
-            Of what decides its numbers.
+            Digest of what decides the numbers of the evaluation.
         """
         return self._place(f"evaluation.parts-{key}")
 

@@ -96,13 +96,13 @@ class BankVotes:
         model
             Its number.
         places
-            Of the tiles.
+            Places of the tiles in the block.
         reference
             Its unperturbed predictions of them.
         cores
             Their scored parts.
         threshold
-            Of the foreground.
+            Probability above which a voxel is foreground.
         valid
             Which of them have a prediction that counts, bool (place,).
         """

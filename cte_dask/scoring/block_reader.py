@@ -128,7 +128,7 @@ def shifted(a: Shape, b: Shape, sign: int) -> Shape:
 
 
 MOST_BYTES = 2**26
-"""Of a slab, where its chunks allow it."""
+"""A slab holds at most so many bytes, where its chunks allow it."""
 LEAST_BYTES = 2**22
 LEAST_SLABS = 2
 """Slabs, at least, of a block larger than `LEAST_BYTES`: all reads but the first are hidden."""

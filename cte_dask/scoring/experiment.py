@@ -48,7 +48,7 @@ class Candidate:
     refused
         Names of geometric perturbations whose extents the network does not take.
     bytes
-        Of its weights, in memory; changes no score.
+        Size of its weights in memory; it changes no score.
     steady
         Whether the same tile gives the same prediction again; else its scores say nothing.
     variant

@@ -74,7 +74,7 @@ class InferenceOptions:
     tile
         Extent of a tile (z, y, x), voxels; by default as `cte_dask.scoring.resolve.default_tile`.
     seed
-        Of every random draw.
+        Seed of every random draw.
     border
         Width in voxels of the band along reference borders that V^Rand leaves out.
     threads
@@ -182,7 +182,7 @@ def keywords(options: Callable[P, T_co]) -> _WithKeywords[P, T_co]:
     Returns
     -------
     decorator
-        Of a function of two or three parameters and the options.
+        It decorates a function of two or three parameters and the options.
     """
     names = [f.name for f in fields(options)]  # type: ignore[arg-type]
 

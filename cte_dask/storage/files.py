@@ -37,7 +37,7 @@ def replacing(url: str, mode: str = "w") -> Iterator[Any]:
     Yields
     ------
     file
-        To write to.
+        An open file to write to.
     """
     filesystem, path = fsspec.core.url_to_fs(url)
     options = {} if "b" in mode else {"encoding": "utf-8"}

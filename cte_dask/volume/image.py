@@ -74,7 +74,7 @@ class Source(Protocol):
         Parameters
         ----------
         selection
-            As of `read`.
+            What would be read, as `read` takes it.
 
         Raises
         ------

@@ -164,7 +164,7 @@ def has_gpus(name: str) -> bool:
     Returns
     -------
     bool
-        By its kind or its site file; no GPU is looked for.
+        Whether its kind or its site file says so; no GPU is looked for.
 
     Raises
     ------

@@ -97,7 +97,7 @@ def job_arguments(
     site
         The settings.
     folder
-        Of this run, seen by all hosts: logs of the jobs.
+        Folder of this run that all hosts see; the jobs write their logs into it.
     security
         With the paths of the certificate.
     threads

@@ -112,7 +112,7 @@ class Claims:
         pairs
             Models above and below, (claim, 2).
         kind
-            Of all of them.
+            Kind of all these claims.
         error
             Probability at most, for each claim, that it is proven though it is false.
         gaps

@@ -83,7 +83,7 @@ class Decision:
         race
             The race.
         names
-            Of its models.
+            Names of its models.
         goal, total, aside, intervals
             See `Decision`.
         interrupted

@@ -56,7 +56,7 @@ def rounds(
     counts
         Blocks along z, y and x; they are numbered in C order.
     seed
-        Of the draws.
+        Seed of the draws.
     first, size
         Blocks in the first round and in every other one; the last may be smaller.
     most

@@ -34,7 +34,7 @@ class Look:
     counts
         Tiles at or above each level, as they are and with epsilon added, (block, 2, model, level).
     weights, unread
-        Of the round; see `cte_dask.engine.racing.order.Round`.
+        Weights and unread blocks of the round; see `cte_dask.engine.racing.order.Round`.
     least_before, most_before, number_before
         Sums over all earlier rounds, (2, model, level), (model, level) and (model,). At levels
         that did not exist then: at least and at most so many.

@@ -53,7 +53,7 @@ def foreground_confidence(probability: Floats, *, threshold: float = 0.5) -> flo
     Parameters
     ----------
     probability, threshold
-        The same as those of `foreground_entropy`.
+        Map and threshold, as `foreground_entropy` takes them.
 
     Returns
     -------

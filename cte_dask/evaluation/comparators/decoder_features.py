@@ -44,11 +44,11 @@ class DecoderLayer:
     Parameters
     ----------
     name
-        Of the module.
+        Name of the module.
     call, calls
         Which of its calls in a forward pass, and how many there are.
     extent, channels
-        Of its output for the batch with which the layers were searched.
+        Extent and channels of its output for the batch with which the layers were searched.
     """
 
     name: str
@@ -71,9 +71,9 @@ def decoder_layers(network: Network, x: Tensor) -> tuple[DecoderLayer, ...]:
     Returns
     -------
     tuple of DecoderLayer
-        Of each extent that appears behind the bottleneck (`cte_dask.inference.graph.bottleneck`),
-        the last module whose output has more channels than the network's: the features before the
-        head, not its logits.
+        One layer for each extent behind the bottleneck (`cte_dask.inference.graph.bottleneck`):
+        the last module whose output has more channels than the network's. It gives the features
+        before the head, not the logits.
 
     Raises
     ------
@@ -213,7 +213,7 @@ def drawn_voxels(
     truth
         Its labels (z, y, x).
     seed
-        Of the drawing, together with the tile's number.
+        Seed of the drawing, together with the tile's number.
 
     Returns
     -------

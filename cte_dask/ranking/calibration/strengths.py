@@ -38,7 +38,7 @@ class Strength:
     agreement
         Kendall's W of the tiles on the order of the models; NaN if there are fewer than two tiles.
     spread
-        Of the models between and within, on the same tiles.
+        Spread between the models and within each, on the same tiles.
     n_tiles
         Tiles on which every model compared has a consistency; `agreement` and `spread` are theirs.
     eligible

@@ -156,7 +156,7 @@ def write_voxels(
     blocks
         Numbers of the blocks.
     cluster
-        Where they are predicted.
+        Where the models run; see `cte_dask.engine.clusters.open_cluster`.
     tell
         Receives a line of progress now and then.
     """

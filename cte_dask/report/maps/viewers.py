@@ -42,7 +42,7 @@ _PLAIN = """void main() {
 """
 FRACTION_SHADER = _PLAIN.replace("VALUE", "getDataValue()")
 BYTE_SHADER = _PLAIN.replace("VALUE", "toNormalized(getDataValue())")
-"""Of numbers from 0 to 1, and of bytes."""
+"""`FRACTION_SHADER` draws numbers from 0 to 1, `BYTE_SHADER` draws bytes."""
 
 
 def write_guides(

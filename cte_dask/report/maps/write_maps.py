@@ -61,7 +61,7 @@ def write_maps(
     voxels
         Whether to write the consensus at every voxel: its models predict the target once more.
     cluster
-        Where they do.
+        Where these models run; see `cte_dask.engine.clusters.open_cluster`.
     target_url, maps_url
         URLs at which a browser finds target and maps, for Neuroglancer; by default their own.
     overwrite
