@@ -158,7 +158,7 @@ def intensity_statistics(
     mean, std = _moments(values)
     intensities = _interpolated(values, qs)
     _check_contrast(volume, intensities, minimum, maximum)
-    looked_at = values.size + sample.n_not_finite + sample.n_constant
+    n_sampled = values.size + sample.n_not_finite + sample.n_constant
     return IntensityStatistics(
         percentiles=intensities,
         low=intensities[qs[0]],
@@ -168,12 +168,12 @@ def intensity_statistics(
         minimum=minimum,
         maximum=maximum,
         n_voxels=values.size,
-        nan_fraction=sample.n_not_finite / looked_at,
+        nan_fraction=sample.n_not_finite / n_sampled,
         seed=seed,
         n_units=sample.n_units,
         n_units_missing=sample.n_units_missing,
         n_units_unreadable=sample.n_units_unreadable,
-        constant_fraction=sample.n_constant / looked_at,
+        constant_fraction=sample.n_constant / n_sampled,
         digest=sample.digest,
     )
 
