@@ -256,13 +256,8 @@ def _graph_path(
 ) -> FeaturePath:
     try:
         with torch.no_grad():
-<<<<<<< HEAD
-            whole = traced(forward, x)
-    except FOREIGN as error:  # foreign code: whatever tracing raises, its input can be perturbed
-=======
             module = traced(forward, x)
-    except Exception as error:  # foreign code: whatever tracing raises, its input can be perturbed
->>>>>>> b51ff19 (Bindings of the package say what they hold, not how it came there)
+    except FOREIGN as error:  # foreign code: whatever tracing raises, its input can be perturbed
         raise BlackBoxError(f"its graph cannot be traced: {error}") from error
     nodes = [named_node(module.graph, n) for n in names] or [bottleneck_node(module.graph, x)]
     channels = tuple(node.meta["val"].shape[1] for node in nodes)
