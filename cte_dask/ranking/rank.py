@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.consistency.degenerate import DISTRUSTED, EVERYTHING, FAILED, NOTHING, UNSTEADY, flag
+from cte_dask.consistency.degenerate import (
+    DISTRUSTED,
+    EVERYTHING,
+    FAILED,
+    FLOODS,
+    NOTHING,
+    UNSTEADY,
+    flag,
+    floods,
+)
 from cte_dask.consistency.score_names import ScoreName, score_names
 from cte_dask.ranking.bootstrap import cells, median, median_interval, resample
 from cte_dask.ranking.order import placed
 from cte_dask.ranking.transfer import F1_ERROR, BankVerdict, Estimate, ModelVerdict, judge
+from cte_dask.ranking.unscored import why_unscored
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
@@ -33,16 +43,6 @@ __all__ = [
     "rank",
     "with_intervals",
 ]
-
-UNSCORED = {
-    "non_finite_output": "with NaN in the prediction",
-    "non_finite_input": "with NaN or infinite voxels in the target",
-    "failed": "on which it failed",
-    "constant": "of one value throughout",
-    "masked": "outside the mask",
-    "absent": "not computed",
-}
-"""Why tiles have no score, after their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
     bank = judge(data, degenerate=np.array([m.degenerate for m in ranked]), cell=cell, seed=seed)
     notes = {m.name: _partly(m.name, data) for m in ranked}
     ranked = [
-        replace(m, note=_noted(m.note, notes[m.name]), verdict=bank.models[m.name]) for m in ranked
+        replace(_judged(m, bank.models[m.name]), note=_noted(m.note, notes[m.name])) for m in ranked
     ]
     if rule is None:
         rule = "labels" if bank.labelled else str(data.attrs.get("rule", "consistency"))
@@ -229,7 +229,7 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
     pairs = zip(map(str, data.model.to_numpy()), resampled, strict=True)
     # models that were dropped on the way have seen other regions
     numbers = {name: row for name, row in pairs if not notes[name]}
-    reasons = {m.name: _why_unscored(data.sel(model=m.name)) for m in ranked}
+    reasons = {m.name: why_unscored(data.sel(model=m.name)) for m in ranked}
     ranked = _ordered(ranked, data, primary, bank.tiles[bank.by])
     scored = [m for m in ranked if not reasons[m.name]]
     ranked = _with_certainty(_numbered(scored, data, primary), numbers)
@@ -253,6 +253,12 @@ def with_intervals(ranking: Ranking, intervals: Mapping[str, tuple[float, float]
         return replace(model, verdict=replace(model.verdict, transfer=transfer))
 
     return replace(ranking, models=tuple(changed(m) for m in ranking.models))
+
+
+def _judged(model: ModelRank, verdict: ModelVerdict) -> ModelRank:
+    """Add what the bank says of a model, and the flag that follows from it."""
+    flood = floods(model.foreground_fraction, verdict.estimated_f1.value) and not model.degenerate
+    return replace(model, verdict=verdict, flags=(*((FLOODS,) if flood else ()), *model.flags))
 
 
 def _noted(*notes: str) -> str:
@@ -328,16 +334,6 @@ def _by(model: ModelRank, primary: str) -> float:
         return _or(model.scores[primary].cte, -1.0)
     assert model.verdict is not None
     return _or(model.verdict.transfer.value, -1.0)
-
-
-def _why_unscored(model: xr.Dataset) -> str:
-    """Tell why no tile of a model could be scored; empty if one was."""
-    status = model.status.to_numpy()
-    if (status == STATUS["scored"]).any():
-        return ""
-    tiles = {text: int((status == STATUS[s]).any(axis=0).sum()) for s, text in UNSCORED.items()}
-    whys = (f"{number} {text}" for text, number in tiles.items() if number)
-    return "no tile was scored: " + (", ".join(whys) or "there is none")
 
 
 def _partly(name: str, data: xr.Dataset) -> str:

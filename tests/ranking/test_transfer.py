@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from cte_dask.consistency.degenerate import FLOODS
 from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.consistency.vote_patterns import no_votes
 from cte_dask.engine.anytime import BlockNumbers
@@ -255,3 +256,17 @@ def test_a_flagged_model_makes_no_bank_trusted():
     assert flagged.degenerate
     assert flagged.verdict.estimated_f1.value > ranking.bank.best_f1
     assert ranking.warning
+
+
+def test_a_model_that_marks_far_more_than_the_others_see_is_ranked_last_in_a_small_bank_too():
+    _, votes = simulated(np.random.default_rng(5), [*GOOD[:3], (0.99, 0.9)])
+    ranking = rank(dataset(votes, [0.8, 0.8, 0.8, 0.99]))
+    assert ranking.primary == "cte", "too small a bank for the transfer score"
+    assert names(ranking)[-1] == "m3", "most consistent, and wrong"
+    assert ranking.models[-1].flags == (FLOODS,)
+
+
+def test_a_target_that_is_mostly_foreground_makes_no_model_suspect():
+    _, votes = simulated(np.random.default_rng(6), GOOD[:4], prior=0.85)
+    ranking = rank(dataset(votes, [0.8, 0.8, 0.8, 0.9]))
+    assert [m.flags for m in ranking.models] == [()] * 4

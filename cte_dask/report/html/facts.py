@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency.degenerate import DISTRUSTED, EVERYTHING, NOTHING, UNSTEADY
+from cte_dask.consistency.degenerate import DISTRUSTED, EVERYTHING, FLOODS, NOTHING, UNSTEADY
 from cte_dask.consistency.score_names import ScoreName
 from cte_dask.ranking.consensus import consensus_in
 from cte_dask.report.html.answer import answer
@@ -27,6 +27,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXPLAINED = {
     NOTHING: "finds foreground on hardly any tile; what finds nothing never changes",
     EVERYTHING: "calls nearly every voxel foreground; that never changes either",
+    FLOODS: "calls most of a typical tile foreground, of which the other models see a part alone",
     UNSTEADY: "gives another prediction of the same tile each time; its score says nothing",
 }
 

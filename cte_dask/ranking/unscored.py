@@ -1,0 +1,38 @@
+"""Why a model has no score at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cte_dask.scoring.block_scores import STATUS
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["UNSCORED", "why_unscored"]
+
+UNSCORED = {
+    "non_finite_output": "with NaN in the prediction",
+    "non_finite_input": "with NaN or infinite voxels in the target",
+    "failed": "on which it failed",
+    "constant": "of one value throughout",
+    "masked": "outside the mask",
+    "absent": "not computed",
+}
+"""Why tiles have no score, after their number."""
+
+
+def why_unscored(model: xr.Dataset) -> str:
+    """Tell why no tile of a model could be scored; empty if one was.
+
+    Parameters
+    ----------
+    model
+        Its tile scores, of `cte_dask.score` or `read_scores`.
+    """
+    status = model.status.to_numpy()
+    if (status == STATUS["scored"]).any():
+        return ""
+    tiles = {text: int((status == STATUS[s]).any(axis=0).sum()) for s, text in UNSCORED.items()}
+    whys = (f"{number} {text}" for text, number in tiles.items() if number)
+    return "no tile was scored: " + (", ".join(whys) or "there is none")
