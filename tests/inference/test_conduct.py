@@ -105,3 +105,25 @@ def test_a_model_that_calls_sys_exit_ends_itself_alone(kind):
         assert (beside.status.sel(model="leaving") == STATUS["failed"]).any()
     for name in ("plain", "frozen"):
         np.testing.assert_array_equal(beside.nhd.sel(model=name), alone.nhd.sel(model=name))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_script_whose_features_cannot_be_reached_is_ranked_as_a_black_box(tmp_path):
+    """Its features stand channels last; dropout on another axis would be another perturbation."""
+    network = torch.jit.trace(unruly_networks.channels_last(), torch.zeros(1, 1, 64, 64))
+    network.save(tmp_path / "cl.pt")
+    spec = ModelSpec(
+        name="cl",
+        format="torchscript",
+        source=str(tmp_path / "cl.pt"),
+        halo={"y": 8, "x": 8},
+        multiple={"y": 8, "x": 8},
+    )
+    models = ModelBank((spec, *bank("plain").models))
+    experiment = resolve(open_volume(blobs((1, 64, 64))), models, tile=(1, 32, 32))
+    assert experiment.excluded == {}
+    script, plain = experiment.candidates
+    assert not script.features
+    assert "its features cannot be perturbed" in script.note
+    assert plain.features
+    assert "mirror" in [p.name for p in experiment.perturbations]

@@ -144,12 +144,14 @@ def _numbered(outputs: list[tuple[str, tuple[int, ...], int]]) -> list[LayerCall
 
 
 def _is_map(output: object, x: Tensor) -> bool:
-    return (
-        isinstance(output, Tensor)
-        and output.is_floating_point()
-        and output.ndim == x.ndim
-        and output.shape[0] == x.shape[0]
-    )
+    """Return whether an output is a batch of feature maps, channels first."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return False
+    if output.ndim != x.ndim or output.shape[0] != x.shape[0]:
+        return False
+    # networks pool y and x alike: what they do not shrink alike are channels, which stand last
+    height, width = output.shape[-2:]
+    return bool(height * x.shape[-1] == width * x.shape[-2]) or min(height, width) == 1
 
 
 def _node_calls(graph: Graph, x: Tensor) -> Iterator[tuple[LayerCall, Node]]:

@@ -264,7 +264,13 @@ def _graph_path(
     insert_masks(module.graph, nodes)
     module.recompile()
     layers = tuple(node.name for node in nodes)
-    return _faster(_proven(cut(module), x, layers, channels, plain=module), core, None)
+    try:
+        proven = _proven(cut(module), x, layers, channels, plain=module)
+    except ValueError as error:
+        if names:  # the user asked for these layers
+            raise
+        raise BlackBoxError(f"its features cannot be perturbed: {error}") from error
+    return _faster(proven, core, None)
 
 
 @dataclass(frozen=True, slots=True)
