@@ -120,10 +120,15 @@ def test_a_script_whose_features_cannot_be_reached_is_ranked_as_a_black_box(tmp_
         multiple={"y": 8, "x": 8},
     )
     models = ModelBank((spec, *bank("plain").models))
-    experiment = resolve(open_volume(blobs((1, 64, 64))), models, tile=(1, 32, 32))
+    experiment = resolve(
+        open_volume(blobs((1, 64, 64))),
+        models,
+        perturbations=["dropout:0.2", "mirror"],
+        tile=(1, 32, 32),
+    )
     assert experiment.excluded == {}
     script, plain = experiment.candidates
     assert not script.features
     assert "its features cannot be perturbed" in script.note
     assert plain.features
-    assert "mirror" in [p.name for p in experiment.perturbations]
+    assert str(experiment.primary) == "nhd@mirror", "what both support"
