@@ -31,6 +31,28 @@ def unet() -> UNet:
     return network
 
 
+def responsive(network: torch.nn.Module, head: torch.nn.Module) -> torch.nn.Module:
+    """Return a network whose foreground covers half of a `blobs` image, voxels as they are."""
+    from conftest import blobs
+
+    x = torch.from_numpy(blobs((1, 64, 64), seed=1).astype("float32"))[None]
+    logits: list[torch.Tensor] = []
+    with torch.no_grad(), head.register_forward_hook(lambda _m, _x, y: logits.append(y)):
+        network.eval()(x)
+        head.bias -= logits[0].median()
+        head.bias *= 2 / logits[0].std()
+        head.weight *= 2 / logits[0].std()
+    return network
+
+
+def responsive_unet() -> UNet:
+    """A factory of format ``python``."""
+    torch.manual_seed(10)
+    network = UNet(dims=2, features=(4, 8))
+    responsive(network, network.head)
+    return network
+
+
 @pytest.fixture
 def weights(unet: UNet, tmp_path: Path) -> Path:
     path = tmp_path / "unet.safetensors"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cte_dask.cli.console import clear_errors, console_of, teller
+from cte_dask.cli.console import clear_errors, console_of, result_alone, teller
 from cte_dask.cli.options import Bank, JsonOption, Quiet, expanded
 from cte_dask.engine.clusters import ClusterOptions
 from cte_dask.perturb import usual_strengths
@@ -47,9 +47,10 @@ def calibrate(
 
         kind, grid = parse_grid(perturb, strengths)
         options = replace(options, kind=kind, grid=grid, tell=teller(console_of(quiet)))
-        calibration = calibrate_target(
-            target, bank, out, options, cluster=cluster, overwrite=overwrite
-        )
+        with result_alone():
+            calibration = calibrate_target(
+                target, bank, out, options, cluster=cluster, overwrite=overwrite
+            )
         try:
             write_curve(out, calibration)
         except ImportError as error:  # a picture is worth less than the numbers, which are there

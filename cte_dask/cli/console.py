@@ -1,5 +1,7 @@
 """Console of every command: errors as one clear line, progress on standard error, signals.
 
+Standard output holds the result alone: what models print meanwhile goes to standard error.
+
 SIGTERM and SIGUSR1, with which a batch system stops a job, end a command as Ctrl-C does.
 """
 
@@ -7,9 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,7 +22,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["clear_errors", "console_of", "stoppable", "teller"]
+__all__ = ["clear_errors", "console_of", "result_alone", "stoppable", "teller"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Signals of batch systems: at the end, at a preemption, or a while before the walltime."""
@@ -66,27 +70,67 @@ BAD_INPUT = 2
 def clear_errors() -> Iterator[None]:
     """Turn bad input into one line and exit code 2; Ctrl-C, SIGTERM and SIGUSR1 into 130."""
     try:
-        with stoppable():
+        with stoppable(), libraries_warn_nobody():
             yield
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("CTE_TRACEBACK"):
             raise
         from cte_dask.errors import reason
+        from cte_dask.results.provenance import shown_urls
 
-        typer.echo(f"error: {reason(error)}", err=True)
+        typer.echo(f"error: {shown_urls(reason(error))}", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("interrupted before any block was scored", err=True)
         raise typer.Exit(130) from None
 
 
+@contextmanager
+def libraries_warn_nobody() -> Iterator[None]:
+    """Show no warnings of libraries, which speak to developers; who asks Python for them gets them.
+
+    What a user should know is said by our own messages. Warnings that are made errors stay errors.
+    """
+    if sys.warnoptions or os.environ.get("CTE_TRACEBACK"):
+        yield
+        return
+    before = warnings.showwarning
+    warnings.showwarning = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+@contextmanager
+def result_alone() -> Iterator[None]:
+    """Send to standard error what models and libraries print, here and in processes started here.
+
+    Python's ``print`` goes by `sys.stdout`, compiled code and new processes by file descriptor 1.
+    """
+    if sys.stdout is None:  # closed by whoever started the command
+        yield
+        return
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(real, 1)
+        os.close(real)
+
+
 def console_of(quiet: bool) -> Console:
     """Return standard error as a console; a quiet one shows nothing."""
-    from rich.console import Console
+    from cte_dask.report.terminal.consoles import plain_console
 
-    return Console(stderr=True, quiet=quiet)
+    return plain_console(stderr=True, quiet=quiet)
 
 
 def teller(console: Console) -> Callable[[str], None]:
     """Return a function that writes one dim line of progress on a console."""
-    return lambda line: console.print(line, style="dim", markup=False, highlight=False)
+    from cte_dask.results.provenance import shown_urls
+
+    return lambda line: console.print(shown_urls(line), style="dim", highlight=False)

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
-from cte_dask.cli.console import teller
+from cte_dask.cli.console import result_alone, teller
 from cte_dask.consistency.accuracy import f1_of_counts, foreground_counts
 from cte_dask.demo import LABELS, bank_path, write_demo_target
 from cte_dask.evaluation.rank_correlation import rank_correlation
 from cte_dask.perturb import Draw
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.report.terminal.answer import print_answer
+from cte_dask.report.terminal.consoles import plain_console
 from cte_dask.report.terminal.numbers import shown_number
 from cte_dask.report.terminal.progress import shown_on
 from cte_dask.report.terminal.tables import output
@@ -27,6 +27,7 @@ from cte_dask.volume import open_volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from rich.console import Console
 
     from cte_dask.ranking.outcome import Outcome
     from cte_dask.scoring.experiment import Experiment
@@ -59,22 +60,23 @@ def run_demo(
     Outcome
         The ranking, made without the truth.
     """
-    console = console or Console(quiet=True)
+    console = console or plain_console(quiet=True)
     out.mkdir(parents=True, exist_ok=True)
     target = out / "target.zarr"
     tell = teller(console)
     tell(f"writing 24 images of fluorescent nuclei, BBBC038: {target}")
     shutil.rmtree(target, ignore_errors=True)
     write_demo_target(target)
-    outcome = rank_target(
-        TargetOptions(str(target)),
-        str(bank_path()),
-        str(out / "run"),
-        workers=workers,
-        overwrite=True,
-        progress=shown_on(console),
-        tell=tell,
-    )
+    with result_alone():
+        outcome = rank_target(
+            TargetOptions(str(target)),
+            str(bank_path()),
+            str(out / "run"),
+            workers=workers,
+            overwrite=True,
+            progress=shown_on(console),
+            tell=tell,
+        )
     tell("predicting once more, to compare with the truth that a user would not have")
     truth = open_volume(str(target / "labels" / LABELS))
     performance = median_f1(outcome.experiment, truth.read((0, 0, 0), truth.shape))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cte_dask.cli.console import clear_errors, console_of, teller
+from cte_dask.cli.console import clear_errors, console_of, result_alone, teller
 from cte_dask.cli.options import JsonOption, Quiet, Run, expanded
 from cte_dask.engine.clusters import ClusterOptions
 
@@ -51,18 +51,19 @@ def evaluate(
         from cte_dask.report.evaluation import print_evaluation, write_evaluation
         from cte_dask.report.evaluation_figures import write_figures
 
-        evaluation = evaluate_run(
-            run,
-            labels,
-            cluster=cluster.cluster,
-            workers=cluster.workers,
-            bootstrap=bootstrap,
-            resamples=resamples,
-            seed=seed,
-            features=ccfv,
-            leave_out=dict.fromkeys(leave_out or (), "left out by the user"),
-            tell=teller(console_of(quiet)),
-        )
+        with result_alone():
+            evaluation = evaluate_run(
+                run,
+                labels,
+                cluster=cluster.cluster,
+                workers=cluster.workers,
+                bootstrap=bootstrap,
+                resamples=resamples,
+                seed=seed,
+                features=ccfv,
+                leave_out=dict.fromkeys(leave_out or (), "left out by the user"),
+                tell=teller(console_of(quiet)),
+            )
         write_evaluation(run, evaluation)
         print_evaluation(evaluation, as_json=as_json)
         if figures:

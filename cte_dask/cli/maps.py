@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cte_dask.cli.console import clear_errors, console_of, teller
+from cte_dask.cli.console import clear_errors, console_of, result_alone, teller
 from cte_dask.cli.options import JsonOption, Quiet, Run, expanded
 from cte_dask.engine.clusters import ClusterOptions
 
@@ -46,17 +46,18 @@ def maps(
     with clear_errors():
         from cte_dask.report.maps.write_maps import write_maps
 
-        result = write_maps(
-            run,
-            out,
-            score=score,
-            voxels=voxels,
-            cluster=cluster,
-            target_url=target_url,
-            maps_url=maps_url,
-            overwrite=overwrite,
-            tell=teller(console_of(quiet)),
-        )
+        with result_alone():
+            result = write_maps(
+                run,
+                out,
+                score=score,
+                voxels=voxels,
+                cluster=cluster,
+                target_url=target_url,
+                maps_url=maps_url,
+                overwrite=overwrite,
+                tell=teller(console_of(quiet)),
+            )
         typer.echo(json.dumps(result, indent=1) if as_json else _summary(result))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import typer
 
-from cte_dask.cli.console import clear_errors, console_of, teller
+from cte_dask.cli.console import clear_errors, console_of, result_alone, teller
 from cte_dask.cli.options import Bank, JsonOption, Out, Quiet, Run, expanded
 from cte_dask.ranking.options import PlanOptions, RankOptions
 from cte_dask.scoring.settings import TargetOptions
@@ -35,7 +35,8 @@ def rank(
 
         console = console_of(quiet)
         options = replace(options, tell=teller(console), progress=shown_on(console))
-        outcome = rank_with(target, bank, out, options)
+        with result_alone():
+            outcome = rank_with(target, bank, out, options)
         blocks = outcome.result["blocks"]
         if options.shard is not None and blocks["done"] + blocks["failed"] < blocks["total"]:
             state = f"{blocks['done']} of the run's {blocks['total']} are done"
@@ -60,7 +61,8 @@ def plan(
         from cte_dask.report.terminal.tables import print_plan
 
         options = replace(options, tell=teller(console_of(quiet)))
-        experiment, costs = plan_target(target, bank, options)
+        with result_alone():
+            experiment, costs = plan_target(target, bank, options)
         print_plan(experiment, costs, goal_for(experiment, options), as_json=as_json)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cte_dask.cli.console import clear_errors, console_of, teller
+from cte_dask.cli.console import clear_errors, console_of, result_alone, teller
 from cte_dask.cli.options import JsonOption, Quiet, Run
 
 __all__ = ["report"]
@@ -35,11 +35,12 @@ def report(
     with clear_errors():
         from cte_dask.report.html.page import write_report
 
-        path = write_report(
-            run,
-            out=out,
-            calibration=calibration,
-            gallery_models=gallery,
-            tell=teller(console_of(quiet)),
-        )
+        with result_alone():
+            path = write_report(
+                run,
+                out=out,
+                calibration=calibration,
+                gallery_models=gallery,
+                tell=teller(console_of(quiet)),
+            )
         typer.echo(json.dumps({"report": path}) if as_json else path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cte_dask.errors import FOREIGN
+from cte_dask.errors import FOREIGN, reason
 
 __all__ = ["Halo", "measure_halo", "probe_multiple"]
 
@@ -70,7 +70,7 @@ def probe_multiple(forward: Forward, *, dims: int, in_channels: int = 1) -> int:
             output = _run(forward, torch.zeros(1, in_channels, *extent))
         # Networks complain about extents in every type there is.
         except FOREIGN as error:
-            why = f"{type(error).__name__}: {error}"
+            why = reason(error)
         else:
             if tuple(output.shape[2:]) == extent:
                 return multiple

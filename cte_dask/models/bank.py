@@ -12,6 +12,7 @@ from urllib.parse import urljoin
 
 from pydantic import ValidationError
 
+from cte_dask.errors import reason
 from cte_dask.models import yaml as safe_yaml
 from cte_dask.models.spec import ModelSpec, canonical_json
 from cte_dask.models.yaml import one_line
@@ -135,7 +136,7 @@ def _read(where: str) -> str:
             data = cast("bytes", file.read(safe_yaml.MAX_BYTES + 1))
     # Each file system raises types of its own; the reader needs the reason in one line.
     except Exception as error:
-        raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"cannot be read: {reason(error)}") from error
     if len(data) > safe_yaml.MAX_BYTES:
         raise ValueError(f"more than {safe_yaml.MAX_BYTES} bytes: this is not a bank")
     try:

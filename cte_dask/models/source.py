@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cte_dask.errors import reason
 from cte_dask.models.package import folder_digest
 from cte_dask.storage import is_url, open_file
 
@@ -130,4 +131,4 @@ def _download(url: str, target: Path) -> None:
                 local.write(piece)
     # Each file system raises types of its own; the reader needs the URL and the reason.
     except Exception as error:
-        raise ValueError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{url} cannot be read: {reason(error)}") from error

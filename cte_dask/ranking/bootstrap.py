@@ -111,13 +111,14 @@ class Resamples:
         Returns
         -------
         ndarray of float64, shape (resample,)
-            NaN where no tile with a number was drawn.
+            NaN where no tile with a number was drawn; all NaN where fewer than two units have one,
+            for drawing the same unit again tells nothing of how units differ.
         """
         order = np.argsort(values, kind="stable")  # NaN come last
         order = order[: np.count_nonzero(~np.isnan(values))]
-        if not len(order):
-            return np.full(len(self.counts), math.nan)
         ascending, unit = values[order], self.member[order]
+        if not (unit != unit[:1]).any():
+            return np.full(len(self.counts), math.nan)
         step = max(1, MOST_NUMBERS // len(order))
         # drawing counts for all tiles at once would be resamples × tiles numbers
         chunks = (self.counts[i : i + step, unit] for i in range(0, len(self.counts), step))
@@ -236,7 +237,7 @@ def median_interval(
     Returns
     -------
     tuple of float
-        NaN twice if there is no tile.
+        NaN twice if the tiles lie in fewer than two units: not known is not zero.
     """
     return interval(resample(units, seed=seed, resamples=resamples).medians(values))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.engine.racing.decision import verdict
+from cte_dask.results.layout import DONE
 from cte_dask.results.skipped import skipped
-from cte_dask.results.store import DONE, Scores
 from cte_dask.volume.statistics import not_stored
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cte_dask.engine.racing.decision import Decision
     from cte_dask.ranking.rank import ModelRank, Ranking
+    from cte_dask.results.store import Scores
     from cte_dask.scoring.experiment import Experiment
 
 __all__ = ["contradiction", "ranking_dict"]

@@ -21,6 +21,7 @@ from cte_dask.consistency.degenerate import (
 )
 from cte_dask.consistency.score_names import ScoreName, score_names
 from cte_dask.ranking.bootstrap import cells, median, median_interval, resample
+from cte_dask.ranking.notes import ONE_REGION, noted, partly
 from cte_dask.ranking.order import placed
 from cte_dask.ranking.transfer import F1_ERROR, BankVerdict, Estimate, ModelVerdict, judge
 from cte_dask.ranking.unscored import why_unscored
@@ -54,7 +55,7 @@ class Score:
     cte
         Median consistency of the tiles, NaN ones left out; NaN if there is none.
     low, high
-        95 % bootstrap interval of the median.
+        95 % bootstrap interval of the median; NaN if fewer than two regions have a score.
     n_tiles
         Tiles scored.
     nan_fraction
@@ -103,7 +104,8 @@ class ModelRank:
     first, beaten
         Fractions of the resamples of the target's regions in which it comes first of the models
         that are not degenerate, and in which the first of the ranking is ahead of it; NaN where
-        that is not known, as of beaten models of an anytime run.
+        that is not known, as of beaten models of an anytime run or where one region alone has a
+        score.
     """
 
     name: str
@@ -218,9 +220,13 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
     cell = cells(np.stack([data[axis].to_numpy() for axis in "zyx"], axis=1))
     ranked = [_model(data.sel(model=name), score, cell, seed) for name in data.model.to_numpy()]
     bank = judge(data, degenerate=np.array([m.degenerate for m in ranked]), cell=cell, seed=seed)
-    notes = {m.name: _partly(m.name, data) for m in ranked}
+    notes = {m.name: partly(m.name, data) for m in ranked}
     ranked = [
-        replace(_judged(m, bank.models[m.name]), note=_noted(m.note, notes[m.name])) for m in ranked
+        replace(
+            _judged(m, bank.models[m.name]),
+            note=noted(m.note, notes[m.name], _region(m, score)),
+        )
+        for m in ranked
     ]
     if rule is None:
         rule = "labels" if bank.labelled else str(data.attrs.get("rule", "consistency"))
@@ -245,6 +251,8 @@ def with_intervals(ranking: Ranking, intervals: Mapping[str, tuple[float, float]
         if model.name not in intervals:
             return model
         low, high = intervals[model.name]
+        notes = [note for note in model.note.split("; ") if note != ONE_REGION]
+        model = replace(model, note=noted(*notes))
         if ranking.primary == ranking.score:
             score = replace(model.scores[ranking.score], low=low, high=high)
             return replace(model, scores={**model.scores, ranking.score: score})
@@ -261,8 +269,10 @@ def _judged(model: ModelRank, verdict: ModelVerdict) -> ModelRank:
     return replace(model, verdict=verdict, flags=(*((FLOODS,) if flood else ()), *model.flags))
 
 
-def _noted(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
+def _region(model: ModelRank, score: str) -> str:
+    """Say why a model that has a score has no interval."""
+    own = model.scores[score]
+    return ONE_REGION if math.isnan(own.low) and not math.isnan(own.cte) else ""
 
 
 def _ordered(
@@ -316,11 +326,17 @@ def _with_certainty(
     usable = [m for m in ranked if not m.degenerate and m.name in numbers]
     if not usable:
         return ranked
-    table = np.nan_to_num(np.stack([numbers[m.name] for m in usable]), nan=-1.0)
+    resampled = np.stack([numbers[m.name] for m in usable])
+    table = np.nan_to_num(resampled, nan=-1.0)
     ahead = table == table.max(axis=0)
     shares = (ahead / ahead.sum(axis=0)).mean(axis=1)
     behind = ((np.sign(table[:1] - table) + 1) / 2).mean(axis=1)  # equal counts half
     behind[0] = math.nan
+    has_regions = (~np.isnan(resampled)).sum(axis=1) > 0
+    shares[~has_regions] = math.nan
+    behind[~has_regions] = math.nan
+    if not has_regions[0]:
+        behind[:] = math.nan
     known = {m.name: (float(f), float(b)) for m, f, b in zip(usable, shares, behind, strict=True)}
     return [
         replace(m, first=known[m.name][0], beaten=known[m.name][1]) if m.name in known else m
@@ -334,16 +350,6 @@ def _by(model: ModelRank, primary: str) -> float:
         return _or(model.scores[primary].cte, -1.0)
     assert model.verdict is not None
     return _or(model.verdict.transfer.value, -1.0)
-
-
-def _partly(name: str, data: xr.Dataset) -> str:
-    """Tell of a model that was not scored on every block that others were."""
-    requested = (data.sel(model=name).status != STATUS["absent"]).any("perturbation").to_numpy()
-    if requested.all():
-        return ""
-    blocks = data.block.to_numpy()
-    number, total = len(np.unique(blocks[requested])), len(np.unique(blocks))
-    return f"beaten: scored on {number} of {total} blocks, its CTE is of those"
 
 
 def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -> ModelRank:

@@ -31,12 +31,14 @@ from cte_dask.ranking.outcome import EXIT, Outcome, all_tried, concluded
 from cte_dask.results.label_folder import LabelledTile, read_label_folder
 from cte_dask.results.layout import layout_of
 from cte_dask.results.new_store import create
+from cte_dask.results.repair import repair
 from cte_dask.results.run_folder import RunFolder
 from cte_dask.results.store import Scores
 from cte_dask.scoring.experiment import Experiment
 from cte_dask.scoring.resolve import experiment_of
 from cte_dask.scoring.settings import TargetOptions, keywords
 from cte_dask.scoring.target import open_target
+from cte_dask.storage.files import check_apart
 from cte_dask.tiles import Shape
 
 __all__ = ["plan_target", "rank_target", "rank_with"]
@@ -110,6 +112,7 @@ rank_target = keywords(RankOptions)(rank_with)
 
 def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOptions) -> PreparedRun:
     """Check what is asked for, open everything, and make or open the score store."""
+    check_apart(out, target.target)
     folder, clock = RunFolder(out), time.monotonic()
     options.goal(1)  # refuse what cannot be before anything is opened
     shard = None if options.shard is None else Shard.parse(options.shard)
@@ -132,11 +135,14 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     experiment = experiment_of(volume, bank, replace(options, workers=workers, block=block))
     _check_space(out, experiment)
     labelled = _labelled(options, experiment)
+    if options.overwrite:
+        folder.drop_results()
     scores = create(
         folder.scores_url, layout_of(experiment), resume=resume, overwrite=options.overwrite
     )
-    if options.overwrite:
-        folder.drop_labels()
+    if resume:
+        blocks = range(len(experiment.blocks))
+        repair(scores, shard.part(blocks) if shard else blocks, tell=options.tell)
     folder.write_experiment(experiment)
     goal = goal_for(experiment, options, shard=shard is not None)
     race = None if goal is None else _race(experiment, scores, goal, began=clock)

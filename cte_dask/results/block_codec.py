@@ -10,7 +10,7 @@ Causes of failure are bytes of UTF-8.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,7 @@ __all__ = [
     "decoded_causes",
     "decoded_votes",
     "encoded",
+    "encoded_bank",
     "encoded_causes",
     "encoded_votes",
     "vote_columns",
@@ -108,6 +109,30 @@ def encoded_votes(tables: VoteTables, *, columns: int | None = None) -> NDArray[
         row[2 + words : 2 + words + len(patterns)] = patterns
         row[2 + words + len(patterns) :][: end - start] = tables.counts[start:end]
     return rows
+
+
+def encoded_bank(
+    votes: VoteTables, precision: NDArray[np.float64] | None, *, length: int
+) -> dict[str, NDArray[Any]]:
+    """Return what the models say of each other on a block, by the name of the array.
+
+    Parameters
+    ----------
+    votes
+        Its vote patterns.
+    precision
+        How precisely each pair's objects match, (pair, tile); None unless instances are compared.
+    length
+        Tiles of a chunk.
+    """
+    rows = encoded_votes(votes, columns=vote_columns(votes.models))
+    if len(rows) < length:  # a cut block; zarr would read a chunk before it writes a part of it
+        rows = np.pad(rows, ((0, length - len(rows)), (0, 0)))
+    if precision is None:
+        return {"votes": rows}
+    pairs = np.full((len(precision), length), np.nan)
+    pairs[:, : precision.shape[-1]] = precision
+    return {"votes": rows, "precision": pairs}
 
 
 def decoded_votes(rows: NDArray[np.uint64], models: int) -> VoteTables:

@@ -15,8 +15,7 @@ from cte_dask.consistency.score_names import ScoreName
 from cte_dask.consistency.vote_patterns import joined as join_votes
 from cte_dask.consistency.vote_patterns import no_votes
 from cte_dask.results.block_codec import encoded_votes
-from cte_dask.results.layout import Layout
-from cte_dask.results.store import DONE, Scores
+from cte_dask.results.layout import DONE, Layout
 from cte_dask.scoring.block_scores import (
     TileScores,
     joined,

@@ -12,9 +12,13 @@ from cte_dask.tiles import BlockGrid, Shape, TileGrid
 if TYPE_CHECKING:
     from cte_dask.scoring.experiment import Experiment
 
-__all__ = ["Layout", "layout_of"]
+__all__ = ["AT_ONCE", "DONE", "Layout", "layout_of"]
 
 SCHEMA = "cte-scores/2"
+AT_ONCE = 64
+"""Blocks that are read together."""
+DONE = {"missing": 0, "complete": 1, "failures": 2, "partial": 3}
+"""Marks of a block; ``partial``: without failures, but not of every model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cte_dask.results.block_codec import CAUSE_BYTES, COLUMNS, vote_columns
-from cte_dask.results.store import Scores, store_of
+from cte_dask.results.checksums import SUM_COLUMNS, SUMS
+from cte_dask.results.damage import is_signed, sign
+from cte_dask.results.layout import Layout
+from cte_dask.results.store import Scores, open_group, remove_store, store_of
 from cte_dask.scoring.block_scores import STATUS
+from cte_dask.storage.stores import names_below
 
 if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-    from cte_dask.results.layout import Layout
 
 __all__ = ["create"]
 
@@ -44,14 +47,13 @@ def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = 
     ValueError
         If the store to resume belongs to another experiment.
     """
-    import zarr
     from zarr.core.sync import sync
 
     if overwrite:
-        sync(store_of(url).delete_dir(""))
+        remove_store(url)
     try:
-        group = zarr.open_group(store_of(url), mode="r+")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        group = open_group(url, writable=True)
+    except FileNotFoundError:
         group, resume = _make(url, layout), True
     if not resume:
         raise FileExistsError(f"{url} exists: give --resume to go on or --overwrite to start anew")
@@ -62,6 +64,13 @@ def create(url: str, layout: Layout, *, resume: bool = False, overwrite: bool = 
             f"{layout.experiment[:12]}): the target, a model or an option differs; "
             "use another --out or --overwrite"
         )
+    if (cut := Layout.from_dict(dict(group.attrs)).blocks) != layout.blocks:
+        raise ValueError(
+            f"{url} holds blocks of {cut.per_block} tiles, not {layout.blocks.per_block}: leave "
+            "--block out, or use another --out"
+        )
+    if is_signed(group):
+        sync(_lay_down(_draft(layout), store_of(url), mend=True))
     return Scores(group, layout)
 
 
@@ -71,27 +80,48 @@ def _make(url: str, layout: Layout) -> zarr.Group:
     The documents are put together in memory and laid down one by one, each only where there is
     none yet, the group's own last: whoever sees that sees a whole store.
     """
-    import zarr
     from zarr.core.sync import sync
+
+    store = store_of(url)
+    if sync(names_below(store, "done/c")):
+        raise ValueError(
+            f"{url}/zarr.json is missing, and what the blocks there are of is lost with it: give "
+            "--overwrite, or another --out"
+        )
+    sync(_lay_down(_draft(layout), store))
+    return open_group(url, writable=True)
+
+
+def _draft(layout: Layout) -> Store:
+    """Return the documents of a store, in memory."""
+    import zarr
     from zarr.storage import MemoryStore
 
-    draft, store = MemoryStore(), store_of(url)
+    draft = MemoryStore()
     _describe(zarr.create_group(draft), layout)
-    sync(_lay_down(draft, store))
-    return zarr.open_group(store, mode="r+")
+    return draft
 
 
-async def _lay_down(draft: Store, store: Store) -> None:
+async def _lay_down(draft: Store, store: Store, *, mend: bool = False) -> None:
+    """Write documents where there are none; to mend, those of arrays that are not as they were."""
     from zarr.core.buffer import default_buffer_prototype
 
     keys = [key async for key in draft.list()]
     for key in sorted(keys, key=lambda key: (key == "zarr.json", key)):
         document = await draft.get(key, default_buffer_prototype())
-        if document is not None:
+        if document is None or (mend and key == "zarr.json"):
+            continue
+        stored = await store.get(key, default_buffer_prototype()) if mend else None
+        if stored is None:
             await store.set_if_not_exists(key, document)
+        elif stored.to_bytes() != document.to_bytes():
+            await store.set(key, document)
 
 
 def _describe(group: zarr.Group, layout: Layout) -> None:
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    compressors = (ZstdCodec(), Crc32cCodec())  # the outer one sees damage before it is decoded
     blocks, models = len(layout.blocks), len(layout.models)
     inner = (
         models,
@@ -105,13 +135,22 @@ def _describe(group: zarr.Group, layout: Layout) -> None:
         chunks=(1, *inner),
         dtype="float64",
         fill_value=np.nan,
+        compressors=compressors,
         dimension_names=("block", "model", "draw", "column", "tile"),
     )
-    group.create_array("done", shape=(blocks,), chunks=(1,), dtype="uint8", fill_value=0)
-    causes = (models, CAUSE_BYTES)
-    group.create_array(
-        "causes", shape=(blocks, *causes), chunks=(1, *causes), dtype="uint8", fill_value=0
-    )
+    for name, inner_shape, dtype in (
+        ("done", (), "uint8"),
+        (SUMS, (len(SUM_COLUMNS),), "uint64"),
+        ("causes", (models, CAUSE_BYTES), "uint8"),
+    ):
+        group.create_array(
+            name,
+            shape=(blocks, *inner_shape),
+            chunks=(1, *inner_shape),
+            dtype=dtype,
+            fill_value=0,
+            compressors=compressors,
+        )
     votes = (layout.blocks.tiles_per_block, vote_columns(models))
     group.create_array(
         "votes",
@@ -119,6 +158,7 @@ def _describe(group: zarr.Group, layout: Layout) -> None:
         chunks=(1, *votes),
         dtype="uint64",
         fill_value=0,
+        compressors=compressors,
         dimension_names=("block", "tile", "column"),
     )
     if layout.instances:
@@ -129,6 +169,7 @@ def _describe(group: zarr.Group, layout: Layout) -> None:
             chunks=(1, max(1, pairs[0]), pairs[1]),
             dtype="float64",
             fill_value=np.nan,
+            compressors=compressors,
             dimension_names=("block", "pair", "tile"),
         )
-    group.attrs.update({**layout.to_dict(), "columns": COLUMNS, "status": STATUS})
+    sign(group, {**layout.to_dict(), "columns": COLUMNS, "status": STATUS})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["repeat_command", "shown_url"]
+__all__ = ["repeat_command", "shown_url", "shown_urls"]
 
 
 def repeat_command(
@@ -93,3 +94,17 @@ def shown_url(url: str) -> str:
     _, separator, host = split.netloc.rpartition("@")
     query = "…" if split.query else ""
     return urlunsplit((split.scheme, f"…@{host}" if separator else host, split.path, query, ""))
+
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+?(?=[.,:;)\]}'\"]*(?:\s|$))")
+
+
+def shown_urls(text: str) -> str:
+    """Return a text whose URLs are without what could be a secret; see `shown_url`.
+
+    Examples
+    --------
+    >>> shown_urls("no array at https://me:secret@host/a.zarr?sig=1: is it one?")
+    'no array at https://…@host/a.zarr?…: is it one?'
+    """
+    return URL.sub(lambda match: shown_url(match[0]), text)

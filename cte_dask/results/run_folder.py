@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import yaml
 
-from cte_dask.results.store import Scores, counted, open_scores
+from cte_dask.errors import reason
+from cte_dask.results.repair import check_sound
+from cte_dask.results.store import Scores, counted, open_scores, remove_store
 from cte_dask.storage.files import replacing
 
 if TYPE_CHECKING:
@@ -25,6 +27,24 @@ if TYPE_CHECKING:
 
 __all__ = ["FinishedRun", "RunFolder", "read_calibration"]
 
+LABELS_AGAIN = "give --labels again"
+WRITES_AGAIN = "the command that wrote it writes it again, cte rank with --resume"
+RESULTS = (
+    "ranking.json",
+    "ranking.csv",
+    "tiles.parquet",
+    "labels.json",
+    "log.json",
+    "report.html",
+    "evaluation.json",
+    "evaluation-tiles.parquet",
+    *(
+        f"evaluation-{figure}.{kind}"
+        for figure in ("performance", "agreement", "strength")
+        for kind in ("svg", "png")
+    ),
+)
+"""Files of what was found, each of which goes with the scores that it was made of."""
 EXPERIMENT_SCHEMA = "cte-experiment/1"
 LOG_SCHEMA = "cte-log/1"
 LABELS_SCHEMA = "cte-labels/1"
@@ -107,6 +127,8 @@ class RunFolder:
         ------
         FileNotFoundError
             If there is none.
+        ValueError
+            If a file of it is damaged, named with what writes it again.
         """
         ranking, experiment = self.read_ranking(), self._yaml("experiment.yaml")
         if ranking is None or experiment is None:
@@ -114,7 +136,25 @@ class RunFolder:
                 f"no finished run at {self.url}: ranking.json or experiment.yaml is missing; make "
                 "them with cte rank --out, or go on with --resume"
             )
-        return FinishedRun(self, ranking, experiment, counted(self.open_scores()))
+        for name, data in (("ranking.json", ranking), ("experiment.yaml", experiment)):
+            if not isinstance(data, dict) or not isinstance(data.get("models"), list):
+                message = f"{self._place(name)} is damaged: {WRITES_AGAIN}"
+                raise ValueError(message)  # noqa: TRY004 - the file is wrong, no argument
+        scores = self.open_scores()
+        check_sound(scores, self.scores_url)
+        return FinishedRun(self, ranking, experiment, counted(scores))
+
+    def drop_results(self) -> None:
+        """Forget what an earlier run found, before its scores go: none of it fits the next ones.
+
+        A calibration stays, and whatever lies in the folder under other names.
+        """
+        filesystem, path = fsspec.core.url_to_fs(self.url)
+        for name in RESULTS:
+            with suppress(FileNotFoundError):
+                filesystem.rm_file(f"{path}/{name}")
+        if self._exists("maps.zarr"):
+            remove_store(self.maps_url)
 
     def write_experiment(self, experiment: Experiment) -> None:
         """Write ``experiment.yaml``: the resolved run with hashes and versions."""
@@ -184,23 +224,18 @@ class RunFolder:
         Raises
         ------
         ValueError
-            If the file is of another schema.
+            If the file is damaged, or of another schema.
         """
-        data = self._json("labels.json")
+        data = self._json("labels.json", f"remove it, and {LABELS_AGAIN}")
         if data is None:
             return []
-        if data.get("schema") != LABELS_SCHEMA:
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != LABELS_SCHEMA:
             raise ValueError(
                 f"{self._place('labels.json')} is not of schema {LABELS_SCHEMA}: "
-                f"{data.get('schema')!r}; remove it, and give --labels again"
+                f"{schema!r}; remove it, and {LABELS_AGAIN}"
             )
         return list(data["tiles"]) if data["experiment"] == experiment else []
-
-    def drop_labels(self) -> None:
-        """Forget what was measured on labelled tiles."""
-        filesystem, path = fsspec.core.url_to_fs(self._place("labels.json"))
-        with suppress(FileNotFoundError):
-            filesystem.rm_file(path)
 
     def add_session(self, session: Mapping[str, Any], *, anew: bool = False) -> None:
         """Add a call of ``cte rank`` to ``log.json``: what it did, where, and how long it took.
@@ -223,7 +258,8 @@ class RunFolder:
         except (OSError, ValueError):
             return []
         known = isinstance(data, dict) and data.get("schema") == LOG_SCHEMA
-        return list(data["sessions"]) if known else []
+        sessions = data.get("sessions") if known else None
+        return [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
 
     def write_calibration(self, result: Mapping[str, Any], table: str) -> None:
         """Write ``calibration.json`` and ``calibration.csv``.
@@ -286,12 +322,13 @@ class RunFolder:
         with replacing(self._place(name)) as file:
             file.write(text)
 
-    def _json(self, name: str) -> Any:
-        return _json(self._place(name))
+    def _json(self, name: str, remedy: str = WRITES_AGAIN) -> Any:
+        return _json(self._place(name), remedy)
 
     def _yaml(self, name: str) -> Any:
-        text = _text(self._place(name))
-        return None if text is None else yaml.safe_load(text)
+        with _parsed(self._place(name), WRITES_AGAIN):
+            text = _text(self._place(name))
+            return None if text is None else yaml.safe_load(text)
 
 
 def read_calibration(url: str) -> Any:
@@ -313,9 +350,19 @@ def read_calibration(url: str) -> Any:
     return calibration
 
 
-def _json(url: str) -> Any:
-    text = _text(url)
-    return None if text is None else json.loads(text)
+def _json(url: str, remedy: str = WRITES_AGAIN) -> Any:
+    with _parsed(url, remedy):
+        text = _text(url)
+        return None if text is None else json.loads(text)
+
+
+@contextmanager
+def _parsed(url: str, remedy: str) -> Iterator[None]:
+    """Name the file that is no text, or not the document that was written."""
+    try:
+        yield
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{url} is damaged ({reason(error)}): {remedy}") from error
 
 
 def _text(url: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cte_dask.results.store import DONE
+from cte_dask.results.layout import DONE
 
 if TYPE_CHECKING:
     from cte_dask.results.store import Scores

@@ -24,11 +24,19 @@ from cte_dask.results.block_codec import (
     decoded_causes,
     decoded_votes,
     encoded,
+    encoded_bank,
     encoded_causes,
-    encoded_votes,
-    vote_columns,
 )
-from cte_dask.results.layout import Layout, layout_of
+from cte_dask.results.checksums import HASHED, SUMS, row_of, vouched
+from cte_dask.results.damage import (
+    RESUME,
+    Arrays,
+    check_signature,
+    is_signed,
+    readable,
+    replace_attributes,
+)
+from cte_dask.results.layout import AT_ONCE, DONE, Layout, layout_of
 from cte_dask.scoring.block_scores import BlockScores, TileScores
 
 if TYPE_CHECKING:
@@ -46,14 +54,11 @@ __all__ = [
     "count_all",
     "counted",
     "layout_of",
+    "open_group",
     "open_scores",
+    "remove_store",
     "store_of",
 ]
-
-DONE = {"missing": 0, "complete": 1, "failures": 2, "partial": 3}
-"""Marks of a block; ``partial``: without failures, but not of every model."""
-AT_ONCE = 64
-"""Blocks that are read together."""
 
 
 def store_of(url: str, *, read_only: bool = False) -> Store:
@@ -61,6 +66,13 @@ def store_of(url: str, *, read_only: bool = False) -> Store:
     from cte_dask.storage.stores import absolute, open_store
 
     return open_store(absolute(url), {}, read_only=read_only)
+
+
+def remove_store(url: str) -> None:
+    """Remove a zarr store with all that is in it."""
+    from zarr.core.sync import sync
+
+    sync(store_of(url).delete_dir(""))
 
 
 def open_scores(url: str, *, writable: bool = False) -> Scores:
@@ -80,25 +92,33 @@ def open_scores(url: str, *, writable: bool = False) -> Scores:
     ValueError
         If it is something else.
     """
-    import zarr
-
     try:
-        store = store_of(url, read_only=not writable)
-        group = zarr.open_group(store, mode="r+" if writable else "r")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        group = open_group(url, writable=writable)
+    except FileNotFoundError:
         raise FileNotFoundError(f"no score store at {url}: is that the --out of a run?") from None
     return Scores(group, Layout.from_dict(dict(group.attrs)))
 
 
-class _Arrays(dict[str, Any]):
-    """The arrays of a group, each opened when it is first asked for."""
+def open_group(url: str, *, writable: bool) -> zarr.Group:
+    """Return the group of a score store, its attributes as they were written.
 
-    def __init__(self, group: zarr.Group) -> None:
-        self._group = group
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If its document is damaged: what its numbers mean is lost.
+    """
+    import zarr
 
-    def __missing__(self, name: str) -> Any:
-        array = self[name] = self._group[name]
-        return array
+    store = store_of(url, read_only=not writable)
+    try:
+        with readable(f"{url}/zarr.json", "give --overwrite, or another --out"):
+            group = zarr.open_group(store, mode="r+" if writable else "r")
+    except zarr.errors.GroupNotFoundError as error:
+        raise FileNotFoundError(f"{url}/zarr.json does not exist") from error
+    check_signature(dict(group.attrs), url)
+    return group
 
 
 @dataclass(frozen=True)
@@ -125,7 +145,7 @@ class Scores:
     @cached_property
     def arrays(self) -> Mapping[str, Any]:
         """The zarr arrays by name; their documents are read once."""
-        return _Arrays(self.group)
+        return Arrays(self.group)
 
     def done(self) -> NDArray[np.uint8]:
         """Return each block's mark (`DONE`), uint8 (block,); of what is shown alone."""
@@ -133,11 +153,20 @@ class Scores:
         marks = np.zeros(blocks, np.uint8)
         if self.only is not None:
             marks[list(self.only)] = [self.mark(index) for index in self.only]
-        elif marked := self._marked():
-            marks[marked] = self.arrays["done"].oindex[np.array(marked)]
+        elif marked := self.marked():
+            try:
+                marks[marked] = self.arrays["done"].oindex[np.array(marked)]
+            except ValueError:  # a mark that cannot be read is none
+                marks[marked] = [self._legible(index) for index in marked]
         return marks
 
-    def _marked(self) -> list[int]:
+    def _legible(self, index: int) -> int:
+        try:
+            return self.mark(index)
+        except ValueError:
+            return DONE["missing"]
+
+    def marked(self) -> list[int]:
         """Return the numbers of blocks that have a mark; of all, where a store cannot be listed."""
         from zarr.core.sync import sync
 
@@ -148,9 +177,58 @@ class Scores:
             return list(range(len(self.layout.blocks)))
         return sorted(int(name) for name in names if name.isdigit())  # not what is being written
 
+    def _chunk(self, name: str, index: int) -> NDArray[Any]:
+        """Return a block's chunk of an array."""
+        with readable(f"{self.group.store}/{name}/c/{index}", RESUME):
+            return np.asarray(self.arrays[name][index])
+
+    def are_sound(self, indices: Sequence[int]) -> bool:
+        """Whether all that a store holds of some marked blocks is what was written for them.
+
+        Parameters
+        ----------
+        indices
+            Numbers of the blocks, `AT_ONCE` at most: their chunks are read together.
+
+        Returns
+        -------
+        bool
+            Of a store of before, which holds no `SUMS`, whether they can be read.
+        """
+        numbers, chunks = np.asarray(indices), {}
+        try:
+            for name in (*HASHED, "done", *([SUMS] if self.is_signed else [])):
+                if name != "precision" or self.layout.instances:
+                    with readable(f"{self.group.store}/{name}", RESUME):
+                        chunks[name] = np.asarray(self.arrays[name].oindex[numbers])
+        except ValueError:
+            return False
+        return all(
+            self._is_sound(index, {name: chunk[place] for name, chunk in chunks.items()})
+            for place, index in enumerate(indices)
+        )
+
+    def _is_sound(self, index: int, chunks: Mapping[str, NDArray[Any]]) -> bool:
+        mark = int(chunks["done"])
+        if SUMS not in chunks:
+            status = chunks["values"][..., -1, : self.layout.blocks.tile_count(index)]
+            return mark != DONE["complete"] or not bool(np.isnan(status).any())
+        row = chunks[SUMS]
+        names = vouched(row, index, mark) or ()
+        return bool((row == row_of(index, mark, {name: chunks[name] for name in names})).all())
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the store holds checksums; those of before do not."""
+        return is_signed(self.group)
+
+    def forget(self, index: int) -> None:
+        """Take a block's mark away: it is missing from then on."""
+        self.arrays["done"][index] = DONE["missing"]
+
     def mark(self, index: int) -> int:
         """Return the mark (`DONE`) of one block; of what is shown alone."""
-        mark = int(np.asarray(self.arrays["done"][index]))
+        mark = int(self._chunk("done", index))
         if self.only is None or mark == DONE["missing"]:
             return mark
         failed = mark == DONE["failures"] and self.failures(index)
@@ -173,7 +251,9 @@ class Scores:
         """Yield the numbers of blocks, (model, draw, tile), some read at a time."""
         for start in range(0, len(indices), AT_ONCE):
             numbers = np.asarray(indices[start : start + AT_ONCE])
-            chunks = self.arrays["values"].oindex[numbers]
+            place = f"{self.group.store}/values/c, one of blocks {numbers[0]} to {numbers[-1]},"
+            with readable(place, RESUME):
+                chunks = self.arrays["values"].oindex[numbers]
             for index, chunk in zip(numbers, chunks, strict=True):
                 scores = decoded(chunk[..., : self.layout.blocks.tile_count(int(index))])
                 if self.only is not None:
@@ -190,43 +270,41 @@ class Scores:
         scores
             The block's.
         """
-        arrays, index, tiles, votes = self.arrays, scores.index, scores.tiles, scores.votes
+        index, tiles, votes = scores.index, scores.tiles, scores.votes
         causes = encoded_causes(scores.failures, self.layout.models)
         absent = _absent(tiles)
-        if absent.any() and arrays["done"][index] != DONE["missing"]:
+        if absent.any() and self.mark(index) != DONE["missing"]:
             tiles = self._completed(index, tiles, absent)
             # Patterns of some models and of others, scored later, cannot be joined any more: which
             # of their voxels were the same is gone. The table of more voters stays.
             if votes is not None and self.votes(index).voted.sum() >= votes.voted.sum():
                 votes = None
-            causes[absent] = np.asarray(arrays["causes"][index])[absent]
+            causes[absent] = self._chunk("causes", index)[absent]
         length = self.layout.blocks.tiles_per_block
-        arrays["values"][index] = encoded(tiles, length=length)
+        chunks: dict[str, NDArray[Any]] = {"values": encoded(tiles, length=length)}
         if votes is not None:
-            self._write_bank(index, votes, scores.precision)
+            chunks |= encoded_bank(votes, scores.precision, length=length)
         failed = bool(causes.any())
         if failed or absent.any():
-            arrays["causes"][index] = causes
+            chunks["causes"] = causes
         partial = bool(_absent(tiles).any())
-        arrays["done"][index] = DONE["failures" if failed else "partial" if partial else "complete"]
+        mark = DONE["failures" if failed else "partial" if partial else "complete"]
+        for name, chunk in chunks.items():
+            self.arrays[name][index] = chunk
+        self._vouch(index, mark, chunks)
+        self.arrays["done"][index] = mark
 
-    def _write_bank(
-        self, index: int, votes: VoteTables, precision: NDArray[np.float64] | None
-    ) -> None:
-        """Write what the models say of each other on a block."""
-        length = self.layout.blocks.tiles_per_block
-        rows = encoded_votes(votes, columns=vote_columns(votes.models))
-        if len(rows) < length:  # a cut block; zarr would read a chunk before it writes a part of it
-            rows = np.pad(rows, ((0, length - len(rows)), (0, 0)))
-        self.arrays["votes"][index] = rows
-        if precision is not None:
-            pairs = np.full((len(precision), length), np.nan)
-            pairs[:, : precision.shape[-1]] = precision
-            self.arrays["precision"][index] = pairs
+    def _vouch(self, index: int, mark: int, chunks: Mapping[str, NDArray[Any]]) -> None:
+        """Write what tells later that a block's chunks are these."""
+        if not self.is_signed:
+            return
+        bank = ("votes", "precision") if self.layout.instances else ("votes",)
+        stays = {name: self._chunk(name, index) for name in bank if name not in chunks}
+        self.arrays[SUMS][index] = row_of(index, mark, {**chunks, **stays})
 
     def _completed(self, index: int, tiles: TileScores, absent: NDArray[np.bool_]) -> TileScores:
         """Return a block's numbers, those of absent models from the store."""
-        chunk = np.asarray(self.arrays["values"][index])
+        chunk = self._chunk("values", index)
         completed = decoded(chunk[..., : tiles.status.shape[-1]])
         completed[~absent] = tiles[~absent]
         return completed
@@ -240,7 +318,7 @@ class Scores:
             Number of the block.
         """
         count = self.layout.blocks.tile_count(index)
-        rows = np.asarray(self.arrays["votes"][index])[:count]
+        rows = self._chunk("votes", index)[:count]
         tables = decoded_votes(rows, len(self.layout.models))
         hidden = () if self.only is None else np.flatnonzero(~self.only[index]).tolist()
         return tables.without(hidden) if hidden else tables
@@ -254,7 +332,7 @@ class Scores:
             Number of the block; instances must have been compared.
         """
         count = self.layout.blocks.tile_count(index)
-        rows: NDArray[np.float64] = np.asarray(self.arrays["precision"][index])[:, :count]
+        rows: NDArray[np.float64] = self._chunk("precision", index)[:, :count]
         if self.only is not None:
             counted = self.only[index]
             hidden = [not (counted[i] and counted[j]) for i, j in pairs_of(len(counted))]
@@ -263,7 +341,7 @@ class Scores:
 
     def failures(self, index: int) -> dict[str, str]:
         """Return the cause of failure of each model that failed on a block."""
-        causes = decoded_causes(np.asarray(self.arrays["causes"][index]), self.layout.models)
+        causes = decoded_causes(self._chunk("causes", index), self.layout.models)
         if self.only is None:
             return causes
         counted = dict(zip(self.layout.models, self.only[index], strict=True))
@@ -295,14 +373,15 @@ def count(
         Models that are proven to be the best, best first.
     """
     note: Any = {"blocks": list(blocks), "models": list(models), "first": list(first)}
-    scores.group.attrs.update({NOTE: note})
+    replace_attributes(scores.group, {**dict(scores.group.attrs), NOTE: note})
     return counted(scores)
 
 
 def count_all(scores: Scores) -> Scores:
     """Note that the ranking counts the whole store, and return that."""
-    if NOTE in scores.group.attrs:
-        del scores.group.attrs[NOTE]
+    attributes = dict(scores.group.attrs)
+    if attributes.pop(NOTE, None) is not None:
+        replace_attributes(scores.group, attributes)
     return replace(scores, only=None, first=())
 
 

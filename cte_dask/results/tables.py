@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cte_dask.consistency import METRICS
+from cte_dask.results.csv_text import csv_text
 from cte_dask.results.dataset import dataset_of
-from cte_dask.results.store import DONE, Scores
+from cte_dask.results.layout import DONE
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import xarray as xr
+
+    from cte_dask.results.store import Scores
 
 
 __all__ = ["ranking_csv", "tile_tables"]
@@ -35,17 +36,16 @@ def ranking_csv(result: Mapping[str, Any]) -> str:
     fields = ("cte", "low", "high", "n_tiles", "nan_fraction")
     columns = [f"{name} {field}" for name in names for field in fields]
     bank = ("transfer", "estimated_f1", "consistency")
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     lead = ["rank", "model", "flags", "excluded", "foreground_fraction"]
-    table.writerow([*lead, *(f"{b}{end}" for b in bank for end in ("", " low", " high")), *columns])
+    ends = [f"{b}{end}" for b in bank for end in ("", " low", " high")]
+    rows: list[list[Any]] = [[*lead, *ends, *columns, "note"]]
     for model in result["models"]:
         cells = [model["scores"].get(n, {}).get(f) for n in names for f in fields]
         flags = "; ".join(model["flags"])
         own = [model["rank"], model["name"], flags, model["excluded"], model["foreground_fraction"]]
         judged = [model.get(b, {}).get(end) for b in bank for end in ("value", "low", "high")]
-        table.writerow([*own, *judged, *cells])
-    return text.getvalue()
+        rows.append([*own, *judged, *cells, model["note"]])
+    return csv_text(rows)
 
 
 def tile_tables(scores: Scores) -> Iterator[pa.Table]:

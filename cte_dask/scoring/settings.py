@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ PERTURB_HELP = (
     f"{usual_strengths()}. {UNITS_HELP} Default: dropout:0.2, or mirror where a network cannot be "
     "opened; mirror and zoom:0.8 for banks of fewer than five models."
 )
+
+MOST_THREADS, MOST_BATCH = 64, 4096
+"""Bounds of what is asked for; a machine of more cores may use as many threads."""
 
 
 def silent(_: str) -> None:
@@ -101,6 +105,20 @@ class InferenceOptions:
     device: Annotated[str, "auto, cpu or cuda (an NVIDIA GPU)."] = "auto"
     precision: Annotated[str, "auto, float32, bfloat16 or float16."] = "auto"
     tell: Callable[[str], None] = silent
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that would take a machine down before anything is opened."""
+        cores = os.cpu_count() or 1
+        if self.threads > (most := max(MOST_THREADS, cores)):
+            raise ValueError(
+                f"threads must be at most {most}, not {self.threads}: this machine has {cores} "
+                "cores, and a network gains nothing from more threads than cores"
+            )
+        if self.batch is not None and self.batch > MOST_BATCH:
+            raise ValueError(
+                f"batch must be at most {MOST_BATCH}, not {self.batch}: all of a batch is in "
+                "memory at once; leave it out for what suits the device"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

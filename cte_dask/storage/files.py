@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -18,7 +20,37 @@ from cte_dask.storage.buckets import bucket_url, open_bucket
 from cte_dask.storage.faults import explaining
 from cte_dask.storage.retries import read_again
 
-__all__ = ["KINDS", "CloudFiles", "replacing"]
+__all__ = ["KINDS", "CloudFiles", "check_apart", "replacing"]
+
+
+def check_apart(out: str, target: str) -> None:
+    """Refuse to write results over the target, or into it.
+
+    Parameters
+    ----------
+    out
+        Path or URL of what is to be written.
+    target
+        Path or URL of what is read, where it is one.
+
+    Raises
+    ------
+    ValueError
+        If `out` is empty, is the target, or lies in it.
+    """
+    if not out.strip():
+        raise ValueError(f"--out {out!r} names no place: give a folder or URL for the results")
+    place, read = PurePosixPath(_place_of(out)), PurePosixPath(_place_of(target))
+    if place == read or read in place.parents:
+        raise ValueError(
+            f"--out {out} is {'' if place == read else 'in '}the target {target}, which is never "
+            "written to: choose a place beside it"
+        )
+
+
+def _place_of(url: str) -> str:
+    url = url.removeprefix("file://")
+    return url.partition("?")[0] if "://" in url else os.path.realpath(url)
 
 
 @contextmanager

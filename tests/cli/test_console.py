@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import typer
+from conftest import REPOSITORY, bank_text, write_model
+from processes import Command
 from troubled import cte
 
 from cte_dask.cli.app import app
+from cte_dask.cli.console import clear_errors, console_of, teller
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7])(?:;\d+)*m")
-TELLS_PROGRESS = {"rank", "plan", "calibrate", "evaluate", "report", "demo"}
+TELLS_PROGRESS = {"rank", "plan", "calibrate", "evaluate", "report", "maps", "suggest", "demo"}
 
 
 def all_commands() -> dict[str, object]:
@@ -85,3 +89,61 @@ def test_no_color_is_obeyed_on_a_terminal(monkeypatch, no_color, coloured):
     with console.capture() as shown:
         console.print("incomplete", style="yellow")
     assert bool(COLOUR.search(shown.get())) is coloured
+
+
+SMALL = ["--cluster", "none", "--tile", "1,32,32", "--roi", "0:2,0:64,0:64"]
+MARKUP = ("[/red]", "[bold]x", ":cat:")
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(target, tmp_path):
+    for seed, name in enumerate(MARKUP):
+        write_model(tmp_path / f"{seed}.safetensors", seed=seed)
+    text = bank_text([str(seed) for seed in range(len(MARKUP))])
+    for seed, name in enumerate(MARKUP):
+        text = text.replace(f"\n  {seed}:\n", f"\n  '{name}':\n")
+    bank = tmp_path / "bank.yaml"
+    bank.write_text(text)
+    out = tmp_path / "RUN"
+    done = cte("rank", target, "--bank", bank, "--out", out, *SMALL)
+    assert done.exit_code == 0, done.output
+    planned = cte("plan", target, "--bank", bank, *SMALL)
+    for name in MARKUP:
+        assert name in done.stdout
+        assert name in done.stderr, "progress"
+        assert name in planned.stdout
+
+
+def test_every_console_takes_text_as_it_is():
+    sources = (REPOSITORY / "cte_dask").rglob("*.py")
+    makers = [p.name for p in sources if re.search(r"\bConsole\(", p.read_text())]
+    assert makers == ["consoles.py"]
+
+
+def talking_bank(folder: Path) -> Path:
+    bank = folder / "bank.yaml"
+    bank.write_text(
+        "schema: cte-bank/1\nmodels:\n  talking: {format: python, source: 'talking:network', "
+        "trust: true, axes: yx, halo: {y: 8, x: 8}}\n"
+    )
+    return bank
+
+
+@pytest.mark.parametrize("cluster", ["none", pytest.param("local", marks=pytest.mark.slow)])
+def test_json_is_json_whatever_a_model_prints(target, tmp_path, cluster):
+    out = tmp_path / "RUN"
+    words = ["rank", target, "--bank", talking_bank(tmp_path), "--out", out, *SMALL]
+    command = Command([*words, "--cluster", cluster, "--workers", "1", "--json"], tmp_path)
+    assert command.wait() == 0, command.stderr
+    assert json.loads(command.stdout)["complete"] is True
+    assert "talking: predicting" in command.stderr
+    assert "talking below Python: predicting" in command.stderr
+
+
+def test_an_error_and_progress_show_no_secret_of_a_url(capsys):
+    url = "https://me:secret@host/a.zarr?sig=SECRET"
+    with pytest.raises(typer.Exit), clear_errors():
+        raise ValueError(f"{url}: no array there; tried '{url}'")
+    teller(console_of(False))(f"reading {url}")
+    shown = capsys.readouterr().err
+    assert "secret" not in shown.lower()
+    assert shown.count("https://…@host/a.zarr?…") == 3

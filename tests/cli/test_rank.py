@@ -24,6 +24,7 @@ from cte_dask.consistency import METRICS
 from cte_dask.inference import check, trial
 from cte_dask.models.network import ModelError
 from cte_dask.perturb import PERTURBATIONS, perturbation_kind
+from cte_dask.ranking import rank_target
 from cte_dask.volume import write_ome_zarr
 
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
@@ -88,6 +89,47 @@ def test_ranking_json_has_the_promised_fields(run):
         for score in model["scores"].values():
             assert score["low"] <= score["cte"] <= score["high"]
             assert score["n_tiles"] == 6 * 3 * 3
+
+
+def test_an_interval_of_one_region_is_a_dash_with_its_reason(target, bank_path, tmp_path):
+    done = rank(target, bank_path, tmp_path / "RUN", *MEASURED, "--roi", "0:1,0:32,0:32")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("no interval: one region alone") == 3
+    assert " – " in done.stdout
+    assert "– –" not in done.stdout
+    ranking = json.loads((tmp_path / "RUN" / "ranking.json").read_text())
+    for model in ranking["models"]:
+        assert {(s["low"], s["high"]) for s in model["scores"].values()} == {(None, None)}
+        assert model["first"] is model["beaten"] is None
+    rows = list(csv.DictReader((tmp_path / "RUN" / "ranking.csv").read_text().splitlines()))
+    assert [row["note"] for row in rows] == [m["note"] for m in ranking["models"]]
+    assert cte("report", tmp_path / "RUN", "--gallery", "0").exit_code == 0
+    page = (tmp_path / "RUN" / "report.html").read_text()
+    assert "no interval: one region alone has a score" in page
+    assert "– –" not in page
+
+
+def test_no_old_result_lies_beside_the_scores_that_overwrite_it(
+    target, bank_path, tmp_path, monkeypatch
+):
+    out = tmp_path / "RUN"
+    assert rank(target, bank_path, out, *ROI).exit_code == 0
+    assert cte("report", out, "--gallery", "0").exit_code == 0
+    assert cte("maps", out).exit_code == 0
+    (out / "mine.txt").write_text("a note")
+    seen = []
+
+    def killed(*_, **__):
+        seen.append({p.name for p in out.iterdir()})
+        raise SystemExit(137)
+
+    monkeypatch.setattr(rank_target, "run_jobs", killed)
+    assert rank(target, bank_path, out, *ROI, "--overwrite").exit_code == 137
+    assert seen == [{"experiment.yaml", "scores.zarr", "mine.txt"}]
+    refused(cte("report", out, "--quiet"), "no finished run", "--resume")
+    monkeypatch.undo()
+    assert rank(target, bank_path, out, *ROI, "--resume").exit_code == 0
+    assert {p.name for p in out.iterdir()} >= {"ranking.json", "ranking.csv", "tiles.parquet"}
 
 
 def test_tiles_parquet_has_one_row_a_model_perturbation_and_tile(run):
@@ -304,6 +346,9 @@ def test_bad_targets_are_refused(bank_path, tmp_path):
         (("--repeats", "0"), ("repeats", "0")),
         (("--threads", "0"), ("threads", "0")),
         (("--batch", "0"), ("batch", "0")),
+        (("--threads", "10000"), ("threads", "10000", "at most")),
+        (("--batch", "100000000"), ("batch", "100000000", "at most 4096")),
+        (("--cluster", "local", "--workers", "100000"), ("workers", "100000", "at most")),
         (("--seed", "-1"), ("seed", "-1")),
         (("--device", "tpu"), ("tpu",)),
         (("--precision", "float8"), ("float8",)),
@@ -318,6 +363,22 @@ def test_bad_options_are_refused(target, bank_path, tmp_path, options, words):
     out = tmp_path / "RUN"
     refused(rank(target, bank_path, out, *options), *words)
     assert not (out / "ranking.json").exists()
+
+
+@pytest.mark.parametrize("place", ["", " ", "{}", "{}/RUN", "{}/../target.zarr/0/RUN"])
+def test_results_never_go_into_the_target(target, bank_path, place):
+    before = sorted(target.rglob("*"))
+    out = place.format(target)
+    refused(rank(target, bank_path, out), "--out")
+    refused(cte("calibrate", target, "--bank", bank_path, "--out", out), "--out")
+    assert sorted(target.rglob("*")) == before
+
+
+def test_maps_and_reports_never_go_into_the_target(run, target):
+    for command in ("maps", "report"):
+        done = cte(command, run[0], "--out", target / "new", "--quiet")
+        refused(done, "--out", "never written to")
+    assert not (target / "new").exists()
 
 
 def test_targets_without_information_are_refused(bank_path, tmp_path):

@@ -21,7 +21,9 @@ from cte_dask.cli import demo
 from cte_dask.cli.app import app
 from cte_dask.demo import LABELS, SHAPE, VOXEL_SIZE_NM, bank_path, write_demo_target
 from cte_dask.demo.simulate import simulate_nuclei
+from cte_dask.inference.probe import measure_halo
 from cte_dask.models import load_bank
+from cte_dask.models.loading import load_network
 from cte_dask.models.unet import UNet
 from cte_dask.volume import write_ome_zarr
 
@@ -42,6 +44,16 @@ def networks() -> dict[str, UNet]:
         built[spec.name] = UNet(**(spec.arguments or {})).eval()
         built[spec.name].load_state_dict(load_file(spec.source), strict=True)
     return built
+
+
+def test_the_bank_declares_a_halo_that_is_enough() -> None:
+    first, *others = load_bank(str(bank_path()))  # one architecture
+    network = load_network(first)
+    measured = measure_halo(network.forward, dims=2, multiple=8, activation=torch.sigmoid)
+    assert all(d >= m for d, m in zip(first.halo_zyx, measured.zyx, strict=True)), measured
+    assert {(o.halo_zyx, repr(o.arguments)) for o in others} == {
+        (first.halo_zyx, repr(first.arguments))
+    }
 
 
 def test_importing_the_demonstration_loads_nothing_heavy() -> None:

@@ -31,6 +31,9 @@ from cte_dask.ranking.bootstrap import (
 def test_medians_are_those_of_the_tiles_drawn(values, parts, seed):
     row = np.array(values)
     drawing = resample(10 * (np.arange(len(row)) % parts), seed=seed, resamples=20)
+    if len(np.unique(drawing.member[~np.isnan(row)])) < 2:
+        assert np.isnan(drawing.medians(row)).all()
+        return
     for counts, found in zip(drawing.counts, drawing.medians(row), strict=True):
         assert_equal(found, median(np.repeat(row, counts[drawing.member])))
 
@@ -70,8 +73,8 @@ def test_where_there_is_no_number_there_is_no_interval():
 
 
 @given(
-    values=hnp.arrays(float, st.integers(1, 60), elements=st.floats(0, 1)),
-    parts=st.integers(1, 8),
+    values=hnp.arrays(float, st.integers(2, 60), elements=st.floats(0, 1)),
+    parts=st.integers(2, 8),
     seed=st.integers(0, 99),
 )
 @examples(50)
@@ -80,6 +83,12 @@ def test_an_interval_lies_within_the_values_and_is_seeded(values, parts, seed):
     low, high = median_interval(values, cell, seed=seed, resamples=200)
     assert values.min() <= low <= high <= values.max()
     assert (low, high) == median_interval(values, cell, seed=seed, resamples=200)
+
+
+@pytest.mark.parametrize("values", [[0.9], [0.9, 0.8], [0.9, math.nan], [0.9, 0.8, math.nan]])
+def test_what_one_region_says_has_no_interval(values):
+    units = np.array([0, 0, 1])[: len(values)]
+    assert_equal(median_interval(np.array(values), units, seed=0), (math.nan, math.nan))
 
 
 def test_an_interval_covers_the_true_median_about_as_often_as_it_says():

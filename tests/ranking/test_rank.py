@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from golden import cases
 
+from cte_dask.ranking.notes import ONE_REGION
 from cte_dask.ranking.rank import rank
 from cte_dask.scoring.block_scores import STATUS
 
@@ -96,6 +97,18 @@ def test_a_model_without_any_score_is_ranked_last_not_lost():
     ranking = rank(dataset({"nan": [math.nan, math.nan], "poor": [0.01, 0.02]}))
     assert order(ranking) == ["poor", "nan"]
     json.dumps([m.to_dict() for m in ranking.models], allow_nan=False)
+
+
+def test_of_one_region_nothing_is_said_but_the_score():
+    one = rank(dataset({"a": [0.5], "b": [0.7]})).models
+    assert [m.name for m in one] == ["b", "a"]
+    for model in one:
+        score = model.scores["nhd@dropout:0.2"]
+        assert all(map(math.isnan, (score.low, score.high, model.first, model.beaten)))
+        assert model.note == ONE_REGION
+    two = rank(dataset({"a": [0.5, 0.5], "b": [0.7, math.nan], "c": [0.6, 0.6]})).models
+    assert [(m.name, m.note) for m in two] == [("b", ONE_REGION), ("c", ""), ("a", "")]
+    assert all(math.isnan(m.beaten) for m in two), "nobody knows how far the first is ahead"
 
 
 def test_a_model_ahead_everywhere_is_first_always():

@@ -102,6 +102,18 @@ def test_a_finished_run_is_its_ranking_its_experiment_and_its_scores(tmp_path, e
     assert run.scores.layout == layout_of(experiment)
 
 
+def test_old_results_go_as_a_whole_and_nothing_else(folder):
+    folder.create()
+    folder.write_ranking({"models": []}, "rank,model\n")
+    folder.write_calibration({"chosen": "dropout:0.2"}, "a,b\n")
+    folder.add_session(SESSION)
+    folder.drop_results()
+    assert folder.read_ranking() is None
+    assert folder.read_sessions() == []
+    assert folder.has_calibration()
+    folder.drop_results()  # there is nothing any more
+
+
 def test_a_ranking_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     folder = RunFolder(str(tmp_path))
     folder.write_ranking({"models": []}, "rank,model\n")

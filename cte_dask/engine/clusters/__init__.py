@@ -104,6 +104,8 @@ class ClusterKind:
         How it is written, for messages, such as ``"slurm[:SITE]"``; empty if that is its name.
     pattern
         Regular expression of the names that it takes.
+    most
+        Worker processes that it starts at most; None for any number.
     """
 
     open: Callable[..., AbstractContextManager[Client | None]]
@@ -111,6 +113,7 @@ class ClusterKind:
     gpus: Callable[[str], bool] = _without_gpus
     form: str = ""
     pattern: str = ".*"
+    most: int | None = None
 
 
 @contextmanager
@@ -142,7 +145,7 @@ def planned_workers(name: str, *, workers: int | None, threads: int) -> int:
     Raises
     ------
     ValueError
-        If the name is unknown or a number is not positive.
+        If the name is unknown, a number is not positive, or the cluster cannot bear so many.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
@@ -150,6 +153,11 @@ def planned_workers(name: str, *, workers: int | None, threads: int) -> int:
     if name == "none":
         return 1
     kind = _kind(name)
+    if kind.most is not None and workers is not None and workers > kind.most:
+        raise ValueError(
+            f"workers must be at most {kind.most} on --cluster {name}, not {workers}: each is a "
+            "process with a copy of the models; leave it out for one a core"
+        )
     return kind.workers(name, threads) if workers is None else workers
 
 

@@ -7,6 +7,7 @@ a worker that took it for itself would die amid a block, with a traceback.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def worker_environment(threads: int) -> dict[str, object]:
     return {f"{pool}_NUM_THREADS": threads for pool in _POOLS} | {
         "MALLOC_ARENA_MAX": 2,
         "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),  # of libraries to developers
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -48,7 +49,8 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
             _close(cluster)
 
 
-LOCAL = ClusterKind(open_local, pattern="local")
+MOST_A_CORE = 4
+LOCAL = ClusterKind(open_local, pattern="local", most=max(16, MOST_A_CORE * (os.cpu_count() or 1)))
 """Worker processes on this machine."""
 
 

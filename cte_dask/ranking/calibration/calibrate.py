@@ -32,6 +32,7 @@ from cte_dask.scoring.experiment import check_at_least
 from cte_dask.scoring.resolve import experiment_of
 from cte_dask.scoring.settings import InferenceOptions, ScoringOptions, TargetOptions, keywords
 from cte_dask.scoring.target import open_target
+from cte_dask.storage.files import check_apart
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -209,6 +210,7 @@ def calibrate_target(
     ValueError, OSError
         For any bad value, naming it and the remedy.
     """
+    check_apart(out, target.target)
     folder = RunFolder(out)
     if folder.has_calibration() and not overwrite:
         raise FileExistsError(f"{out} holds a calibration already: give --overwrite to replace it")

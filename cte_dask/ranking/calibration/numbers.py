@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency.score_names import ScoreName
+from cte_dask.results.csv_text import csv_text
 
 if TYPE_CHECKING:
     from cte_dask.ranking.calibration.strengths import Calibration, Strength
@@ -96,11 +95,9 @@ def calibration_table(result: Mapping[str, Any]) -> str:
     """
     models = sorted({name for s in result["strengths"] for name in s["models"]})
     fields = ("cte", "low", "high", "nan_fraction")
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([*COLUMNS, *(f"{name} {field}" for name in models for field in fields)])
+    rows = [[*COLUMNS, *(f"{name} {field}" for name in models for field in fields)]]
     for strength in result["strengths"]:
         lead = [strength[column] for column in COLUMNS]
         cells = [strength["models"].get(n, {}).get(f) for n in models for f in fields]
-        table.writerow([*lead, *cells])
-    return text.getvalue()
+        rows.append([*lead, *cells])
+    return csv_text(rows)

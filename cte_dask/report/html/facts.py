@@ -13,6 +13,7 @@ from cte_dask.report.html.answer import answer
 from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html.heat_maps import map_data, winners
 from cte_dask.report.html.tile_summary import summarise_tiles
+from cte_dask.report.terminal.incomplete import incomplete_lines
 from cte_dask.results.provenance import repeat_command, shown_url
 from cte_dask.scoring.block_scores import STATUS
 
@@ -69,7 +70,9 @@ def facts(
         "primary": primary,
         "score": score,
         "metric": ScoreName.parse(score).metric,
-        "complete": run.ranking["complete"],
+        "incomplete": incomplete_lines(
+            run.ranking, [m["name"] for m in entries if m["rank"] is None]
+        ),
         "blocks": run.ranking["blocks"],
         "not_stored": run.ranking.get("not_stored", ""),
         "models": models,
@@ -157,7 +160,7 @@ def _axes(
     models: Sequence[dict[str, Any]], summary: TileSummary
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Place intervals and histograms; return the axes of both for their headings."""
-    ends = [_number(m["drawn"][key]) for m in models for key in ("low", "high")]
+    ends = [_number(m["drawn"][key]) for m in models for key in ("low", "value", "high")]
     interval = axis_over(ends, 10, 150)
     lows = [q for m in models for q in (m["quantiles"][0],) if not math.isnan(q)]
     # From the lowest 5 % quantile, rounded down to 0.05: single outliers do not stretch the axis.
@@ -165,7 +168,8 @@ def _axes(
     for model, histogram in zip(models, summary.histogram, strict=True):
         if (drawn := model["drawn"])["value"] is not None:
             keys = ("low", "value", "high")
-            model["at"] = {key: interval.coordinate(drawn[key]) for key in keys}
+            known = [key for key in keys if drawn[key] is not None]
+            model["at"] = {key: interval.coordinate(drawn[key]) for key in known}
         if model["cte"] is not None:
             model["median_at"] = spread.coordinate(model["cte"])
         model["histogram"] = histogram_path(histogram.sum(axis=0), spread)

@@ -12,7 +12,7 @@ from typing import Any
 
 from cte_dask.report.html.facts import facts
 from cte_dask.results.run_folder import RunFolder, read_calibration
-from cte_dask.storage.files import replacing
+from cte_dask.storage.files import check_apart, replacing
 
 __all__ = ["page", "write_report"]
 
@@ -62,6 +62,8 @@ def write_report(
     tell("reading the scores")
     folder = RunFolder(run)
     finished = folder.finished()
+    if out is not None:
+        check_apart(out, finished.experiment["target"]["url"])
     curve = folder.read_calibration() if calibration is None else read_calibration(calibration)
     content, summary = facts(finished, curve)
     names = [m["name"] for m in content["models"] if not m["degenerate"]][:gallery_models]

@@ -24,6 +24,7 @@ from cte_dask.results.dataset import blocks_of
 from cte_dask.results.experiment_file import reopen
 from cte_dask.results.run_folder import RunFolder
 from cte_dask.results.store import DONE
+from cte_dask.storage.files import check_apart
 from cte_dask.storage.stores import absolute
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def write_maps(
     consensus, why = consensus_in(finished)
     if consensus is None and voxels:
         raise ValueError(why)
+    if out is not None:
+        check_apart(out, finished.experiment["target"]["url"])
     where = absolute(folder.maps_url if out is None else out)
     group = new_group(where, overwrite=overwrite)
     images = ImageGroup(group, layout.blocks, place)

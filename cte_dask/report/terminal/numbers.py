@@ -13,5 +13,7 @@ def shown_number(value: float, digits: int = 4) -> str:
 
 
 def shown_interval(low: float, high: float, digits: int = 4) -> str:
-    """Return the ends of an interval with some digits."""
+    """Return the ends of an interval with some digits, a dash where it is not known."""
+    if math.isnan(low) and math.isnan(high):
+        return "–"
     return f"{shown_number(low, digits)} – {shown_number(high, digits)}"

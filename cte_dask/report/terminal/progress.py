@@ -18,6 +18,7 @@ from rich.text import Text
 from cte_dask.report.terminal.numbers import shown_number
 from cte_dask.results.dataset import consistency_of
 from cte_dask.results.layout import layout_of
+from cte_dask.results.provenance import shown_urls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,7 +92,8 @@ class RunProgress:
         self.failed += bool(scores.failures)
         self._count(scores.tiles)
         for name, cause in scores.failures.items():
-            self.console.print(Text(f"block {scores.index}, model {name}: failed: {cause}"))
+            line = f"block {scores.index}, model {name}: failed: {shown_urls(cause)}"
+            self.console.print(Text(line))
         self._tell()
 
     def _count(self, tiles: TileScores) -> None:

@@ -8,20 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
 from cte_dask.ranking.correction import LABELLED
 from cte_dask.report.terminal.answer import counted_tiles, print_answer
+from cte_dask.report.terminal.consoles import plain_console
+from cte_dask.report.terminal.incomplete import incomplete_lines, number_of
 from cte_dask.report.terminal.numbers import shown_interval, shown_number
+from cte_dask.results.provenance import shown_url, shown_urls
 from cte_dask.results.skipped import TOLD, skipped
 from cte_dask.results.store import DONE
 from cte_dask.scoring.defaults import WITNESSES
 from cte_dask.volume.statistics import not_stored
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cte_dask.engine.cost import Plan
     from cte_dask.engine.racing.goal import Goal
     from cte_dask.inference.trial import ModelReport
@@ -167,9 +171,9 @@ def _flops(count: float) -> str:
 
 def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> Table:
     """Return what a run will read, compute and store, as a table."""
-    table = Table(title="Plan", show_header=False, title_justify="left")
+    table, volume = Table(title="Plan", show_header=False, title_justify="left"), experiment.volume
     rows = [
-        ("target", f"{experiment.volume.url}  {'×'.join(map(str, experiment.volume.shape))} (zyx)"),
+        ("target", f"{shown_url(volume.url)}  {'×'.join(map(str, volume.shape))} (zyx)"),
         ("tiles", f"{plan.tiles:,} of {'×'.join(map(str, experiment.grid.tile))} voxels"),
         ("blocks", f"{plan.blocks:,} of {'×'.join(map(str, plan.block_shape))} voxels"),
         ("reads", f"{shown_bytes(plan.bytes_read)} ({_ratio(plan)} of the target, halos included)"),
@@ -233,46 +237,28 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
         output().print(ranking_table(outcome.ranking))
     if text := outcome.result.get("not_stored"):
         console.print(Text(text), style="yellow")
-    blocks = outcome.result["blocks"]
+    lines = incomplete_lines(outcome.result, [m.name for m in outcome.ranking.models if m.excluded])
     if outcome.decision is not None:
         verdict = outcome.result["verdict"]
         console.print(Text(verdict), style="green" if outcome.decision.decided else "yellow")
         if outcome.result["contradiction"]:
             console.print(Text(outcome.result["contradiction"]), style="yellow")
-        _print_incomplete_race(outcome, console)
-    elif not outcome.result["complete"]:
-        left = blocks["total"] - blocks["done"]
-        console.print(
-            f"incomplete: {left} of {blocks['total']} blocks are missing ({blocks['failed']} "
-            f"failed), {len(outcome.experiment.excluded)} models are excluded; "
-            "--resume tries the blocks again",
-            style="yellow",
-            highlight=False,
-        )
+    for line in lines:
+        console.print(Text(line), style="yellow")
+    if outcome.decision is not None and not outcome.result["decided"]:
+        budget = outcome.result["stopped"] == "budget"
+        more = "more blocks or time with --until, " if budget else ""
+        console.print(f"--resume goes on: {more}or --exhaustive for all blocks", style="dim")
     for tile, causes in outcome.result.get("label_failures", {}).items():
         why = "; ".join(f"{name}: {cause}" for name, cause in causes.items())
         console.print(Text(f"labelled tile {tile} could not be measured: {why}"), style="yellow")
-    console.print(Text(f"results in {out}"), style="dim")
-
-
-def _print_incomplete_race(outcome: Outcome, console: Console) -> None:
-    result, excluded = outcome.result, len(outcome.experiment.excluded)
-    if result["blocks"]["failed"] or excluded:
-        console.print(
-            f"incomplete: {result['blocks']['failed']} of {result['blocks']['sampled']} blocks "
-            f"failed for some model, {excluded} models are excluded; --resume tries them again",
-            style="yellow",
-            highlight=False,
-        )
-    if not result["decided"]:
-        more = "more blocks or time with --until, " if result["stopped"] == "budget" else ""
-        console.print(f"--resume goes on: {more}or --exhaustive for all blocks", style="dim")
+    console.print(Text(f"results in {shown_url(out)}"), style="dim")
 
 
 def output() -> Console:
     """Return standard output, wide enough for a table where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, PIPE_WIDTH))
+    console = plain_console()
+    return console if console.is_terminal else plain_console(width=max(console.width, PIPE_WIDTH))
 
 
 def print_plan(
@@ -338,9 +324,9 @@ def print_status(
     if text := (ranking or {}).get("not_stored"):
         print(text)
     for why, tiles in left_out.items():
-        print(f"{tiles} tile{'s' * (tiles > 1)} {TOLD[why]}")
+        print(f"{number_of(tiles, 'tile')} {TOLD[why]}")
     for one in failed:
-        print(f"block {one['block']}, model {one['model']}: {one['cause']}")
+        print(f"block {one['block']}, model {one['model']}: {shown_urls(str(one['cause']))}")
 
 
 def print_checks(reports: Sequence[ModelReport], *, as_json: bool) -> None:
