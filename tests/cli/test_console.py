@@ -16,7 +16,17 @@ from cte_dask.cli.app import app
 from cte_dask.cli.console import clear_errors, console_of, teller
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7])(?:;\d+)*m")
-TELLS_PROGRESS = {"rank", "plan", "calibrate", "evaluate", "report", "maps", "suggest", "demo"}
+TELLS_PROGRESS = {
+    "rank",
+    "plan",
+    "calibrate",
+    "evaluate",
+    "report",
+    "maps",
+    "suggest",
+    "demo",
+    "models check",
+}
 
 
 def all_commands() -> dict[str, object]:
