@@ -248,7 +248,7 @@ def with_intervals(ranking: Ranking, intervals: Mapping[str, tuple[float, float]
     """Return a ranking with other intervals of what ranks, by name of the model."""
 
     def changed(model: ModelRank) -> ModelRank:
-        if model.name not in intervals:
+        if model.excluded is not None or model.name not in intervals:
             return model
         low, high = intervals[model.name]
         notes = [note for note in model.note.split("; ") if note != ONE_REGION]
