@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,10 @@ def main() -> None:
     os.nice(options.nice)
     records = []
     for path in sorted(options.cache.glob("*.pickle")):
-        data, truth = pickle.loads(path.read_bytes())
+        data, truth, _ = pickle.loads(path.read_bytes())
         print(path.stem, flush=True)
+        # foreground under the default perturbation: what ranks such a bank
+        data = data.sel(perturbation=["dropout:0.2"]).drop_vars("precision", errors="ignore")
         records.append({"target": path.stem.rpartition("-")[0], **_record(data, truth)})
     summary = _summary(records)
     content = {"summary": summary, "records": records, "versions": versions()}
@@ -65,10 +67,10 @@ def main() -> None:
     RESULT.with_suffix(".md").write_text(_tables(summary, records))
 
 
-def _record(data: xr.Dataset, truth: dict[str, Floats]) -> dict[str, Any]:
+def _record(data: xr.Dataset, truth: Mapping[str, Floats]) -> dict[str, Any]:
     """Return what labelled tiles tell of a target."""
     names = [str(n) for n in data.model.to_numpy()]
-    true = np.stack([truth[n] for n in names])
+    true = truth["f1"]
     ranking = rank(data, rule="transfer")
     leading = [m.name for m in ranking.models if m.rank is not None and not m.degenerate]
     flagged = np.array([n not in leading for n in names])
