@@ -12,6 +12,8 @@ from cte_dask.results.checksums import attributes_sum
 if TYPE_CHECKING:
     import zarr
 
+    from cte_dask.results.chunks import Chunk
+
 __all__ = [
     "RESUME",
     "Arrays",
@@ -77,14 +79,28 @@ def readable(place: str, remedy: str) -> Iterator[None]:
 
 
 class Arrays(dict[str, Any]):
-    """The arrays of a group, each opened when it is first asked for."""
+    """The arrays of a group, each opened when it is first asked for.
 
-    def __init__(self, group: zarr.Group) -> None:
-        self._group = group
+    Parameters
+    ----------
+    group
+        The group.
+    blocks
+        How many blocks each array holds, one a chunk.
+    chunks
+        What each holds of a block, by its name.
+    """
+
+    def __init__(self, group: zarr.Group, blocks: int, chunks: Mapping[str, Chunk]) -> None:
+        self._group, self._blocks, self._chunks = group, blocks, chunks
 
     def __missing__(self, name: str) -> Any:
+        chunk = self._chunks[name]
         with readable(f"{self._group.store}/{name}/zarr.json", RESUME):
-            array = self[name] = self._group[name]
+            array: Any = self._group[name]
+            if (array.shape, array.dtype) != ((self._blocks, *chunk.shape), chunk.dtype):
+                raise ValueError(f"{array.dtype} {array.shape}, not {chunk.dtype} {chunk.shape}")
+        self[name] = array
         return array
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cte_dask.results.block_codec import CAUSE_BYTES, COLUMNS, vote_columns
-from cte_dask.results.checksums import SUM_COLUMNS, SUMS
+from cte_dask.results.block_codec import COLUMNS
+from cte_dask.results.chunks import chunks_of
 from cte_dask.results.damage import is_signed, sign
 from cte_dask.results.layout import Layout
 from cte_dask.results.store import Scores, open_group, remove_store, store_of
@@ -122,54 +122,17 @@ def _describe(group: zarr.Group, layout: Layout) -> None:
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     compressors = (ZstdCodec(), Crc32cCodec())  # the outer one sees damage before it is decoded
-    blocks, models = len(layout.blocks), len(layout.models)
-    inner = (
-        models,
-        len(layout.perturbations) * layout.repeats,
-        len(COLUMNS),
-        layout.blocks.tiles_per_block,
-    )
-    group.create_array(
-        "values",
-        shape=(blocks, *inner),
-        chunks=(1, *inner),
-        dtype="float64",
-        fill_value=np.nan,
-        compressors=compressors,
-        dimension_names=("block", "model", "draw", "column", "tile"),
-    )
-    for name, inner_shape, dtype in (
-        ("done", (), "uint8"),
-        (SUMS, (len(SUM_COLUMNS),), "uint64"),
-        ("causes", (models, CAUSE_BYTES), "uint8"),
-    ):
+    blocks = len(layout.blocks)
+    for name, chunk in chunks_of(layout).items():
+        if name == "precision" and not layout.instances:
+            continue
         group.create_array(
             name,
-            shape=(blocks, *inner_shape),
-            chunks=(1, *inner_shape),
-            dtype=dtype,
-            fill_value=0,
+            shape=(blocks, *chunk.shape),
+            chunks=(1, *(max(1, extent) for extent in chunk.shape)),
+            dtype=chunk.dtype,
+            fill_value=np.nan if chunk.dtype == "float64" else 0,
             compressors=compressors,
-        )
-    votes = (layout.blocks.tiles_per_block, vote_columns(models))
-    group.create_array(
-        "votes",
-        shape=(blocks, *votes),
-        chunks=(1, *votes),
-        dtype="uint64",
-        fill_value=0,
-        compressors=compressors,
-        dimension_names=("block", "tile", "column"),
-    )
-    if layout.instances:
-        pairs = (models * (models - 1) // 2, layout.blocks.tiles_per_block)
-        group.create_array(
-            "precision",
-            shape=(blocks, *pairs),
-            chunks=(1, max(1, pairs[0]), pairs[1]),
-            dtype="float64",
-            fill_value=np.nan,
-            compressors=compressors,
-            dimension_names=("block", "pair", "tile"),
+            dimension_names=("block", *chunk.axes) if chunk.axes else None,
         )
     sign(group, {**layout.to_dict(), "columns": COLUMNS, "status": STATUS})

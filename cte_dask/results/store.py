@@ -28,6 +28,7 @@ from cte_dask.results.block_codec import (
     encoded_causes,
 )
 from cte_dask.results.checksums import HASHED, SUMS, row_of, vouched
+from cte_dask.results.chunks import chunks_of
 from cte_dask.results.damage import (
     RESUME,
     Arrays,
@@ -145,7 +146,7 @@ class Scores:
     @cached_property
     def arrays(self) -> Mapping[str, Any]:
         """The zarr arrays by name; their documents are read once."""
-        return Arrays(self.group)
+        return Arrays(self.group, len(self.layout.blocks), chunks_of(self.layout))
 
     def done(self) -> NDArray[np.uint8]:
         """Return each block's mark (`DONE`), uint8 (block,); of what is shown alone."""
