@@ -127,7 +127,8 @@ def check(folder: Path, layout: Layout, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "number"), [(0, 40), pytest.param(40, 960, marks=pytest.mark.slow)]
+    ("first", "number"),
+    [(0, 20), *(pytest.param(n, 140, marks=pytest.mark.slow) for n in range(20, 1000, 140))],
 )
 def test_a_damaged_run_is_mended_or_refused_and_never_other_numbers(sound, tmp_path, first, number):
     folder, layout = sound
