@@ -39,7 +39,7 @@ def write_template(folder: Path) -> Path:
 
     The demonstration's folder is there too, with the small bank in place of its nine models.
     """
-    write_bank(folder, 3)
+    write_bank(folder, 5)  # so many that they judge each other
     image = blobs(SHAPE)
     labels = {"nuclei": (image > 128).astype(np.int32)}
     for target, run in (("TARGET", "RUN"), ("demo-run/target.zarr", "demo-run/run")):
