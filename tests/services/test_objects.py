@@ -33,6 +33,8 @@ from cte_dask.volume import VolumeReadError, open_volume
 pytestmark = [pytest.mark.service, pytest.mark.timeout(1800)]
 
 ARGUMENTS = ["--tile", "1,32,32", "--block", "1,2,2"]
+WIDE = ["--tile", "1,64,64", "--block", "1,1,1"]
+"""Of the demonstration's networks, which see 48 voxels around a tile."""
 NAMES = ("AWS_", "AZURE_", "GOOGLE_")
 
 
@@ -82,7 +84,8 @@ def ranked(target, bank, out, *more: str) -> Result:
 def in_process(sharded, tmp_path_factory) -> list[dict]:
     """The demo bank's ranking of local files: what every store must give."""
     out = tmp_path_factory.mktemp("local") / "RUN"
-    assert ranked(sharded, bank_path(), out, "--cluster", "none").exit_code == 0
+    done = ranked(sharded, bank_path(), out, "--cluster", "none", *WIDE)
+    assert done.exit_code == 0, done.output
     return result_of(str(out))["models"]
 
 
@@ -115,7 +118,7 @@ def test_the_demo_bank_there_gives_the_local_ranking_and_no_secret_is_left(
     cluster = (
         ["--cluster", "local", "--workers", "1"] if store.scheme == "s3" else ["--cluster", "none"]
     )
-    done = ranked(target, bank_path(), out, *cluster)
+    done = ranked(target, bank_path(), out, *cluster, *WIDE)
     assert done.exit_code == 0, done.output
     result = result_of(out)
     assert len(result["models"]) == 9
