@@ -60,8 +60,9 @@ def conduct_of(loaded: Predictor) -> Conduct:
         first, again = (loaded.network.forward(x) for _ in range(2))
         if not _close(first, again, tolerance):
             return Conduct(steady=False)
-        # networks differ in the intensities that they take; noise of others may leave them cold
-        alone = number < 2 or all(_alone(loaded, c * x, tolerance) for c in (1.0, 255.0))
+        # networks that take raw intensities may be left cold by noise from 0 to 1
+        levels = (1.0,) if loaded.spec.preprocessing else (1.0, 255.0)
+        alone = number < 2 or all(_alone(loaded, c * x, tolerance) for c in levels)
     return Conduct(alone=alone)
 
 

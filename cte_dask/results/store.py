@@ -291,7 +291,8 @@ class Scores:
         partial = bool(_absent(tiles).any())
         mark = DONE["failures" if failed else "partial" if partial else "complete"]
         for name, chunk in chunks.items():
-            self.arrays[name][index] = chunk
+            # empty ones too: else zarr deletes what is not there, a request that some stores refuse
+            self.arrays[name].with_config({"write_empty_chunks": True})[index] = chunk
         self._vouch(index, mark, chunks)
         self.arrays["done"][index] = mark
 
