@@ -20,7 +20,7 @@ from cte_dask.inference.memory import peak_memory, reset_peak
 from cte_dask.inference.trial import seconds_per_tile
 from cte_dask.results.block_codec import COLUMNS, vote_columns
 from cte_dask.scoring.bank_votes import kept_bytes
-from cte_dask.scoring.block_reader import largest_slab, margins
+from cte_dask.scoring.block_reader import largest_slab, margins, slabs_of
 from cte_dask.scoring.score_block import loaded
 from cte_dask.tiles import BlockGrid, Shape
 
@@ -153,7 +153,10 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     models = len(experiment.candidates)
     pairs = models * (models - 1) // 2 if experiment.instances else 0
     numbers = 8 * (columns * models + pairs + vote_columns(models))
-    window = largest_slab(experiment, blocks.block_at(len(blocks) // 2))
+    middle = blocks.block_at(len(blocks) // 2)
+    window = largest_slab(experiment, middle)
+    tiles = max(s.tiles.stop - s.tiles.start for s in slabs_of(experiment, middle))
+    masks = kept_bytes(experiment, tiles)
     reset_peak(experiment.device)
     costs = _costs(experiment, tell)
     load_kernels(experiment.device, instances=experiment.instances)
@@ -171,9 +174,8 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
         and host
         + 3 * window
         + 2 * numbers * blocks.tiles_per_block
-        + (0 if experiment.device == "cuda" else kept_bytes(experiment)),
-        bytes_device=device
-        and device + (window + kept_bytes(experiment) if experiment.device == "cuda" else 0),
+        + (0 if experiment.device == "cuda" else masks),
+        bytes_device=device and device + (window + masks if experiment.device == "cuda" else 0),
         bytes_stored=numbers * len(experiment.grid),
         models=tuple(costs),
     )

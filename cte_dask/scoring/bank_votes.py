@@ -42,16 +42,18 @@ def _bytes_of_tile(experiment: Experiment) -> int:
     return -(-bits * math.prod(experiment.grid.tile) // 8)
 
 
-def kept_bytes(experiment: Experiment) -> int:
+def kept_bytes(experiment: Experiment, tiles: int) -> int:
     """Return the most that is kept at a time, in bytes.
 
     Parameters
     ----------
     experiment
         The run.
+    tiles
+        Number of tiles of the largest slab of a block (`cte_dask.scoring.block_reader`).
     """
     tile = _bytes_of_tile(experiment)
-    return max(tile, min(MOST_BYTES, experiment.blocks.tiles_per_block * tile))
+    return max(tile, min(MOST_BYTES, tiles * tile))
 
 
 def parts_of(experiment: Experiment, tiles: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
