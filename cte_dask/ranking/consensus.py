@@ -23,10 +23,18 @@ from cte_dask.results.dataset import read_scores
 if TYPE_CHECKING:
     import xarray as xr
 
+    from cte_dask.ranking.ballot import Ballot
     from cte_dask.ranking.latent_truth import Fit
     from cte_dask.results.run_folder import FinishedRun
 
-__all__ = ["Consensus", "consensus_in", "consensus_of", "seen_by", "uncertainty_of"]
+__all__ = [
+    "Consensus",
+    "consensus_in",
+    "consensus_of",
+    "seen_by",
+    "seen_patterns",
+    "uncertainty_of",
+]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -84,10 +92,7 @@ def consensus_of(data: xr.Dataset, degenerate: Mask) -> Consensus:
             f"{number} models of this run have a say, a consensus takes {FEWEST}: rank a larger "
             "bank to see one"
         )
-    probability, tempered = np.empty(len(ballot.votes)), np.empty(len(ballot.votes))
-    for rows, voted in ballot.pieces():
-        votes = ballot.votes[rows]
-        probability[rows], tempered[rows] = seen_by(fit, votes, voted)
+    probability, tempered = seen_patterns(fit, ballot)
     seen = (probability > 0.5).astype(np.float64)
     columns = [tempered * seen, seen, tempered, np.ones_like(seen)]
     common, foreground, expected, voxels = ballot.per_tile(np.stack(columns, axis=1)).T
@@ -146,6 +151,22 @@ def seen_by(fit: Fit, votes: Mask, voted: Mask) -> tuple[Floats, Floats]:
     fitted = fit.only(0).probability(votes.astype(np.float64), voted)[:, 0]
     share = votes[:, heard].mean(axis=1) if heard.any() else fitted
     return fitted, (fitted + share) / 2
+
+
+def seen_patterns(fit: Fit, ballot: Ballot) -> tuple[Floats, Floats]:
+    """Return `seen_by` of every pattern of votes of a target.
+
+    Parameters
+    ----------
+    fit
+        Rates of the models; the first fit counts.
+    ballot
+        The votes.
+    """
+    probability, tempered = np.empty(len(ballot.votes)), np.empty(len(ballot.votes))
+    for rows, voted in ballot.pieces():
+        probability[rows], tempered[rows] = seen_by(fit, ballot.votes[rows], voted)
+    return probability, tempered
 
 
 def uncertainty_of(tempered: Floats) -> Floats:

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cte_dask.consistency.degenerate import EVERYTHING, NOTHING
+from cte_dask.consistency.degenerate import DISTRUSTED
 from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.ranking.ballot import ballot_of
+from cte_dask.ranking.consensus import seen_patterns
 from cte_dask.ranking.latent_truth import fit_truth
 from cte_dask.results.block_codec import votes_in
 from cte_dask.results.dataset import read_scores
@@ -51,8 +52,6 @@ Pair = tuple[int, int]
 
 MOST_MODELS = 12
 """Leading models whose order is to be decided; nobody picks the thirteenth."""
-SHARE_OF_VOTES = 0.5
-"""Of the mean vote in the probability that a voxel is foreground; the rest is the fit's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,22 +221,12 @@ def _worth(data: xr.Dataset, models: Sequence[int]) -> tuple[list[Pair], Floats]
     # a copy differs from its original nowhere: it would take a place among the leading ones
     originals = [m for m in models if truth.original[m] == m and tables.voted[:, m].any()]
     pairs = list(combinations(sorted(originals[:MOST_MODELS]), 2))
-    say = truth.consensus.say[0]
-    fitted = np.concatenate(
-        [np.empty(0), *(truth.consensus.probability(*p)[:, 0] for p in _pieces(ballot))]
-    )
-    mean = ballot.votes[:, say].mean(axis=1) if say.any() else fitted
-    u = SHARE_OF_VOTES * mean + (1 - SHARE_OF_VOTES) * fitted
-    return pairs, np.array([_variance(ballot, pair, fitted, u) for pair in pairs]).reshape(
-        len(pairs), len(tables)
-    )
+    fitted, tempered = seen_patterns(truth.consensus, ballot)
+    rows_of = [_variance(ballot, pair, fitted, tempered) for pair in pairs]
+    return pairs, np.array(rows_of).reshape(len(pairs), len(tables))
 
 
-def _pieces(ballot: Ballot) -> list[tuple[Floats, npt.NDArray[np.bool_]]]:
-    return [(ballot.votes[rows].astype(np.float64), voted) for rows, voted in ballot.pieces()]
-
-
-def _variance(ballot: Ballot, pair: Pair, fitted: Floats, u: Floats) -> Floats:
+def _variance(ballot: Ballot, pair: Pair, fitted: Floats, tempered: Floats) -> Floats:
     """Return the variance of the difference of two models' F1 on each tile, (tile,)."""
     votes = ballot.votes[:, pair].astype(np.float64)
     *sizes, truth = ballot.per_tile(np.concatenate([votes, fitted[:, None]], axis=1)).T
@@ -247,7 +236,7 @@ def _variance(ballot: Ballot, pair: Pair, fitted: Floats, u: Floats) -> Floats:
         votes[ballot.place, k] / np.maximum(size + truth, 1.0)[tile] for k, size in enumerate(sizes)
     )
     weight = 2 * ballot.voxels * (first - second)
-    coin = (u * (1 - u))[ballot.place]
+    coin = (tempered * (1 - tempered))[ballot.place]
     variance = np.bincount(tile, weight**2 * coin, minlength=len(lengths))
     return np.where(ballot.voted[:, pair].all(axis=1), variance, 0.0)
 
@@ -270,7 +259,7 @@ def _greedy(worth: Floats, number: int, *, taken: npt.NDArray[np.int64]) -> list
 def _leading(run: FinishedRun) -> list[str]:
     """Return the models of a ranking that are worth telling apart, best first."""
     models = [m for m in run.ranking["models"] if m["rank"] is not None]
-    return [m["name"] for m in models if not {NOTHING, EVERYTHING} & set(m["flags"])]
+    return [m["name"] for m in models if DISTRUSTED.isdisjoint(m["flags"])]
 
 
 def _command(run: FinishedRun, labels: str) -> str:

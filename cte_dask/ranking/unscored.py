@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cte_dask.results.skipped import TOLD
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
@@ -11,15 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UNSCORED", "why_unscored"]
 
-UNSCORED = {
-    "non_finite_output": "with NaN in the prediction",
-    "non_finite_input": "with NaN or infinite voxels in the target",
-    "failed": "on which it failed",
-    "constant": "of one value throughout",
-    "masked": "outside the mask",
-    "absent": "not computed",
-}
-"""Why tiles have no score, after their number."""
+UNSCORED = {**TOLD, "failed": "on which it failed", "absent": "not computed"}
+"""Why tiles have no score, after their number, of one model."""
 
 
 def why_unscored(model: xr.Dataset) -> str:

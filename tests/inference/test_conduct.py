@@ -91,7 +91,7 @@ def test_a_model_that_gives_nan_on_every_tile_has_no_rank_and_the_run_is_not_com
     assert not result["complete"]
     broken = next(m for m in result["models"] if m["name"] == "nan")
     assert broken["rank"] is None
-    assert broken["excluded"] == "no tile was scored: 8 with NaN in the prediction"
+    assert broken["excluded"] == "no tile was scored: 8 with NaN in a prediction"
     assert {m["name"] for m in result["models"] if m["rank"]} == {"plain", "frozen"}
 
 
