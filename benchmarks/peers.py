@@ -39,7 +39,8 @@ from torch import Tensor, nn
 
 from cte_dask import load_bank, open_volume, resolve
 from cte_dask.models.unet import UNet
-from cte_dask.scoring.score_block import loaded, score_block
+from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.score_block import score_block
 
 TILE = 128
 FRAME = 224  # a tile with 46 voxels a side, rounded up to what the networks take
@@ -139,7 +140,7 @@ def monai_prediction(network: nn.Module, volume: np.ndarray) -> Callable[[], Any
 
 def our_prediction(experiment: Any, volume: np.ndarray) -> Callable[[], None]:
     """The unperturbed pass of every tile, from raw intensities to probabilities."""
-    ready = loaded(experiment, experiment.candidates[0])
+    ready = predictor(experiment.candidates[0], experiment.inference)
     before, extent = ready.frame.before[1:], ready.frame.extent[1:]
     rest = [e - TILE - b for b, e in zip(before, extent, strict=True)]
     padding = ((0, 0), *((b, r) for b, r in zip(before, rest, strict=True)))

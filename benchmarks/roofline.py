@@ -33,8 +33,9 @@ from cte_dask.perturb import draws_of
 from cte_dask.results.layout import layout_of
 from cte_dask.results.new_store import create
 from cte_dask.scoring.block_reader import read_window
+from cte_dask.scoring.candidates import predictor
 from cte_dask.scoring.experiment import Experiment
-from cte_dask.scoring.score_block import loaded, score_block
+from cte_dask.scoring.score_block import score_block
 from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.scoring.tile_statistics import tile_statistics
 
@@ -57,7 +58,7 @@ def end_to_end(experiment: Experiment, folder: Path) -> Callable[[], None]:
 
 def bare(experiment: Experiment) -> Callable[[], None]:
     """The passes of `end_to_end`, on frames that are tensors already."""
-    ready = loaded(experiment, experiment.candidates[0])
+    ready = predictor(experiment.candidates[0], experiment.inference)
     x, passes = ready.example(), ready.passes
     ones = example_masks(x, passes.path.channels, random=False)
     features = [ones for p in experiment.perturbations if p.space == "feature"]
@@ -76,7 +77,7 @@ def bare(experiment: Experiment) -> Callable[[], None]:
 
 def plain(experiment: Experiment) -> Callable[[], None]:
     """The module itself, one pass for the reference and one a perturbation."""
-    ready = loaded(experiment, experiment.candidates[0])
+    ready = predictor(experiment.candidates[0], experiment.inference)
     x, forward = ready.example(), ready.network.forward
     x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
     passes = -(-len(experiment.grid) // len(x)) * (1 + len(experiment.perturbations))
@@ -94,7 +95,7 @@ def comparing(experiment: Experiment) -> Callable[[], None]:
     block = experiment.blocks.block_at(0)
     scorer = TileScorer(
         experiment,
-        loaded(experiment, experiment.candidates[0]),
+        predictor(experiment.candidates[0], experiment.inference),
         read_window(experiment, block),
     )
     tiles = list(block.tiles[:1])

@@ -19,13 +19,16 @@ from cte_dask.consistency.instance import v_rand
 from cte_dask.inference.memory import peak_memory, reset_peak
 from cte_dask.inference.trial import seconds_per_tile
 from cte_dask.results.block_codec import COLUMNS, vote_columns
-from cte_dask.scoring.bank_votes import kept_bytes
-from cte_dask.scoring.block_reader import largest_slab, margins, slabs_of
-from cte_dask.scoring.score_block import loaded
+from cte_dask.scoring.bank_votes import bytes_of_tile, kept_bytes
+from cte_dask.scoring.block_reader import largest_slab, margins_of, slabs_of
+from cte_dask.scoring.candidates import predictor
 from cte_dask.tiles import BlockGrid, Shape
 
 if TYPE_CHECKING:
-    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.inference.settings import Inference
+    from cte_dask.perturb import Draw
+    from cte_dask.scoring.block_reader import Margins
+    from cte_dask.scoring.experiment import Candidate, Experiment
     from cte_dask.volume import Volume
 
 __all__ = ["ModelCost", "Plan", "load_kernels", "plan"]
@@ -148,24 +151,26 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     """
     volume, blocks = experiment.volume, experiment.blocks
     size = volume.dtype.itemsize
-    before, after = margins(experiment)
-    columns = len(experiment.perturbations) * experiment.repeats * len(COLUMNS)
+    tile = experiment.grid.tile
+    margins = margins_of(tile, experiment.candidates, experiment.perturbations)
+    columns = len(experiment.draws) * len(COLUMNS)
     models = len(experiment.candidates)
     pairs = models * (models - 1) // 2 if experiment.instances else 0
     numbers = 8 * (columns * models + pairs + vote_columns(models))
     middle = blocks.block_at(len(blocks) // 2)
-    window = largest_slab(experiment, middle)
-    tiles = max(s.tiles.stop - s.tiles.start for s in slabs_of(experiment, middle))
-    masks = kept_bytes(experiment, tiles)
+    window = largest_slab(volume, middle, tile, margins)
+    slabs = slabs_of(volume, middle, tile, margins)
+    tiles = max(s.tiles.stop - s.tiles.start for s in slabs)
+    masks = kept_bytes(tiles, bytes_of_tile(models, tile, instances=experiment.instances))
     reset_peak(experiment.device)
-    costs = _costs(experiment, tell)
+    costs = _costs(experiment.candidates, experiment.inference, experiment.draws, tell)
     load_kernels(experiment.device, instances=experiment.instances)
     host, device = peak_memory(experiment.device)
     return Plan(
         blocks=len(blocks),
         tiles=len(experiment.grid),
         block_shape=blocks.block_shape,
-        bytes_read=size * _voxels_read(volume, blocks, before, after),
+        bytes_read=size * _voxels_read(volume, blocks, margins),
         bytes_target=size * math.prod(volume.shape),
         bytes_window=window,
         # the slab that is scored, the next one as it is read and joined to what is kept of the one
@@ -181,8 +186,9 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     )
 
 
-def _voxels_read(volume: Volume, blocks: BlockGrid, before: Shape, after: Shape) -> int:
+def _voxels_read(volume: Volume, blocks: BlockGrid, margins: Margins) -> int:
     """Voxels of all chunks that the blocks touch, of a shard those alone: a product of sums."""
+    before, after = margins
     total = 1
     for axis in range(3):
         step = blocks.per_block[axis] * blocks.grid.tile[axis]
@@ -200,17 +206,19 @@ def _voxels_read(volume: Volume, blocks: BlockGrid, before: Shape, after: Shape)
     return total
 
 
-def _costs(experiment: Experiment, tell: Callable[[str], None]) -> list[ModelCost]:
+def _costs(
+    candidates: Sequence[Candidate],
+    inference: Inference,
+    draws: Sequence[Draw],
+    tell: Callable[[str], None],
+) -> list[ModelCost]:
     """Count and time the passes of every model, once for all that differ in their weights alone."""
-    from cte_dask.perturb import draws_of
-
-    draws = draws_of(experiment.perturbations, experiment.repeats)
     costs: list[ModelCost] = []
     measured: dict[Hashable, tuple[int, float]] = {}
     began = time.monotonic()
-    for candidate in experiment.candidates:
+    for candidate in candidates:
         tell(f"counting operations: {candidate.name}")
-        ready = loaded(experiment, candidate)
+        ready = predictor(candidate, inference)
         possible = [d for d in draws if candidate.supports(d.perturbation)]
         key = (ready.network.code or candidate.name, ready.passes.form, ready.batch, len(possible))
         if key not in measured:

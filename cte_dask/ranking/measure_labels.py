@@ -53,7 +53,8 @@ class MeasureTile:
 
     def give_up(self, job: Job, error: BaseException) -> TileAccuracy:
         """Return a tile on which nothing was measured, and why."""
-        return unmeasured_tile(self.experiment, job.block, cause_of(error))
+        names = [c.name for c in self.experiment.candidates]
+        return unmeasured_tile(job.block, names, cause_of(error))
 
 
 def measure_labels(

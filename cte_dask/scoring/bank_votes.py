@@ -28,37 +28,52 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.inference.outputs import Prediction
-    from cte_dask.scoring.experiment import Experiment
     from cte_dask.tiles import Shape
 
-__all__ = ["BankVotes", "kept_bytes", "parts_of"]
+__all__ = ["BankVotes", "bytes_of_tile", "kept_bytes", "parts_of"]
 
 MOST_BYTES = 2**28
 
 
-def _bytes_of_tile(experiment: Experiment) -> int:
-    """Return the bytes of all models' masks (and labels) of a tile."""
-    bits = len(experiment.candidates) * (1 + 32 * experiment.instances)
-    return -(-bits * math.prod(experiment.grid.tile) // 8)
+def bytes_of_tile(models: int, tile: Shape, *, instances: bool) -> int:
+    """Return the bytes of all models' masks (and labels) of a tile.
+
+    Parameters
+    ----------
+    models
+        Their number.
+    tile
+        Extent of a whole tile (z, y, x).
+    instances
+        Whether labels are kept, too.
+    """
+    return -(-models * (1 + 32 * instances) * math.prod(tile) // 8)
 
 
-def kept_bytes(experiment: Experiment, tiles: int) -> int:
+def kept_bytes(tiles: int, bytes_each: int) -> int:
     """Return the most that is kept at a time, in bytes.
 
     Parameters
     ----------
-    experiment
-        The run.
     tiles
         Number of tiles of the largest slab of a block (`cte_dask.scoring.block_reader`).
+    bytes_each
+        From `bytes_of_tile`.
     """
-    tile = _bytes_of_tile(experiment)
-    return max(tile, min(MOST_BYTES, tiles * tile))
+    return max(bytes_each, min(MOST_BYTES, tiles * bytes_each))
 
 
-def parts_of(experiment: Experiment, tiles: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Cut the tiles of a block into parts whose kept predictions fit."""
-    size = max(1, MOST_BYTES // _bytes_of_tile(experiment))
+def parts_of(tiles: NDArray[np.int64], bytes_each: int) -> Iterator[NDArray[np.int64]]:
+    """Cut the tiles of a block into parts whose kept predictions fit.
+
+    Parameters
+    ----------
+    tiles
+        Places of the tiles in the block.
+    bytes_each
+        From `bytes_of_tile`.
+    """
+    size = max(1, MOST_BYTES // bytes_each)
     for low in range(0, len(tiles), size):
         yield tiles[low : low + size]
 

@@ -15,7 +15,7 @@ computing takes longer::
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.perturb import Perturbation
-    from cte_dask.scoring.experiment import Experiment
+    from cte_dask.scoring.experiment import Candidate, Experiment
+    from cte_dask.volume import Volume
 
 __all__ = [
     "MOST_BYTES",
+    "Margins",
     "Slab",
     "Window",
     "largest_slab",
-    "margins",
+    "margins_of",
     "read_box",
     "read_window",
     "shifted",
@@ -66,22 +68,26 @@ class Window:
         return self.voxels[tuple(slice(a, a + s) for a, s in zip(low, shape, strict=True))]
 
 
-def margins(
-    experiment: Experiment, perturbations: Iterable[Perturbation] | None = None
-) -> tuple[Shape, Shape]:
+Margins = tuple[Shape, Shape]
+"""Context in voxels that a read adds before the start of its tiles and behind their stop."""
+
+
+def margins_of(
+    tile: Shape, candidates: Sequence[Candidate], perturbations: Iterable[Perturbation]
+) -> Margins:
     """Return the context that a block's read adds before its start and behind its stop.
 
     Parameters
     ----------
-    experiment
-        The run.
+    tile
+        Extent of a whole tile (z, y, x).
+    candidates
+        The models that read it; the widest context counts.
     perturbations
-        Those that will be run; by default the experiment's own. Some read more than the unperturbed
-        pass.
+        Those that will be run. Some read more than the unperturbed pass.
     """
-    tile = experiment.grid.tile
-    passes = [None, *(experiment.perturbations if perturbations is None else perturbations)]
-    boxes = [c.view(tile, p).box for c in experiment.candidates for p in passes]
+    passes = [None, *perturbations]
+    boxes = [c.view(tile, p).box for c in candidates for p in passes]
     before = [max(b[i] for b, _ in boxes) for i in range(3)]
     after = [max(s[i] - b[i] - tile[i] for b, s in boxes) for i in range(3)]
     return (before[0], before[1], before[2]), (after[0], after[1], after[2])
@@ -104,14 +110,15 @@ def read_window(
     OSError
         If the storage fails.
     """
-    before, after = margins(experiment, perturbations)
-    last = block.tiles[-1].start
+    tile = experiment.grid.tile
+    run = experiment.perturbations if perturbations is None else perturbations
+    before, after = margins_of(tile, experiment.candidates, run)
     start = shifted(block.start, before, -1)
-    stop = shifted(shifted(last, experiment.grid.tile, 1), after, 1)
-    return Window.on(experiment.device, read_box(experiment, start, stop), start)
+    stop = shifted(shifted(block.tiles[-1].start, tile, 1), after, 1)
+    return Window.on(experiment.device, read_box(experiment.volume, start, stop), start)
 
 
-def read_box(experiment: Experiment, start: Shape, stop: Shape) -> NDArray[Any]:
+def read_box(volume: Volume, start: Shape, stop: Shape) -> NDArray[Any]:
     """Read a box of the target.
 
     Raises
@@ -119,7 +126,7 @@ def read_box(experiment: Experiment, start: Shape, stop: Shape) -> NDArray[Any]:
     OSError
         If the storage fails, however often it was asked (`cte_dask.storage.retries`).
     """
-    return experiment.volume.read(start, stop)
+    return volume.read(start, stop)
 
 
 def shifted(a: Shape, b: Shape, sign: int) -> Shape:
@@ -173,10 +180,20 @@ class _Line:
         return self.starts[row] + self.behind
 
 
-def slabs_of(experiment: Experiment, block: Block) -> list[Slab]:
-    """Cut a block into slabs; each of its chunks lies in one slab's read."""
-    line = _line(experiment, block)
-    ends = _ends(experiment, line)
+def slabs_of(volume: Volume, block: Block, tile: Shape, margins: Margins) -> list[Slab]:
+    """Cut a block into slabs; each of its chunks lies in one slab's read.
+
+    Parameters
+    ----------
+    volume, block
+        The target and one of its blocks.
+    tile
+        Extent of a whole tile (z, y, x).
+    margins
+        From `margins_of`.
+    """
+    line = _line(volume, block, tile, margins)
+    ends = _ends(volume, line)
     total = (line.high - line.low) * line.bytes_each
     most = max(LEAST_BYTES, min(MOST_BYTES, total // LEAST_SLABS))
     across = len(block.tiles) // len(line.starts)
@@ -194,20 +211,29 @@ def slabs_of(experiment: Experiment, block: Block) -> list[Slab]:
     return slabs
 
 
-def largest_slab(experiment: Experiment, block: Block) -> int:
-    """Return the bytes of the largest slab of a block, with what is kept of the one before."""
-    line = _line(experiment, block)
-    return max(s.high - s.first for s in slabs_of(experiment, block)) * line.bytes_each
+def largest_slab(volume: Volume, block: Block, tile: Shape, margins: Margins) -> int:
+    """Return the bytes of the largest slab of a block, with what is kept of the one before.
+
+    Parameters
+    ----------
+    volume, block
+        The target and one of its blocks.
+    tile
+        Extent of a whole tile (z, y, x).
+    margins
+        From `margins_of`.
+    """
+    line = _line(volume, block, tile, margins)
+    return max(s.high - s.first for s in slabs_of(volume, block, tile, margins)) * line.bytes_each
 
 
-def _line(experiment: Experiment, block: Block) -> _Line:
+def _line(volume: Volume, block: Block, tile: Shape, margins: Margins) -> _Line:
     starts = tuple(sorted({t.start[0] for t in block.tiles}))
     axis = 0 if len(starts) > 1 else 1
     if axis:
         starts = tuple(sorted({t.start[1] for t in block.tiles}))
-    before, after = margins(experiment)
-    tile, last = experiment.grid.tile, block.tiles[-1].start
-    ends = shifted(shifted(last, tile, 1), after, 1)
+    before, after = margins
+    ends = shifted(shifted(block.tiles[-1].start, tile, 1), after, 1)
     extent = [e - s + b for e, s, b in zip(ends, block.start, before, strict=True)]
     across = math.prod(extent) // extent[axis]
     behind = tile[axis] + after[axis]
@@ -218,13 +244,13 @@ def _line(experiment: Experiment, block: Block) -> _Line:
         behind=behind,
         low=starts[0] - before[axis],
         high=starts[-1] + behind,
-        bytes_each=across * experiment.volume.dtype.itemsize,
+        bytes_each=across * volume.dtype.itemsize,
     )
 
 
-def _ends(experiment: Experiment, line: _Line) -> list[int]:
+def _ends(volume: Volume, line: _Line) -> list[int]:
     """Return how far to read for each row: to where the chunk ends in which its need ends."""
-    volume, axis = experiment.volume, line.axis
+    axis = line.axis
     extent, origin = volume.array_shape[axis], volume.origin[axis]
     unit = volume.chunks[axis]
     shard = volume.read_unit[axis]
@@ -241,32 +267,45 @@ def _ends(experiment: Experiment, line: _Line) -> list[int]:
     return [min(end, line.high) for end in ends]
 
 
-def windows(experiment: Experiment, block: Block) -> Iterator[tuple[slice, Window]]:
+def windows(
+    volume: Volume, block: Block, tile: Shape, margins: Margins, *, device: str
+) -> Iterator[tuple[slice, Window]]:
     """Yield the places of a slab's tiles in the block, and its voxels; the next is read meanwhile.
+
+    Parameters
+    ----------
+    volume, block
+        The target and one of its blocks.
+    tile
+        Extent of a whole tile (z, y, x).
+    margins
+        From `margins_of`.
+    device
+        Where the voxels go, ``"cpu"`` or ``"cuda"``.
 
     Raises
     ------
     OSError
         If the storage fails.
     """
-    slabs = slabs_of(experiment, block)
-    before, after = margins(experiment)
+    slabs = slabs_of(volume, block, tile, margins)
+    before, after = margins
     start = list(shifted(block.start, before, -1))
-    stop = list(shifted(shifted(block.tiles[-1].start, experiment.grid.tile, 1), after, 1))
+    stop = list(shifted(shifted(block.tiles[-1].start, tile, 1), after, 1))
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming = [reader.submit(_read, experiment, slabs[0], start, stop, None)]
+        coming = [reader.submit(_read, volume, slabs[0], start, stop, None)]
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
             voxels = coming.pop().result()
             if following is not None:
-                coming.append(reader.submit(_read, experiment, following, start, stop, voxels))
+                coming.append(reader.submit(_read, volume, following, start, stop, voxels))
             corner = list(start)
             corner[slab.axis] = slab.first
-            yield slab.tiles, Window.on(experiment.device, voxels, _triple(corner))
+            yield slab.tiles, Window.on(device, voxels, _triple(corner))
             del voxels  # before the next one is waited for
 
 
 def _read(
-    experiment: Experiment,
+    volume: Volume,
     slab: Slab,
     start: list[int],
     stop: list[int],
@@ -275,7 +314,7 @@ def _read(
     """Read a slab and put it behind what it needs of the one before."""
     low, high = list(start), list(stop)
     low[slab.axis], high[slab.axis] = slab.low, slab.high
-    return _joined(previous, read_box(experiment, _triple(low), _triple(high)), slab)
+    return _joined(previous, read_box(volume, _triple(low), _triple(high)), slab)
 
 
 def _joined(previous: NDArray[Any] | None, new: NDArray[Any], slab: Slab) -> NDArray[Any]:

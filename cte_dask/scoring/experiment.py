@@ -13,12 +13,13 @@ from cte_dask.consistency.score_names import ScoreName
 from cte_dask.inference.settings import Inference
 from cte_dask.models.spec import Variant
 from cte_dask.models.variants import AS_IT_IS
+from cte_dask.perturb import draws_of
 from cte_dask.perturb.views import Alike, TileContext, View, view_of
 from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
 
 if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
-    from cte_dask.perturb import Perturbation
+    from cte_dask.perturb import Draw, Perturbation
     from cte_dask.volume import IntensityStatistics, Volume
 
 __all__ = ["RULES", "Candidate", "Experiment", "versions"]
@@ -178,6 +179,11 @@ class Experiment:
     def blocks(self) -> BlockGrid:
         """The blocks of the run."""
         return BlockGrid(self.grid, self.per_block)
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """The perturbed runs of a tile."""
+        return draws_of(self.perturbations, self.repeats)
 
     @property
     def instances(self) -> bool:

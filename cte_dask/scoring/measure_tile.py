@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,8 @@ def measure_tile(experiment: Experiment, number: int, labels: NDArray[Any]) -> T
     try:
         window = read_window(single, block, ())
     except (OSError, ValueError) as error:
-        return unmeasured_tile(experiment, number, reason(error))
+        names = [c.name for c in experiment.candidates]
+        return unmeasured_tile(number, names, reason(error))
     for candidate in experiment.candidates:
         try:
             scorer = TileScorer(single, predictor(candidate, single.inference), window)
@@ -99,14 +101,16 @@ def _on_host(
     return values, None if instances is None else to_numpy(instances)
 
 
-def unmeasured_tile(experiment: Experiment, number: int, cause: str) -> TileAccuracy:
+def unmeasured_tile(number: int, names: Iterable[str], cause: str) -> TileAccuracy:
     """Return a tile on which no model was measured, and why.
 
     Parameters
     ----------
-    experiment, number
-        The run, and the tile's number.
+    number
+        Of the tile.
+    names
+        Of the models.
     cause
         The same for all models.
     """
-    return TileAccuracy(number, failures={c.name: cause for c in experiment.candidates})
+    return TileAccuracy(number, failures=dict.fromkeys(names, cause))

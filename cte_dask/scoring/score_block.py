@@ -17,20 +17,21 @@ from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.consistency.vote_patterns import VoteTables, joined, no_votes
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.memory import with_smaller_batches
-from cte_dask.scoring.bank_votes import BankVotes, parts_of
-from cte_dask.scoring.block_reader import Window, read_window, windows
+from cte_dask.scoring.bank_votes import BankVotes, bytes_of_tile, parts_of
+from cte_dask.scoring.block_reader import Window, margins_of, read_window, windows
 from cte_dask.scoring.block_scores import STATUS, BlockScores, TileScores, unscored
+from cte_dask.scoring.candidates import predictor
 from cte_dask.scoring.score_tiles import Keep, TileScorer, groups
 from cte_dask.tiles import Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cte_dask.inference.predictor import Predictor
     from cte_dask.perturb import Draw
     from cte_dask.scoring.experiment import Candidate, Experiment
+    from cte_dask.volume import Volume
 
-__all__ = ["failed_block", "loaded", "predict_tiles", "score_block"]
+__all__ = ["failed_block", "predict_tiles", "score_block"]
 
 
 def score_block(
@@ -66,15 +67,18 @@ def score_block(
     scores = failed_block(experiment, index, {}, models=numbers)
     for number in numbers:
         candidate = experiment.candidates[number]
-        scores.tiles[number] = _unscored(experiment, candidate, len(block.tiles))
-    bank = _Bank(experiment, len(block.tiles))
+        scores.tiles[number] = _unscored(candidate, experiment.draws, len(block.tiles))
+    volume, tile, count = experiment.volume, experiment.grid.tile, len(experiment.candidates)
+    bank = _Bank(count, len(block.tiles), instances=experiment.instances)
+    bytes_each = bytes_of_tile(count, tile, instances=experiment.instances)
     try:
-        for places, window in windows(experiment, block):
-            chosen = _unmasked(experiment, block.tiles[places])
+        margins = margins_of(tile, experiment.candidates, experiment.perturbations)
+        for places, window in windows(volume, block, tile, margins, device=experiment.device):
+            chosen = _unmasked(volume, block.tiles[places])
             constant = chosen & _constant(window, block.tiles[places])
             _mark_constant(scores, numbers, places.start + np.flatnonzero(constant))
             chosen &= ~constant
-            for group in parts_of(experiment, places.start + np.flatnonzero(chosen)):
+            for group in parts_of(places.start + np.flatnonzero(chosen), bytes_each):
                 predictions = _score_tiles(experiment, window, scores, places=group, models=numbers)
                 bank.add(group, predictions)
     except (OSError, ValueError) as error:
@@ -87,10 +91,9 @@ def score_block(
 class _Bank:
     """What the models of a bank say of each other, part by part of a block."""
 
-    def __init__(self, experiment: Experiment, tiles: int) -> None:
-        models = len(experiment.candidates)
+    def __init__(self, models: int, tiles: int, *, instances: bool) -> None:
         self.votes = [no_votes(1, models)] * tiles
-        self.precision = _no_precision(models, tiles) if experiment.instances else None
+        self.precision = _no_precision(models, tiles) if instances else None
 
     def add(self, places: NDArray[np.int64], predictions: BankVotes) -> None:
         """Take in some tiles' predictions, which are dropped then."""
@@ -130,7 +133,7 @@ def _score_tiles(
         if candidate.name in scores.failures:
             continue
         try:
-            scorer = TileScorer(experiment, loaded(experiment, candidate), window)
+            scorer = TileScorer(experiment, predictor(candidate, experiment.inference), window)
             score = partial(_score_model, scorer, candidate, tiles, partial(votes.keep, number))
             scores.tiles[number][:, places] = with_smaller_batches(scorer.ready, score)
         except FOREIGN as error:  # foreign code: one model's fault must not stop the bank
@@ -158,11 +161,10 @@ def failed_block(
     models
         Numbers of the models that it was wanted for, None for all; the others are ``absent``.
     """
-    draws = len(experiment.perturbations) * experiment.repeats
     count, tiles = len(experiment.candidates), experiment.blocks.tile_count(index)
     scores = BlockScores(
         index,
-        unscored((count, draws, tiles), "failed"),
+        unscored((count, len(experiment.draws), tiles), "failed"),
         causes,
         no_votes(tiles, count),
         _no_precision(count, tiles) if experiment.instances else None,
@@ -199,14 +201,14 @@ def predict_tiles(
     block = experiment.blocks.block_at(index)
     window = read_window(experiment, block, [d.perturbation for d in draws])
     for candidate in experiment.candidates:
-        scorer = TileScorer(experiment, loaded(experiment, candidate), window)
+        scorer = TileScorer(experiment, predictor(candidate, experiment.inference), window)
         for tile, passes in scorer.predictions(block.tiles, draws):
             yield candidate.name, tile, [foreground for foreground, _ in passes]
 
 
-def _unmasked(experiment: Experiment, tiles: Sequence[Tile]) -> NDArray[np.bool_]:
+def _unmasked(volume: Volume, tiles: Sequence[Tile]) -> NDArray[np.bool_]:
     """Return which of some tiles, a box of them, hold a voxel that the mask lets through."""
-    mask = experiment.volume.read_mask(tiles[0].start, tiles[-1].stop)
+    mask = volume.read_mask(tiles[0].start, tiles[-1].stop)
     if mask is None:
         return np.ones(len(tiles), bool)
     window = Window(mask, tiles[0].start)
@@ -227,18 +229,12 @@ def _mark_constant(scores: BlockScores, models: Sequence[int], places: NDArray[n
             scores.tiles[number].mark((masked, place), "constant")
 
 
-def _unscored(experiment: Experiment, candidate: Candidate, tiles: int) -> TileScores:
+def _unscored(candidate: Candidate, draws: Sequence[Draw], tiles: int) -> TileScores:
     """Return the numbers (draw, tile) of a model before any tile is scored."""
-    supported = [candidate.supports(d.perturbation) for d in _draws(experiment)]
+    supported = [candidate.supports(d.perturbation) for d in draws]
     scores = unscored((len(supported), tiles), "masked")
     scores.mark(~np.array(supported, bool), "unsupported")
     return scores
-
-
-def _draws(experiment: Experiment) -> tuple[Draw, ...]:
-    from cte_dask.perturb import draws_of
-
-    return draws_of(experiment.perturbations, experiment.repeats)
 
 
 def _score_model(
@@ -248,8 +244,8 @@ def _score_model(
     keep: Keep,
 ) -> TileScores:
     """Return the numbers (draw, tile) of one model for some tiles."""
-    draws = _draws(scorer.experiment)
-    scores = _unscored(scorer.experiment, candidate, len(tiles))
+    draws = scorer.experiment.draws
+    scores = _unscored(candidate, draws, len(tiles))
     rows = np.array([i for i, d in enumerate(draws) if candidate.supports(d.perturbation)], int)
     possible = [draws[i] for i in rows]
     for group in groups(np.arange(len(tiles)), scorer.ready):
@@ -261,10 +257,3 @@ def _score_model(
 def _at(keep: Keep, places: NDArray[np.int64]) -> Keep:
     """Return what keeps the tiles of a group that lies at some places."""
     return lambda good, reference, **limits: keep(places[good], reference, **limits)
-
-
-def loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
-    """Return a candidate's network, loaded once a process."""
-    from cte_dask.scoring.candidates import predictor
-
-    return predictor(candidate, experiment.inference)

@@ -28,7 +28,7 @@ from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
 from cte_dask.results.new_store import create
 from cte_dask.results.store import DONE, counted, open_scores
-from cte_dask.scoring.block_reader import margins
+from cte_dask.scoring.block_reader import margins_of
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.settings import TargetOptions
@@ -302,10 +302,10 @@ def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
 
     real, bad = scoring.windows, order(8)[2]
 
-    def unreadable(experiment, block, *rest):
+    def unreadable(volume, block, *rest, **device):
         if block.index == bad:
             raise OSError("no such chunk")
-        return real(experiment, block, *rest)
+        return real(volume, block, *rest, **device)
 
     with monkeypatch.context() as patched:
         patched.setattr(scoring, "windows", unreadable)
@@ -383,7 +383,9 @@ def test_each_chunk_of_the_sampled_blocks_is_read_once_for_twenty_models(tmp_pat
     monkeypatch.setattr(zarr.storage.LocalStore, "get", counted_get)
     work = Anytime(experiment, scores, Goal(blocks=8, epsilon=0.0))
     run_jobs(Checkpoint(experiment, url), work)
-    before, after = margins(experiment)
+    before, after = margins_of(
+        experiment.grid.tile, experiment.candidates, experiment.perturbations
+    )
     assert work.race.blocks == 8
     assert before == after == (0, 0, 0)
     assert len(reads) == len(set(reads)) == 8, "a block is a chunk: 1.00 of what was sampled"

@@ -165,11 +165,11 @@ def test_instances_are_evaluated_by_their_average_precision(target, truth, label
     assert found.performances == ("f1", "map")
     assert found.score_correlation("vrand@dropout:0.2").performance == "map"
     from cte_dask.scoring.block_reader import read_window
-    from cte_dask.scoring.score_block import loaded
+    from cte_dask.scoring.candidates import predictor
 
     experiment = reopen(str(out))
     block, candidate = experiment.blocks.block_at(0), experiment.candidates[0]
-    ready, window = loaded(experiment, candidate), read_window(experiment, block)
+    ready, window = predictor(candidate, experiment.inference), read_window(experiment, block)
     tile = block.tiles[0]
     low = tuple(a - b for a, b in zip(tile.start, ready.frame.before, strict=True))
     frame = window.frame(low, ready.frame.shape).astype("float32")

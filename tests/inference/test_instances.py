@@ -116,12 +116,13 @@ def test_v_rand_of_the_run_is_v_rand_of_the_labels(image, tmp_path):
     assert str(experiment.primary) == "vrand@dropout:0.5"
     data, _ = consistencies(experiment)
     from cte_dask.perturb import draws_of
-    from cte_dask.scoring.score_block import loaded, predict_tiles
+    from cte_dask.scoring.candidates import predictor
+    from cte_dask.scoring.score_block import predict_tiles
 
     components = segmenter("components", threshold=0.5)
     draws = draws_of(experiment.perturbations, 1)
     (candidate,) = experiment.candidates
-    assert loaded(experiment, candidate).segmenter == components
+    assert predictor(candidate, experiment.inference).segmenter == components
     compared = 0
     for _, tile, (reference, *perturbed) in predict_tiles(experiment, 0, draws):
         for draw, prediction in enumerate(perturbed):

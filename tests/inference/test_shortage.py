@@ -75,9 +75,9 @@ def test_a_traced_network_is_traced_anew_for_its_smaller_batch(settled):
     experiment = settled(8, 8, batch=8, **dropout)
     assert experiment.candidates[0].features
     from cte_dask.inference.memory import halve
-    from cte_dask.scoring import score_block as scoring
+    from cte_dask.scoring.candidates import predictor
 
-    ready = scoring.loaded(experiment, experiment.candidates[0])
+    ready = predictor(experiment.candidates[0], experiment.inference)
     halve(ready)
     halve(ready)
     assert ready.batch == 2

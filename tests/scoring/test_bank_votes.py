@@ -120,18 +120,18 @@ def test_votes_add_no_forward_pass(volume, bank, monkeypatch):
 
 
 def test_a_model_that_fails_has_no_vote_on_any_tile(volume, bank, monkeypatch):
-    loaded = scoring.loaded
+    predictor = scoring.predictor
     monkeypatch.setattr(bank_votes, "MOST_BYTES", 8000)
     seen: list[int] = []
 
-    def broken(experiment, candidate):
+    def broken(candidate, inference):
         if candidate.name == "model-1":
             seen.append(1)
             if len(seen) > 1:
                 raise RuntimeError("worn out")
-        return loaded(experiment, candidate)
+        return predictor(candidate, inference)
 
-    monkeypatch.setattr(scoring, "loaded", broken)
+    monkeypatch.setattr(scoring, "predictor", broken)
     scores = score_block(settled(volume, bank), 0)
     assert list(scores.failures) == ["model-1"]
     assert not scores.votes.voted[:, 1].any()
@@ -155,7 +155,7 @@ def test_masked_tiles_and_tiles_that_are_not_finite_have_no_votes(image, bank):
 
 def test_objects_of_each_two_models_are_compared(volume, bank):
     from cte_dask.scoring.block_reader import read_window
-    from cte_dask.scoring.score_block import loaded
+    from cte_dask.scoring.candidates import predictor
     from cte_dask.scoring.score_tiles import TileScorer
 
     experiment = settled(volume, bank, metrics=("vrand",))
@@ -164,7 +164,7 @@ def test_objects_of_each_two_models_are_compared(volume, bank):
     tile, labels = block.tiles[0], []
     for candidate in experiment.candidates:
         scorer = TileScorer(
-            experiment, loaded(experiment, candidate), read_window(experiment, block)
+            experiment, predictor(candidate, experiment.inference), read_window(experiment, block)
         )
         labels.append(scorer.predict([tile], [])[0].labels[0])
     for row, (i, j) in zip(scores.precision[:, 0], pairs_of(3), strict=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,20 +18,6 @@ from cte_dask.tiles import BlockGrid, TileGrid
 from cte_dask.volume import open_volume
 
 triples = st.tuples
-
-
-@dataclass
-class Cut:
-    """What a cut into slabs depends on: an experiment without models."""
-
-    volume: Any
-    grid: TileGrid
-    per_block: tuple[int, int, int]
-    device: str = "cpu"
-
-    @property
-    def blocks(self) -> BlockGrid:
-        return BlockGrid(self.grid, self.per_block)
 
 
 @pytest.fixture
@@ -72,15 +56,14 @@ def test_every_tile_sees_its_voxels(
     image = np.random.default_rng(0).integers(1, 2**16, whole).astype(np.uint16)
     zarr.create_array(path, data=image, chunks=chunks)
     volume = open_volume(str(path), roi=",".join(f"{o}:" for o in origin))
-    cut = Cut(volume, TileGrid(shape, tile), per_block)
+    blocks = BlockGrid(TileGrid(shape, tile), per_block)
     before, after = margins
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slabs, "margins", lambda _: margins)
         patch.setattr(slabs, "MOST_BYTES", most)
         patch.setattr(slabs, "LEAST_BYTES", 1)
-        for index in sorted({0, len(cut.blocks) // 2, len(cut.blocks) - 1}):
-            block, seen = cut.blocks.block_at(index), []
-            for places, window in windows(cut, block):
+        for index in sorted({0, len(blocks) // 2, len(blocks) - 1}):
+            block, seen = blocks.block_at(index), []
+            for places, window in windows(volume, block, tile, margins, device="cpu"):
                 for at in range(places.start, places.stop):
                     low = [s - b for s, b in zip(block.tiles[at].start, before, strict=True)]
                     extent = [t + b + a for t, b, a in zip(tile, before, after, strict=True)]
@@ -106,17 +89,17 @@ def test_a_block_is_cut_where_chunks_end_and_read_once(tmp_path, reads, monkeypa
     chunks, tile = ((8, 16, 16), (1, 16, 16)) if axis == 0 else ((1, 32, 16), (1, 16, 16))
     image = np.random.default_rng(0).integers(1, 255, shape).astype(np.uint8)
     zarr.create_array(path, data=image, chunks=chunks)
-    cut = Cut(open_volume(str(path)), TileGrid(shape, tile), (64, 64, 64))
-    block = cut.blocks.block_at(0)
-    monkeypatch.setattr(slabs, "margins", lambda _: ((0, 8, 8), (0, 8, 8)))
+    volume = open_volume(str(path))
+    block = BlockGrid(TileGrid(shape, tile), (64, 64, 64)).block_at(0)
+    margins = (0, 8, 8), (0, 8, 8)
     monkeypatch.setattr(slabs, "MOST_BYTES", 20_000)
     monkeypatch.setattr(slabs, "LEAST_SLABS", 8)
     monkeypatch.setattr(slabs, "LEAST_BYTES", 1)
-    found = slabs_of(cut, block)
+    found = slabs_of(volume, block, tile, margins)
     assert len(found) >= 4
     assert all(slab.axis == axis for slab in found)
     assert all(slab.high % chunks[axis] == 0 for slab in found[:-1])
-    for places, window in windows(cut, block):
+    for places, window in windows(volume, block, tile, margins, device="cpu"):
         assert window.voxels.nbytes <= 20_000
         assert places.stop > places.start
     assert (
@@ -129,8 +112,8 @@ def test_a_block_is_cut_where_chunks_end_and_read_once(tmp_path, reads, monkeypa
 def test_the_next_slab_is_read_while_one_is_scored(tmp_path, monkeypatch):
     path = tmp_path / "image.zarr"
     zarr.create_array(path, data=np.ones((64, 32, 32), np.uint8), chunks=(8, 32, 32))
-    cut = Cut(open_volume(str(path)), TileGrid((64, 32, 32), (1, 32, 32)), (64, 1, 1))
-    monkeypatch.setattr(slabs, "margins", lambda _: ((0, 0, 0), (0, 0, 0)))
+    tile, margins = (1, 32, 32), ((0, 0, 0), (0, 0, 0))
+    block = BlockGrid(TileGrid((64, 32, 32), tile), (64, 1, 1)).block_at(0)
     monkeypatch.setattr(slabs, "LEAST_BYTES", 1)
     done = [threading.Event() for _ in range(9)]
     original, count = slabs.read_box, iter(range(8))
@@ -142,7 +125,8 @@ def test_the_next_slab_is_read_while_one_is_scored(tmp_path, monkeypatch):
 
     monkeypatch.setattr(slabs, "read_box", noted)
     scored = 0
-    for number, _ in enumerate(windows(cut, cut.blocks.block_at(0))):
+    parts = windows(open_volume(str(path)), block, tile, margins, device="cpu")
+    for number, _ in enumerate(parts):
         # while this slab is looked at, the next one comes without being asked for
         assert number == 1 or done[number + 1].wait(30)
         scored += 1
@@ -150,20 +134,19 @@ def test_the_next_slab_is_read_while_one_is_scored(tmp_path, monkeypatch):
     assert not done[2].is_set(), "each is read once, and none beyond"
 
 
-def test_a_terabyte_is_read_in_slabs_as_small_as_those_of_a_gigabyte(tmp_path, monkeypatch):
+def test_a_terabyte_is_read_in_slabs_as_small_as_those_of_a_gigabyte(tmp_path):
     from cte_dask.scoring.block_size import plan_blocks
 
-    monkeypatch.setattr(slabs, "margins", lambda _: ((0, 46, 46), (0, 46, 46)))
+    tile, margins = (1, 256, 256), ((0, 46, 46), (0, 46, 46))
     most = []
     for number, edge in enumerate((1024, 10240)):
         path = tmp_path / f"{number}.zarr"
         zarr.create_array(path, shape=(edge,) * 3, chunks=(64, 128, 128), dtype="uint8")
         volume = open_volume(str(path))
-        cut = Cut(volume, TileGrid(volume.shape, (1, 256, 256)), (1, 1, 1))
-        cut.per_block = plan_blocks(cut.grid, volume.read_unit, workers=2)
-        block = cut.blocks.block_at(len(cut.blocks) // 2)
-        found = slabs_of(cut, block)
-        across = math.prod(n + 92 for n in cut.blocks.block_shape[1:])
+        grid = TileGrid(volume.shape, tile)
+        blocks = BlockGrid(grid, plan_blocks(grid, volume.read_unit, workers=2))
+        found = slabs_of(volume, blocks.block_at(len(blocks) // 2), tile, margins)
+        across = math.prod(n + 92 for n in blocks.block_shape[1:])
         most.append(max((s.high - s.first) * across for s in found))
         assert len(found) >= 2
     assert max(most) <= slabs.MOST_BYTES

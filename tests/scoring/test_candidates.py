@@ -17,7 +17,7 @@ from cte_dask.inference.outputs import resized
 from cte_dask.models import load_bank
 from cte_dask.models.spec import Variant
 from cte_dask.scoring import candidates as settling
-from cte_dask.scoring.block_reader import margins
+from cte_dask.scoring.block_reader import margins_of
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles, score_block
 from cte_dask.volume import open_volume
@@ -155,7 +155,7 @@ def test_a_block_is_read_once_and_weights_are_loaded_once_for_all_candidates(tmp
     assert not score_block(experiment, 0).failures
     assert sorted(loads) == ["model-0", "model-1"]
     assert len(reads) == 1
-    before, _ = margins(experiment)
+    before, _ = margins_of(experiment.grid.tile, experiment.candidates, experiment.perturbations)
     assert before == (0, 8, 8), "the widest: a halo of 4 at ×0.5"
     sizes = [settling.bytes_of(p) for p in settling._READY.values()]
     assert len(sizes) == 6

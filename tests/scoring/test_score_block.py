@@ -234,14 +234,14 @@ def test_a_model_that_fails_on_a_block_is_a_failure_with_its_cause(volume, bank,
     from cte_dask.scoring import score_block as scoring
 
     experiment = settle(volume, bank, block=(1, 3, 4))
-    loaded = scoring.loaded
+    predictor = scoring.predictor
 
-    def broken(experiment, candidate):
+    def broken(candidate, inference):
         if candidate.name == "model-1":
             raise RuntimeError("this network has had enough\nof it")
-        return loaded(experiment, candidate)
+        return predictor(candidate, inference)
 
-    monkeypatch.setattr(scoring, "loaded", broken)
+    monkeypatch.setattr(scoring, "predictor", broken)
     scores = score_block(experiment, 0)
     assert scores.failures == {"model-1": "RuntimeError: this network has had enough of it"}
     assert (scores.status[1] == STATUS["failed"]).all()
