@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 
     from cte_dask.inference.outputs import Prediction
     from cte_dask.inference.predictor import Predictor
+    from cte_dask.inference.settings import Inference
     from cte_dask.models.network import Network
     from cte_dask.models.spec import ModelSpec
     from cte_dask.scoring.experiment import Candidate, Experiment
-    from cte_dask.tiles import Tile
+    from cte_dask.tiles import Block, Tile
     from cte_dask.volume import Volume
 
 __all__ = ["BlockEvaluation", "BlockTask", "empty_evaluation", "evaluate_block"]
@@ -122,7 +123,7 @@ def evaluate_block(experiment: Experiment, labels: Volume, task: BlockTask) -> B
     block = experiment.blocks.block_at(task.index)
     window = read_window(experiment, block)
     truth = {t.index: read_labels(labels, t.start, t.stop) for t in block.tiles}
-    evaluation = empty_evaluation(experiment, task.index)
+    evaluation = empty_evaluation(block, len(experiment.candidates))
     evaluation.labelled[:] = [np.count_nonzero(truth[t.index]) for t in block.tiles]
     scene = _Scene(experiment, window, truth, task.featured, evaluation)
     for number, candidate in enumerate(experiment.candidates):
@@ -137,11 +138,21 @@ def evaluate_block(experiment: Experiment, labels: Volume, task: BlockTask) -> B
 
 
 def empty_evaluation(
-    experiment: Experiment, index: int, failures: Mapping[str, str] | None = None
+    block: Block, models: int, failures: Mapping[str, str] | None = None
 ) -> BlockEvaluation:
-    """Return a block in which nothing was measured, nor labels counted, with a cause per model."""
-    tiles = np.array([t.index for t in experiment.blocks.block_at(index).tiles], np.int64)
-    values = np.full((len(experiment.candidates), len(MEASURES), len(tiles)), math.nan)
+    """Return a block in which nothing was measured, nor labels counted, with a cause per model.
+
+    Parameters
+    ----------
+    block
+        The block.
+    models
+        Number of the models.
+    failures
+        Why a model failed, by name.
+    """
+    tiles = np.array([t.index for t in block.tiles], np.int64)
+    values = np.full((models, len(MEASURES), len(tiles)), math.nan)
     labelled = np.zeros(len(tiles), np.int64)
     return BlockEvaluation(tiles, labelled, values, failures=dict(failures or {}))
 
@@ -161,7 +172,7 @@ def _measured(
     scene: _Scene, candidate: Candidate, tiles: Sequence[Tile]
 ) -> Iterator[tuple[Tile, list[float]]]:
     """Yield each tile's measures."""
-    ready = _loaded(scene.experiment, candidate)
+    ready = _loaded(candidate, scene.experiment.inference)
     layers = _decoder(ready) if scene.featured else ()
     if isinstance(layers, str):
         scene.evaluation.unreached[candidate.name] = layers
@@ -199,9 +210,9 @@ def _captured_layers(ready: Predictor, layers: Sequence[DecoderLayer]) -> Iterat
         ready.passes = passes
 
 
-def _loaded(experiment: Experiment, candidate: Candidate) -> Predictor:
+def _loaded(candidate: Candidate, inference: Inference) -> Predictor:
     """Return a candidate's network without feature perturbation."""
-    return predictor(candidate, replace(experiment.inference, features=False))
+    return predictor(candidate, replace(inference, features=False))
 
 
 def _decoder(ready: Predictor) -> tuple[DecoderLayer, ...] | str:

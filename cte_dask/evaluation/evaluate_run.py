@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from cte_dask.evaluation.result import Evaluation
     from cte_dask.scoring.experiment import Candidate, Experiment
-    from cte_dask.tiles import BlockGrid
+    from cte_dask.tiles import BlockGrid, TileGrid
     from cte_dask.volume import Volume
 
 __all__ = ["evaluate_run"]
@@ -116,27 +116,26 @@ def evaluate_run(
         raise ValueError(f"workers must be at least 1, not {workers}")
     experiment = reopen(run)
     scores = counted(RunFolder(run).open_scores())
-    _check_names(leave_out or {}, experiment)
+    _check_names(leave_out or {}, experiment.candidates, experiment.excluded)
     truth = open_labels(labels, experiment.volume)
     dataset = read_scores(scores)
     dataset.attrs |= told_attributes(experiment)
     tell("looking where the labels are")
-    tasks = _tasks(experiment, dataset, truth, seed=seed, features=features)
-    task = EvaluateBlock(
-        experiment, truth, {t.index: t for t in tasks}, _parts(run, experiment, truth, tasks)
-    )
+    tasks = _tasks(experiment.blocks, dataset, truth, seed=seed, features=features)
+    parts = _parts(run, experiment.digest(), truth, tasks)
+    task = EvaluateBlock(experiment, truth, {t.index: t for t in tasks}, parts)
     with open_cluster(cluster, workers=workers, threads=experiment.threads) as client:
         evaluations = _evaluated(task, client, tell)
     completion = scores.done()
     missing = int((completion != DONE["complete"]).sum())
     notes = _notes(evaluations, len(experiment.candidates), missing, len(completion))
-    units = _units(experiment, dataset, bootstrap)
+    units = _units(experiment.volume, experiment.grid, dataset, bootstrap)
     tell("comparing ranks")
     task.parts.clear()
     return evaluation_of(
         dataset,
         rank(dataset),
-        _joined(experiment, dataset, evaluations, units, features=features),
+        _joined(experiment.candidates, dataset, evaluations, units, features=features),
         seed=seed,
         resamples=resamples,
         causes={n: c for b in evaluations for n, c in b.failures.items()},
@@ -158,45 +157,47 @@ def evaluate_run(
     )
 
 
-def _parts(run: str, experiment: Experiment, truth: Volume, tasks: Sequence[BlockTask]) -> Parts:
+def _parts(run: str, digest: str, truth: Volume, tasks: Sequence[BlockTask]) -> Parts:
     """Return the store of this evaluation's finished blocks."""
     # Its name is a digest of run, labels and tasks: another evaluation never reads these blocks.
     contents = [(t.index, t.scored.tobytes().hex(), sorted(t.featured)) for t in tasks]
-    key = parts_key(experiment.digest(), truth.describe(), contents)
+    key = parts_key(digest, truth.describe(), contents)
     return Parts(RunFolder(run).evaluation_parts_url(key))
 
 
-def _check_names(names: Mapping[str, str], experiment: Experiment) -> None:
-    accepted = {c.name for c in experiment.candidates} | set(experiment.excluded)
+def _check_names(
+    names: Mapping[str, str], candidates: Sequence[Candidate], excluded: Mapping[str, str]
+) -> None:
+    accepted = {c.name for c in candidates} | set(excluded)
     if unknown := [n for n in names if n not in accepted]:
         raise ValueError(f"no model {unknown[0]!r} to leave out: there are {', '.join(accepted)}")
 
 
 def _units(
-    experiment: Experiment, dataset: xr.Dataset, bootstrap: str | Sequence[str]
+    volume: Volume, grid: TileGrid, dataset: xr.Dataset, bootstrap: str | Sequence[str]
 ) -> NDArray[np.int64]:
     """Return the number of each tile's bootstrap unit."""
     starts = np.stack([dataset[axis].to_numpy() for axis in "zyx"], axis=1)
     if isinstance(bootstrap, str):
         return cells(starts) if bootstrap == "cell" else np.arange(len(starts))
-    planes = experiment.volume.shape[0]
-    if len(bootstrap) != planes or experiment.grid.tile[0] != 1:
+    planes = volume.shape[0]
+    if len(bootstrap) != planes or grid.tile[0] != 1:
         raise ValueError(
             f"bootstrap has {len(bootstrap)} names for {planes} planes in tiles of "
-            f"{experiment.grid.tile}: one name a plane and tiles of one plane are needed"
+            f"{grid.tile}: one name a plane and tiles of one plane are needed"
         )
     _, unit = np.unique(np.asarray(bootstrap), return_inverse=True)
-    units: NDArray[np.int64] = unit[starts[:, 0] - experiment.volume.origin[0]]
+    units: NDArray[np.int64] = unit[starts[:, 0] - volume.origin[0]]
     return units
 
 
 def _tasks(
-    experiment: Experiment, dataset: xr.Dataset, truth: Volume, *, seed: int, features: bool
+    blocks: BlockGrid, dataset: xr.Dataset, truth: Volume, *, seed: int, features: bool
 ) -> list[BlockTask]:
     """Return the task of each block that the run has finished."""
-    blocks = [int(b) for b in np.unique(dataset.block.to_numpy())]
+    numbers = [int(b) for b in np.unique(dataset.block.to_numpy())]
     none = np.empty(0, np.int64)  # concatenate refuses an empty list
-    labelled = np.concatenate([none, *(_labelled(experiment.blocks, truth, b) for b in blocks)])
+    labelled = np.concatenate([none, *(_labelled(blocks, truth, b) for b in numbers)])
     scored = (dataset.status == STATUS["scored"]).any("perturbation").to_numpy()
     if not (labelled[scored.any(axis=0)] > 0).any():
         raise ValueError(f"labels {truth.name} are empty (0) in every tile that was scored")
@@ -205,7 +206,7 @@ def _tasks(
     tiles = dataset.tile.to_numpy()
     return [
         BlockTask(b, scored[:, block_of == b], featured & frozenset(tiles[block_of == b].tolist()))
-        for b in blocks
+        for b in numbers
     ]
 
 
@@ -267,8 +268,9 @@ class EvaluateBlock:
         """
         if not died(error):
             raise error
-        causes = dict.fromkeys((c.name for c in self.experiment.candidates), cause_of(error))
-        return empty_evaluation(self.experiment, job.block, causes)
+        names = [c.name for c in self.experiment.candidates]
+        block = self.experiment.blocks.block_at(job.block)
+        return empty_evaluation(block, len(names), dict.fromkeys(names, cause_of(error)))
 
 
 def _evaluated(task: EvaluateBlock, client: Client | None, tell: Tell) -> list[BlockEvaluation]:
@@ -293,7 +295,7 @@ def _evaluated(task: EvaluateBlock, client: Client | None, tell: Tell) -> list[B
 
 
 def _joined(
-    experiment: Experiment,
+    candidates: Sequence[Candidate],
     dataset: xr.Dataset,
     evaluations: Sequence[BlockEvaluation],
     units: NDArray[np.int64],
@@ -302,15 +304,13 @@ def _joined(
 ) -> TileMeasures:
     """Put the blocks' measures into the order of the run's tiles."""
     place = {int(t): i for i, t in enumerate(dataset.tile.to_numpy())}
-    values = np.full((len(experiment.candidates), len(MEASURES), len(place)), math.nan)
+    values = np.full((len(candidates), len(MEASURES), len(place)), math.nan)
     labelled = np.zeros(len(place), np.int64)
     for block in evaluations:
         columns = [place[int(t)] for t in block.tiles]
         values[:, :, columns] = block.values
         labelled[columns] = block.labelled
-    return TileMeasures(
-        values, labelled, units, _ccfv(experiment.candidates, evaluations) if features else {}
-    )
+    return TileMeasures(values, labelled, units, _ccfv(candidates, evaluations) if features else {})
 
 
 def _ccfv(
