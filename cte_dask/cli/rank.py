@@ -63,7 +63,7 @@ def plan(
         options = replace(options, tell=teller(console_of(quiet)))
         with result_alone():
             experiment, costs = plan_target(target, bank, options)
-        print_plan(experiment, costs, goal_for(experiment, options), as_json=as_json)
+        print_plan(experiment, costs, goal_for(costs.blocks, options), as_json=as_json)
 
 
 def status(run: Run, as_json: JsonOption = False) -> None:

@@ -42,13 +42,13 @@ PATIENCE = 2
 """Rounds after which a model that never gave a number no longer holds up the others."""
 
 
-def goal_for(experiment: Experiment, options: GoalOptions, *, shard: bool = False) -> Goal | None:
+def goal_for(blocks: int, options: GoalOptions, *, shard: bool = False) -> Goal | None:
     """Return what a run is to find out; None if it is to score every block.
 
     Parameters
     ----------
-    experiment
-        The run.
+    blocks
+        Number of blocks of the target.
     options
         What is to be found out.
     shard
@@ -63,7 +63,7 @@ def goal_for(experiment: Experiment, options: GoalOptions, *, shard: bool = Fals
         raise ValueError(
             "--shard scores a fixed part of the blocks: leave out --until, --top and --full-order"
         )
-    goal = options.goal(len(experiment.blocks))
+    goal = options.goal(blocks)
     return None if shard else goal
 
 

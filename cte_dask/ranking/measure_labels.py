@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cte_dask.results.label_folder import LabelledTile
     from cte_dask.results.run_folder import RunFolder
     from cte_dask.scoring.experiment import Experiment
+    from cte_dask.tiles import Shape
 
 __all__ = ["MeasureTile", "measure_labels"]
 
@@ -89,7 +90,7 @@ def measure_labels(
     sources = {t.tile.index: t for t in new}
 
     def take(accuracy: TileAccuracy) -> None:
-        entries[accuracy.tile] = _entry(sources[accuracy.tile], accuracy, experiment)
+        entries[accuracy.tile] = _entry(sources[accuracy.tile], accuracy, experiment.volume.origin)
 
     task = MeasureTile(experiment, {number: t.labels for number, t in sources.items()})
     run_jobs(task, Listed(map(Job, sorted(sources))), client=client, progress=take)
@@ -101,9 +102,9 @@ def _is_measured(labelled: LabelledTile, entries: Mapping[int, Entry]) -> bool:
     return entry is not None and entry["sha256"] == labelled.sha256 and not entry["failures"]
 
 
-def _entry(labelled: LabelledTile, accuracy: TileAccuracy, experiment: Experiment) -> Entry:
+def _entry(labelled: LabelledTile, accuracy: TileAccuracy, origin: Shape) -> Entry:
     """Return what ``labels.json`` says of a tile."""
-    tile, origin = labelled.tile, experiment.volume.origin
+    tile = labelled.tile
     corners = {"start": tile.start, "stop": tile.stop}
     return {
         "tile": tile.index,

@@ -29,7 +29,7 @@ from cte_dask.ranking.measure_labels import measure_labels
 from cte_dask.ranking.options import PlanOptions, RankOptions
 from cte_dask.ranking.outcome import EXIT, Outcome, all_tried, concluded
 from cte_dask.results.label_folder import LabelledTile, read_label_folder
-from cte_dask.results.layout import layout_of
+from cte_dask.results.layout import Layout, layout_of
 from cte_dask.results.new_store import create
 from cte_dask.results.repair import repair
 from cte_dask.results.run_folder import RunFolder
@@ -39,7 +39,8 @@ from cte_dask.scoring.resolve import experiment_of
 from cte_dask.scoring.settings import TargetOptions, keywords
 from cte_dask.scoring.target import open_target
 from cte_dask.storage.files import check_apart
-from cte_dask.tiles import Shape
+from cte_dask.tiles import Shape, TileGrid
+from cte_dask.volume import Volume
 
 __all__ = ["plan_target", "rank_target", "rank_with"]
 
@@ -133,18 +134,17 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     options.tell("opening the target")
     volume = open_target(target, bank)
     experiment = experiment_of(volume, bank, replace(options, workers=workers, block=block))
-    _check_space(out, experiment)
-    labelled = _labelled(options, experiment)
+    layout = layout_of(experiment)
+    _check_space(out, layout)
+    labelled = _labelled(options, experiment.volume, experiment.grid)
     if options.overwrite:
         folder.drop_results()
-    scores = create(
-        folder.scores_url, layout_of(experiment), resume=resume, overwrite=options.overwrite
-    )
+    scores = create(folder.scores_url, layout, resume=resume, overwrite=options.overwrite)
+    blocks = range(len(layout.blocks))
     if resume:
-        blocks = range(len(experiment.blocks))
         repair(scores, shard.part(blocks) if shard else blocks, tell=options.tell)
     folder.write_experiment(experiment)
-    goal = goal_for(experiment, options, shard=shard is not None)
+    goal = goal_for(len(blocks), options, shard=shard is not None)
     race = None if goal is None else _race(experiment, scores, goal, began=clock)
     work = Listed(missing_jobs(scores, shard)) if race is None else race
     session = {
@@ -156,10 +156,10 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     return PreparedRun(folder, experiment, scores, shard, race, work, session, labelled)
 
 
-def _labelled(options: RankOptions, experiment: Experiment) -> list[LabelledTile]:
+def _labelled(options: RankOptions, volume: Volume, grid: TileGrid) -> list[LabelledTile]:
     if options.labels is None:
         return []
-    return read_label_folder(options.labels.rstrip("/"), experiment, tell=options.tell)
+    return read_label_folder(options.labels.rstrip("/"), volume, grid, tell=options.tell)
 
 
 def _race(experiment: Experiment, scores: Scores, goal: Goal, *, began: float) -> Anytime:
@@ -244,11 +244,10 @@ def _check_out(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
     folder.create()
 
 
-def _check_space(out: str, experiment: Experiment) -> None:
+def _check_space(out: str, layout: Layout) -> None:
     """Refuse a run whose scores would not fit where they are to be written."""
     if "://" in out:
         return
-    layout = layout_of(experiment)
     needed = (
         SPARE_BYTES
         + 8

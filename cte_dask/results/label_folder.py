@@ -20,13 +20,14 @@ import numpy as np
 from cte_dask.storage.files import replacing
 from cte_dask.storage.stores import absolute
 from cte_dask.storage.tiff import read_tiff, tiff_bytes, write_bytes
-from cte_dask.tiles import Shape, Tile
+from cte_dask.tiles import Shape, Tile, TileGrid
 from cte_dask.volume.formats import find_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cte_dask.scoring.experiment import Experiment
+    from cte_dask.volume import Volume
 
 __all__ = ["LabelledTile", "read_label_folder", "write_label_folder"]
 
@@ -113,7 +114,7 @@ def write_label_folder(
         )
     filesystem.makedirs(path, exist_ok=True)
     entries = [
-        {**_written(url, experiment, tile), "tells_apart": list(pair)}
+        {**_written(url, experiment.volume, tile), "tells_apart": list(pair)}
         for tile, pair in zip(tiles, pairs, strict=True)
     ]
     instances = INSTANCES if experiment.instances else ""
@@ -125,15 +126,15 @@ def write_label_folder(
         file.write("\n")
 
 
-def _written(url: str, experiment: Experiment, tile: Tile) -> dict[str, Any]:
+def _written(url: str, volume: Volume, tile: Tile) -> dict[str, Any]:
     """Write the two files of a tile and return what ``tiles.json`` says of it."""
-    image = experiment.volume.read(tile.start, tile.stop)
+    image = volume.read(tile.start, tile.stop)
     image = image[0] if len(image) == 1 else image  # of one plane: people open a plane
     files = {kind: f"tile-{tile.index}-{kind}.tif" for kind in ("image", "label")}
     empty = tiff_bytes(np.zeros(image.shape, np.uint16))
     write_bytes(f"{url}/{files['image']}", tiff_bytes(image))
     write_bytes(f"{url}/{files['label']}", empty)
-    start, stop = (_moved(corner, experiment.volume.origin) for corner in (tile.start, tile.stop))
+    start, stop = (_moved(corner, volume.origin) for corner in (tile.start, tile.stop))
     sha256 = hashlib.sha256(empty).hexdigest()
     return {
         "tile": tile.index,
@@ -145,7 +146,7 @@ def _written(url: str, experiment: Experiment, tile: Tile) -> dict[str, Any]:
 
 
 def read_label_folder(
-    url: str, experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
+    url: str, volume: Volume, grid: TileGrid, *, tell: Callable[[str], None] = lambda _: None
 ) -> list[LabelledTile]:
     """Return the labelled tiles of a folder, as tiles of a run on the same target.
 
@@ -153,8 +154,8 @@ def read_label_folder(
     ----------
     url
         Folder or URL that `write_label_folder` wrote.
-    experiment
-        The run.
+    volume, grid
+        The target of the run, and its tiles.
     tell
         Receives a line on what does not count, and on what is empty.
 
@@ -172,7 +173,7 @@ def read_label_folder(
         should be: each naming the file, and the remedy.
     """
     data = _described(url)
-    _check_target(url, data["target"], experiment)
+    _check_target(url, data["target"], volume)
     files = _label_files(url, {int(entry["tile"]) for entry in data["tiles"]})
     labelled, untouched = [], []
     for entry in data["tiles"]:
@@ -180,7 +181,7 @@ def read_label_folder(
         if voxels is None:
             untouched.append(str(entry["tile"]))
         else:
-            labelled.append(_checked(url, entry, voxels, experiment))
+            labelled.append(_checked(voxels, _tile_of(url, entry, grid, volume.origin)))
     if not labelled:
         raise ValueError(
             f"no tile of {url} is labelled: draw into tile-<number>-label.tif, see README.txt "
@@ -207,8 +208,8 @@ def _described(url: str) -> Mapping[str, Any]:
     return dict(data)
 
 
-def _check_target(url: str, target: Mapping[str, Any], experiment: Experiment) -> None:
-    now = experiment.volume.describe()
+def _check_target(url: str, target: Mapping[str, Any], volume: Volume) -> None:
+    now = volume.describe()
     for key in SAME_TARGET:
         if now[key] != target[key]:
             raise ValueError(
@@ -268,10 +269,7 @@ def _read(files: Sequence[str]) -> Iterator[_Saved]:
             yield _Saved(name, hashlib.sha256(content).hexdigest(), voxels)
 
 
-def _checked(
-    url: str, entry: Mapping[str, Any], saved: _Saved, experiment: Experiment
-) -> LabelledTile:
-    tile = _tile_of(url, entry, experiment)
+def _checked(saved: _Saved, tile: Tile) -> LabelledTile:
     voxels, name = saved.voxels, saved.name
     if voxels.dtype.kind not in "biu":
         raise ValueError(
@@ -292,9 +290,8 @@ def _checked(
     return LabelledTile(tile, name, saved.sha256, labels)
 
 
-def _tile_of(url: str, entry: Mapping[str, Any], experiment: Experiment) -> Tile:
+def _tile_of(url: str, entry: Mapping[str, Any], grid: TileGrid, origin: Shape) -> Tile:
     """Return the tile of a run that lies where a labelled tile does."""
-    grid, origin = experiment.grid, experiment.volume.origin
     start, stop = (_moved(entry[key], origin, -1) for key in ("start", "stop"))
     z, y, x = (s // t for s, t in zip(start, grid.tile, strict=True))
     inside = all(0 <= p < n for p, n in zip((z, y, x), grid.counts, strict=True))

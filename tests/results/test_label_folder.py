@@ -38,6 +38,10 @@ def write(url: str, experiment) -> str:
     return url
 
 
+def read(folder, experiment, **options):
+    return read_label_folder(str(folder), experiment.volume, experiment.grid, **options)
+
+
 @pytest.fixture
 def folder(experiment, tmp_path) -> Path:
     return Path(write(str(tmp_path / "T"), experiment))
@@ -73,7 +77,7 @@ def test_a_folder_that_nobody_labelled_says_what_to_do(folder, experiment):
     files = {f"tile-{n}-{kind}.tif" for n in CHOSEN for kind in ("image", "label")}
     assert names == {*files, "tiles.json", "README.txt"}
     with pytest.raises(ValueError, match=r"no tile of .* is labelled: draw into"):
-        read_label_folder(str(folder), experiment)
+        read(folder, experiment)
 
 
 @pytest.mark.parametrize("how", ["napari", "fiji", "zarr", "ome-zarr"])
@@ -81,7 +85,7 @@ def test_labels_come_back_as_they_were_drawn(folder, experiment, how):
     lines: list[str] = []
     labels = labels_of(experiment, 1)
     saved(folder, 1, labels, how)
-    (labelled,) = read_label_folder(str(folder), experiment, tell=lines.append)
+    (labelled,) = read(folder, experiment, tell=lines.append)
     assert labelled.tile == experiment.grid.tile_at(1)
     np.testing.assert_array_equal(labelled.labels, labels)
     assert lines == [f"not labelled, left out: tiles 7 of {folder}"]
@@ -91,7 +95,7 @@ def test_labels_come_back_as_they_were_drawn(folder, experiment, how):
 def test_any_integers_are_labels(folder, experiment, dtype):
     labels = labels_of(experiment, 7, dtype)
     saved(folder, 7, labels, "zarr" if dtype == "bool" else "napari")
-    (labelled,) = read_label_folder(str(folder), experiment)
+    (labelled,) = read(folder, experiment)
     assert labelled.labels.dtype == np.int64
     np.testing.assert_array_equal(labelled.labels, labels)
 
@@ -104,14 +108,14 @@ def test_a_tile_of_one_plane_is_a_picture_of_two_axes(target, bank_path, tmp_pat
         tifffile.imread(tmp_path / "T" / "tile-1-image.tif"), image[0, :40, 40:80]
     )
     tifffile.imwrite(tmp_path / "T" / "tile-1-label.tif", np.ones((40, 40), np.uint8))
-    (labelled,) = read_label_folder(str(tmp_path / "T"), flat)
+    (labelled,) = read(tmp_path / "T", flat)
     assert labelled.labels.shape == (1, 40, 40)
 
 
 def test_a_tile_saved_without_anything_drawn_is_a_tile_without_objects(folder, experiment):
     lines: list[str] = []
     saved(folder, 1, np.zeros(shape(experiment, 1), np.uint8), "napari")
-    (labelled,) = read_label_folder(str(folder), experiment, tell=lines.append)
+    (labelled,) = read(folder, experiment, tell=lines.append)
     assert not labelled.labels.any()
     assert any("without any object" in line and "tile-1-label.tif" in line for line in lines)
 
@@ -120,11 +124,11 @@ def test_labels_serve_another_run_on_the_same_target(folder, experiment, target,
     saved(folder, 7, labels_of(experiment, 7), "napari")
     volume = open_volume(str(target), roi="3:5,40:88,32:104")
     other = resolve(volume, cte_dask.load_bank(str(bank_path)), tile=(2, 40, 40))
-    (labelled,) = read_label_folder(str(folder), other)
+    (labelled,) = read(folder, other)
     assert labelled.tile == other.grid.tile_at(1), "at the same place, with another number"
     grid = TileGrid(experiment.grid.shape, (2, 30, 40))
     with pytest.raises(ValueError, match=r"tile 7 of .* is no tile of this run: .*--tile"):
-        read_label_folder(str(folder), replace(experiment, grid=grid))
+        read(folder, replace(experiment, grid=grid))
 
 
 def test_labels_of_another_target_are_refused(folder, experiment):
@@ -133,7 +137,7 @@ def test_labels_of_another_target_are_refused(folder, experiment):
     described["target"]["url"] = "/elsewhere/other.zarr"
     (folder / "tiles.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match=r"another target: its url is /elsewhere/other\.zarr"):
-        read_label_folder(str(folder), experiment)
+        read(folder, experiment)
 
 
 BAD = {
@@ -148,41 +152,41 @@ def test_labels_that_are_none_are_refused_by_their_file(folder, experiment, faul
     change, message = BAD[fault]
     saved(folder, 1, change(labels_of(experiment, 1)), "napari")
     with pytest.raises(ValueError, match=f"tile-1-label.tif .*{message}"):
-        read_label_folder(str(folder), experiment)
+        read(folder, experiment)
 
 
 @pytest.mark.parametrize("content", [b"II*\0 no image", b"", b"labels"])
 def test_a_damaged_file_is_refused_by_its_name(folder, experiment, content):
     (folder / "tile-1-label.tif").write_bytes(content)
     with pytest.raises(ValueError, match=r"tile-1-label\.tif.*save it again"):
-        read_label_folder(str(folder), experiment)
+        read(folder, experiment)
 
 
 def test_files_that_contradict_each_other_are_refused(folder, experiment):
     saved(folder, 1, labels_of(experiment, 1), "napari")
     saved(folder, 1, labels_of(experiment, 1), "zarr")
     with pytest.raises(ValueError, match="tile 1 has labels twice"):
-        read_label_folder(str(folder), experiment)
+        read(folder, experiment)
     saved(folder, 5, labels_of(experiment, 5), "napari")
     with pytest.raises(ValueError, match=r"tile-5-label.tif is of no tile in tiles.json"):
-        read_label_folder(str(folder), experiment)
+        read(folder, experiment)
 
 
 def test_what_is_no_such_folder_is_refused(experiment, tmp_path, folder):
     with pytest.raises(FileNotFoundError, match="make them with cte suggest RUN"):
-        read_label_folder(str(tmp_path / "nowhere"), experiment)
+        read(tmp_path / "nowhere", experiment)
     with pytest.raises(FileExistsError, match="may hold labels: choose another --out"):
         write(str(folder), experiment)
     (folder / "tiles.json").write_text("{}")
     with pytest.raises(ValueError, match="not of schema cte-suggestion/1"):
-        read_label_folder(str(folder), experiment)
+        read(folder, experiment)
 
 
 def test_a_folder_may_lie_far_away(experiment):
     url = write(f"memory://labels-{next(NUMBERS)}", experiment)
     labels = labels_of(experiment, 1)
     tiff.write_bytes(f"{url}/tile-1-label.tif", tiff.tiff_bytes(labels))
-    (labelled,) = read_label_folder(url, experiment)
+    (labelled,) = read(url, experiment)
     np.testing.assert_array_equal(labelled.labels, labels)
 
 

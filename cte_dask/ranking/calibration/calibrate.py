@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from cte_dask.models.bank import ModelBank
     from cte_dask.scoring.experiment import Experiment
-    from cte_dask.tiles import Tile
+    from cte_dask.tiles import Tile, TileGrid
     from cte_dask.volume import Volume
 
 __all__ = ["Calibration", "calibrate", "calibrate_target", "parse_grid", "pilot_indices"]
@@ -47,7 +47,7 @@ __all__ = ["Calibration", "calibrate", "calibrate_target", "parse_grid", "pilot_
 TRIES = 16
 
 
-def pilot_indices(experiment: Experiment, count: int) -> tuple[int, ...]:
+def pilot_indices(volume: Volume, grid: TileGrid, count: int, *, seed: int) -> tuple[int, ...]:
     """Draw tiles at random, one from each of `count` equal parts of the target.
 
     The parts are runs of tiles in C order, so that slabs, or bands of rows of one plane, are all
@@ -56,20 +56,21 @@ def pilot_indices(experiment: Experiment, count: int) -> tuple[int, ...]:
 
     Parameters
     ----------
-    experiment
-        Its grid, seed and mask; the cut into blocks does not matter.
+    volume, grid
+        The target, which may have a mask, and its tiles.
     count
         Tiles wanted; a target of fewer gives all of them.
+    seed
+        Of the draws.
 
     Returns
     -------
     tuple of int
         Numbers of tiles, ascending.
     """
-    volume, grid = experiment.volume, experiment.grid
     total = len(grid)
     count = min(count, total)
-    rng = np.random.default_rng(experiment.seed)
+    rng = np.random.default_rng(seed)
     indices = []
     for stratum in range(count):
         low, high = stratum * total // count, (stratum + 1) * total // count
@@ -135,7 +136,9 @@ def calibrate_with(volume: Volume, bank: ModelBank, options: CalibrationOptions)
         repeats=drawn if options.repeats is None else options.repeats,
     )
     experiment = experiment_of(volume, bank, scoring)
-    indices = pilot_indices(experiment, options.pilot_tiles)
+    indices = pilot_indices(
+        experiment.volume, experiment.grid, options.pilot_tiles, seed=experiment.seed
+    )
     if not indices:
         raise ValueError(f"no tile tried lies in the mask of {volume.name}: use more pilot tiles")
     tiles = _scored_tiles(experiment, indices, options.client, options.tell)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -134,9 +134,16 @@ def calibrated(experiment: Experiment, data: xr.Dataset) -> Calibration:
             f"at least two models must segment something to be compared, found {list(compared)}; "
             f"left out are {sorted(degenerate)}, which predict nothing or everything"
         )
+    metric, models = experiment.metrics[0], list(compared)
     curve = [
-        _strength(data, experiment, p, models, compared)
-        for p, models in zip(experiment.perturbations, ranked, strict=True)
+        _strength(
+            data.sel(perturbation=p.name, model=models),
+            p,
+            ranks,
+            metric=metric,
+            seed=experiment.seed,
+        )
+        for p, ranks in zip(experiment.perturbations, ranked, strict=True)
     ]
     if all(np.isnan(s.agreement) for s in curve):
         raise ValueError(
@@ -148,7 +155,7 @@ def calibrated(experiment: Experiment, data: xr.Dataset) -> Calibration:
     choice = choose([s.agreement for s in curve], [s.spread.ratio for s in curve])
     return Calibration(
         kind=experiment.perturbations[0].kind,
-        metric=experiment.metrics[0],
+        metric=metric,
         strengths=tuple(
             replace(s, eligible=e) for s, e in zip(curve, choice.eligible, strict=True)
         ),
@@ -170,19 +177,20 @@ def _ranked(data: xr.Dataset, name: ScoreName, *, seed: int) -> tuple[ModelRank,
 
 
 def _strength(
-    data: xr.Dataset,
-    experiment: Experiment,
+    scores: xr.Dataset,
     perturbation: Perturbation,
     models: tuple[ModelRank, ...],
-    compared: Sequence[str],
+    *,
+    metric: str,
+    seed: int,
 ) -> Strength:
-    scores = data.sel(perturbation=perturbation.name, model=list(compared))
-    table, cell = _complete(scores, experiment.metrics[0])
+    """Return what a strength comes to, from its scores of the models that are compared."""
+    table, cell = _complete(scores, metric)
     return Strength(
         perturbation=perturbation.name,
         value=perturbation.strength,
         agreement=kendall_w(table),
-        spread=spread(table, cell, seed=experiment.seed),
+        spread=spread(table, cell, seed=seed),
         n_tiles=len(table),
         eligible=False,
         models=models,

@@ -74,7 +74,7 @@ def test_the_curve_is_that_of_the_whole_run_on_the_pilots_tiles_however_it_is_cu
         volume, bank, perturbations=names, tile=TILE, block=block, repeats=repeats
     )
     whole = lazy.compute(scheduler="synchronous")
-    pilot = pilot_indices(replace(calibration.experiment, per_block=block), 12)
+    pilot = pilot_of(replace(calibration.experiment, per_block=block), 12)
     part = whole.isel(tile=[int(np.flatnonzero(whole.tile == i)[0]) for i in pilot])
     same = calibrated(calibration.experiment, part)
     assert same.index == calibration.index
@@ -93,12 +93,16 @@ def test_the_same_seed_gives_the_same_curve_in_this_process_and_on_a_cluster(
     assert curve(there) == curve(calibration)
 
 
+def pilot_of(experiment, count: int) -> tuple[int, ...]:
+    return pilot_indices(experiment.volume, experiment.grid, count, seed=experiment.seed)
+
+
 def test_a_pilot_is_spread_over_the_target_and_seeded(experiment):
-    pilot = pilot_indices(experiment, 12)
+    pilot = pilot_of(experiment, 12)
     assert list(pilot) == sorted(set(pilot))
     assert {experiment.grid.tile_at(i).start[0] for i in pilot} == set(range(6))
-    assert pilot_indices(replace(experiment, seed=1), 12) != pilot
-    assert pilot_indices(experiment, 10**6) == tuple(range(54))
+    assert pilot_of(replace(experiment, seed=1), 12) != pilot
+    assert pilot_of(experiment, 10**6) == tuple(range(54))
 
 
 def test_a_pilot_never_lists_the_tiles_of_a_petabyte(experiment, tmp_path):
@@ -107,7 +111,7 @@ def test_a_pilot_never_lists_the_tiles_of_a_petabyte(experiment, tmp_path):
     grid = TileGrid((10**5,) * 3, (1, 256, 256))
     huge = replace(experiment, volume=open_volume(str(path)), grid=grid)
     began = time.monotonic()
-    drawn = pilot_indices(huge, 64)
+    drawn = pilot_of(huge, 64)
     assert time.monotonic() - began < 2
     assert [i * 64 // len(huge.grid) for i in drawn] == list(range(64))
 
@@ -115,7 +119,7 @@ def test_a_pilot_never_lists_the_tiles_of_a_petabyte(experiment, tmp_path):
 def test_a_pilot_lies_within_the_mask(target, image, experiment, bank):
     mask = np.zeros(image.shape, np.uint8)
     mask[:, 70:, 70:] = 1
-    pilot = pilot_indices(replace(experiment, volume=open_volume(str(target), mask=mask)), 6)
+    pilot = pilot_of(replace(experiment, volume=open_volume(str(target), mask=mask)), 6)
     assert pilot
     for index in pilot:
         assert min(experiment.grid.tile_at(index).start[1:]) == 64
