@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
+import time
 
 import numpy as np
 import torch
@@ -55,13 +58,96 @@ class Frozen(Simple):
         )
 
 
-class Leaving(Frozen):
-    """Ends the program, as scripts do, once it sees a real image."""
+class Late(Frozen):
+    """Behaves while it is tried on noise, and no more once it sees a real image."""
 
     def forward(self, x: Tensor) -> Tensor:
         if float(x.mean()) > 60 > float(x.std()):
-            sys.exit(0)
+            changed = self.misbehave(x)
+            return super().forward(x) if changed is None else changed
         return super().forward(x)
+
+    def misbehave(self, x: Tensor) -> Tensor | None:
+        raise NotImplementedError
+
+
+class Leaving(Late):
+    """Ends the program, as scripts do."""
+
+    def misbehave(self, _: Tensor) -> None:
+        sys.exit(0)
+
+
+class Raising(Late):
+    def misbehave(self, _: Tensor) -> None:
+        raise RuntimeError("too real for me")
+
+
+class Interrupting(Late):
+    def misbehave(self, _: Tensor) -> None:
+        raise KeyboardInterrupt
+
+
+class Shrinking(Late):
+    def misbehave(self, x: Tensor) -> Tensor:
+        return x[..., :-1, :-1]
+
+
+class LateBroken(Late):
+    def misbehave(self, x: Tensor) -> Tensor:
+        return x * torch.nan
+
+
+class Talking(Late):
+    def misbehave(self, _: Tensor) -> None:
+        print("[/red] step 1 of 1")
+        print("warning: talking", file=sys.stderr)
+
+
+class Sleeping(Late):
+    """Waits for what never comes, in a call that cannot be broken off."""
+
+    def misbehave(self, _: Tensor) -> None:
+        time.sleep(120)
+
+
+class Spinning(Late):
+    def misbehave(self, _: Tensor) -> None:
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            pass
+
+
+class Crashing(Late):
+    """Reads what is not there, as a library with a fault does."""
+
+    def misbehave(self, _: Tensor) -> None:
+        ctypes.string_at(0)
+
+
+class Killing(Late):
+    def misbehave(self, _: Tensor) -> None:
+        os._exit(7)
+
+
+class Meddling(Late):
+    """Changes what all networks of a process share."""
+
+    def misbehave(self, _: Tensor) -> None:
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(2)
+        torch.set_grad_enabled(False)
+        torch.backends.mkldnn.set_flags(False)
+        torch.manual_seed(1)
+        np.seterr(all="raise")
+        os.chdir("/")
+
+
+class Leaking(Late):
+    """Keeps what it saw."""
+
+    def misbehave(self, x: Tensor) -> None:
+        self.seen = [*getattr(self, "seen", []), x.repeat(64, 1, 1, 1)]
 
 
 class Broken(Simple):
@@ -95,8 +181,23 @@ def frozen() -> nn.Module:
     return Frozen().eval()
 
 
-def leaving() -> nn.Module:
-    return Leaving().eval()
+def late(kind: str) -> nn.Module:
+    """Return one of the networks that misbehave late, by the name of its class."""
+    return globals()[kind]().eval()
+
+
+def crashing_at_once() -> nn.Module:
+    ctypes.string_at(0)
+    return Simple()
+
+
+def killing_at_once() -> nn.Module:
+    os._exit(7)
+
+
+def sleeping_at_once() -> nn.Module:
+    time.sleep(120)
+    return Simple()
 
 
 def gone() -> nn.Module:

@@ -30,6 +30,10 @@ class ScoreBlock:
         """Return a block's scores."""
         return score_job(self.experiment, job)
 
+    def trials(self, job: Job) -> list[Job]:
+        """Return jobs that try its models one by one."""
+        return job.trials(len(self.experiment.candidates))
+
     def give_up(self, job: Job, error: BaseException) -> BlockScores:
         """Return the scores of a block of which nothing was computed, and why."""
         return failed_job(self.experiment, job, cause_of(error))
@@ -82,9 +86,15 @@ class Checkpoint:
         if (stored := self._complete(job.block)) is not None:
             return stored
         scores = score_job(self.experiment, job)
+        if job.trial:
+            return scores
         if self.store.mark(job.block) != DONE["complete"]:
             self._write(scores)
         return replace(scores, votes=None, precision=None)  # in the store; nobody waits for them
+
+    def trials(self, job: Job) -> list[Job]:
+        """Return jobs that try its models one by one."""
+        return job.trials(len(self.experiment.candidates))
 
     def give_up(self, job: Job, error: BaseException) -> BlockScores:
         """Write and return the scores of a block of which nothing was computed, and why."""
@@ -113,7 +123,16 @@ class Checkpoint:
 
 def score_job(experiment: Experiment, job: Job) -> BlockScores:
     """Score a block for the models of a job; see `cte_dask.scoring.score_block.score_block`."""
-    return score_block(experiment, job.block, models=job.models, votes=job.votes)
+    if not job.aside:
+        return score_block(experiment, job.block, models=job.models, votes=job.votes)
+    aside, every = dict(job.aside), range(len(experiment.candidates))
+    wanted = every if job.models is None else job.models
+    tried = [number for number in wanted if number not in aside]
+    scores = score_block(experiment, job.block, models=tried, votes=job.votes)
+    for number in set(wanted) & aside.keys():
+        scores.failures[experiment.candidates[number].name] = aside[number]
+        scores.mark([number], "failed")
+    return scores
 
 
 def failed_job(experiment: Experiment, job: Job, cause: str) -> BlockScores:

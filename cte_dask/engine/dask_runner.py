@@ -51,6 +51,9 @@ class Task(Protocol[ResultT_co]):
     def __call__(self, job: Job) -> ResultT_co:
         """Do a job, in a worker."""
 
+    def trials(self, job: Job) -> list[Job]:
+        """Return jobs that try a job's models one by one; none if it has no such parts."""
+
     def give_up(self, job: Job, error: BaseException) -> ResultT_co:
         """Return what stands for a job whose task died, in the process that waits for it."""
 
@@ -77,7 +80,7 @@ def jobs_array(task: Task[Any], jobs: Sequence[Job]) -> dask.array.Array:
     # every task carries these: the jobs themselves would be most of what is sent
     blocks = tuple(job.block for job in jobs)
     plain = all(job == Job(job.block) for job in jobs)
-    rest = None if plain else tuple((job.models, job.votes) for job in jobs)
+    rest = None if plain else tuple((j.models, j.votes, j.aside, j.trial) for j in jobs)
     # one name for all windows of a run: what it needs is with the workers already
     shared = delayed(task, name=f"{task.name}-task-{tokenize(task)}", traverse=False)
     array: dask.array.Array = da.map_blocks(
@@ -96,7 +99,7 @@ def jobs_array(task: Task[Any], jobs: Sequence[Job]) -> dask.array.Array:
 def _chunk(
     task: Task[Any],
     blocks: tuple[int, ...],
-    rest: tuple[tuple[tuple[int, ...] | None, bool], ...] | None,
+    rest: tuple[tuple[Any, ...], ...] | None,
     block_id: tuple[int, ...] = (),
 ) -> np.ndarray[Any, np.dtype[np.object_]]:
     """Do one job in a worker."""
@@ -168,7 +171,7 @@ def _run_with_dask(
     progress: Callable[[ResultT], None],
     client: Client,
 ) -> None:
-    window, suspects = 0, Suspects()
+    window, suspects = 0, Suspects(task.trials)
     flying: dict[Any, tuple[Any, Job]] = {}
     running = _finishing([], client, work.deadline)
 
@@ -177,8 +180,8 @@ def _run_with_dask(
         if 3 * len(flying) > 2 * window:
             return  # until a third is free: a graph for each job would cost more than the job
         window = _window(client)
-        jobs = work.jobs(max(0, window - len(flying)))
-        if jobs := jobs or ([] if flying else suspects.next()):
+        jobs = [] if suspects.first else work.jobs(max(0, window - len(flying)))
+        if jobs := suspects.spared(jobs or ([] if flying else suspects.next())):
             futures = _submitted(jobs_array(task, jobs), client)
             flying.update((f.key, (f, j)) for f, j in zip(futures, jobs, strict=True))
             running.update(futures)

@@ -29,11 +29,29 @@ class Job:
         Numbers of the models to score it for; None for all.
     votes
         Whether its tables of vote patterns are kept.
+    aside
+        Numbers of models that are not tried, and what is told of each in place of scores.
+    trial
+        Whether it is done to see if it can be done, and nothing is kept of it.
     """
 
     block: int
     models: tuple[int, ...] | None = None
     votes: bool = True
+    aside: tuple[tuple[int, str], ...] = ()
+    trial: bool = False
+
+    def trials(self, models: int) -> list[Job]:
+        """Return what tries its models one by one, those that are set aside left out.
+
+        Parameters
+        ----------
+        models
+            How many the run has.
+        """
+        wanted = range(models) if self.models is None else self.models
+        tried = [m for m in wanted if m not in dict(self.aside)]
+        return [Job(self.block, (m,), votes=False, trial=True) for m in tried]
 
 
 class Result(Protocol):

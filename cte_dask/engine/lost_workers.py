@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from cte_dask.errors import reason
+
+if TYPE_CHECKING:
+    from cte_dask.engine.jobs import Job
 
 __all__ = ["SchedulerLostError", "Suspects", "cause_of", "died", "scheduler_needed"]
 
 GONE = "the scheduler is gone: what was finished is kept, go on with --resume"
+KILLED = (
+    "the worker process died whenever it was tried, at last with nothing beside it: out of memory, "
+    "or a library that crashed"
+)
 GONE_STATUS = frozenset({"cancelled", "lost"})
 """A task has one of these if it did not end but was lost with its scheduler."""
 
@@ -32,18 +40,31 @@ def scheduler_needed() -> Iterator[None]:
 
 
 class Suspects:
-    """Jobs under which workers died, kept apart to be tried once more, each alone.
+    """Jobs under which workers died, kept apart to be tried again, each alone.
 
-    Dask blames every task that was on a worker when it died. What is still to be done goes first;
-    then a suspect runs with no other task beside it: if workers die again, it is the one.
+    Dask blames every task that was on a worker when it died. So a suspect runs with no other task
+    beside it; if workers die again, each of its models is tried by itself, and one that kills is
+    set aside for the rest of the run, by name. A single suspect waits until all else is done, as a
+    machine may be lost for reasons of its own; from two on they go first, for a model that kills
+    every worker would do so with every block.
+
+    Parameters
+    ----------
+    trials
+        Returns jobs that try a job's models one by one.
     """
 
-    def __init__(self) -> None:
-        self._waiting: deque[Hashable] = deque()
-        self._tried: set[Hashable] = set()
+    def __init__(self, trials: Callable[[Job], list[Job]]) -> None:
+        self._trials_of = trials
+        self._waiting: deque[Job] = deque()
+        self._tried: set[int] = set()
+        self._accused: Job | None = None
+        self._on_trial: deque[Job] = deque()
+        self._last: set[int] = set()
+        self.aside: dict[int, str] = {}
 
-    def take(self, job: Hashable, future: Any) -> bool:
-        """Keep a job apart if workers died under it and it has not been tried alone yet.
+    def take(self, job: Job, future: Any) -> bool:
+        """Keep a job apart if workers died under it, until who did it is found or cannot be.
 
         Parameters
         ----------
@@ -52,6 +73,11 @@ class Suspects:
         future
             Its task, ended.
 
+        Returns
+        -------
+        bool
+            Whether nothing is to be taken in of it.
+
         Raises
         ------
         SchedulerLostError
@@ -59,17 +85,59 @@ class Suspects:
         """
         if future.status in GONE_STATUS:
             raise SchedulerLostError(GONE)
-        if future.status != "error" or job in self._tried:
+        killed = future.status == "error" and died(future.exception())
+        if job.trial:
+            self._judge(job, killed=killed)
+            return True
+        if not killed or job.block in self._last:
             return False
-        if not died(future.exception()):
+        if job.block not in self._tried:
+            self._tried.add(job.block)
+            self._waiting.append(job)
+            return True
+        return self._accuse(job)
+
+    @property
+    def first(self) -> bool:
+        """Whether suspects are tried before anything else."""
+        return len(self._waiting) > 1 or self._accused is not None
+
+    def next(self) -> list[Job]:
+        """Return what is tried with nothing beside it: one job, if there is one.
+
+        Once a model is set aside, all that wait for nothing else are as good as any other.
+        """
+        if self._on_trial:
+            return [self._on_trial.popleft()]
+        if self.aside:
+            jobs = list(self._waiting)
+            self._waiting.clear()
+            return jobs
+        return [self._waiting.popleft()] if self._waiting else []
+
+    def spared(self, jobs: list[Job]) -> list[Job]:
+        """Return jobs without the models that are set aside."""
+        if not self.aside:
+            return jobs
+        aside = tuple(sorted(self.aside.items()))
+        return [job if job.trial else replace(job, aside=aside) for job in jobs]
+
+    def _accuse(self, job: Job) -> bool:
+        trials = self._trials_of(job)
+        if len(trials) < 2:
             return False
-        self._tried.add(job)
-        self._waiting.append(job)
+        self._accused = job
+        self._on_trial.extend(trials)
         return True
 
-    def next(self) -> list[Any]:
-        """Return one job to be tried alone, if there is one."""
-        return [self._waiting.popleft()] if self._waiting else []
+    def _judge(self, trial: Job, *, killed: bool) -> None:
+        """Set a model aside that kills; once all have been tried, go on with the job."""
+        if killed and trial.models:
+            self.aside[trial.models[0]] = f"set aside: {KILLED} (block {trial.block})"
+        if not self._on_trial and self._accused is not None:
+            self._waiting.appendleft(self._accused)
+            self._last.add(self._accused.block)
+            self._accused = None
 
 
 def died(error: BaseException) -> bool:
@@ -83,7 +151,4 @@ def cause_of(error: BaseException) -> str:
     """Return why a task died, in one line."""
     if not died(error):
         return reason(error)
-    return (
-        "the worker process died whenever it was tried, at last with nothing beside it: out of "
-        "memory, or a library that crashed"
-    )
+    return KILLED

@@ -258,6 +258,10 @@ class EvaluateBlock:
         self.parts.write(job.block, evaluation)
         return evaluation
 
+    def trials(self, _job: Job) -> list[Job]:
+        """Return nothing: its models are not done apart."""
+        return []
+
     def give_up(self, job: Job, error: BaseException) -> BlockEvaluation:
         """Return a block under which workers died as one that every model failed on.
 

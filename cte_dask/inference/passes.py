@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cte_dask.inference.graph.crop_to_core import Core
 from cte_dask.inference.graph.feature_path import FeaturePath, example_masks
 
-__all__ = ["Passes", "padded"]
+__all__ = ["Passes", "fitting", "padded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,27 @@ class Passes:
         """
         # a trace may hold the extent that it was made with: other ones go the plain way
         if self.path is None or tuple(x.shape[2:]) != self.extent:
-            yield self.forward(x)
+            yield fitting(self.forward(x), x)
             return
         state = self.path.encode(x, cropped=core is not None)
         ones = example_masks(x, self.path.channels, random=False)
         for layers in (ones, *masks):
-            yield self.path.decode(state, layers)
+            output = self.path.decode(state, layers)
+            yield fitting(output, x) if core is None else output
+
+
+def fitting(output: object, x: Tensor) -> Tensor:
+    """Return what a network gives for a batch if it is one image of the same extent a sample.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if isinstance(output, Tensor) and (len(output), *output.shape[2:]) == (len(x), *x.shape[2:]):
+        return output
+    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise ValueError(f"an input of shape {tuple(x.shape)} gives {got}: not maps of the same extent")
 
 
 def padded(x: Tensor, size: int) -> Tensor:

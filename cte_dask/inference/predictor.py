@@ -8,6 +8,7 @@ batch; what the passes of a tile share (the encoder, under feature perturbation)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,8 +28,9 @@ from cte_dask.inference.outputs import (
     segmenter_maps,
     segmenter_of,
 )
-from cte_dask.inference.passes import Passes, padded
+from cte_dask.inference.passes import Passes, fitting, padded
 from cte_dask.inference.settings import Inference
+from cte_dask.inference.time_limit import TimeLimitError, time_limit, within
 from cte_dask.models.loading import load_network
 from cte_dask.perturb import Draw, Perturbation
 from cte_dask.perturb.views import Alike, TileContext, View, view_of
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from cte_dask.volume.statistics import IntensityStatistics
 
 __all__ = ["Predictor"]
+
+MOST_HANGS = 2
+"""How often a process tries a network that does not come back."""
 
 
 class Predictor:
@@ -64,6 +69,8 @@ class Predictor:
         Whether it sees the target with inverted contrast.
     network
         The model's network, if it is loaded already; it is shared, not copied.
+    tried_seconds
+        What a batch took when the model was tried.
 
     Raises
     ------
@@ -83,6 +90,7 @@ class Predictor:
         alike: Alike = (0, 1, 1),
         invert: bool = False,
         network: Network | None = None,
+        tried_seconds: float = 0.0,
     ) -> None:
         self.spec = spec
         self.device = inference.device
@@ -102,6 +110,8 @@ class Predictor:
         self.batch = self.network.fixed_batch or batch
         self.samples_per_tile = 1 if spec.dims == 3 else self.tile[0]
         self.instances, self._features = inference.instances, inference.features
+        self.time_limit = time_limit(inference.time_limit, tried_seconds)
+        self._hung = 0
         self.open()
         self.segmenter = segmenter_of(spec) if self.instances else None
         self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
@@ -144,12 +154,7 @@ class Predictor:
         x = self.example(perturbation)
         with torch.inference_mode():
             output = self.network.forward(x)
-        if not isinstance(output, Tensor) or output.shape[2:] != x.shape[2:]:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                f"model {self.spec.name!r}: an input of shape {tuple(x.shape)} gives {got}; "
-                "a map of the same extent is needed"
-            )
+        output = fitting(output, x)
         view = self.view(perturbation)
         warp = None if perturbation is None else perturbation.warp(view, [(0, 0)] * len(x))
         self._predicted(output, warp or unmoved(view), view.frame, 0)
@@ -193,10 +198,25 @@ class Predictor:
         list of Prediction
             The reference, then one a draw; arrays of the whole tile's extent, on the device of
             `frames`.
+
+        Raises
+        ------
+        TimeLimitError
+            If the network does not come back in time, or did not twice before.
         """
-        group, plain = TileGroup(frames, tiles, intensity, seed, around), self.view(None)
+        if self._hung == MOST_HANGS:
+            raise TimeLimitError(f"set aside: {MOST_HANGS} times before, it did not come back")
+        work = partial(self._run, TileGroup(frames, tiles, intensity, seed, around), draws)
+        try:
+            return within(self.time_limit, work)
+        except TimeLimitError:
+            self._hung += 1
+            raise
+
+    def _run(self, group: TileGroup, draws: Sequence[Draw]) -> list[Prediction]:
+        plain = self.view(None)
         masks = [self._masks(group, draw) for draw in draws if draw.perturbation.space == "feature"]
-        images = self._samples(frames, plain, group)
+        images = self._samples(group.frames, plain, group)
         reference, *features = self._batched(images, masks, plain)
         featured, predictions = iter(features), [reference]
         for draw in draws:

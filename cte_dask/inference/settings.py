@@ -25,6 +25,9 @@ class Inference:
         Whether feature perturbations will be asked for.
     instances
         Whether instance labels will be asked for.
+    time_limit
+        Seconds that a network may take for one batch; None for what follows from its trial
+        (`cte_dask.inference.time_limit`).
     """
 
     tile: Shape
@@ -32,3 +35,4 @@ class Inference:
     precision: str = "float32"
     features: bool = True
     instances: bool = False
+    time_limit: float | None = None

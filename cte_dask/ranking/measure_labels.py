@@ -52,6 +52,10 @@ class MeasureTile:
         """Measure the tile of a job, which is a block of one tile."""
         return measure_tile(self.experiment, job.block, self.labels[job.block])
 
+    def trials(self, _job: Job) -> list[Job]:
+        """Return nothing: its models are not done apart."""
+        return []
+
     def give_up(self, job: Job, error: BaseException) -> TileAccuracy:
         """Return a tile on which nothing was measured, and why."""
         names = [c.name for c in self.experiment.candidates]

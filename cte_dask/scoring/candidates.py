@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cte_dask.arrays import dtype_of, set_threads
@@ -15,6 +17,7 @@ from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
 from cte_dask.inference.predictor import Predictor
 from cte_dask.inference.settings import Inference
+from cte_dask.inference.time_limit import time_limit, trial_limit, within
 from cte_dask.inference.trial import with_needs
 from cte_dask.models.source import pinned
 from cte_dask.scoring.experiment import Candidate
@@ -44,7 +47,8 @@ def predictor(candidate: Candidate, inference: Inference) -> Predictor:
         network = _shared_network(candidate.spec, inference)
         if network is None:
             _make_room(candidate.bytes, inference.device)
-        _READY[key] = _loaded(candidate, inference, network)
+        load = partial(_loaded, candidate, inference, network)
+        _READY[key] = within(trial_limit(inference.time_limit), load, what="its loading")
     _READY.move_to_end(key)
     return _READY[key]
 
@@ -58,6 +62,7 @@ def _loaded(candidate: Candidate, inference: Inference, network: Network | None)
         alike=candidate.alike,
         invert=candidate.variant.invert,
         network=network,
+        tried_seconds=candidate.tried_seconds,
     )
 
 
@@ -132,11 +137,19 @@ def settle(
     needs = _Needs(inference.tile)
     for number, (name, (spec, variant)) in enumerate(members.items(), start=1):
         tell(f"loading model {number} of {len(members)}: {name}")
+        settled = partial(
+            _settled,
+            spec,
+            variant,
+            inference,
+            needs=needs,
+            batch=batch,
+            voxel_size=voxel_size,
+            perturbations=perturbations,
+            shared=any(c.spec.name == spec.name for c in candidates),
+        )
         try:
-            draft = _settle(needs.of(spec), variant, inference, voxel_size, batch=batch)
-            further = any(c.spec.name == spec.name for c in candidates)
-            network = _shared_network(draft.spec, inference) if further else None
-            candidate = _fitting(draft, inference, perturbations, network)
+            candidate = within(trial_limit(inference.time_limit), settled, what="its trial")
         except FOREIGN as error:  # a model is foreign code: whatever it raises excludes it alone
             excluded[name] = reason(error)
         else:
@@ -166,6 +179,23 @@ class _Needs:
         if isinstance(self._result, BaseException):
             raise self._result
         return self._result
+
+
+def _settled(
+    spec: ModelSpec,
+    variant: Variant,
+    inference: Inference,
+    *,
+    needs: _Needs,
+    batch: int | None,
+    voxel_size: VoxelSize | None,
+    perturbations: Sequence[Perturbation],
+    shared: bool,
+) -> Candidate:
+    """Load a model and try it, as one candidate of it; the first one measures what it needs."""
+    draft = _settle(needs.of(spec), variant, inference, voxel_size, batch=batch)
+    network = _shared_network(draft.spec, inference) if shared else None
+    return _fitting(draft, inference, perturbations, network)
 
 
 def _settle(
@@ -243,7 +273,9 @@ def _ready(
         loaded, path_note = _loaded(candidate, inference, network), reason(error)
         settled = replace(candidate, batch=loaded.batch, features=False)
     loaded.check()
+    began = time.perf_counter()
     conduct = conduct_of(loaded)
+    seconds = time.perf_counter() - began
     if not conduct.alone and settled.batch > 1:
         if loaded.network.fixed_batch:
             raise ValueError(
@@ -255,7 +287,15 @@ def _ready(
     refused = _refused(loaded, perturbations)
     notes = (candidate.note, path_note, *(f"no {name}: {why}" for name, why in refused.items()))
     note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
-    settled = replace(settled, note=note, refused=tuple(refused), bytes=size, steady=conduct.steady)
+    settled = replace(
+        settled,
+        note=note,
+        refused=tuple(refused),
+        bytes=size,
+        steady=conduct.steady,
+        tried_seconds=seconds,
+    )
+    loaded.time_limit = time_limit(inference.time_limit, seconds)
     _make_room(size if network is None else 0, inference.device)
     _READY[settled, inference] = loaded
     return settled

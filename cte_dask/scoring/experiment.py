@@ -54,6 +54,8 @@ class Candidate:
         Whether the same tile gives the same prediction again; else its scores say nothing.
     variant
         How the model is used; `scale` and the preprocessing of `spec` follow it.
+    tried_seconds
+        What a batch took when the model was tried; it decides when a call has taken too long.
     """
 
     spec: ModelSpec
@@ -66,6 +68,7 @@ class Candidate:
     bytes: int = 0
     variant: Variant = AS_IT_IS
     steady: bool = True
+    tried_seconds: float = field(default=0.0, compare=False)
 
     def frame(self, tile: Shape) -> Frame:
         """Return what the model reads around a whole tile, unperturbed."""
@@ -127,6 +130,8 @@ class Experiment:
         Name → model and way, of those excluded candidates that use a model otherwise.
     rule
         How models are ranked, ``transfer`` or ``consistency``; changes no score.
+    time_limit
+        Seconds that a network may take for one batch; see `Inference`.
 
     Raises
     ------
@@ -151,6 +156,7 @@ class Experiment:
     scales: tuple[float, ...] = (1.0,)
     excluded_ways: Mapping[str, tuple[str, Variant]] = field(default_factory=dict)
     rule: str = "consistency"
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         check_measures(self.perturbations, self.metrics)
@@ -173,6 +179,7 @@ class Experiment:
             precision=self.precision,
             features=any(p.space == "feature" for p in self.perturbations),
             instances=self.instances,
+            time_limit=self.time_limit,
         )
 
     @property

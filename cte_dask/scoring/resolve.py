@@ -107,6 +107,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
             if name in excluded and not variant.plain
         },
         rule=_rule(options),
+        time_limit=options.time_limit,
     )
 
 
@@ -136,6 +137,7 @@ def _inference(
         precision="float32" if options.precision == "auto" else options.precision,
         features=any(p.space == "feature" for p in perturbations),
         instances=needs_instances(options.metrics),
+        time_limit=options.time_limit,
     )
 
 

@@ -89,6 +89,9 @@ class InferenceOptions:
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     precision
         ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    time_limit
+        Seconds that a network may take for one batch before it is given up; None for five minutes,
+        or more where it was slow when it was tried (`cte_dask.inference.time_limit`).
     tell
         Receives one line of progress per step.
     """
@@ -104,6 +107,11 @@ class InferenceOptions:
     ] = None
     device: Annotated[str, "auto, cpu or cuda (an NVIDIA GPU)."] = "auto"
     precision: Annotated[str, "auto, float32, bfloat16 or float16."] = "auto"
+    time_limit: Annotated[
+        float | None,
+        "Seconds that a network may take for one batch before it is given up; by default 300, or "
+        "more for one that was slow when it was tried.",
+    ] = None
     tell: Callable[[str], None] = silent
 
     def __post_init__(self) -> None:
@@ -119,6 +127,8 @@ class InferenceOptions:
                 f"batch must be at most {MOST_BATCH}, not {self.batch}: all of a batch is in "
                 "memory at once; leave it out for what suits the device"
             )
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError(f"time_limit must be above 0 seconds, not {self.time_limit:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

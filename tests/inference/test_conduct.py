@@ -29,7 +29,8 @@ def bank(*kinds: str) -> ModelBank:
             ModelSpec(
                 name=kind,
                 format="python",
-                source=f"unruly_networks:{kind}",
+                source=f"unruly_networks:{kind if kind.islower() else 'late'}",
+                arguments={} if kind.islower() else {"kind": kind},
                 trust=True,
                 halo={"y": 8, "x": 8},
                 multiple={"y": 2, "x": 2},
@@ -95,14 +96,14 @@ def test_a_model_that_gives_nan_on_every_tile_has_no_rank_and_the_run_is_not_com
     assert {m["name"] for m in result["models"] if m["rank"]} == {"plain", "frozen"}
 
 
-@pytest.mark.parametrize("kind", ["leaving", "gone"])
-def test_a_model_that_calls_sys_exit_ends_itself_alone(kind):
+@pytest.mark.parametrize("kind", ["Leaving", "Interrupting", "Meddling", "gone"])
+def test_a_model_that_ends_the_program_or_changes_it_harms_no_other(kind):
     alone, beside = scored("plain", "frozen"), scored("plain", kind, "frozen")
     reasons = {**beside.attrs["excluded"], **beside.attrs.get("failures", {})}
     if kind == "gone":
         assert reasons["gone"].endswith("its code called sys.exit(0)")
-    else:
-        assert (beside.status.sel(model="leaving") == STATUS["failed"]).any()
+    elif kind != "Meddling":
+        assert (beside.status.sel(model=kind) == STATUS["failed"]).any()
     for name in ("plain", "frozen"):
         np.testing.assert_array_equal(beside.nhd.sel(model=name), alone.nhd.sel(model=name))
 

@@ -44,6 +44,7 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
         )
         try:
             with Client(cluster) as client:
+                _wait(client)
                 yield client
         finally:
             _close(cluster)
@@ -52,6 +53,20 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
 MOST_A_CORE = 4
 LOCAL = ClusterKind(open_local, pattern="local", most=max(16, MOST_A_CORE * (os.cpu_count() or 1)))
 """Worker processes on this machine."""
+
+
+FIRST_WORKER = 300
+"""Seconds until a worker process must have come up."""
+
+
+def _wait(client: Client) -> None:
+    try:
+        client.wait_for_workers(1, timeout=FIRST_WORKER)
+    except TimeoutError as error:
+        raise ValueError(
+            f"no worker process came up within {FIRST_WORKER} s: the machine is too busy; try fewer "
+            "--workers, or --cluster none"
+        ) from error
 
 
 def _close(cluster: LocalCluster) -> None:

@@ -82,6 +82,10 @@ class ConsensusBlock:
             seen[box], unsure[box] = consensus, uncertainty  # type: ignore[index]
         return BlockWritten(job.block)
 
+    def trials(self, _job: Job) -> list[Job]:
+        """Return nothing: its models are not done apart."""
+        return []
+
     def give_up(self, job: Job, error: BaseException) -> BlockWritten:
         """Raise what ended the task: a map with holes would pass for one without foreground."""
         raise error
