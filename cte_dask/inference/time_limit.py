@@ -184,7 +184,7 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
-    (torch._C._get_mkldnn_enabled, torch.backends.mkldnn.set_flags),
+    (lambda: torch.backends.mkldnn.enabled, torch.backends.mkldnn.set_flags),
     (os.getcwd, os.chdir),
 )
 """What a network may change for others: how to ask for it, how to set it."""

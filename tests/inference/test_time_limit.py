@@ -68,7 +68,7 @@ def test_what_a_network_changes_for_all_is_put_back(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def settings() -> tuple[object, ...]:
-        mkldnn = torch._C._get_mkldnn_enabled()
+        mkldnn = torch.backends.mkldnn.enabled
         values = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
         return (*values, mkldnn, os.getcwd(), torch.get_deterministic_debug_mode())
 

@@ -64,8 +64,8 @@ def _wait(client: Client) -> None:
         client.wait_for_workers(1, timeout=FIRST_WORKER)
     except TimeoutError as error:
         raise ValueError(
-            f"no worker process came up within {FIRST_WORKER} s: the machine is too busy; try fewer "
-            "--workers, or --cluster none"
+            f"no worker process came up within {FIRST_WORKER} s: the machine is too busy; "
+            "try fewer --workers, or --cluster none"
         ) from error
 
 
