@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from cte_dask.engine.anytime import Anytime
+    from cte_dask.results.layout import Layout
     from cte_dask.scoring.block_scores import BlockScores
-    from cte_dask.scoring.experiment import Experiment
 
 __all__ = ["CalibrationOptions", "PlanOptions", "RankOptions", "ShowProgress"]
 
@@ -27,13 +27,23 @@ class ShowProgress(Protocol):
     """What shows a run's progress while its context lasts."""
 
     def __call__(
-        self, experiment: Experiment, blocks: int, race: Anytime | None, /
+        self, layout: Layout, blocks: int, race: Anytime | None, /
     ) -> AbstractContextManager[Progress]:
-        """Return a context that gives what takes each finished block."""
+        """Return a context that gives what takes each finished block.
+
+        Parameters
+        ----------
+        layout
+            What the numbers of a block mean.
+        blocks
+            Blocks to do.
+        race
+            The work of an anytime run, which may end long before all blocks are done.
+        """
 
 
 def show_nothing(
-    _experiment: Experiment, _blocks: int, _race: Anytime | None
+    _layout: Layout, _blocks: int, _race: Anytime | None
 ) -> AbstractContextManager[Progress]:
     """Show no progress."""
     return nullcontext(lambda _: None)

@@ -172,7 +172,7 @@ def _race(experiment: Experiment, scores: Scores, goal: Goal, *, began: float) -
 def _run(run: PreparedRun, options: RankOptions) -> bool:
     """Score what is wanted; return whether somebody stopped it."""
     options.tell("starting")
-    display = options.progress(run.experiment, run.work.most, run.race)
+    display = options.progress(layout_of(run.experiment), run.work.most, run.race)
     cluster = open_cluster(options.cluster, workers=options.workers, threads=options.threads)
     try:
         with cluster as client, display as progress:

@@ -20,7 +20,6 @@ from cte_dask.errors import FOREIGN, reason
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cte_dask.perturb import Perturbation
     from cte_dask.report.html.tile_summary import TileSummary
     from cte_dask.scoring.experiment import Candidate, Experiment
     from cte_dask.tiles import Shape, Tile
@@ -161,7 +160,9 @@ def _tile(
     from cte_dask.perturb import Draw
     from cte_dask.scoring.score_block import predict_tiles
 
-    draw = Draw(_perturbation(experiment), 0)
+    # every model supports the perturbation of the score that tiles show
+    shown = experiment.primary.perturbation
+    draw = Draw(next(p for p in experiment.perturbations if p.name == shown), 0)
     # Blocks of `single` hold one tile each: a tile's number is its block's.
     prediction = next(iter(predict_tiles(experiment, index, [draw])))
     tile, maps = prediction[1], [to_numpy(m) for m in prediction[2]]
@@ -183,12 +184,6 @@ def _tile(
         "perturbed": png_uri(_quantised(_small(maps[1][plane]))),
         "disagreement": png_uri(_overlay(image, *(m[plane] for m in masks))),
     }
-
-
-def _perturbation(experiment: Experiment) -> Perturbation:
-    """Return the perturbation of the score that tiles show: every model supports it."""
-    name = experiment.primary.perturbation
-    return next(p for p in experiment.perturbations if p.name == name)
 
 
 def _repeated_nhd(

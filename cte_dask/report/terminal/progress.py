@@ -17,7 +17,6 @@ from rich.text import Text
 
 from cte_dask.report.terminal.numbers import shown_number
 from cte_dask.results.dataset import consistency_of
-from cte_dask.results.layout import layout_of
 from cte_dask.results.provenance import shown_urls
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
     from cte_dask.engine.anytime import Anytime
     from cte_dask.ranking.options import ShowProgress
+    from cte_dask.results.layout import Layout
     from cte_dask.scoring.block_scores import BlockScores, TileScores
-    from cte_dask.scoring.experiment import Experiment
 
 __all__ = ["RunProgress", "shown_on"]
 
@@ -41,8 +40,8 @@ class RunProgress:
 
     Parameters
     ----------
-    experiment
-        The run.
+    layout
+        What the numbers of a block mean.
     blocks
         Blocks to do.
     console
@@ -53,17 +52,16 @@ class RunProgress:
 
     def __init__(
         self,
-        experiment: Experiment,
+        layout: Layout,
         blocks: int,
         console: Console,
         race: Anytime | None = None,
     ) -> None:
-        self.experiment = experiment
+        self.layout = layout
         self.console, self.race = console, race
         self.total, self.blocks, self.tiles, self.failed = blocks, 0, 0, 0
         self.began = self.last_line = time.monotonic()
-        self.counts = np.zeros((len(experiment.candidates), BINS + 1), np.int64)
-        self.layout = layout_of(experiment)
+        self.counts = np.zeros((len(layout.models), BINS + 1), np.int64)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -124,7 +122,7 @@ class RunProgress:
         return f"about {seconds:.0f} s left"
 
     def _medians(self) -> Sequence[tuple[str, float]]:
-        names = [c.name for c in self.experiment.candidates]
+        names = self.layout.models
         medians = map(_median, self.counts)
         active = [True] * len(names) if self.race is None else self.race.race.active
         pairs = [
@@ -138,7 +136,7 @@ class RunProgress:
         return ", ".join(f"{name} {shown_number(cte)}" for name, cte in self._medians()[:most])
 
     def _view(self) -> Group:
-        table = Table(title=f"consistency so far, {self.experiment.primary}", title_justify="left")
+        table = Table(title=f"consistency so far, {self.layout.primary}", title_justify="left")
         table.add_column("model")
         table.add_column("CTE", justify="right")
         for name, cte in self._medians()[:LEADERS]:
@@ -151,9 +149,9 @@ def shown_on(console: Console) -> ShowProgress:
     """Return what shows the progress of a run on a console."""
 
     def show(
-        experiment: Experiment, blocks: int, race: Anytime | None, /
+        layout: Layout, blocks: int, race: Anytime | None, /
     ) -> AbstractContextManager[RunProgress]:
-        return RunProgress(experiment, blocks, console, race).shown()
+        return RunProgress(layout, blocks, console, race).shown()
 
     return show
 

@@ -26,6 +26,7 @@ from cte_dask.volume.statistics import not_stored
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cte_dask.consistency.score_names import ScoreName
     from cte_dask.engine.cost import Plan
     from cte_dask.engine.racing.goal import Goal
     from cte_dask.inference.trial import ModelReport
@@ -183,7 +184,7 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
         ("takes", times(plan)),
         ("stores", f"{shown_bytes(plan.bytes_stored)} before compression"),
         ("perturbations", ", ".join(p.name for p in experiment.perturbations)),
-        ("ranks by", _ranks_by(experiment)),
+        ("ranks by", _ranks_by(experiment.rule, experiment.primary, len(experiment.candidates))),
     ]
     if text := not_stored(experiment.volume):
         rows.insert(1, ("mind", text))
@@ -197,10 +198,10 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
     return table
 
 
-def _ranks_by(experiment: Experiment) -> str:
-    if experiment.rule == "consistency":
-        return str(experiment.primary)
-    return RULES["transfer" if len(experiment.candidates) >= WITNESSES else "cte"]
+def _ranks_by(rule: str, primary: ScoreName, models: int) -> str:
+    if rule == "consistency":
+        return str(primary)
+    return RULES["transfer" if models >= WITNESSES else "cte"]
 
 
 def _anytime_rows(plan: Plan, goal: Goal | None) -> list[tuple[str, str]]:

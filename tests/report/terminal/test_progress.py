@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cte_dask.models import load_bank
 from cte_dask.report.terminal.progress import BINS, RunProgress
+from cte_dask.results.layout import layout_of
 from cte_dask.scoring.block_scores import STATUS, BlockScores, unscored
 from cte_dask.scoring.resolve import resolve
 from cte_dask.volume import open_volume
@@ -18,7 +19,7 @@ from cte_dask.volume import open_volume
 def progress(bank_path):
     volume = open_volume(blobs((2, 64, 64)))
     experiment = resolve(volume, load_bank(str(bank_path)), tile=(1, 32, 32), block=(1, 2, 2))
-    return RunProgress(experiment, 50, Console(quiet=True))
+    return RunProgress(layout_of(experiment), 50, Console(quiet=True))
 
 
 def test_shown_medians_are_those_of_all_tiles_and_memory_does_not_grow(progress):
@@ -44,7 +45,8 @@ def test_a_tile_counts_with_the_mean_of_its_draws(bank_path):
     volume = open_volume(blobs((2, 64, 64)))
     bank = load_bank(str(bank_path)).select(["model-0"])
     options = {"perturbations": ("gaussian:0.1",), "repeats": 2, "tile": (1, 32, 32)}
-    progress = RunProgress(resolve(volume, bank, **options), 1, Console(quiet=True))
+    layout = layout_of(resolve(volume, bank, **options))
+    progress = RunProgress(layout, 1, Console(quiet=True))
     tiles = unscored((1, 2, 3), "scored")
     tiles.statistics["n_union"][:] = 100
     tiles.statistics["n_disagree"][:] = [[[0, 0, 0], [40, 40, 40]]]
