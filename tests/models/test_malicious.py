@@ -15,6 +15,7 @@ import bioimageio_packages as made
 import pytest
 import torch
 import yaml
+from torch import Tensor, nn
 
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
@@ -45,6 +46,46 @@ class Payload:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.canary),)
+
+
+class Saves(nn.Module):
+    """Writes a file whenever it predicts."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path, self.layer = path, nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.save(x, self.path)
+        return self.layer(x)
+
+
+class Maps(Saves):
+    """Overwrites a file whenever it predicts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mapped = torch.from_file(self.path, True, 9, dtype=torch.uint8)
+        return self.layer(x) + mapped.zero_().sum()
+
+
+class Unpacks(nn.Module):
+    """Writes a file when it is loaded."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.path, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.path, self.training = state
+        torch.save(self.training, self.path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 @pytest.fixture
@@ -105,6 +146,20 @@ def test_a_checkpoint_of_pytorch3dunet_with_a_payload_is_not_run(
     checkpoint = {"model_state_dict": {}, "best_eval_score": Payload(canary)}
     torch.save(checkpoint, folder / "best_checkpoint.pytorch")
     assert "would have to run code" in refusal(folder, format="pytorch3dunet")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", [Saves, Maps, Unpacks])
+def test_a_script_that_writes_files_is_not_run(
+    kind: type[nn.Module], tmp_path: Path, canary: Path, refusal: Callable[..., str]
+) -> None:
+    path = tmp_path / "script.pt"
+    torch.jit.save(torch.jit.script(kind(str(canary))), path)
+    reason = refusal(path, format="torchscript")
+    assert "in code/__torch__/" in reason
+    assert reason.endswith("is not known to compute only: it needs trust: true")
+    load_network(ModelSpec(name="own", format="torchscript", source=str(path), trust=True))
+    assert canary.exists() == (kind is Unpacks)
 
 
 def _with_code(folder: Path, canary: Path) -> None:
