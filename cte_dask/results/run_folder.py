@@ -108,9 +108,18 @@ class RunFolder:
         return self._place("suggestion")
 
     def create(self) -> None:
-        """Make the folder, where there is none."""
+        """Make the folder, where there is none.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a file in its place.
+        """
         filesystem, path = fsspec.core.url_to_fs(self.url)
-        filesystem.makedirs(path, exist_ok=True)
+        try:
+            filesystem.makedirs(path, exist_ok=True)
+        except FileExistsError as error:
+            raise FileExistsError(f"{self.url} is a file: choose a folder for --out") from error
 
     def has_scores(self) -> bool:
         """Whether there is a score store."""

@@ -146,8 +146,9 @@ def intensity_statistics(
         If stored voxels cannot be read.
     """
     qs = _checked_percentiles(percentiles)
-    if seed < 0 or max_voxels < 1:
-        raise ValueError(f"seed {seed} and max_voxels {max_voxels} must be at least 0 and 1")
+    for name, value, least in (("seed", seed, 0), ("max_voxels", max_voxels, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
     sample = draw_sample(volume, seed=seed, max_voxels=max_voxels)
     values = sample.values
     if values.size == 0:

@@ -349,7 +349,8 @@ def test_bad_targets_are_refused(bank_path, tmp_path):
         (("--threads", "10000"), ("threads", "10000", "at most")),
         (("--batch", "100000000"), ("batch", "100000000", "at most 4096")),
         (("--cluster", "local", "--workers", "100000"), ("workers", "100000", "at most")),
-        (("--seed", "-1"), ("seed", "-1")),
+        (("--seed", "-1"), ("seed must be at least 0, not -1",)),
+        (("--time-limit", "0"), ("time_limit", "above 0 seconds")),
         (("--device", "tpu"), ("tpu",)),
         (("--precision", "float8"), ("float8",)),
         (("--cluster", "lokal"), ("lokal", "local")),
@@ -363,6 +364,12 @@ def test_bad_options_are_refused(target, bank_path, tmp_path, options, words):
     out = tmp_path / "RUN"
     refused(rank(target, bank_path, out, *options), *words)
     assert not (out / "ranking.json").exists()
+
+
+def test_results_go_into_a_folder_not_into_a_file(target, bank_path, tmp_path):
+    (tmp_path / "file").write_text("something else")
+    refused(rank(target, bank_path, tmp_path / "file"), "is a file", "--out")
+    assert (tmp_path / "file").read_text() == "something else"
 
 
 @pytest.mark.parametrize("place", ["", " ", "{}", "{}/RUN", "{}/../target.zarr/0/RUN"])

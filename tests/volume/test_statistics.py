@@ -129,8 +129,8 @@ def test_only_the_roi_and_the_mask_count(voxels: NDArray[Any]) -> None:
         (np.eye(20)[np.newaxis], {"percentiles": (1, 101)}, "must be one or more of 0 to 100"),
         (np.eye(20)[np.newaxis], {"percentiles": (99, 1)}, "the first must be below the last"),
         (np.eye(20)[np.newaxis], {"percentiles": (np.nan,)}, "must be one or more of 0 to 100"),
-        (np.eye(20)[np.newaxis], {"seed": -1}, "seed -1"),
-        (np.eye(20)[np.newaxis], {"max_voxels": 0}, "max_voxels 0"),
+        (np.eye(20)[np.newaxis], {"seed": -1}, "seed must be at least 0, not -1"),
+        (np.eye(20)[np.newaxis], {"max_voxels": 0}, "max_voxels must be at least 1, not 0"),
     ],
 )
 def test_what_cannot_be_described_is_named(
