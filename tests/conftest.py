@@ -49,6 +49,7 @@ SLOW = (
     "tests/inference/test_memory.py",
     "tests/report/html/test_browser.py",
     "tests/services",
+    "tests/test_extension.py",
 )
 """Folders and files of tests that are not run for every change; others are marked one by one."""
 

@@ -207,6 +207,7 @@ def a_record(vessels, label=None):
     return vessels.evidence.record_of(target, images, bank)
 
 
+@pytest.mark.slow
 def test_a_record_orders_networks_and_flags_the_one_that_predicts_nothing(vessels):
     record = a_record(vessels)
     transfer = record["scores"][vessels.ordering.DEFAULT]

@@ -111,6 +111,7 @@ def test_the_best_model_of_all_blocks_is_found_in_few(rank_wide, exhaustive, tmp
     assert set(np.flatnonzero(done)) == set(order(sampled)), "one worker reads nothing ahead"
 
 
+@pytest.mark.slow
 def test_beaten_models_are_not_scored_on_later_blocks(two, exhaustive):
     out, outcome = two
     names = [m.name for m in exhaustive[1].ranking.models]
@@ -131,6 +132,7 @@ def test_beaten_models_are_not_scored_on_later_blocks(two, exhaustive):
     assert outcome.result["complete"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_finds_the_same(rank_wide, two, tmp_path, workers, address):
@@ -158,6 +160,7 @@ def impatient(after: int):
     return lambda *_: contextlib.nullcontext(press)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [2, 6])
 def test_ctrl_c_leaves_a_ranking_and_a_resumed_run_decides_what_an_undisturbed_one_does(
     rank_wide, two, tmp_path, after
@@ -180,6 +183,7 @@ def test_ctrl_c_leaves_a_ranking_and_a_resumed_run_decides_what_an_undisturbed_o
     assert all((marks / name).stat().st_mtime_ns == at for name, at in before.items())
 
 
+@pytest.mark.slow
 def test_going_on_exhaustively_scores_what_is_missing_and_nothing_else(
     rank_wide, exhaustive, two, tmp_path
 ):
@@ -199,6 +203,7 @@ def test_going_on_exhaustively_scores_what_is_missing_and_nothing_else(
     assert ours.identical(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("until", "sampled"), [("3", 3), ("10", 10), ("0.01s", 4)])
 def test_a_spent_budget_ends_a_run_well(rank_wide, tmp_path, until, sampled):
     outcome = rank_wide(tmp_path / "RUN", asked={"until": until, "epsilon": 0.0})
@@ -210,6 +215,7 @@ def test_a_spent_budget_ends_a_run_well(rank_wide, tmp_path, until, sampled):
     assert {m.scores[PRIMARY].n_tiles for m in outcome.ranking.models} == {4 * sampled}
 
 
+@pytest.mark.slow
 def test_a_budget_as_large_as_the_target_gives_what_all_blocks_give(
     rank_wide, exhaustive, tmp_path
 ):
@@ -222,12 +228,14 @@ def test_a_budget_as_large_as_the_target_gives_what_all_blocks_give(
     ]
 
 
+@pytest.mark.slow
 def test_large_targets_are_ranked_anytime_and_small_ones_whole(rank_wide, tmp_path, monkeypatch):
     assert "decided" not in rank_wide(tmp_path / "small", asked={}).result
     monkeypatch.setattr("cte_dask.engine.racing.goal.ANYTIME_ABOVE", 63)
     assert rank_wide(tmp_path / "large", asked={}).result["decided"]
 
 
+@pytest.mark.slow
 def test_what_excludes_each_other_is_refused_in_one_line(rank_wide, tmp_path):
     with pytest.raises(ValueError, match=r"--shard scores a fixed part .* leave out --until"):
         rank_wide(tmp_path / "a", asked={"until": "decided"}, shard="1/2")
@@ -249,6 +257,7 @@ def bank_with(folder, entries: dict[str, str]):
     return path
 
 
+@pytest.mark.slow
 def test_models_that_predict_nothing_or_everything_never_win_nor_hold_up_the_answer(
     rank_wide, exhaustive, tmp_path
 ):
@@ -261,6 +270,7 @@ def test_models_that_predict_nothing_or_everything_never_win_nor_hold_up_the_ans
     assert [m.name for m in outcome.ranking.models[-2:]] == ["all", "none"]
 
 
+@pytest.mark.slow
 def test_a_bank_of_nothing_else_is_given_up(rank_wide, tmp_path):
     bank = bank_with(tmp_path / "bank", {"all": "flood"})
     text = bank.read_text()
@@ -272,6 +282,7 @@ def test_a_bank_of_nothing_else_is_given_up(rank_wide, tmp_path):
     assert outcome.result["blocks"]["sampled"] < 32
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_everywhere_costs_the_exit_code_but_not_the_answer(
     rank_wide, exhaustive, tmp_path, monkeypatch
 ):
@@ -295,6 +306,7 @@ def test_a_model_that_fails_everywhere_costs_the_exit_code_but_not_the_answer(
     assert result["aside"] == ["model-2"]
 
 
+@pytest.mark.slow
 def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
     rank_wide, exhaustive, tmp_path, monkeypatch
 ):
@@ -318,6 +330,7 @@ def test_a_block_that_cannot_be_read_is_told_and_the_others_decide(
     assert resumed.result["blocks"]["failed"] == 0
 
 
+@pytest.mark.slow
 def test_status_and_report_tell_what_was_decided(two, wide):
     out, outcome = two
     said = CliRunner().invoke(app, ["status", str(out)]).output
@@ -329,6 +342,7 @@ def test_status_and_report_tell_what_was_decided(two, wide):
     assert "--until decided --top 2 --delta 0.05 --epsilon 0.02" in page
 
 
+@pytest.mark.slow
 def test_the_commands_take_the_options_and_speak_plainly(wide, bank, tmp_path):
     options = [str(wide), "--bank", str(bank), "--tile", "1,16,16", "--block", "1,2,2"]
     options += ["--perturb", "gaussian:0.1", "--batch", "4"]
@@ -344,6 +358,7 @@ def test_the_commands_take_the_options_and_speak_plainly(wide, bank, tmp_path):
     assert "--resume goes on" in done.stderr
 
 
+@pytest.mark.slow
 def test_time_ends_a_run_on_a_cluster_once_there_is_something_to_tell(wide, bank, tmp_path):
     volume, url = open_volume(str(wide)), str(tmp_path / "scores.zarr")
     experiment = resolve(volume, load_bank(str(bank)), **SETTINGS)
@@ -360,6 +375,7 @@ def test_time_ends_a_run_on_a_cluster_once_there_is_something_to_tell(wide, bank
     assert work.decision().stopped == "budget"
 
 
+@pytest.mark.slow
 def test_each_chunk_of_the_sampled_blocks_is_read_once_for_twenty_models(tmp_path, monkeypatch):
     bank = write_bank(tmp_path / "bank", 20, halo=0)
     path = tmp_path / "target.zarr"
@@ -404,6 +420,7 @@ def judged(rank_wide, seven, tmp_path_factory):
     return out, rank_wide(out, asked=asked, bank=seven)
 
 
+@pytest.mark.slow
 def test_a_bank_that_judges_itself_races_too(judged, rank_wide, seven, tmp_path):
     outcome = judged[1]
     assert outcome.ranking.primary == "transfer"
@@ -420,6 +437,7 @@ def test_a_bank_that_judges_itself_races_too(judged, rank_wide, seven, tmp_path)
     assert set(outcome.result) >= {"contradiction", "bank", "score"}
 
 
+@pytest.mark.slow
 def test_its_panel_is_scored_to_the_end(judged):
     out, outcome = judged
     scores = counted(open_scores(f"{out}/scores.zarr"))

@@ -108,6 +108,7 @@ def reads(monkeypatch, target):
     return counts
 
 
+@pytest.mark.slow
 def test_a_bank_larger_than_memory_gives_the_same_bits(experiment, monkeypatch, reads):
     want = score_block(experiment, 1)
     once = dict(reads)

@@ -68,6 +68,7 @@ def test_a_terabyte_has_at_most_two_thousand_blocks():
     assert 512 <= len(BlockGrid(draft.grid, cut)) <= 2000
 
 
+@pytest.mark.slow
 def test_predicted_reads_are_those_of_the_run(tmp_path, bank_path):
     image = np.random.default_rng(0).integers(0, 255, (4, 96, 96)).astype(np.uint8)
     path = tmp_path / "image.zarr"

@@ -60,6 +60,7 @@ def assert_equal_bits(got: xr.Dataset, want: xr.Dataset) -> None:
     xr.testing.assert_identical(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_local_cluster_gives_the_bits_of_the_serial_run(experiment, serial, tmp_path, workers):
     url = str(tmp_path / "scores.zarr")
@@ -109,6 +110,7 @@ def test_positions_are_given_in_voxels_and_nanometre(serial):
     np.testing.assert_allclose(serial.z_nm - serial.z_nm[0], (serial.z - serial.z[0]) * 40.0)
 
 
+@pytest.mark.slow
 def test_a_dask_array_that_no_zarr_backs_is_accepted(image, bank_path, serial):
     import dask.array as da
 
@@ -127,6 +129,7 @@ def test_two_volumes_in_memory_never_share_a_task(image, bank_path):
     assert len(names) == 2
 
 
+@pytest.mark.slow
 def test_an_address_of_a_running_scheduler_is_used(target, bank_path, tmp_path, serial, address):
     out = str(tmp_path / "RUN")
     outcome = rank_target(
@@ -271,6 +274,7 @@ def test_a_run_stops_though_the_error_of_a_signal_was_lost(experiment, tmp_path)
     assert len(done) == 1
 
 
+@pytest.mark.slow
 def test_of_a_large_target_an_even_sample_of_blocks_keeps_its_votes(
     experiment, tmp_path, monkeypatch
 ):

@@ -60,6 +60,7 @@ def test_a_malformed_shard_is_refused_by_name(text):
         Shard.parse(text)
 
 
+@pytest.mark.slow
 def test_the_last_of_the_shards_ranks_as_one_run_would(small, bank, tmp_path):
     out = tmp_path / "RUN"
     for number in (2, 1, 3):
@@ -74,6 +75,7 @@ def test_the_last_of_the_shards_ranks_as_one_run_would(small, bank, tmp_path):
     assert again.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_in_its_own_cut_by_any_number_of_workers(small, bank, tmp_path):
     out = tmp_path / "RUN"
     assert ranked(small, bank, out, shard="1/4", workers=2).exit_code == 0
@@ -118,6 +120,7 @@ def test_many_may_write_the_experiment_at_once(small, bank, tmp_path, monkeypatc
     assert (tmp_path / "experiment.yaml").read_text() == want
 
 
+@pytest.mark.slow
 def test_overwriting_starts_from_nothing(small, bank, tmp_path):
     out = tmp_path / "RUN"
     ranked(small, bank, out, block=(1, 2, 2))

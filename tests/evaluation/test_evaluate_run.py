@@ -93,6 +93,7 @@ def digests(run: Path) -> dict[str, str]:
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+@pytest.mark.slow
 def test_performance_is_that_of_the_tiles_predicted_one_by_one(run, truth, result):
     data = json.loads((run / "evaluation.json").read_text())
     experiment = reopen(str(run))
@@ -138,6 +139,7 @@ def test_json_tables_and_figures_are_written(run, result):
 FIGURES = ("performance", "agreement", "strength")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_workers")
 def test_every_way_to_run_gives_the_same_numbers(run, labels, result):
     here = (run / "evaluation.json").read_bytes()
@@ -203,6 +205,7 @@ def test_masked_tiles_are_left_out(target, bank_path, labels, tmp_path, image):
     assert np.isnan(np.asarray(found.tiles["f1"])[masked]).all()
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_opened_has_no_ccfv_and_it_is_said(target, labels, tmp_path):
     bank = write_bank(tmp_path / "bank", 2)
     flat = (
@@ -310,6 +313,7 @@ def test_a_target_that_changed_is_refused(bank_path, image, labels, tmp_path):
     refused(evaluate(out, labels), "target.zarr", "not as it was ranked", "uint8", "uint16")
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_broken_off_goes_on(run, labels, monkeypatch):
     want = evaluate_run(str(run), str(labels))
     blocks, real = [], evaluation_run.evaluate_block

@@ -40,6 +40,7 @@ def settled(tmp_path, monkeypatch):
     _READY.clear()
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved_remembered_and_scores_as_the_smaller_one(settled):
     small = settled(2, 2, batch=2)
     want = [score_block(small, index) for index in range(3)]

@@ -82,6 +82,7 @@ def test_scores_are_not_trivial(plain):
         assert np.nanmedian(consistency) > 0.2
 
 
+@pytest.mark.slow
 @given(
     block=st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(1, 3)),
     chunks=st.tuples(st.integers(1, 6), st.integers(16, 88), st.integers(16, 104)),

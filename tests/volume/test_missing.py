@@ -14,10 +14,17 @@ import zarr
 from fsspec.implementations.memory import MemoryFileSystem
 from numpy.typing import NDArray
 
+from cte_dask.storage import retries
 from cte_dask.volume import Volume, VolumeReadError, open_volume, zarr_source
 
 Write = Callable[..., str]
 ZERO = (0, 0, 0)
+
+
+@pytest.fixture(autouse=True)
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged file is damaged the third time, too."""
+    monkeypatch.setattr(retries, "READ_WAITS", (0.0, 0.0))
 
 
 def all_voxels(volume: Volume) -> NDArray[Any]:

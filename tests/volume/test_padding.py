@@ -66,7 +66,7 @@ def test_intensities_are_those_of_what_was_imaged(kind, request):
     assert statistics.constant_fraction == 0.5
 
 
-@pytest.mark.parametrize("kind", ["half_written", "padded"])
+@pytest.mark.parametrize("kind", ["half_written", pytest.param("padded", marks=pytest.mark.slow)])
 def test_models_are_scored_where_something_was_imaged_and_nowhere_else(kind, request, bank):
     path = request.getfixturevalue(kind)
     result, _ = ranked(path, bank)

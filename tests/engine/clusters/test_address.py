@@ -49,6 +49,7 @@ def rank(target, bank, out, cluster):
     return CliRunner().invoke(app, [*command, "--cluster", cluster, *ARGUMENTS])
 
 
+@pytest.mark.slow
 def test_with_the_right_certificate_the_ranking_is_that_of_the_in_process_run(
     scheduler, folder, target, bank_path, tmp_path
 ):

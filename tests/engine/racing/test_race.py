@@ -103,6 +103,7 @@ def real_tiles() -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.slow
 def test_with_the_correlations_of_a_real_target_the_best_model_is_found_in_few_blocks_too():
     rng, banks, scores = np.random.default_rng(8), 100, real_tiles()
     wrong, used = 0, []

@@ -172,6 +172,7 @@ def test_unknown_processing_is_refused_unless_the_bank_says_it_all(
     assert load_network(complete).kind == "module"
 
 
+@pytest.mark.slow
 # bioimageio.core leaves files open, and uses what torch deprecates.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is:DeprecationWarning")

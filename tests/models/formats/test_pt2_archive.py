@@ -65,6 +65,7 @@ def test_an_ordinary_archive_passes(entries: Entries) -> None:
     refuse_code(packed(entries))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("norm", ["batch", "group", "instance", None])
 @pytest.mark.parametrize("upsample", ["transpose", "nearest"])

@@ -83,6 +83,7 @@ def test_the_curve_is_that_of_the_whole_run_on_the_pilots_tiles_however_it_is_cu
         assert a.spread.ratio == pytest.approx(b.spread.ratio, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_curve_in_this_process_and_on_a_cluster(
     volume, bank, calibration, address
 ):
@@ -273,6 +274,7 @@ def test_worker_processes_give_the_same_numbers_bit_for_bit(target, bank_path, t
     assert json.loads(one)["metric"] == "vrand"
 
 
+@pytest.mark.slow
 def test_the_border_of_instances_is_left_out_as_asked(volume, bank):
     options = {"kind": "gaussian", "grid": (0.05, 0.1), "metric": "vrand", "pilot_tiles": 6}
     plain, banded = (
@@ -286,6 +288,7 @@ def test_a_calibration_is_not_lost(written, target, bank_path):
     refused(command(target, bank_path, written[0]), "--overwrite")
 
 
+@pytest.mark.slow
 def test_json_alone_is_printed_and_without_matplotlib_the_remedy_is_told(
     target, bank_path, tmp_path, monkeypatch
 ):

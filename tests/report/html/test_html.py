@@ -226,6 +226,7 @@ def test_the_command_it_prints_repeats_the_run(page, run, tmp_path):
     assert first == again
 
 
+@pytest.mark.slow
 def test_the_strength_curve_is_shown_where_there_is_one(run, moved):
     folder = run.parent
     options = ["--tile", "1,32,32", "--cluster", "none", "--quiet", "--strengths", "0.1,0.3"]
