@@ -59,12 +59,15 @@ def check(
     """Load each model in a process of its own and run one tile."""
     with clear_errors():
         from cte_dask.inference.check import check_bank
+        from cte_dask.inference.confinement import can_forbid_writes
         from cte_dask.models import load_bank
         from cte_dask.report.terminal.tables import print_checks
 
         models, stopped = load_bank(bank), False
         reports: list[ModelReport] = []
         tell = teller(console_of(quiet))
+        if not can_forbid_writes() and not all(model.trust for model in models):
+            tell("this system has no Landlock: it cannot forbid models under check to write files")
 
         def take(report: ModelReport) -> None:
             reports.append(report)

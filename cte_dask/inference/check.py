@@ -151,10 +151,23 @@ def _main(entry: str, sender: Connection, timeout: float, speech: str) -> None:
     set_threads(1)  # several are checked at once
     spec = ModelSpec.model_validate_json(entry)
     try:
+        if not spec.trust:
+            _confine(spec, Path(speech).parent)
         report = check_model(spec)
-    except ModelError as error:
+    except (ModelError, ValueError) as error:
         report = _failed(spec, str(error).removeprefix(f"model {spec.name!r}: "))
     sender.send(report)
+
+
+def _confine(spec: ModelSpec, folder: Path) -> None:
+    """Let a model that the bank does not trust write nowhere but in a folder."""
+    from cte_dask.inference.confinement import forbid_writes
+    from cte_dask.models.source import fetch
+    from cte_dask.storage import is_url
+
+    if is_url(spec.source):
+        fetch(spec)  # into the cache, while that may be written
+    forbid_writes(folder)
 
 
 def _apart(timeout: float, speech: str) -> None:
