@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from cte_dask.models.bank import load_bank
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
 from cte_dask.models.package import MAX_EXPANSION, Package, folder_digest
@@ -160,6 +162,41 @@ def test_a_script_that_writes_files_is_not_run(
     assert reason.endswith("is not known to compute only: it needs trust: true")
     load_network(ModelSpec(name="own", format="torchscript", source=str(path), trust=True))
     assert canary.exists() == (kind is Unpacks)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"format": "payload:Thing"},
+        {"format": "python", "source": "payload:Thing"},
+        {"format": "state_dict", "architecture": "payload:Thing"},
+        {"segmenter": {"name": "payload:Thing"}},
+        {"segmenter": {"name": "os:system", "parameters": {"command": "touch canary"}}},
+        {"preprocessing": [{"name": "payload:Thing"}]},
+        {"variants": [{"scale": 0.5, "preprocessing": [{"name": "payload:Thing"}]}]},
+        {"output": {"activation": "payload:Thing"}},
+        {"perturbation": "payload:Thing"},
+        {"perturbations": ["payload:Thing:0.2"]},
+        {"metric": "payload:Thing"},
+        {"metrics": ["payload:Thing"]},
+    ],
+    ids=str,
+)
+def test_no_key_of_a_bank_names_code_that_runs_without_trust(
+    keys: dict[str, Any], tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "payload.py").write_text(CODE.format(canary=str(canary)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    bank = tmp_path / "bank.yaml"
+    entry = {"format": "torchscript", "source": "a.pt", **keys}
+    bank.write_text(yaml.safe_dump({"schema": "cte-bank/1", "models": {"evil": entry}}))
+    with pytest.raises(ValueError, match=r"needs trust: true|unknown|should be|is not"):
+        load_bank(bank)
+    with pytest.raises(ValueError, match=r"needs trust: true|unknown|should be|is not"):
+        ModelSpec.model_validate({"name": "evil", **entry})
+    assert not canary.exists()
+    assert "payload" not in sys.modules
 
 
 def _with_code(folder: Path, canary: Path) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch.export.pt2_archive import PT2ArchiveReader
 
+from cte_dask.models.formats.script_operators import computes
+
 __all__ = ["refuse_code"]
 
 _RECORDS = re.compile(
@@ -32,8 +34,8 @@ _OPERATOR = re.compile(
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
     r"|math\.(ceil|floor|trunc|sqrt)"
 )
-# from_file maps any file of this machine into a tensor.
-_FORBIDDEN = re.compile(r"torch\.ops\.aten\.from_file\..*")
+# Of aten, only what takes a text can name a file, as from_file and save do; these name an error.
+_ASSERTIONS = re.compile(r"_(functional_)?assert_(async|scalar)|_assert_tensor_metadata")
 _NAME = re.compile(r"[\w.@+-]*", re.ASCII)
 _GUARD = re.compile(r"[\w\s\[\]'().,+*/%<>=!&|~-]*", re.ASCII)
 _FREE_TEXT = frozenset({"as_string", "as_strings"})
@@ -140,7 +142,7 @@ def _harmless(text: str, key: str) -> bool:
     if key in _FREE_TEXT:
         return True
     if key in ("target", "as_operator"):
-        return bool(_OPERATOR.fullmatch(text)) and not _FORBIDDEN.fullmatch(text)
+        return bool(_OPERATOR.fullmatch(text)) and _names_no_file(text)
     if key == "expr_str":
         return _parses(text, _is_symbolic)
     if key == "guards_code":
@@ -148,6 +150,15 @@ def _harmless(text: str, key: str) -> bool:
     if key in ("in_spec", "out_spec"):
         return _is_plain_tree(text)
     return bool(_NAME.fullmatch(text))
+
+
+def _names_no_file(target: str) -> bool:
+    namespace, _, name = target.removeprefix("torch.ops.").partition(".")
+    operator = f"aten::{name.partition('.')[0]}"
+    if namespace != "aten" or computes(operator) or _ASSERTIONS.fullmatch(operator[6:]):
+        return True
+    schemas = torch._C._jit_get_schemas_for_operator(operator)
+    return not any("str" in str(a.type) for schema in schemas for a in schema.arguments)
 
 
 def _parses(text: str, allowed: Any) -> bool:
