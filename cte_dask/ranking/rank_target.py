@@ -133,7 +133,10 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     bank = load_bank(bank_path)
     options.tell("opening the target")
     volume = open_target(target, bank)
-    experiment = experiment_of(volume, bank, replace(options, workers=workers, block=block))
+    # with worker processes the models need not be here, where one that crashes would end the run
+    apart = options.cluster != "none"
+    options = replace(options, workers=workers, block=block, apart=apart)
+    experiment = experiment_of(volume, bank, options)
     layout = layout_of(experiment)
     _check_space(out, layout)
     labelled = _labelled(options, experiment.volume, experiment.grid)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cte_dask.arrays import dtype_of, set_threads
 from cte_dask.errors import FOREIGN, reason
+from cte_dask.inference.apart import EndedError, done_apart
 from cte_dask.inference.conduct import conduct_of
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
@@ -25,6 +26,8 @@ from cte_dask.scoring.voxel_matching import alike_axes, mismatch, scale_of
 from cte_dask.tiles import Shape
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cte_dask.models.network import Network
     from cte_dask.models.spec import ModelSpec, Variant
     from cte_dask.perturb import Perturbation
@@ -102,6 +105,7 @@ def settle(
     batch: int | None,
     voxel_size: VoxelSize | None,
     perturbations: Sequence[Perturbation],
+    apart: bool = False,
     tell: Callable[[str], None],
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Load every model once; split the bank into usable candidates and excluded ones with reasons.
@@ -118,6 +122,8 @@ def settle(
         The target's; None if it is not known.
     perturbations
         Those of the run.
+    apart
+        Whether models that bring code of their own are tried in a process of their own.
     tell
         Receives one line of progress per candidate.
 
@@ -134,7 +140,7 @@ def settle(
     set_threads(threads)
     candidates: list[Candidate] = []
     excluded: dict[str, str] = {}
-    needs = _Needs(inference.tile)
+    needs, limit = _Needs(inference.tile), trial_limit(inference.time_limit)
     for number, (name, (spec, variant)) in enumerate(members.items(), start=1):
         tell(f"loading model {number} of {len(members)}: {name}")
         settled = partial(
@@ -149,7 +155,10 @@ def settle(
             shared=any(c.spec.name == spec.name for c in candidates),
         )
         try:
-            candidate = within(trial_limit(inference.time_limit), settled, what="its trial")
+            if apart and spec.trust:
+                candidate, needs = _settled_apart(settled, inference, threads)
+            else:
+                candidate, needs = within(limit, settled, what="its trial")
         except FOREIGN as error:  # a model is foreign code: whatever it raises excludes it alone
             excluded[name] = reason(error)
         else:
@@ -191,11 +200,29 @@ def _settled(
     voxel_size: VoxelSize | None,
     perturbations: Sequence[Perturbation],
     shared: bool,
-) -> Candidate:
+) -> tuple[Candidate, _Needs]:
     """Load a model and try it, as one candidate of it; the first one measures what it needs."""
     draft = _settle(needs.of(spec), variant, inference, voxel_size, batch=batch)
     network = _shared_network(draft.spec, inference) if shared else None
-    return _fitting(draft, inference, perturbations, network)
+    return _fitting(draft, inference, perturbations, network), needs
+
+
+def _settled_apart(
+    settled: Callable[[], tuple[Candidate, _Needs]], inference: Inference, threads: int
+) -> tuple[Candidate, _Needs]:
+    """Try a model where it may crash; it is not loaded in this process."""
+    seconds = trial_limit(inference.time_limit)
+    try:
+        return done_apart(partial(_settled_there, settled, threads), seconds=seconds)
+    except EndedError as error:
+        raise ValueError(f"when it was tried, its process {error}") from error
+
+
+def _settled_there(
+    settled: Callable[[], tuple[Candidate, _Needs]], threads: int, _folder: Path
+) -> tuple[Candidate, _Needs]:
+    set_threads(threads)
+    return settled()
 
 
 def _settle(

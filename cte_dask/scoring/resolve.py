@@ -80,6 +80,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         batch=options.batch,
         voxel_size=volume.voxel_size,
         perturbations=perturbations,
+        apart=options.apart,
         tell=options.tell,
     )
     if options.perturbations is None:

@@ -158,6 +158,8 @@ class ScoringOptions(InferenceOptions):
         Number of workers the blocks should keep busy; None for one.
     sample
         Whether to measure the target's intensities; a plan does without.
+    apart
+        Whether models that bring code of their own are tried in a process of their own.
     """
 
     perturbations: Annotated[Sequence[Perturbation | str] | None, PERTURB_HELP, "--perturb"] = None
@@ -178,6 +180,7 @@ class ScoringOptions(InferenceOptions):
     )
     workers: Annotated[int | None, "Worker processes; by default one a core."] = None
     sample: bool = True
+    apart: bool = False
 
 
 A = TypeVar("A")

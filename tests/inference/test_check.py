@@ -76,7 +76,7 @@ def test_one_model_that_dies_does_not_stop_the_others(
 def test_a_model_that_hangs_is_given_up(factory: Make) -> None:
     started = time.monotonic()
     report = check_spec(factory("hanging"), timeout=0.4)
-    assert (report.ok, report.reason) == (False, "gave no answer in 2 s")
+    assert (report.ok, report.reason) == (False, "gave no answer within 2 s")
     assert time.monotonic() - started < 30
 
 

@@ -46,15 +46,17 @@ print(confined)
 # The check of an archive, as if it knew nothing: what it might miss still overwrites no file.
 CARELESS = """
 import sys
-from multiprocessing import Pipe
+from contextlib import suppress
+from pathlib import Path
 import cte_dask.models.formats.torchscript as torchscript
-from cte_dask.inference.check import _main
+from cte_dask.inference.check import _check
+from cte_dask.models.network import ModelError
 from cte_dask.models.spec import ModelSpec
 
 torchscript.refuse_operators = torchscript.refuse_graphs = lambda _: None
-receiver, sender = Pipe(duplex=False)
 spec = ModelSpec(name="evil", format="torchscript", source=sys.argv[1])
-_main(spec.model_dump_json(exclude_unset=True), sender, 120, sys.argv[2])
+with suppress(ModelError):
+    _check(spec.model_dump_json(exclude_unset=True), Path(sys.argv[2]))
 """
 
 
@@ -100,7 +102,7 @@ def test_a_model_that_slips_through_the_check_of_its_file_writes_nothing(
 ) -> None:
     inside, outside = folders
     torch.jit.save(torch.jit.script(Saves(str(outside / "canary"))), outside / "script.pt")
-    _run(CARELESS, outside / "script.pt", inside / "speech")
+    _run(CARELESS, outside / "script.pt", inside)
     assert (outside / "canary").exists() == (not can_forbid_writes())
 
 

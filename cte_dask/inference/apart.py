@@ -1,0 +1,158 @@
+"""Work in a process of its own, which may hang, run out of memory or crash without harm to ours.
+
+What it prints goes to a file, whoever of its children says it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cte_dask.errors import FOREIGN, reason
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+__all__ = ["EndedError", "FailedError", "done_apart", "end_all"]
+
+T = TypeVar("T")
+
+# Processes are forked from one that has torch loaded, where the system can.
+_CONTEXT: Any = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+_PRELOADED = ["cte_dask.inference.trial", "cte_dask.inference.predictor"]
+
+
+class EndedError(Exception):
+    """The process ended, or went on too long, without an answer."""
+
+
+class FailedError(Exception):
+    """The work raised an error, which this tells in one line."""
+
+
+def done_apart(
+    work: Callable[[Path], T],
+    *,
+    seconds: float,
+    processor_seconds: float | None = None,
+    running: set[Any] | None = None,
+) -> T:
+    """Do some work in a process of its own and return what it gives.
+
+    Parameters
+    ----------
+    work
+        What is done there, pickled; takes a folder that is removed afterwards.
+    seconds
+        How long it may take by the clock.
+    processor_seconds
+        How much processor time it may take; None for no limit.
+    running
+        Holds the process while it runs, for `end_all`.
+
+    Raises
+    ------
+    EndedError
+        If the process ends or is ended without an answer.
+    FailedError
+        If `work` raises an error.
+    """
+    if _CONTEXT.get_start_method() == "forkserver":
+        _CONTEXT.set_forkserver_preload(_PRELOADED)
+    running = set() if running is None else running
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory() as folder, receiver:
+        arguments = work, sender, processor_seconds, folder
+        process = _CONTEXT.Process(target=_main, args=arguments)
+        process.start()
+        sender.close()
+        running.add(process)
+        try:
+            answer = _answer(receiver, process, seconds)
+        finally:
+            running.discard(process)
+            _kill(process)
+        if answer is None:
+            speech = Path(folder, SPEECH)
+            said = speech.read_text(errors="replace") if speech.exists() else ""
+            raise EndedError(_ending(process.exitcode, said, seconds, processor_seconds))
+    result, error = answer
+    if error:
+        raise FailedError(error)
+    return result  # type: ignore[no-any-return]
+
+
+def end_all(running: set[Any]) -> None:
+    """End processes that somebody else waits for."""
+    for process in tuple(running):
+        _kill(process)
+
+
+SPEECH = "speech"
+
+
+def _answer(receiver: Connection, process: Any, seconds: float) -> tuple[Any, str] | None:
+    """Return what a process sends; None if it ends, or goes on too long, without."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if receiver.poll(0.1):
+            with suppress(EOFError):
+                answer: tuple[Any, str] = receiver.recv()
+                return answer
+        if not process.is_alive():
+            break
+    return None
+
+
+def _ending(code: int | None, said: str, seconds: float, processor_seconds: float | None) -> str:
+    if code is None or code == -signal.SIGKILL:
+        return f"gave no answer within {seconds:g} s"
+    if hasattr(signal, "SIGXCPU") and code == -signal.SIGXCPU:
+        return f"gave no answer in {processor_seconds:g} s of processor time"
+    if code < 0:
+        return f"crashed with {signal.Signals(-code).name}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return f"ended with exit code {code}" + (f": {lines[-1][:300]}" if lines else "")
+
+
+def _kill(process: Any) -> None:
+    """End the process and whatever it started: they are a session of their own."""
+    with suppress(ProcessLookupError, PermissionError, AttributeError):  # nothing of it is left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
+def _main(
+    work: Callable[[Path], Any], sender: Connection, processor_seconds: float | None, folder: str
+) -> None:
+    _go_apart(processor_seconds, os.path.join(folder, SPEECH))
+    try:
+        answer = work(Path(folder)), ""
+    except FOREIGN as error:
+        answer = None, reason(error)
+    sender.send(answer)
+
+
+def _go_apart(processor_seconds: float | None, speech: str) -> None:
+    """Become a session of one's own with limited processor time, and speak into a file."""
+    if hasattr(os, "setsid"):
+        import resource
+
+        os.setsid()
+        if processor_seconds is not None:
+            limit = max(1, round(processor_seconds))
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = os.open(speech, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(file, stream)
