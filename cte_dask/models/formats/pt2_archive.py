@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.export.pt2_archive import PT2ArchiveReader
 
+from cte_dask.models.formats.private_torch import schemas_of
 from cte_dask.models.formats.script_operators import computes
 
 __all__ = ["refuse_code"]
@@ -157,7 +158,7 @@ def _names_no_file(target: str) -> bool:
     operator = f"aten::{name.partition('.')[0]}"
     if namespace != "aten" or computes(operator) or _ASSERTIONS.fullmatch(operator[6:]):
         return True
-    schemas = torch._C._jit_get_schemas_for_operator(operator)
+    schemas = schemas_of(operator)
     return not any("str" in str(a.type) for schema in schemas for a in schema.arguments)
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from cte_dask.models.formats.private_torch import archive_reader, schemas_of
 from cte_dask.models.formats.script_operators import CLASSES, computes
 
 __all__ = ["refuse_graphs", "refuse_operators"]
@@ -81,7 +82,7 @@ def refuse_operators(content: bytes) -> None:
     """
     try:
         # torch's own reader: another zip reader might see other entries than torch.jit.load will.
-        reader = torch._C.PyTorchFileReader(io.BytesIO(content))
+        reader = archive_reader(io.BytesIO(content))
         records = sorted(reader.get_all_records())
     except RuntimeError as error:
         raise ValueError(f"the file is not a TorchScript archive: {error}") from error
@@ -232,4 +233,4 @@ def _unknown(chain: Sequence[str]) -> str:
 
 @functools.cache
 def _exists(operator: str) -> bool:
-    return bool(torch._C._jit_get_schemas_for_operator(operator))
+    return bool(schemas_of(operator))
