@@ -36,6 +36,7 @@ OPTIONAL_FOR = {
     "gcs": "targets on Google Cloud Storage",
     "azure": "targets on Azure Blob Storage",
     "bioimageio": "models of the BioImage.IO zoo",
+    "h5": "targets in HDF5 files",
     "labels": "tiles to label: cte suggest, cte rank --labels",
     "onnx": "ONNX networks",
     "report": "the pictures of calibrate and evaluate",

@@ -51,7 +51,9 @@ class TargetOptions:
     """How a target is opened: see `cte_dask.open_volume`."""
 
     target: Annotated[
-        str, "The volume: path or URL of a zarr array or group, or OME-Zarr image.", "TARGET"
+        str,
+        "The volume: path or URL of a zarr array or group, OME-Zarr image, or HDF5 file.",
+        "TARGET",
     ]
     level: Annotated[
         int | Literal["auto"],

@@ -18,7 +18,7 @@ from cte_dask.errors import VolumeError
 if TYPE_CHECKING:
     from cte_dask.volume.ngff import LevelScale
 
-__all__ = ["Image", "Selection", "Source", "checked_dtype"]
+__all__ = ["Image", "Selection", "Source", "checked_dtype", "shown"]
 
 Selection = tuple[slice | int, ...]
 
@@ -94,6 +94,18 @@ def checked_dtype(dtype: np.dtype[Any], name: str) -> str:
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise VolumeError(f"{name} has elements of type {dtype}: want integers or real numbers")
     return dtype.name
+
+
+def shown(selection: Selection) -> str:
+    """Return a selection as messages show it.
+
+    Examples
+    --------
+    >>> shown((0, slice(2, 5)))
+    '[0,2:5]'
+    """
+    extents = (f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in selection)
+    return "[" + ",".join(extents) + "]"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from cte_dask.errors import VolumeError, VolumeReadError, cause
 from cte_dask.storage import StorageError
 from cte_dask.storage.retries import read_patiently
 from cte_dask.storage.stores import StrictStore, is_remote, open_store
-from cte_dask.volume.image import Selection, checked_dtype
+from cte_dask.volume.image import Selection, checked_dtype, shown
 
 __all__ = ["ZarrSource", "open_node", "open_zarr_source", "strict_store"]
 
@@ -80,7 +80,7 @@ class ZarrSource:
         except Exception as error:
             # codecs raise whatever their libraries raise
             raise VolumeReadError(
-                f"cannot read {self._name} at {_shown(selection)}: {cause(error)}"
+                f"cannot read {self._name} at {shown(selection)}: {cause(error)}"
             ) from error
         return data.astype(self.dtype, copy=False)
 
@@ -257,8 +257,8 @@ def _refusal(name: str) -> str:
         return f"{name} does not exist"
     if os.path.isfile(name):
         return (
-            f"{name} is a file, not a zarr: want a directory or URL of a zarr array or OME-Zarr; "
-            "convert TIFF, HDF5 and the like first"
+            f"{name} is a file, not a zarr, and of no other format that is read (HDF5): convert it "
+            "to zarr first"
         )
     return f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
 
@@ -296,8 +296,3 @@ def _chunk_range(selected: slice | int, chunk: int) -> range:
     if isinstance(selected, int):
         return range(selected // chunk, selected // chunk + 1)
     return range(selected.start // chunk, -(-selected.stop // chunk))  # floor to ceil
-
-
-def _shown(selection: Selection) -> str:
-    extents = (f"{s.start}:{s.stop}" if isinstance(s, slice) else str(s) for s in selection)
-    return "[" + ",".join(extents) + "]"

@@ -16,12 +16,13 @@ def test_importing_the_package_imports_no_array_or_network_library() -> None:
     assert (process.returncode, process.stderr.strip()) == (0, "")
 
 
-def test_opening_a_zarr_imports_neither_torch_nor_dask(tmp_path) -> None:
+def test_opening_a_zarr_imports_neither_torch_nor_dask_nor_other_formats(tmp_path) -> None:
     code = (
         "import sys, zarr; from cte_dask.volume import open_volume; "
         f"zarr.create_array({str(tmp_path / 'a')!r}, shape=(4, 4), dtype='u1'); "
         f"open_volume({str(tmp_path / 'a')!r}).read((0, 0, 0), (1, 4, 4)); "
-        "sys.exit(', '.join(sorted({'torch', 'dask', 'distributed'} & set(sys.modules))) or 0)"
+        "heavy = {'torch', 'dask', 'distributed', 'h5py', 'tifffile', 'imagecodecs'}; "
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
     )
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

@@ -1,0 +1,120 @@
+"""One volume in every format that is no zarr: the same voxels, description and tile scores."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import blobs, write_bank
+from numpy.typing import NDArray
+from troubled import cte
+
+import cte_dask
+from cte_dask.cli.doctor import examine
+from cte_dask.results.experiment_file import reopen
+from cte_dask.volume import intensity_statistics, open_volume, write_ome_zarr
+
+SIZE = (40.0, 9.2, 9.2)
+OPTIONS = {"tile": (1, 32, 32), "perturbations": ("gaussian:0.1",), "metrics": ("nhd",)}
+
+
+def write_zarr(folder: Path, voxels: NDArray) -> str:
+    path = folder / "volume.zarr"
+    chunks = (1, *voxels.shape[1:])
+    write_ome_zarr(path, voxels, axes="zyx", voxel_size_nm=SIZE, chunks=chunks, overwrite=True)
+    return str(path)
+
+
+def write_hdf5(folder: Path, voxels: NDArray) -> str:
+    with h5py.File(folder / "volume.h5", "w") as file:
+        data = file.create_dataset("volume/raw", data=voxels, chunks=(1, 8, 8), compression="gzip")
+        data.attrs["resolution"] = SIZE
+    return f"{folder / 'volume.h5'}::volume/raw"
+
+
+WRITERS: dict[str, Callable[[Path, NDArray], str]] = {
+    "hdf5": write_hdf5,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_volume_reads_as_the_zarr_of_it_does(
+    name: str, tmp_path: Path, voxels: NDArray[np.uint16]
+) -> None:
+    expected = open_volume(write_zarr(tmp_path, voxels))
+    volume = open_volume(WRITERS[name](tmp_path, voxels))
+    for key in ("shape", "array_shape", "dtype", "voxel_size", "translation_nm", "axes", "notes"):
+        assert volume.describe()[key] == expected.describe()[key], key
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        corners = np.sort(rng.integers(-3, np.add(voxels.shape, 3), (2, 3)), axis=0)
+        start, stop = corners[0], corners[1] + 1
+        np.testing.assert_array_equal(volume.read(start, stop), expected.read(start, stop))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_workers_and_threads_open_it_for_themselves(
+    name: str, tmp_path: Path, voxels: NDArray[np.uint16]
+) -> None:
+    volume = open_volume(WRITERS[name](tmp_path, voxels))
+    recipe = pickle.dumps(volume)
+    assert len(recipe) < 1500
+    again = pickle.loads(recipe)
+    assert again == volume
+    with ThreadPoolExecutor(4) as pool:
+        planes = pool.map(lambda z: again.read((z, 0, 0), (z + 1, 20, 26)), range(6))
+        np.testing.assert_array_equal(np.concatenate(list(planes)), voxels)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_description_opens_it_again_and_the_doctor_knows_it(
+    name: str, tmp_path: Path, voxels: NDArray[np.uint16]
+) -> None:
+    volume = open_volume(WRITERS[name](tmp_path, voxels))
+    assert open_volume(volume.url).describe() == volume.describe()
+    finding = examine(volume.url)[-1]
+    assert finding.state == "ok", finding
+    assert "uint16 6×20×26 (zyx), level 0, voxels 40,9.2,9.2 nm" in finding.told
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_other_voxels_under_the_same_name_have_another_checksum(
+    name: str, tmp_path: Path, voxels: NDArray[np.uint16]
+) -> None:
+    volumes = (open_volume(WRITERS[name](tmp_path, v)) for v in (voxels, voxels, voxels[::-1]))
+    one, same, turned = (intensity_statistics(volume).digest for volume in volumes)
+    assert one == same != turned
+
+
+def test_tile_scores_are_those_of_the_zarr_to_the_bit(tmp_path: Path) -> None:
+    bank = cte_dask.load_bank(write_bank(tmp_path / "bank", 1))
+    voxels = blobs((2, 32, 40)).astype(np.uint16)
+    scores = {
+        name: cte_dask.score(open_volume(write(tmp_path, voxels)), bank, block=(1, 1, 2), **OPTIONS)
+        .nhd.compute(scheduler="synchronous")
+        .to_numpy()
+        for name, write in {"zarr": write_zarr, **WRITERS}.items()
+    }
+    assert np.isfinite(scores["zarr"]).any()
+    for name, values in scores.items():
+        assert values.tobytes() == scores["zarr"].tobytes(), name
+
+
+def test_a_run_knows_its_target_again(tmp_path: Path) -> None:
+    voxels = blobs((1, 32, 32)).astype(np.uint16)
+    target, bank = write_hdf5(tmp_path, voxels), write_bank(tmp_path / "bank", 1)
+    words = ["rank", target, "--bank", bank, "--out", tmp_path / "RUN", "--tile", "1,32,32"]
+    words += ["--perturb", "gaussian:0.1", "--cluster", "none", "--quiet"]
+    assert cte(*words).exit_code == 0
+    np.testing.assert_array_equal(
+        reopen(str(tmp_path / "RUN")).volume.read((0, 0, 0), voxels.shape), voxels
+    )
+    write_hdf5(tmp_path, voxels[:, ::-1])
+    again = cte(*words, "--resume")
+    assert again.exit_code == 2
+    assert "another experiment" in " ".join(again.output.split())
