@@ -39,14 +39,18 @@ def scheduler_needed() -> Iterator[None]:
         raise SchedulerLostError(GONE) from error
 
 
+MOST_IN_A_ROW = 3
+"""Jobs that may die, one after the other, before it is asked why."""
+
+
 class Suspects:
     """Jobs under which workers died, kept apart to be tried again, each alone.
 
     Dask blames every task that was on a worker when it died. So a suspect runs with no other task
     beside it; if workers die again, each of its models is tried by itself, and one that kills is
-    set aside for the rest of the run, by name. A single suspect waits until all else is done, as a
-    machine may be lost for reasons of its own; from two on they go first, for a model that kills
-    every worker would do so with every block.
+    set aside for the rest of the run, by name. Suspects wait until all else is done, as machines
+    are lost for reasons of their own; once `MOST_IN_A_ROW` jobs died and none ended well in
+    between, they go first: a model that kills every worker would do so with every block.
 
     Parameters
     ----------
@@ -61,6 +65,7 @@ class Suspects:
         self._accused: Job | None = None
         self._on_trial: deque[Job] = deque()
         self._last: set[int] = set()
+        self._in_a_row = 0
         self.aside: dict[int, str] = {}
 
     def take(self, job: Job, future: Any) -> bool:
@@ -89,6 +94,7 @@ class Suspects:
         if job.trial:
             self._judge(job, killed=killed)
             return True
+        self._in_a_row = self._in_a_row + 1 if killed else 0
         if not killed or job.block in self._last:
             return False
         if job.block not in self._tried:
@@ -100,7 +106,8 @@ class Suspects:
     @property
     def first(self) -> bool:
         """Whether suspects are tried before anything else."""
-        return len(self._waiting) > 1 or self._accused is not None
+        many = bool(self._waiting) and self._in_a_row >= MOST_IN_A_ROW
+        return many or self._accused is not None
 
     def next(self) -> list[Job]:
         """Return what is tried with nothing beside it: one job, if there is one.

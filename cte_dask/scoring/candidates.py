@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from multiprocessing import current_process
 from typing import TYPE_CHECKING
 
 from cte_dask.arrays import dtype_of, set_threads
@@ -155,7 +156,8 @@ def settle(
             shared=any(c.spec.name == spec.name for c in candidates),
         )
         try:
-            if apart and spec.trust:
+            # a daemonic process may start no other
+            if apart and spec.trust and not current_process().daemon:
                 candidate, needs = _settled_apart(settled, inference, threads)
             else:
                 candidate, needs = within(limit, settled, what="its trial")

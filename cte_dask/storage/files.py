@@ -74,8 +74,14 @@ def replacing(url: str, mode: str = "w") -> Iterator[Any]:
     filesystem, path = fsspec.core.url_to_fs(url)
     options = {} if "b" in mode else {"encoding": "utf-8"}
     if is_cloud(url):  # an object is there whole or not at all
-        with filesystem.open(path, mode, **options) as file:
+        file = filesystem.open(path, mode, **options)
+        try:
             yield file
+        except BaseException:
+            (file if "b" in mode else file.buffer).raw.abandon()
+            file.close()
+            raise
+        file.close()
         return
     draft = f"{path}.{uuid4().hex}.part"
     try:
@@ -192,18 +198,26 @@ class _Upload(io.RawIOBase):
     """Writes an object; its errors are one line each."""
 
     def __init__(self, writer: Any, url: str) -> None:
-        self._writer, self._url = writer, url
+        self._writer, self._url, self._abandoned = writer, url, False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any, /) -> int:
+        if self._abandoned:
+            return len(data)
         with explaining(self._url):
             return int(self._writer.write(bytes(data)))
+
+    def abandon(self) -> None:
+        """Write nothing: the object stays as it was."""
+        self._abandoned, self._writer = True, None  # a writer that is not closed makes no object
 
     def close(self) -> None:
         if not self.closed:
             super().close()
+            if self._abandoned:
+                return
             with explaining(self._url):
                 self._writer.close()
 

@@ -53,12 +53,19 @@ def test_a_suspect_is_tried_once_more_by_itself():
     assert suspects.next() == []
 
 
-def test_from_two_suspects_on_they_go_first():
+def test_suspects_go_first_once_several_in_a_row_died_and_nothing_else_ended_well():
     suspects = suspects_of()
-    assert suspects.take(Job(4), killed())
-    assert suspects.take(Job(5), killed())
+    for block in (4, 5):
+        assert suspects.take(Job(block), killed())
+    assert not suspects.take(Job(6), Ended("finished"))
+    for block in (7, 8):
+        assert suspects.take(Job(block), killed())
+    assert not suspects.first, "machines are lost for reasons of their own"
+    assert suspects.take(Job(9), killed())
     assert suspects.first
     assert suspects.next() == [Job(4)], "one at a time"
+    assert not suspects.take(Job(4), Ended("finished"))
+    assert not suspects.first
 
 
 def test_the_model_that_kills_is_found_and_set_aside_for_all_blocks():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs, quote
 
@@ -26,6 +27,7 @@ from cte_dask.models import load_bank
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring.resolve import resolve
 from cte_dask.storage import buckets, retries
+from cte_dask.storage.files import replacing
 from cte_dask.storage.objects import _look, zarr_store
 from cte_dask.volume import VolumeReadError, open_volume
 
@@ -73,6 +75,19 @@ def upload(folder: Path, url: str) -> None:
         if path.is_file():
             with fsspec.open(f"{url}/{path.relative_to(folder)}", "wb") as file:
                 file.write(path.read_bytes())
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_write_that_is_broken_off_leaves_the_object_that_was_there(store, mode, monkeypatch):
+    entered(monkeypatch, store)
+    url, words = f"{store.url}/broken-off", "short" if mode == "w" else b"short"
+    with replacing(url, mode) as file:
+        file.write(words)
+    with suppress(KeyboardInterrupt), replacing(url, mode) as file:
+        file.write(1000 * words)
+        raise KeyboardInterrupt
+    with fsspec.open(url, "rb") as file:
+        assert file.read() == b"short"
 
 
 def ranked(target, bank, out, *more: str) -> Result:

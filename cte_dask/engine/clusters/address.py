@@ -46,6 +46,8 @@ def open_address(name: str, *, workers: int, threads: int) -> Iterator[Client]:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
             raise ValueError(f"the scheduler at {name} has no workers: start some first") from None
+        except OSError as error:  # it has gone in the meantime
+            raise ValueError(f"no scheduler answers at {name} any more: {reason(error)}") from error
         check_workers(client, name)
         yield client
 
