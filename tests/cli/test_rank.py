@@ -280,7 +280,7 @@ def check_here(monkeypatch):
         try:
             return trial.check_model(spec)
         except ModelError as error:
-            return check._failed(spec, str(error))
+            return check.ModelReport(name=spec.name, ok=False, reason=str(error))
 
     monkeypatch.setattr(check, "_checked", report)
 
