@@ -43,11 +43,15 @@ def examples(count: int) -> settings:
 
 SLOW = (
     "tests/benchmarks/test_paper_study.py",
+    "tests/cli/test_every_format.py",
+    "tests/cli/test_scales.py",
+    "tests/cli/test_suggest.py",
     "tests/documents/test_commands.py",
     "tests/examples",
     "tests/faults",
     "tests/inference/test_memory.py",
     "tests/report/html/test_browser.py",
+    "tests/report/maps/test_consensus_voxels.py",
     "tests/services",
     "tests/test_extension.py",
 )

@@ -220,6 +220,7 @@ def test_a_record_orders_networks_and_flags_the_one_that_predicts_nothing(vessel
     assert record["estimated_f1"]["mean_absolute_error"] < 0.05
 
 
+@pytest.mark.slow
 def test_nothing_that_is_estimated_looks_at_labels(vessels):
     def estimates(record):
         return [{k: v for k, v in model.items() if k != "f1"} for model in record["models"]]

@@ -118,17 +118,14 @@ def labels(bank, image) -> Path:
     "command",
     [
         ["plan", "{target}", "--bank", "{bank}", *SCORED],
-        pytest.param(["models", "check", "{bank}"], marks=pytest.mark.slow),
+        ["models", "check", "{bank}"],
         ["status", "{run}"],
         ["report", "{run}", "--quiet"],
-        pytest.param(["maps", "{run}"], marks=pytest.mark.slow),
-        pytest.param(["evaluate", "{run}", "--labels", "{labels}", *SMALL], marks=pytest.mark.slow),
-        pytest.param(
-            ["calibrate", "{target}", "--bank", "{bank}", "--out", "{run}/curve", *SMALL,
-             "--tile", "1,32,32", "--perturb", "gaussian", "--strengths", "0.1,0.2",
-             "--pilot-tiles", "4"],
-            marks=pytest.mark.slow,
-        ),
+        ["maps", "{run}"],
+        ["evaluate", "{run}", "--labels", "{labels}", *SMALL],
+        ["calibrate", "{target}", "--bank", "{bank}", "--out", "{run}/curve", *SMALL,
+         "--tile", "1,32,32", "--perturb", "gaussian", "--strengths", "0.1,0.2",
+         "--pilot-tiles", "4"],
     ],
     ids=lambda words: words[0],
 )  # fmt: skip

@@ -92,7 +92,6 @@ def test_a_run_reopens_with_its_candidates(run):
     assert json.loads(json.dumps(experiment.to_dict())) == json.loads(json.dumps(said))
 
 
-@pytest.mark.slow
 def test_resume_knows_scales_and_variants(target, bank, bank_path, run, tmp_path):
     before = (run / "scores.zarr" / "values" / "c").stat().st_mtime_ns
     again = rank(target, bank, run, *SCALES, "--resume")
@@ -118,7 +117,6 @@ def test_plan_shows_every_candidate(target, bank):
     assert flops["model-0 ×0.5"] < flops["model-0"]
 
 
-@pytest.mark.slow
 def test_evaluate_maps_and_report_take_the_run(run, image, tmp_path):
     labels = tmp_path / "labels.zarr"
     zarr.create_array(labels, data=(image > 130).astype("int32"), chunks=(1, 64, 64))

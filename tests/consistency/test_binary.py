@@ -175,6 +175,7 @@ def test_empty_tiles_score_nan_without_a_warning() -> None:
 # --- layout, batches and cores
 
 
+@pytest.mark.slow
 @given(pairs_of_maps(), st.permutations(range(3)), st.integers(0, 2))
 def test_layout_in_memory_does_not_change_a_bit(pair: tuple, order: list, reverse: int) -> None:
     p, q = (np.broadcast_to(m, (1,) * (3 - m.ndim) + m.shape) for m in pair)

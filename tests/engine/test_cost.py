@@ -119,6 +119,7 @@ def test_a_shard_is_read_chunk_by_chunk_where_a_halo_touches_it(tmp_path, bank_p
     assert plan(experiment).bytes_read < 2.5 * image.nbytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_flops_count_one_encoder_and_a_decoder_a_pass(target, bank_path, repeats):
     volume, bank = open_volume(str(target)), load_bank(str(bank_path))

@@ -135,6 +135,7 @@ def test_v_rand_of_the_run_is_v_rand_of_the_labels(image, tmp_path):
     assert 0.05 < float(data.vrand.median()) < 1
 
 
+@pytest.mark.slow
 def test_blocks_do_not_change_instances(image, tmp_path):
     bank = load_bank(str(write_bank(tmp_path, 2)))
     one, many = (

@@ -79,6 +79,7 @@ def test_a_tile_has_the_f1_of_the_run_s_own_predictions(experiment, truth, folde
         assert set(entry["precision"].values()) == {None}
 
 
+@pytest.mark.slow
 def test_workers_measure_the_same(experiment, truth, tmp_path, address):
     from distributed import Client
 

@@ -68,6 +68,7 @@ def test_votes_are_those_of_the_predictions(volume, bank, tables):
         assert got == {v.tobytes(): c for v, c in zip(want, counts, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "batch", "most"), [((1, 1, 1), 3, 2**28), ((2, 2, 3), 1, 2**28), ((6, 3, 4), 3, 900)]
 )
@@ -218,6 +219,7 @@ def test_a_store_keeps_the_table_of_more_voters(volume, bank, tmp_path):
     assert store.votes(0).voted.all()
 
 
+@pytest.mark.slow
 def test_a_copy_in_the_bank_moves_no_other_model(volume, tmp_path):
     from dataclasses import replace
 

@@ -47,6 +47,7 @@ def curve(calibration) -> list[dict]:
     return calibration_dict(calibration)["strengths"]
 
 
+@pytest.mark.slow
 def test_the_whole_curve_is_reported_and_the_choice_follows_from_it(calibration):
     assert [s.perturbation for s in calibration.strengths] == [
         "dropout:0.05",
