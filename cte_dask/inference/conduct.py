@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cte_dask.inference.passes import LOW_PRECISION, alike
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Conduct", "conduct_of"]
 
 TOLERANCE = 1e-5
-LOW_PRECISION = 1e-2
 """Of the largest output: what rounding explains."""
 
 
@@ -58,7 +59,7 @@ def conduct_of(loaded: Predictor) -> Conduct:
     tolerance = TOLERANCE if x.dtype == torch.float32 else LOW_PRECISION
     with torch.inference_mode():
         first, again = (loaded.network.forward(x) for _ in range(2))
-        if not _close(first, again, tolerance):
+        if not alike(first, again, tolerance):
             return Conduct(steady=False)
         # networks that take raw intensities may be left cold by noise from 0 to 1
         levels = (1.0,) if loaded.spec.preprocessing else (1.0, 255.0)
@@ -70,13 +71,4 @@ def _alone(loaded: Predictor, x: Tensor, tolerance: float) -> bool:
     # darker and turned over: other statistics and another image
     beside = torch.cat([x[:1], 0.3 * x[1:].flip(-1)])
     one, other = (loaded.network.forward(batch)[:1] for batch in (x, beside))
-    return _close(one, other, tolerance)
-
-
-def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    if not one.is_floating_point():
-        return bool(torch.equal(one > 0, other > 0))  # labels may be numbered otherwise
-    if bool((one.isnan() != other.isnan()).any()):
-        return False
-    one, other = (v.nan_to_num().float() for v in (one, other))
-    return float((one - other).abs().max()) <= tolerance * max(float(one.abs().max()), 1e-6)
+    return alike(one, other, tolerance)

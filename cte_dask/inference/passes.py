@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from cte_dask.inference.graph.crop_to_core import Core
 from cte_dask.inference.graph.feature_path import FeaturePath, example_masks
 
-__all__ = ["Passes", "fitting", "padded"]
+__all__ = ["LOW_PRECISION", "Passes", "alike", "fitting", "padded"]
+
+LOW_PRECISION = 1e-2
+"""Of the largest output: what rounding explains where precision is lower than float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +91,21 @@ def padded(x: Tensor, size: int) -> Tensor:
     """Repeat the last sample until the batch is full: a batch's shape never changes."""
     missing = size - len(x)
     return x if missing == 0 else torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
+
+
+def alike(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Tell whether two outputs differ by no more than a part of the largest value.
+
+    Parameters
+    ----------
+    one, other
+        Outputs of one shape: numbers, or labels, which may be numbered otherwise.
+    tolerance
+        The part. NaN must be at the same places.
+    """
+    if not one.is_floating_point():
+        return bool(torch.equal(one > 0, other > 0))
+    if bool((one.isnan() != other.isnan()).any()):
+        return False
+    one, other = (v.nan_to_num().float() for v in (one, other))
+    return float((one - other).abs().max()) <= tolerance * max(float(one.abs().max()), 1e-6)

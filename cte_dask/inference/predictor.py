@@ -16,7 +16,12 @@ from torch import Tensor
 
 from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
 from cte_dask.inference.graph.crop_to_core import Core, inner_view
-from cte_dask.inference.graph.feature_path import FeaturePath, example_masks, feature_path
+from cte_dask.inference.graph.feature_path import (
+    FeaturePath,
+    Plain,
+    example_masks,
+    feature_path,
+)
 from cte_dask.inference.graph.trace import flops_of
 from cte_dask.inference.inputs import Around, TileGroup, feature_masks, perturbed, samples
 from cte_dask.inference.instances import tile_labels
@@ -28,7 +33,7 @@ from cte_dask.inference.outputs import (
     segmenter_maps,
     segmenter_of,
 )
-from cte_dask.inference.passes import Passes, fitting, padded
+from cte_dask.inference.passes import LOW_PRECISION, Passes, alike, fitting, padded
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import TimeLimitError, time_limit, within
 from cte_dask.models.loading import load_network
@@ -45,6 +50,9 @@ if TYPE_CHECKING:
     from cte_dask.volume.statistics import IntensityStatistics
 
 __all__ = ["Predictor"]
+
+SHARED_TOLERANCE = 1e-3
+"""Of the largest output: what the rounding of fused layers explains on any image."""
 
 MOST_HANGS = 2
 """How often a process tries a network that does not come back."""
@@ -71,6 +79,8 @@ class Predictor:
         The model's network, if it is loaded already; it is shared, not copied.
     tried_seconds
         What a batch took when the model was tried.
+    whole
+        Whether every pass runs the whole network, as its shared ones were found to differ.
 
     Raises
     ------
@@ -91,6 +101,7 @@ class Predictor:
         invert: bool = False,
         network: Network | None = None,
         tried_seconds: float = 0.0,
+        whole: bool = False,
     ) -> None:
         self.spec = spec
         self.device = inference.device
@@ -111,7 +122,7 @@ class Predictor:
         self.samples_per_tile = 1 if spec.dims == 3 else self.tile[0]
         self.instances, self._features = inference.instances, inference.features
         self.time_limit = time_limit(inference.time_limit, tried_seconds)
-        self._hung = 0
+        self._hung, self._whole = 0, whole
         self.open()
         self.segmenter = segmenter_of(spec) if self.instances else None
         self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
@@ -123,15 +134,21 @@ class Predictor:
         inside = [slice(b, b + t) for b, t in zip(self.frame.before, self.tile, strict=True)]
         # a segmenter sees the whole frame, and so does what resamples
         uncut = self.instances or self.frame.shape != self.frame.extent
-        core = None if uncut else tuple(inside[-spec.dims :])
+        self._core: Core | None = None if uncut else tuple(inside[-spec.dims :])
         opened = None
         try:
-            opened = feature_path(self.network, self.example(), names=names, core=core)
+            opened = self._opened(names)
         except ValueError:
             if self._features:
                 raise
         self.path: FeaturePath | None = opened if self._features else None
         self.passes = Passes(self.network.forward, opened, self.frame.extent[-spec.dims :])
+
+    def _opened(self, names: tuple[str, ...]) -> FeaturePath | None:
+        if self._whole and not self._features:
+            return None
+        x = self.example()
+        return feature_path(self.network, x, names=names, core=self._core, whole=self._whole)
 
     def view(self, perturbation: Perturbation | None) -> View:
         """Return what the model reads and sees of a tile under a perturbation, or none."""
@@ -158,6 +175,25 @@ class Predictor:
         view = self.view(perturbation)
         warp = None if perturbation is None else perturbation.warp(view, [(0, 0)] * len(x))
         self._predicted(output, warp or unmoved(view), view.frame, 0)
+
+    def shares_rightly(self, group: TileGroup) -> bool:
+        """Tell whether the passes, as they are run, give what the whole network gives.
+
+        Parameters
+        ----------
+        group
+            Some tiles of the target; one batch of them is compared.
+        """
+        if self.passes.path is None or isinstance(self.passes.path, Plain):
+            return True
+        rows = self._samples(group.frames, self.view(None), group)[: self.batch]
+        x, core = padded(rows, self.batch), self.passes.core
+        with torch.inference_mode():
+            (got,) = self.passes.run(x, [], core=core)
+            want = fitting(self.network.forward(x), x)
+        if core is not None and self._core is not None:
+            got, want = inner_view(got, core), inner_view(want, self._core)
+        return alike(got, want, SHARED_TOLERANCE if x.dtype == torch.float32 else LOW_PRECISION)
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
         """Count the floating-point operations of one tile under every draw (2 a multiply-add)."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_options", "reopen"]
 
-ADDED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "candidate", "steady")
+_SETTLED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "steady", "whole")
+ADDED = frozenset({*_SETTLED, "candidate"})
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -121,6 +122,7 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         bytes=entry.get("bytes", 0),
         variant=variant,
         steady=entry.get("steady", True),
+        whole=entry.get("whole", False),
     )
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import current_process
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cte_dask.models.network import Network
     from cte_dask.models.spec import ModelSpec, Variant
     from cte_dask.perturb import Perturbation
+    from cte_dask.scoring.real_tile import RealTile
     from cte_dask.volume import VoxelSize
 
 __all__ = ["predictor", "settle"]
@@ -67,6 +68,7 @@ def _loaded(candidate: Candidate, inference: Inference, network: Network | None)
         invert=candidate.variant.invert,
         network=network,
         tried_seconds=candidate.tried_seconds,
+        whole=candidate.whole,
     )
 
 
@@ -107,6 +109,7 @@ def settle(
     voxel_size: VoxelSize | None,
     perturbations: Sequence[Perturbation],
     apart: bool = False,
+    proof: RealTile | None = None,
     tell: Callable[[str], None],
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Load every model once; split the bank into usable candidates and excluded ones with reasons.
@@ -125,6 +128,9 @@ def settle(
         Those of the run.
     apart
         Whether models that bring code of their own are tried in a process of their own.
+    proof
+        A tile of the target on which passes must equal those of the whole network; None if there
+        is none.
     tell
         Receives one line of progress per candidate.
 
@@ -148,11 +154,10 @@ def settle(
             _settled,
             spec,
             variant,
-            inference,
             needs=needs,
             batch=batch,
             voxel_size=voxel_size,
-            perturbations=perturbations,
+            trial=_Trial(inference, perturbations, proof),
             shared=any(c.spec.name == spec.name for c in candidates),
         )
         try:
@@ -192,21 +197,37 @@ class _Needs:
         return self._result
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """What a model is tried with.
+
+    Parameters
+    ----------
+    inference, perturbations
+        How networks run, and under what.
+    proof
+        A tile of the target; None if there is none.
+    """
+
+    inference: Inference
+    perturbations: Sequence[Perturbation]
+    proof: RealTile | None
+
+
 def _settled(
     spec: ModelSpec,
     variant: Variant,
-    inference: Inference,
     *,
     needs: _Needs,
     batch: int | None,
     voxel_size: VoxelSize | None,
-    perturbations: Sequence[Perturbation],
+    trial: _Trial,
     shared: bool,
 ) -> tuple[Candidate, _Needs]:
     """Load a model and try it, as one candidate of it; the first one measures what it needs."""
-    draft = _settle(needs.of(spec), variant, inference, voxel_size, batch=batch)
-    network = _shared_network(draft.spec, inference) if shared else None
-    return _fitting(draft, inference, perturbations, network), needs
+    draft = _settle(needs.of(spec), variant, trial.inference, voxel_size, batch=batch)
+    network = _shared_network(draft.spec, trial.inference) if shared else None
+    return _fitting(draft, trial, network), needs
 
 
 def _settled_apart(
@@ -265,33 +286,24 @@ def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
     return spec.model_copy(update={"bottleneck": None, "layers": loaded.path.layers})
 
 
-def _fitting(
-    candidate: Candidate,
-    inference: Inference,
-    perturbations: Sequence[Perturbation],
-    network: Network | None,
-) -> Candidate:
+def _fitting(candidate: Candidate, trial: _Trial, network: Network | None) -> Candidate:
     """Settle a model with the largest batch, halved from the candidate's, that memory takes."""
     while True:
         try:
-            return _ready(candidate, inference, perturbations, network)
+            return _ready(candidate, trial, network)
         except FOREIGN as error:
             if candidate.batch == 1 or not out_of_memory(error):
                 raise
         candidate = replace(candidate, batch=candidate.batch // 2)
 
 
-def _ready(
-    candidate: Candidate,
-    inference: Inference,
-    perturbations: Sequence[Perturbation],
-    network: Network | None,
-) -> Candidate:
+def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Candidate:
     """Load the model as it will run and run it once.
 
     A model whose features cannot be reached stays, as a black box. The loaded model is kept for
     the run: in one process it is not loaded, or traced, a second time.
     """
+    inference = trial.inference
     try:
         loaded = _loaded(candidate, inference, network)
         path_note = loaded.path.note if loaded.path else ""
@@ -311,9 +323,13 @@ def _ready(
                 f"a prediction depends on the others of its batch, and the network takes "
                 f"{loaded.network.fixed_batch} at once: export it for one"
             )
-        alone = _ready(replace(candidate, batch=1), inference, perturbations, network)
+        alone = _ready(replace(candidate, batch=1), trial, network)
         return replace(alone, note="; ".join(filter(None, (alone.note, ALONE))))
-    refused = _refused(loaded, perturbations)
+    if conduct.steady and trial.proof is not None and not candidate.whole:
+        group = trial.proof.group(loaded.view(None), inference.device)
+        if not loaded.shares_rightly(group):
+            return _ready(replace(candidate, whole=True), trial, loaded.network)
+    refused = _refused(loaded, trial.perturbations)
     notes = (candidate.note, path_note, *(f"no {name}: {why}" for name, why in refused.items()))
     note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
     settled = replace(

@@ -52,6 +52,8 @@ class Candidate:
         Size of its weights in memory; it changes no score.
     steady
         Whether the same tile gives the same prediction again; else its scores say nothing.
+    whole
+        Whether every pass runs the whole network: what its passes share was found to differ.
     variant
         How the model is used; `scale` and the preprocessing of `spec` follow it.
     tried_seconds
@@ -68,6 +70,7 @@ class Candidate:
     bytes: int = 0
     variant: Variant = AS_IT_IS
     steady: bool = True
+    whole: bool = False
     tried_seconds: float = field(default=0.0, compare=False)
 
     def frame(self, tile: Shape) -> Frame:
@@ -308,6 +311,7 @@ def _identity(candidate: Candidate) -> dict[str, Any]:
         "batch": candidate.batch,
         "scale": list(candidate.scale),
         **_changed(candidate),
+        **({"whole": True} if candidate.whole else {}),
     }
 
 
@@ -336,6 +340,7 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         **({"refused": list(candidate.refused)} if candidate.refused else {}),
         **({"note": candidate.note} if candidate.note else {}),
         **({} if candidate.steady else {"steady": False}),
+        **({"whole": True} if candidate.whole else {}),
     }
 
 

@@ -19,6 +19,7 @@ from cte_dask.scoring.experiment import (
     check_at_least,
     check_measures,
 )
+from cte_dask.scoring.real_tile import real_tile
 from cte_dask.scoring.settings import ScoringOptions, keywords
 from cte_dask.tiles import Shape, TileGrid
 from cte_dask.volume.statistics import IntensityStatistics, intensity_statistics
@@ -81,6 +82,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         voxel_size=volume.voxel_size,
         perturbations=perturbations,
         apart=options.apart,
+        proof=None if intensity is None else real_tile(volume, grid, intensity),
         tell=options.tell,
     )
     if options.perturbations is None:

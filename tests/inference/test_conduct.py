@@ -77,6 +77,25 @@ def test_values_that_a_trace_holds_fast_are_found_by_a_second_input():
     np.testing.assert_allclose(predicted[0, 32, 32][0], expected, atol=1e-5)
 
 
+def test_a_branch_that_only_the_target_takes_is_found_on_a_tile_of_the_target():
+    image = blobs((1, 96, 96))
+    experiment = resolve(
+        open_volume(image),
+        bank("Branching", "plain"),
+        perturbations=["dropout:0.2"],
+        tile=(1, 32, 32),
+        batch=1,
+    )
+    assert [c.whole for c in experiment.candidates] == [True, False]
+    assert "differs from the plain one on a tile of the target" in experiment.candidates[0].note
+    predicted = {t.start: p[0] for m, t, p in predict_tiles(experiment, 0, []) if m == "Branching"}
+    frame = torch.from_numpy(image[0, 24:72, 24:72].astype(np.float32))[None, None]
+    with torch.no_grad():
+        expected = torch.sigmoid(unruly_networks.Branching().eval()(frame))[0, 0, 8:40, 8:40]
+    np.testing.assert_allclose(predicted[0, 32, 32][0], expected, atol=1e-5)
+    assert np.isfinite(scored("Branching", "plain").nhd).all()
+
+
 def test_a_model_that_gives_nan_on_every_tile_has_no_rank_and_the_run_is_not_complete(tmp_path):
     bank_file, target = tmp_path / "bank.yaml", tmp_path / "target.zarr"
     models = {m.name: m.model_dump(mode="json", exclude={"name"}, exclude_none=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
             preload=["cte_dask.engine.clusters.connection"],
         )
         try:
-            with Client(cluster) as client:
+            with Client(cluster) as client, _kept_at(workers, cluster, client):
                 _wait(client)
                 yield client
         finally:
@@ -57,6 +57,31 @@ LOCAL = ClusterKind(open_local, pattern="local", most=max(16, MOST_A_CORE * (os.
 
 FIRST_WORKER = 300
 """Seconds until a worker process must have come up."""
+
+
+LOOKS_AGAIN = 2.0
+"""Seconds until a worker process that Dask gave up is started again."""
+
+
+@contextmanager
+def _kept_at(workers: int, cluster: LocalCluster, client: Client) -> Iterator[None]:
+    """Start again what Dask gives up.
+
+    It starts a worker that died anew, but for one that is just about to come up some seconds after
+    another death: that one is dropped, and in the end a run may be left without any.
+    """
+    from tornado.ioloop import PeriodicCallback
+
+    keeper = PeriodicCallback(lambda: cluster.scale(workers), 1000 * LOOKS_AGAIN)
+
+    async def switch(action: Callable[[], None]) -> None:
+        action()  # on the loop of the cluster
+
+    client.sync(switch, keeper.start)
+    try:
+        yield
+    finally:
+        client.sync(switch, keeper.stop)
 
 
 def _wait(client: Client) -> None:

@@ -154,6 +154,7 @@ def example_masks(x: Tensor, channels: Sequence[int], *, random: bool) -> list[T
     return [d.to(device=x.device, dtype=x.dtype) for d in draws]
 
 
+DIFFERS = "the split network differs from the plain one"
 FUSED_TOLERANCE = 1e-4
 """How far a fused network may be off, as a part of its largest output."""
 
@@ -172,7 +173,12 @@ def bottleneck_of(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> 
 
 
 def feature_path(
-    network: Network, x: Tensor, *, names: Sequence[str] = (), core: Core | None = None
+    network: Network,
+    x: Tensor,
+    *,
+    names: Sequence[str] = (),
+    core: Core | None = None,
+    whole: bool = False,
 ) -> FeaturePath:
     """Cut a network at its bottleneck (or at the named layers) for one batch shape.
 
@@ -187,6 +193,8 @@ def feature_path(
     core
         Where the scored tile lies in an output (spatial axes); what it does not depend on can then
         be left out.
+    whole
+        Whether the network was found to differ from its split, and so runs whole in every pass.
 
     Returns
     -------
@@ -203,8 +211,17 @@ def feature_path(
     if network.kind == "opaque":
         raise BlackBoxError("a black box: its features cannot be reached")
     if network.kind == "module":
-        return _module_path(network, x, tuple(names), core)
+        return _whole(network, x, names) if whole else _module_path(network, x, tuple(names), core)
+    if whole:
+        raise BlackBoxError(f"its features cannot be perturbed: {DIFFERS} on a tile of the target")
     return _graph_path(network.forward, x, tuple(names), core)
+
+
+def _whole(network: Network, x: Tensor, names: Sequence[str]) -> Plain:
+    module = network.forward
+    layers = tuple(names) or (bottleneck_module(module, x),)
+    note = f"encoder not shared: {DIFFERS} on a tile of the target"
+    return Plain(layers, _channels(module, layers, x), note, module)
 
 
 def _module_path(
@@ -351,4 +368,4 @@ def _proven(
 
 def _require_equal(got: Tensor, want: Tensor) -> None:
     if not torch.equal(got, want) and not torch.allclose(got, want, rtol=1e-5, atol=1e-6):
-        raise ValueError("the split network differs from the plain one")
+        raise ValueError(DIFFERS)

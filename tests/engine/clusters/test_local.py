@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
-from cte_dask.engine.clusters import open_cluster
+import dask
+import processes
+import pytest
+
+from cte_dask.engine.clusters import local, open_cluster
 
 
 def test_a_worker_that_is_slow_to_stop_is_no_error(monkeypatch):
@@ -43,3 +48,23 @@ def test_workers_collect_no_stacks_and_share_what_threads_free():
 
     with open_cluster("local", workers=1) as client:
         assert client.submit(settings).result() == (False, "2")
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_dask_gave_up_comes_back(monkeypatch):
+    monkeypatch.setattr(local, "LOOKS_AGAIN", 0.2)
+    # it is gone from Dask's books at once, whether or not it is about to come up again
+    impatient = dask.config.set({"distributed.deploy.lost-worker-timeout": "0 s"})
+    with (
+        processes.quick_workers(),
+        impatient,
+        open_cluster("local", workers=2, threads=1) as client,
+    ):
+        client.wait_for_workers(2, timeout=120)
+        before = set(client.nthreads())
+        for nanny in list(client.cluster.workers.values()):
+            os.kill(nanny.pid, signal.SIGKILL)
+        while set(client.nthreads()) & before:
+            time.sleep(0.05)
+        client.wait_for_workers(2, timeout=120)
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3

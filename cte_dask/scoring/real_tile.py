@@ -1,0 +1,101 @@
+"""A tile of the target on which models are proven before anything is scored.
+
+What a network's passes share is proven on noise; a branch that its code takes at the target's own
+intensities only would be missed there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cte_dask.inference.inputs import TileGroup
+from cte_dask.scoring.block_reader import Window, read_box, shifted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cte_dask.perturb.views import View
+    from cte_dask.tiles import Shape, Tile, TileGrid
+    from cte_dask.volume import Volume
+    from cte_dask.volume.statistics import IntensityStatistics
+
+__all__ = ["RealTile", "real_tile"]
+
+MOST_LOOKED_AT = 8
+"""Tiles that are read in search of one that holds something."""
+
+
+@dataclass(frozen=True)
+class RealTile:
+    """One tile of the target, read with whatever context a model wants.
+
+    Parameters
+    ----------
+    volume
+        The target.
+    tile
+        The tile.
+    intensity
+        Intensity statistics of the whole target, raw units.
+    """
+
+    volume: Volume
+    tile: Tile
+    intensity: IntensityStatistics
+    _read: dict[tuple[Shape, Shape], NDArray[Any]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def group(self, view: View, device: str) -> TileGroup:
+        """Return the tile as a model reads it.
+
+        Parameters
+        ----------
+        view
+            The model's, of a whole tile.
+        device
+            Where its intensities shall lie.
+
+        Raises
+        ------
+        OSError
+            If the storage fails.
+        """
+        before, shape = view.box
+        start = shifted(self.tile.start, before, -1)
+        stop = shifted(start, shape, 1)
+        if (start, stop) not in self._read:  # models of a bank mostly read the same box
+            self._read.clear()
+            self._read[start, stop] = read_box(self.volume, start, stop)
+        voxels = Window.on(device, self._read[start, stop], start).voxels
+        return TileGroup(voxels[None].astype("float32"), [self.tile], self.intensity, 0)
+
+
+def real_tile(volume: Volume, grid: TileGrid, intensity: IntensityStatistics) -> RealTile | None:
+    """Return a whole tile of the target that is not one value everywhere.
+
+    None if few looks find none: an empty target, or one that cannot be read; that is told when it
+    is scored.
+
+    Parameters
+    ----------
+    volume, grid
+        The target and its tiles.
+    intensity
+        Intensity statistics of the whole target, raw units.
+    """
+    others = np.random.default_rng(0).integers(len(grid), size=MOST_LOOKED_AT - 1)
+    for index in (len(grid) // 2, *map(int, others)) if len(grid) else ():
+        tile = grid.tile_at(index)
+        if tile.shape != grid.tile:
+            continue
+        try:
+            voxels = read_box(volume, tile.start, tile.stop)
+        except OSError:
+            continue
+        if bool(np.isfinite(voxels).all()) and voxels.min() < voxels.max():
+            return RealTile(volume, tile, intensity)
+    return None
