@@ -41,6 +41,7 @@ OPTIONAL_FOR = {
     "onnx": "ONNX networks",
     "report": "the pictures of calibrate and evaluate",
     "segment": "watersheds, mutex watershed, multicut, GASP",
+    "tiff": "targets in TIFF files",
 }
 FOR_DEVELOPERS = {"test", "dev"}
 SCHEMES = {

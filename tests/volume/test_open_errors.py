@@ -37,8 +37,8 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
 
 def test_what_is_not_a_zarr_is_told_so(tmp_path: Path) -> None:
     assert "is not a zarr: no zarr.json" in why(tmp_path)
-    image = tmp_path / "image.tif"
-    image.write_bytes(b"II*\0")
+    image = tmp_path / "image.czi"
+    image.write_bytes(b"ZISRAWFILE")
     assert why(image).startswith(f"{image} is a file, not a zarr")
     for target in (3, None, object(), b"path"):
         assert f"a target of type {type(target).__name__} is not supported" in why(target)

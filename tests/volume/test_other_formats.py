@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tifffile
 from conftest import blobs, write_bank
 from numpy.typing import NDArray
 from troubled import cte
@@ -37,8 +38,26 @@ def write_hdf5(folder: Path, voxels: NDArray) -> str:
     return f"{folder / 'volume.h5'}::volume/raw"
 
 
+def write_ome_tiff(folder: Path, voxels: NDArray) -> str:
+    sizes = dict(zip(("PhysicalSizeZ", "PhysicalSizeY", "PhysicalSizeX"), SIZE, strict=True))
+    units = {f"{name}Unit": "nm" for name in sizes}
+    about = {"axes": "ZYX", **sizes, **units}
+    path = folder / "volume.ome.tif"
+    tifffile.imwrite(path, voxels, bigtiff=True, compression="lzw", tile=(16, 16), metadata=about)
+    return str(path)
+
+
+def write_imagej(folder: Path, voxels: NDArray) -> str:
+    path = folder / "volume.tif"
+    about = {"axes": "ZYX", "spacing": 0.04, "unit": "um"}
+    tifffile.imwrite(path, voxels, imagej=True, resolution=(1 / 0.0092,) * 2, metadata=about)
+    return str(path)
+
+
 WRITERS: dict[str, Callable[[Path, NDArray], str]] = {
     "hdf5": write_hdf5,
+    "ome-tiff": write_ome_tiff,
+    "imagej": write_imagej,
 }
 
 
