@@ -38,6 +38,7 @@ OPTIONAL_FOR = {
     "bioimageio": "models of the BioImage.IO zoo",
     "h5": "targets in HDF5 files",
     "labels": "tiles to label: cte suggest, cte rank --labels",
+    "mrc": "targets in MRC files",
     "onnx": "ONNX networks",
     "report": "the pictures of calibrate and evaluate",
     "segment": "watersheds, mutex watershed, multicut, GASP",

@@ -52,7 +52,7 @@ class TargetOptions:
 
     target: Annotated[
         str,
-        "The volume: path or URL of a zarr array or group, OME-Zarr image, HDF5 or TIFF.",
+        "The volume: path or URL of a zarr array or group, OME-Zarr image, HDF5, MRC or TIFF.",
         "TARGET",
     ]
     level: Annotated[

@@ -23,6 +23,7 @@ FORMATS = Registry(
     {
         "array": "cte_dask.volume.array_image:find_array",
         "hdf5": "cte_dask.volume.hdf5_image:find_hdf5",
+        "mrc": "cte_dask.volume.mrc_image:find_mrc",
         "tiff": "cte_dask.volume.tiff_image:find_tiff",
         "zarr": "cte_dask.volume.zarr_image:find_zarr",
     },
@@ -49,7 +50,7 @@ def find_image(target: object, storage_options: Mapping[str, Any]) -> Image:
             return image
     raise VolumeError(
         f"a target of type {type(target).__name__} is not supported: want a path or URL of a zarr, "
-        "the path of an HDF5 or TIFF file, or a zarr, numpy, dask or xarray array"
+        "the path of an HDF5, MRC or TIFF file, or a zarr, numpy, dask or xarray array"
     )
 
 

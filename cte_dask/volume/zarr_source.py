@@ -257,7 +257,7 @@ def _refusal(name: str) -> str:
         return f"{name} does not exist"
     if os.path.isfile(name):
         return (
-            f"{name} is a file, not a zarr, and of no other format that is read (HDF5, TIFF): "
+            f"{name} is a file, not a zarr, and of no other format that is read (HDF5, MRC, TIFF): "
             "convert it to zarr first"
         )
     return f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"

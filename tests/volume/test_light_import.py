@@ -21,7 +21,7 @@ def test_opening_a_zarr_imports_neither_torch_nor_dask_nor_other_formats(tmp_pat
         "import sys, zarr; from cte_dask.volume import open_volume; "
         f"zarr.create_array({str(tmp_path / 'a')!r}, shape=(4, 4), dtype='u1'); "
         f"open_volume({str(tmp_path / 'a')!r}).read((0, 0, 0), (1, 4, 4)); "
-        "heavy = {'torch', 'dask', 'distributed', 'h5py', 'tifffile', 'imagecodecs'}; "
+        "heavy = {'torch', 'dask', 'distributed', 'h5py', 'mrcfile', 'tifffile', 'imagecodecs'}; "
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
     )
     process = subprocess.run(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
@@ -54,10 +55,17 @@ def write_imagej(folder: Path, voxels: NDArray) -> str:
     return str(path)
 
 
+def write_mrc(folder: Path, voxels: NDArray) -> str:
+    with mrcfile.new(folder / "volume.mrc", voxels, overwrite=True) as file:
+        file.voxel_size = tuple(10 * length for length in SIZE[::-1])
+    return str(folder / "volume.mrc")
+
+
 WRITERS: dict[str, Callable[[Path, NDArray], str]] = {
     "hdf5": write_hdf5,
     "ome-tiff": write_ome_tiff,
     "imagej": write_imagej,
+    "mrc": write_mrc,
 }
 
 
