@@ -42,6 +42,7 @@ OPTIONAL_FOR = {
     "onnx": "ONNX networks",
     "report": "the pictures of calibrate and evaluate",
     "segment": "watersheds, mutex watershed, multicut, GASP",
+    "tensorstore": "targets in N5 and Neuroglancer precomputed",
     "tiff": "targets in TIFF files",
 }
 FOR_DEVELOPERS = {"test", "dev"}

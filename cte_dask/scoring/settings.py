@@ -52,7 +52,8 @@ class TargetOptions:
 
     target: Annotated[
         str,
-        "The volume: path or URL of a zarr array or group, OME-Zarr image, HDF5, MRC or TIFF.",
+        "The volume: path or URL of a zarr array or group, OME-Zarr image, N5 or precomputed "
+        "volume, HDF5, TIFF or MRC file.",
         "TARGET",
     ]
     level: Annotated[

@@ -23,6 +23,8 @@ FORMATS = Registry(
     {
         "array": "cte_dask.volume.array_image:find_array",
         "hdf5": "cte_dask.volume.hdf5_image:find_hdf5",
+        "n5": "cte_dask.volume.n5_image:find_n5",
+        "precomputed": "cte_dask.volume.precomputed_image:find_precomputed",
         "mrc": "cte_dask.volume.mrc_image:find_mrc",
         "tiff": "cte_dask.volume.tiff_image:find_tiff",
         "zarr": "cte_dask.volume.zarr_image:find_zarr",
@@ -50,7 +52,8 @@ def find_image(target: object, storage_options: Mapping[str, Any]) -> Image:
             return image
     raise VolumeError(
         f"a target of type {type(target).__name__} is not supported: want a path or URL of a zarr, "
-        "the path of an HDF5, MRC or TIFF file, or a zarr, numpy, dask or xarray array"
+        "N5 or precomputed volume, the path of an HDF5, TIFF or MRC file, or a zarr, numpy, "
+        "dask or xarray array"
     )
 
 

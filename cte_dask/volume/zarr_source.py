@@ -260,7 +260,10 @@ def _refusal(name: str) -> str:
             f"{name} is a file, not a zarr, and of no other format that is read (HDF5, MRC, TIFF): "
             "convert it to zarr first"
         )
-    return f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
+    line = f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
+    if not is_remote(name):
+        return line
+    return f"{line}; N5 and precomputed volumes are named n5://… and precomputed://…"
 
 
 async def _count(store: StrictStore, keys: Iterable[str]) -> int:

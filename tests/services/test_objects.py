@@ -11,11 +11,13 @@ from urllib.parse import parse_qs, quote
 
 import cloudpickle
 import fsspec
+import numpy as np
 import pytest
 from services import objects
 from services.faltering import KINDS, Faltering
 from services.objects import REGION, Place
 from typer.testing import CliRunner, Result
+from volume.test_other_formats import WRITERS
 
 from cte_dask.cli.app import app
 from cte_dask.demo import bank_path
@@ -318,6 +320,18 @@ def test_a_store_that_falters_costs_time_and_no_bit(store, bank, two_in_process,
     assert done.exit_code == 0, done.output
     assert set(faults) == set(KINDS)
     assert result_of(out)["models"] == two_in_process
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.parametrize("name", ["n5", "precomputed"])
+def test_n5_and_precomputed_volumes_are_read_from_a_bucket(store, name, tmp_path, monkeypatch):
+    entered(monkeypatch, store)
+    voxels = np.arange(6 * 20 * 26, dtype=np.uint16).reshape(6, 20, 26)
+    folder = WRITERS[name](tmp_path, voxels)
+    upload(tmp_path, f"{store.url}/{name}")
+    volume = open_volume(f"{name}://{store.url}/{name}/{Path(folder).relative_to(tmp_path)}")
+    np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), voxels)
+    assert volume.missing_chunks((0, 0, 0), volume.shape) == 0
 
 
 def test_omitted_chunks_are_counted(store, monkeypatch):

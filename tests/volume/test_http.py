@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from volume.test_other_formats import WRITERS
 
 from cte_dask.volume import VolumeError, VolumeReadError, open_volume, write_ome_zarr, zarr_source
 
@@ -173,3 +174,24 @@ def test_a_forked_process_makes_its_own_connection(
     with multiprocessing.get_context("fork").Pool(1) as pool:
         read = pool.apply_async(volume.read, (ZERO, volume.shape)).get(timeout=30)
     np.testing.assert_array_equal(read, voxels)
+
+
+@pytest.mark.parametrize("name", ["n5", "precomputed"])
+def test_n5_and_precomputed_volumes_are_read_over_http(
+    name: str, voxels: NDArray[Any], tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    path = Path(WRITERS[name](tmp_path, voxels)).relative_to(tmp_path)
+    volume = open_volume(f"{name}://{serve()}/{path}")
+    assert volume.describe()["voxel_size"] == "40,9.2,9.2 nm"
+    np.testing.assert_array_equal(volume.read(ZERO, volume.shape), voxels)
+
+
+@pytest.mark.parametrize("name", ["n5", "precomputed"])
+def test_a_chunk_that_a_server_will_not_give_is_an_error_of_n5_and_precomputed_too(
+    name: str, voxels: NDArray[Any], tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    path = Path(WRITERS[name](tmp_path, voxels)).relative_to(tmp_path)
+    chunk = {"n5": "raw/1/", "precomputed": "/raw/8-16"}[name]
+    volume = open_volume(f"{name}://{serve(failing=(chunk, 403))}/{path}")
+    with pytest.raises(VolumeReadError, match=f"cannot read {name}://http.*403"):
+        volume.read(ZERO, volume.shape)

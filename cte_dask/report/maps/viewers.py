@@ -160,7 +160,9 @@ def neuroglancer_state(
         Its ``low`` and ``high`` are shown black and white.
     """
     contrast = {"normalized": {"range": [intensity["low"], intensity["high"]]}}
-    base = {"type": "image", "source": f"zarr://{target}", "name": "target"}
+    # the formats that Neuroglancer has in common with us go by the same prefixes
+    source = target if target.startswith(("n5://", "precomputed://")) else f"zarr://{target}"
+    base = {"type": "image", "source": source, "name": "target"}
     shown = [(name, folder, SHADER) for name, folder in images.items()]
     shown += [(folder, folder, shader) for folder, shader in bank.items()]
     layers: list[dict[str, Any]] = [{**base, "shaderControls": contrast}]

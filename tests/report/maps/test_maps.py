@@ -190,15 +190,22 @@ def test_a_ready_neuroglancer_state_and_napari_command_name_target_and_maps(maps
     assert "http-server" in guide
 
 
-def test_urls_given_for_a_browser_are_used(run, tmp_path):
-    urls = {"--target-url": "https://host/t.zarr", "--maps-url": "https://host/m.zarr"}
+@pytest.mark.parametrize(
+    ("target", "source"),
+    [
+        ("https://host/t.zarr", "zarr://https://host/t.zarr"),
+        ("precomputed://https://host/t", "precomputed://https://host/t"),
+    ],
+)
+def test_urls_given_for_a_browser_are_used(run, tmp_path, target, source):
+    urls = {"--target-url": target, "--maps-url": "https://host/m.zarr"}
     options = [part for pair in urls.items() for part in pair]
     result = cte("maps", run, "--out", tmp_path / "m.zarr", "--json", *options)
     found = json.loads(result.stdout)
     sources = [
         layer["source"] for layer in json.loads(Path(found["neuroglancer"]).read_text())["layers"]
     ]
-    assert sources[0] == "zarr://https://host/t.zarr"
+    assert sources[0] == source
     assert sources[1].startswith("zarr3://https://host/m.zarr/")
     assert found["notes"] == [TOO_FEW]
 
