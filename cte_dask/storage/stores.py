@@ -15,6 +15,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from cte_dask.errors import VolumeError, cause
 from cte_dask.storage import StorageError, is_cloud, is_url
 from cte_dask.storage.objects import zarr_store
+from cte_dask.storage.zip_files import zip_store
 
 __all__ = ["StrictStore", "absolute", "is_remote", "names_below", "open_store"]
 
@@ -37,7 +38,7 @@ def absolute(target: str | os.PathLike[str]) -> str:
 
 
 def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = True) -> Store:
-    """Open the store below a URL or absolute local path.
+    """Open the store below a URL or absolute local path; a local zip file is one, too.
 
     Raises
     ------
@@ -45,7 +46,8 @@ def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = T
         If the protocol is not known, or what it needs is not installed.
     """
     if not is_remote(url):
-        return LocalStore(url, read_only=read_only)
+        zipped = zip_store(url) if read_only else None
+        return zipped or LocalStore(url, read_only=read_only)
     if is_cloud(url):
         try:
             return zarr_store(url, storage_options, read_only=read_only)

@@ -1,8 +1,9 @@
-"""One volume in every format that is no zarr: the same voxels, description and tile scores."""
+"""One volume in many formats: voxels, description and tile scores are those of its zarr."""
 
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,14 @@ from cte_dask.volume import intensity_statistics, open_volume, write_ome_zarr
 
 SIZE = (40.0, 9.2, 9.2)
 OPTIONS = {"tile": (1, 32, 32), "perturbations": ("gaussian:0.1",), "metrics": ("nhd",)}
+
+
+def zipped(folder: Path, file: Path) -> str:
+    """Write what is in a folder as a zip file."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return str(file)
 
 
 def write_zarr(folder: Path, voxels: NDArray) -> str:
@@ -89,6 +98,11 @@ def write_precomputed(folder: Path, voxels: NDArray) -> str:
     return f"{folder}/precomputed"
 
 
+def write_ozx(folder: Path, voxels: NDArray) -> str:
+    write_zarr(folder, voxels)
+    return zipped(folder / "volume.zarr", folder / "volume.ozx")
+
+
 WRITERS: dict[str, Callable[[Path, NDArray], str]] = {
     "hdf5": write_hdf5,
     "ome-tiff": write_ome_tiff,
@@ -96,6 +110,7 @@ WRITERS: dict[str, Callable[[Path, NDArray], str]] = {
     "mrc": write_mrc,
     "n5": write_n5,
     "precomputed": write_precomputed,
+    "ozx": write_ozx,
 }
 
 
