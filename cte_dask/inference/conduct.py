@@ -17,9 +17,11 @@ from cte_dask.inference.passes import LOW_PRECISION, alike
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cte_dask.inference.predictor import Predictor
+    from cte_dask.models.network import Network
 
-__all__ = ["Conduct", "conduct_of"]
+__all__ = ["ALONE", "Conduct", "conduct_of"]
+
+ALONE = "normalises over its batch: tiles are predicted one at a time"
 
 TOLERANCE = 1e-5
 """Of the largest output: what rounding explains."""
@@ -41,34 +43,37 @@ class Conduct:
     alone: bool = True
 
 
-def conduct_of(loaded: Predictor) -> Conduct:
+def conduct_of(network: Network, x: Tensor, *, raw: bool) -> Conduct:
     """Try a network on two samples, on the same again, and on one of them beside another.
 
     Parameters
     ----------
-    loaded
-        The model as it will run.
+    network
+        The network.
+    x
+        A batch of noise from 0 to 1, (N, C, [z,] y, x), of the shape that it will see.
+    raw
+        Whether it takes intensities as they are stored.
 
     Returns
     -------
     Conduct
     """
-    x = loaded.example()
-    number = loaded.network.fixed_batch or min(2, len(x))
+    number = network.fixed_batch or min(2, len(x))
     x = x[:1].repeat(number, *(1 for _ in x.shape[1:])) if len(x) < number else x[:number]
     tolerance = TOLERANCE if x.dtype == torch.float32 else LOW_PRECISION
     with torch.inference_mode():
-        first, again = (loaded.network.forward(x) for _ in range(2))
+        first, again = (network.forward(x) for _ in range(2))
         if not alike(first, again, tolerance):
             return Conduct(steady=False)
         # networks that take raw intensities may be left cold by noise from 0 to 1
-        levels = (1.0,) if loaded.spec.preprocessing else (1.0, 255.0)
-        alone = number < 2 or all(_alone(loaded, c * x, tolerance) for c in levels)
+        levels = (1.0, 255.0) if raw else (1.0,)
+        alone = number < 2 or all(_alone(network, c * x, tolerance) for c in levels)
     return Conduct(alone=alone)
 
 
-def _alone(loaded: Predictor, x: Tensor, tolerance: float) -> bool:
+def _alone(network: Network, x: Tensor, tolerance: float) -> bool:
     # darker and turned over: other statistics and another image
     beside = torch.cat([x[:1], 0.3 * x[1:].flip(-1)])
-    one, other = (loaded.network.forward(batch)[:1] for batch in (x, beside))
+    one, other = (network.forward(batch)[:1] for batch in (x, beside))
     return alike(one, other, tolerance)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cte_dask.consistency.degenerate import UNSTEADY
 from cte_dask.errors import FOREIGN, reason
+from cte_dask.inference.conduct import ALONE, conduct_of
 from cte_dask.inference.probe import measure_halo, probe_multiple
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
@@ -140,6 +142,7 @@ def _inspect(spec: ModelSpec, network: Network) -> ModelReport:
     x = _tile(spec, network, multiple)
     y = _predict(spec, forward, x)
     bottleneck, greybox = _bottleneck(spec, network, x)
+    notes += _conduct(spec, network, x)
     return ModelReport(
         name=spec.name,
         ok=True,
@@ -197,6 +200,17 @@ def _predict(spec: ModelSpec, forward: Forward, x: Tensor) -> Tensor:
     if not bool(torch.isfinite(y).all()):
         raise ValueError("the prediction of random noise holds NaN or infinity")
     return y
+
+
+def _conduct(spec: ModelSpec, network: Network, x: Tensor) -> list[str]:
+    """Return what a ranking would say, and do, about how the network behaves."""
+    two = torch.cat([x, x.flip(-1)])
+    try:
+        conduct = conduct_of(network, two, raw=not spec.preprocessing)
+    except FOREIGN as error:  # it may take one tile alone
+        return [f"fails on two tiles at once: {reason(error)}"]
+    steady = [] if conduct.steady else [f"{UNSTEADY}: it would be ranked last"]
+    return steady + ([] if conduct.alone else [ALONE])
 
 
 def _bottleneck(spec: ModelSpec, network: Network, x: Tensor) -> tuple[tuple[str, ...], str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cte_dask.arrays import dtype_of, set_threads
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.apart import EndedError, done_apart
-from cte_dask.inference.conduct import conduct_of
+from cte_dask.inference.conduct import ALONE, conduct_of
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
 from cte_dask.inference.predictor import Predictor
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["predictor", "settle"]
 
-
-ALONE = "normalises over its batch: tiles are predicted one at a time"
 _READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
 BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 
@@ -315,7 +313,8 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
         settled = replace(candidate, batch=loaded.batch, features=False)
     loaded.check()
     began = time.perf_counter()
-    conduct = conduct_of(loaded)
+    raw = not candidate.spec.preprocessing
+    conduct = conduct_of(loaded.network, loaded.example(), raw=raw)
     seconds = time.perf_counter() - began
     if not conduct.alone and settled.batch > 1:
         if loaded.network.fixed_batch:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cte_dask.errors import VolumeError
+from cte_dask.errors import VolumeError, reason
 from cte_dask.volume.axes import AXES, letters
 from cte_dask.volume.voxel_size import VoxelSize, nanometres
 
@@ -95,7 +95,7 @@ def parse_multiscale(attributes: Attributes) -> Multiscale | None:
     except VolumeError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise VolumeError(f"malformed multiscales metadata: {error!r}") from error
+        raise VolumeError(f"malformed multiscales metadata: {reason(error)}") from error
 
 
 def _multiscale(ome: Attributes) -> Multiscale:

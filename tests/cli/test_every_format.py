@@ -122,6 +122,7 @@ def labels(bank, image) -> Path:
         ["status", "{run}"],
         ["report", "{run}", "--quiet"],
         ["maps", "{run}"],
+        ["suggest", "{run}", "--tiles", "2", "--quiet", "--out", "{run}/drawn{way}"],
         ["evaluate", "{run}", "--labels", "{labels}", *SMALL],
         ["calibrate", "{target}", "--bank", "{bank}", "--out", "{run}/curve", *SMALL,
          "--tile", "1,32,32", "--perturb", "gaussian", "--strengths", "0.1,0.2",
@@ -131,7 +132,7 @@ def labels(bank, image) -> Path:
 )  # fmt: skip
 @pytest.mark.parametrize("way", [[], ["--json"]], ids=["text", "json"])
 def test_every_command_takes_every_format(target, bank, run, labels, command, way):
-    places = {"target": target, "bank": bank, "run": run, "labels": labels}
+    places = {"way": len(way), "target": target, "bank": bank, "run": run, "labels": labels}
     more = ["--overwrite"] if way and command[0] in ("maps", "calibrate") else []
     done = cte(*(word.format(**places) for word in command), *way, *more)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception

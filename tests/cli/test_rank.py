@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,10 @@ from cte_dask.perturb import PERTURBATIONS, perturbation_kind
 from cte_dask.ranking import rank_target
 from cte_dask.volume import write_ome_zarr
 
+CLUMSY = re.compile(
+    r"\w(Error|Exception)\(|: ?:|ValueError|<\w+[ .].*(object|class)|(\b[\w ]+): \2: "
+)
+"""Errors and objects as Python shows them, double colons, prefixes that come twice."""
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
 MEASURED = [
     "--metric", "nhd", "--metric", "ei", "--perturb", "dropout:0.2", "--perturb", "gaussian:0.1",
@@ -49,6 +54,7 @@ def refused(result, *words: str) -> None:
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
+    assert not CLUMSY.search(lines[0]), lines[0]
     for word in words:
         assert word in lines[0], lines[0]
 

@@ -6,6 +6,7 @@ The others' scores are the same bits as without it.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -15,8 +16,11 @@ import processes
 import pytest
 import yaml
 from conftest import blobs
+from processes import Command
 from troubled import cte
 
+from cte_dask.inference.check import check_bank
+from cte_dask.models import load_bank
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.store import open_scores
 from cte_dask.scoring.settings import TargetOptions
@@ -81,10 +85,11 @@ def target(tmp_path_factory) -> str:
     return str(path)
 
 
-def ranked(target: str, folder: Path, cluster: str, *kinds: str) -> dict:
+def ranked(target: str, folder: Path, cluster: str, *kinds: str, **more: bool) -> dict:
     began = time.monotonic()
     bank = write_bank(folder / "bank.yaml", *kinds)
     out, options = str(folder / "RUN"), dict(OPTIONS)
+    options |= more
     if any(kind in HANGING for kind in kinds):
         options["time_limit"] = LIMIT
     with processes.quick_workers(), dask.config.set({"distributed.scheduler.allowed-failures": 1}):
@@ -127,13 +132,18 @@ WANTED = {
 }
 
 
-@pytest.mark.parametrize("cluster", ["none", "local"])
-@pytest.mark.parametrize("kind", WANTED)
+WAYS = [
+    (kind, cluster)
+    for kind in WANTED
+    for cluster in ("none", "local")
+    if cluster == "local" or kind not in {*DEADLY, *DEADLY_AT_ONCE}
+]
+
+
+@pytest.mark.parametrize(("kind", "cluster"), WAYS)
 def test_the_culprit_is_named_and_the_others_have_their_scores(
     kind, cluster, target, undisturbed, tmp_path
 ):
-    if cluster == "none" and kind in {*DEADLY, *DEADLY_AT_ONCE}:
-        return  # a process does not outlive itself
     result = ranked(target, tmp_path, cluster, "plain", kind, "frozen")
     for name, numbers in scores_of(tmp_path).items():
         np.testing.assert_array_equal(numbers, undisturbed[name])
@@ -142,3 +152,39 @@ def test_the_culprit_is_named_and_the_others_have_their_scores(
     page = cte("report", tmp_path / "RUN", "--quiet")
     assert (shown.exit_code, page.exit_code) == (0, 0), (shown.output, page.output)
     assert kind in (tmp_path / "RUN" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", [*DEADLY, *DEADLY_AT_ONCE])
+def test_what_ends_the_one_process_there_is_costs_nothing_where_workers_go_on(
+    kind, target, undisturbed, tmp_path
+):
+    bank, out = write_bank(tmp_path / "bank.yaml", "plain", kind, "frozen"), tmp_path / "RUN"
+    words = ["rank", target, "--bank", bank, "--out", out, "--tile", "1,32,32", "--block", "1,2,2"]
+    words += ["--perturb", "gaussian:0.1", "--quiet"]
+    alone = Command([*words, "--cluster", "none"], tmp_path / "alone")
+    assert alone.wait(LONGEST) in (-signal.SIGSEGV, 7)
+    assert not (out / "ranking.json").exists(), "nothing is told that was not found"
+    ranked(target, tmp_path, "local", "plain", kind, "frozen", resume=True)
+    for name, numbers in scores_of(tmp_path).items():
+        np.testing.assert_array_equal(numbers, undisturbed[name])
+
+
+CHECKED = {
+    "nan": "the prediction of random noise holds NaN or infinity",
+    "gone": "its code called sys.exit(0)",
+    "crashing_at_once": "crashed with SIGSEGV",
+    "killing_at_once": "ended with exit code 7",
+    "sleeping_at_once": "gave no answer within",
+}
+
+
+def test_a_check_names_every_culprit_and_finds_the_others_usable(tmp_path):
+    kinds = ("plain", *CHECKED, *UNSTEADY, *LATE, *UNHARMED, *DEADLY, "frozen")
+    bank = load_bank(write_bank(tmp_path / "bank.yaml", *kinds))
+    reports = {r.name: r for r in check_bank(bank, timeout=8)}
+    assert {name for name, r in reports.items() if not r.ok} == set(CHECKED)
+    for kind, why in CHECKED.items():
+        assert why in reports[kind].reason
+    for kind in kinds:
+        steady = not any("not deterministic" in note for note in reports[kind].notes)
+        assert steady == (kind not in UNSTEADY), kind

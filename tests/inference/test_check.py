@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cte_dask.inference.check import check_bank, check_spec
+from cte_dask.inference.check import ModelReport, check_bank, check_spec
 from cte_dask.inference.trial import check_model
 from cte_dask.models.bank import ModelBank
 from cte_dask.models.network import ModelError
@@ -83,6 +83,22 @@ def test_a_model_that_hangs_is_given_up(factory: Make) -> None:
 def test_a_model_that_computes_for_ever_is_given_up_by_its_own_time(factory: Make) -> None:
     report = check_spec(factory("busy"), timeout=3)
     assert (report.ok, report.reason) == (False, "gave no answer in 3 s of processor time")
+
+
+def test_a_report_is_told_before_the_next_model_is_done_and_a_stop_waits_for_none(
+    factory: Make,
+) -> None:
+    told: list[str] = []
+
+    def stop(report: ModelReport) -> None:
+        told.append(report.name)
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        check_bank(ModelBank((factory("talkative"), factory("hanging"))), take=stop)
+    assert told == ["talkative"]
+    assert time.monotonic() - started < 60, "the other one may hang for ten minutes"
 
 
 def test_a_usable_model_is_described(weights: Path, spec_of: Make, unet: UNet) -> None:

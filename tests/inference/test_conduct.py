@@ -14,6 +14,9 @@ from troubled import cte
 
 from cte_dask import score
 from cte_dask.consistency.degenerate import UNSTEADY
+from cte_dask.inference.conduct import ALONE
+from cte_dask.inference.graph.bottleneck import bottleneck_module
+from cte_dask.inference.trial import check_model
 from cte_dask.models.bank import ModelBank
 from cte_dask.models.spec import ModelSpec
 from cte_dask.ranking.rank import rank
@@ -125,6 +128,34 @@ def test_a_model_that_ends_the_program_or_changes_it_harms_no_other(kind):
         assert (beside.status.sel(model=kind) == STATUS["failed"]).any()
     for name in ("plain", "frozen"):
         np.testing.assert_array_equal(beside.nhd.sel(model=name), alone.nhd.sel(model=name))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("drifting", [f"{UNSTEADY}: it would be ranked last"]),
+        ("random", [f"{UNSTEADY}: it would be ranked last"]),
+        ("batched", [ALONE]),
+        ("plain", []),
+        ("frozen", []),
+    ],
+)
+def test_a_check_tells_how_a_network_behaves_as_a_ranking_does(kind, told):
+    notes = check_model(bank(kind).models[0]).notes
+    assert [n for n in notes if n in (*told, ALONE) or UNSTEADY in n] == told
+
+
+@pytest.mark.parametrize("extent", [48, 128, 256])
+def test_channels_that_stand_last_are_never_taken_for_an_axis_of_the_image(extent):
+    """At 128 there are as many channels as voxels in a row, at 256 in a wider layer."""
+    network = unruly_networks.channels_last()
+    assert bottleneck_module(network, torch.rand(2, 1, extent, extent)) == "patches"
+
+
+def test_a_network_with_channels_last_is_ranked():
+    data = scored("channels_last", "plain")
+    assert (data.status == STATUS["scored"]).all()
+    assert data.attrs["excluded"] == {}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")

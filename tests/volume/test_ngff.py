@@ -118,5 +118,6 @@ def test_attributes_without_an_image_hold_none() -> None:
     ],
 )
 def test_malformed_metadata_is_an_error(attributes: dict[str, Any]) -> None:
-    with pytest.raises(VolumeError):
+    with pytest.raises(VolumeError) as caught:
         parse_multiscale(attributes)
+    assert "Error(" not in str(caught.value), "words, not Python's own form of an error"

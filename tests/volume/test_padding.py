@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import blobs, write_bank
-from troubled import cte
+from troubled import cte, write_flood
 
 from cte_dask.volume import open_volume, write_ome_zarr
 from cte_dask.volume.statistics import intensity_statistics
@@ -77,6 +77,20 @@ def test_models_are_scored_where_something_was_imaged_and_nowhere_else(kind, req
         for name, score in model["scores"].items():
             assert score["n_tiles"] == 8
             assert score["cte"] == alone["scores"][name]["cte"]
+
+
+def test_a_model_that_predicts_everything_is_found_on_the_tiles_that_hold_something(
+    half_written, tmp_path
+):
+    """Over all of the target it would mark half."""
+    bank = write_bank(tmp_path / "bank", 2)
+    write_flood(tmp_path / "bank" / "model-1.safetensors")
+    result, _ = ranked(half_written, bank)
+    assert {m["name"]: m["flags"] for m in result["models"]} == {
+        "model-0": [],
+        "model-1": ["predicts everything"],
+    }
+    assert [m["name"] for m in result["models"]] == ["model-0", "model-1"]
 
 
 def test_chunks_that_are_not_stored_are_told_by_plan_rank_status_and_report(half_written, bank):

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from cte_dask.errors import FOREIGN
+
 __all__ = [
     "BlackBoxError",
     "LayerCall",
@@ -71,6 +73,8 @@ def bottleneck_module(module: nn.Module, x: Tensor) -> str:
     calls = _module_calls(module, x)
     if min((math.prod(c.extent) for c in calls), default=0) == 1:
         calls = _without_global_pooling(calls, module, x)
+    if any(_doubtful(c, x) for c in calls):
+        calls = _without_channels_last(calls, x, lambda longer: _module_calls(module, longer))
     return _choose(calls, x).name
 
 
@@ -83,8 +87,43 @@ def _without_global_pooling(
     return [c for c in calls if c.name not in pooled]
 
 
-def bottleneck_node(graph: Graph, x: Tensor) -> Node:
+def _doubtful(call: LayerCall, x: Tensor) -> bool:
+    """Whether what is taken for channels may be an axis of the image, the channels standing last.
+
+    A network that keeps (N, y, x, C) inside, as transformers do, has such outputs wherever as
+    many channels stand there as voxels in a row.
+    """
+    return call.channels * x.shape[3] == call.extent[0] * x.shape[2]
+
+
+def _without_channels_last(
+    calls: Sequence[LayerCall], x: Tensor, run: Callable[[Tensor], Sequence[LayerCall]]
+) -> list[LayerCall]:
+    """Drop layers whose channels, read first, grow with the input."""
+    longer = x.repeat(1, 1, 2, *(1,) * (x.ndim - 3))
+    try:
+        steady = {(c.name, c.channels) for c in run(longer)}
+    except FOREIGN as error:
+        if not _doubtful(_choose(calls, x), x):
+            return list(calls)
+        raise BlackBoxError(
+            "at the one extent that it takes, channels cannot be told from an axis of the image; "
+            "name a layer with `bottleneck:` in the bank"
+        ) from error
+    return [c for c in calls if not _doubtful(c, x) or (c.name, c.channels) in steady]
+
+
+def bottleneck_node(graph: Graph, x: Tensor, *, retrace: Callable[[Tensor], Graph]) -> Node:
     """Return the bottleneck node of a graph traced for the batch `x`.
+
+    Parameters
+    ----------
+    graph
+        The graph.
+    x
+        The batch.
+    retrace
+        Gives the graph for another batch.
 
     Raises
     ------
@@ -92,7 +131,12 @@ def bottleneck_node(graph: Graph, x: Tensor) -> Node:
         If no node's output is smaller than the input.
     """
     nodes = {call.name: node for call, node in _node_calls(graph, x)}
-    return nodes[_choose([call for call, _ in _node_calls(graph, x)], x).name]
+    calls = [call for call, _ in _node_calls(graph, x)]
+    if any(_doubtful(c, x) for c in calls):
+        calls = _without_channels_last(
+            calls, x, lambda longer: [c for c, _ in _node_calls(retrace(longer), longer)]
+        )
+    return nodes[_choose(calls, x).name]
 
 
 def _choose(calls: Sequence[LayerCall], x: Tensor) -> LayerCall:

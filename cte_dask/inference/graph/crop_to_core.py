@@ -90,7 +90,10 @@ def find_crop(
     steps = [_step(extent[a], [m.shape[2 + a] for m in state]) for a in range(len(extent))]
     if not all(steps):
         return None
-    reach = [_reach(suffix, state, masks, a, s) for a, s in enumerate(steps)]
+    reach = [
+        _reach(suffix, state, masks, axis=a, step=s, extent=n)
+        for a, (s, n) in enumerate(zip(steps, extent, strict=True))
+    ]
     starts = [max(0, c.start // s - r) * s for c, s, r in zip(core, steps, reach, strict=True)]
     stops = [
         min(n // s, -(-c.stop // s) + r) * s
@@ -111,11 +114,16 @@ def _step(extent: int, extents: Sequence[int]) -> int:
 
 
 def _reach(
-    suffix: GraphModule, state: Sequence[Tensor], masks: Sequence[Tensor], axis: int, step: int
+    suffix: GraphModule,
+    state: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    *,
+    axis: int,
+    step: int,
+    extent: int,
 ) -> int:
-    """Return how many steps away along an axis a map reaches the output."""
+    """Return how many steps away along an axis of an extent a map reaches the output."""
     dim = 2 + axis
-    extent = max(m.shape[dim] for m in state)
     middle = extent // step // 2
     spoilt = []
     for map_ in state:

@@ -276,7 +276,9 @@ def _graph_path(
             module = traced(forward, x)
     except FOREIGN as error:  # foreign code: whatever tracing raises, its input can be perturbed
         raise BlackBoxError(f"its graph cannot be traced: {error}") from error
-    nodes = [named_node(module.graph, n) for n in names] or [bottleneck_node(module.graph, x)]
+    nodes = [named_node(module.graph, n) for n in names] or [
+        bottleneck_node(module.graph, x, retrace=lambda longer: traced(forward, longer).graph)
+    ]
     channels = tuple(node.meta["val"].shape[1] for node in nodes)
     insert_masks(module.graph, nodes)
     module.recompile()
