@@ -228,5 +228,32 @@ class ChannelsLast(nn.Module):
         return self.up(tokens.permute(0, 3, 1, 2))
 
 
+class Only(nn.Module):
+    """Takes images of one extent."""
+
+    def __init__(self, extent: int) -> None:
+        super().__init__()
+        self.extent = extent
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != (self.extent, self.extent):
+            raise ValueError(f"not an image of {self.extent} voxels a side: {tuple(x.shape)}")
+        return x
+
+
+class Looking(nn.Module):
+    """Takes one of two ways by the values that it sees, which no trace can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.down, self.up = nn.Conv2d(1, 4, 8, 8), nn.ConvTranspose2d(4, 1, 8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 1000).any()):
+            x = x / 2
+        return self.up(torch.relu(self.down(x)))
+
+
 def channels_last() -> nn.Module:
     return ChannelsLast().eval()

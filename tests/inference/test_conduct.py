@@ -10,6 +10,7 @@ import torch
 import unruly_networks
 import yaml
 from conftest import blobs
+from torch import nn
 from troubled import cte
 
 from cte_dask import score
@@ -21,6 +22,7 @@ from cte_dask.models.bank import ModelBank
 from cte_dask.models.spec import ModelSpec
 from cte_dask.ranking.rank import rank
 from cte_dask.scoring.block_scores import STATUS
+from cte_dask.scoring.candidates import predictor
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import open_volume, write_ome_zarr
@@ -150,6 +152,8 @@ def test_channels_that_stand_last_are_never_taken_for_an_axis_of_the_image(exten
     """At 128 there are as many channels as voxels in a row, at 256 in a wider layer."""
     network = unruly_networks.channels_last()
     assert bottleneck_module(network, torch.rand(2, 1, extent, extent)) == "patches"
+    fixed = nn.Sequential(unruly_networks.Only(extent), network)
+    assert bottleneck_module(fixed, torch.rand(2, 1, extent, extent)) == "1.patches"
 
 
 def test_a_network_with_channels_last_is_ranked():
@@ -158,28 +162,59 @@ def test_a_network_with_channels_last_is_ranked():
     assert data.attrs["excluded"] == {}
 
 
+@pytest.fixture
+def script(tmp_path):
+    """Return a bank of a TorchScript archive and a plain network."""
+
+    def save(archive: torch.jit.ScriptModule) -> ModelBank:
+        archive.save(tmp_path / "script.pt")
+        spec = ModelSpec(
+            name="script",
+            format="torchscript",
+            source=str(tmp_path / "script.pt"),
+            halo={"y": 8, "x": 8},
+            multiple={"y": 8, "x": 8},
+        )
+        return ModelBank((spec, *bank("plain").models))
+
+    return save
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_a_script_whose_features_cannot_be_reached_is_ranked_as_a_black_box(tmp_path):
-    """Its features stand channels last; dropout on another axis would be another perturbation."""
-    network = torch.jit.trace(unruly_networks.channels_last(), torch.zeros(1, 1, 64, 64))
-    network.save(tmp_path / "cl.pt")
-    spec = ModelSpec(
-        name="cl",
-        format="torchscript",
-        source=str(tmp_path / "cl.pt"),
-        halo={"y": 8, "x": 8},
-        multiple={"y": 8, "x": 8},
-    )
-    models = ModelBank((spec, *bank("plain").models))
+def test_a_script_whose_features_cannot_be_reached_is_ranked_as_a_black_box(script):
     experiment = resolve(
         open_volume(blobs((1, 64, 64))),
-        models,
+        script(torch.jit.script(unruly_networks.Looking().eval())),
         perturbations=["dropout:0.2", "mirror"],
         tile=(1, 32, 32),
     )
     assert experiment.excluded == {}
-    script, plain = experiment.candidates
-    assert not script.features
-    assert "its features cannot be perturbed" in script.note
+    candidate, plain = experiment.candidates
+    assert not candidate.features
+    assert "its graph cannot be traced" in candidate.note
     assert plain.features
     assert str(experiment.primary) == "nhd@mirror", "what both support"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("tile", [32, 48, 112])
+def test_dropout_takes_the_channels_of_a_script_wherever_they_stand(script, tile):
+    """Frames of 48, 64 and 128 voxels; 128 is where channels and an axis are of one length."""
+    archive = torch.jit.trace(unruly_networks.channels_last(), torch.zeros(1, 1, 64, 64))
+    experiment = resolve(
+        open_volume(blobs((1, 112, 112))),
+        script(archive),
+        perturbations=["dropout:0.2"],
+        tile=(1, tile, tile),
+    )
+    assert experiment.excluded == {}
+    candidate = experiment.candidates[0]
+    path = predictor(candidate, experiment.inference).path
+    assert (path.channels, candidate.note) == ((16,), "")
+    x = torch.rand(1, 1, tile + 16, tile + 16).repeat(candidate.batch, 1, 1, 1)
+    mask = torch.ones(len(x), 16, 1, 1)
+    mask[:, 3] = 0
+    network = unruly_networks.channels_last()
+    network.up.register_forward_pre_hook(lambda _, args: (args[0] * mask,))
+    with torch.no_grad():
+        np.testing.assert_allclose(path.decode(path.encode(x), [mask]), network(x), atol=1e-5)

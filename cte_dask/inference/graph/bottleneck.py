@@ -8,6 +8,7 @@ modules, watched by forward hooks, or the nodes of a traced graph where a format
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,11 @@ __all__ = [
 ]
 
 Edit = Callable[[int, Tensor], Tensor]
+
+
+_CHANNELS_FIRST = re.compile("conv|batch_?norm|instance_?norm|group_?norm|pool|upsample")
+_REORDERS = re.compile("permute|transpose|view|reshape|layer_norm|mm|linear|einsum|movedim")
+"""Names of operations by which axes change places, or that have their channels last."""
 
 
 class BlackBoxError(ValueError):
@@ -74,7 +80,12 @@ def bottleneck_module(module: nn.Module, x: Tensor) -> str:
     if min((math.prod(c.extent) for c in calls), default=0) == 1:
         calls = _without_global_pooling(calls, module, x)
     if any(_doubtful(c, x) for c in calls):
-        calls = _without_channels_last(calls, x, lambda longer: _module_calls(module, longer))
+        calls = _without_channels_last(
+            calls,
+            x,
+            run=lambda longer: _module_calls(module, longer),
+            first=lambda c: _is_channels_first(module.get_submodule(c.name.partition("@")[0])),
+        )
     return _choose(calls, x).name
 
 
@@ -97,20 +108,38 @@ def _doubtful(call: LayerCall, x: Tensor) -> bool:
 
 
 def _without_channels_last(
-    calls: Sequence[LayerCall], x: Tensor, run: Callable[[Tensor], Sequence[LayerCall]]
+    calls: Sequence[LayerCall],
+    x: Tensor,
+    *,
+    run: Callable[[Tensor], Sequence[LayerCall]],
+    first: Callable[[LayerCall], bool],
 ) -> list[LayerCall]:
-    """Drop layers whose channels, read first, grow with the input."""
+    """Drop layers whose channels, read first, grow with the input.
+
+    Of a network that takes no other input, those stay whose operation has its channels first.
+    """
     longer = x.repeat(1, 1, 2, *(1,) * (x.ndim - 3))
     try:
         steady = {(c.name, c.channels) for c in run(longer)}
-    except FOREIGN as error:
-        if not _doubtful(_choose(calls, x), x):
-            return list(calls)
-        raise BlackBoxError(
-            "at the one extent that it takes, channels cannot be told from an axis of the image; "
-            "name a layer with `bottleneck:` in the bank"
-        ) from error
+    except FOREIGN:
+        steady = {(c.name, c.channels) for c in calls if first(c)}
     return [c for c in calls if not _doubtful(c, x) or (c.name, c.channels) in steady]
+
+
+def _is_channels_first(module: nn.Module) -> bool:
+    return bool(_CHANNELS_FIRST.search(type(module).__name__.lower()))
+
+
+def _follows_channels_first(node: Node) -> bool:
+    """Whether a node holds, in its order of axes, what a convolution or the like gave."""
+    while node.op == "call_function" and not _REORDERS.search(node.name):
+        if _CHANNELS_FIRST.search(node.name):
+            return True
+        before = node.all_input_nodes
+        if not before:
+            return False
+        node = before[0]
+    return False
 
 
 def bottleneck_node(graph: Graph, x: Tensor, *, retrace: Callable[[Tensor], Graph]) -> Node:
@@ -134,7 +163,10 @@ def bottleneck_node(graph: Graph, x: Tensor, *, retrace: Callable[[Tensor], Grap
     calls = [call for call, _ in _node_calls(graph, x)]
     if any(_doubtful(c, x) for c in calls):
         calls = _without_channels_last(
-            calls, x, lambda longer: [c for c, _ in _node_calls(retrace(longer), longer)]
+            calls,
+            x,
+            run=lambda longer: [c for c, _ in _node_calls(retrace(longer), longer)],
+            first=lambda c: _follows_channels_first(nodes[c.name]),
         )
     return nodes[_choose(calls, x).name]
 
