@@ -29,7 +29,8 @@ from cte_dask.ranking import rank_target
 from cte_dask.volume import write_ome_zarr
 
 CLUMSY = re.compile(
-    r"\w(Error|Exception)\(|: ?:|ValueError|<\w+[ .].*(object|class)|\b(?P<twice>[\w ]+): (?P=twice): "
+    r"\w(Error|Exception)\(|: ?:|ValueError|<\w+[ .].*(object|class)"
+    r"|\b(?P<twice>[\w '.]+): (?P=twice): "
 )
 """Errors and objects as Python shows them, double colons, prefixes that come twice."""
 FAST = ["--cluster", "none", "--tile", "1,32,32", "--quiet"]
