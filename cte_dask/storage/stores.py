@@ -98,6 +98,16 @@ class StrictStore(WrapperStore[Store]):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.misses = 0
+        self._kept: dict[tuple[str, ByteRequest], Buffer] = {}
+
+    def keep(self, key: str, byte_range: ByteRequest, buffer: Buffer) -> None:
+        """Hold a range of an object in memory: the next request for it is answered from there."""
+        self._kept[key, byte_range] = buffer
+
+    def forget(self, ranges: Iterable[tuple[str, ByteRequest]]) -> None:
+        """Let go of ranges that were not asked for."""
+        for each in ranges:
+            self._kept.pop(each, None)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -109,6 +119,9 @@ class StrictStore(WrapperStore[Store]):
         OSError
             If the object is empty, or a range has another length than requested.
         """
+        kept = None if byte_range is None else self._kept.pop((key, byte_range), None)
+        if kept is not None:
+            return kept
         buffer = await super().get(key, prototype, byte_range)
         self.misses += buffer is None
         return _complete(key, buffer, byte_range)

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from threading import RLock
@@ -23,6 +24,7 @@ from cte_dask.storage import StorageError
 from cte_dask.storage.retries import read_patiently
 from cte_dask.storage.stores import StrictStore, is_remote, open_store
 from cte_dask.volume.image import Selection, checked_dtype, shown
+from cte_dask.volume.shards import fetched_together
 
 __all__ = ["ZarrSource", "open_node", "open_zarr_source", "strict_store"]
 
@@ -87,11 +89,20 @@ class ZarrSource:
     def _read(self, selection: Selection) -> NDArray[Any]:
         array, store = self._array()
         misses = store.misses
-        data = np.asarray(array[selection])
+        with self._few_requests(array, store, selection):
+            data = np.asarray(array[selection])
         # a missing object is an omitted chunk, or the first sign that the array was deleted
         if store.misses > misses:
             _check_still_there(array, store)
         return data
+
+    def _few_requests(
+        self, array: zarr.Array[Any], store: StrictStore, selection: Selection
+    ) -> AbstractContextManager[None]:
+        # a disk answers at once; of a store from Python it is not known
+        if self.shards is None or (self.store is None and not is_remote(self.url)):
+            return nullcontext()
+        return fetched_together(array, store, selection)
 
     def missing(self, selection: Selection) -> int:
         """Return how many chunks (or shards) of the selection are omitted.

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 from volume.test_other_formats import WRITERS
+from zarr.codecs import ShardingCodec
 
 from cte_dask.volume import VolumeError, VolumeReadError, open_volume, write_ome_zarr, zarr_source
 
@@ -195,3 +197,51 @@ def test_a_chunk_that_a_server_will_not_give_is_an_error_of_n5_and_precomputed_t
     volume = open_volume(f"{name}://{serve(failing=(chunk, 403))}/{path}")
     with pytest.raises(VolumeReadError, match=f"cannot read {name}://http.*403"):
         volume.read(ZERO, volume.shape)
+
+
+@pytest.mark.parametrize("index_location", ["start", "end"])
+def test_a_part_of_a_shard_takes_few_requests_and_an_omitted_chunk_is_one(
+    index_location: str, tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    asked: list[str] = []
+
+    def counted(self: Handler) -> None:
+        asked.append(self.path)
+        Handler.do_GET(self)
+
+    shape, chunk = (24, 64, 128), (4, 16, 16)  # two shards of 96 chunks
+    sharding = ShardingCodec(chunk_shape=chunk, index_location=index_location)
+    array = zarr.create_array(
+        tmp_path / "a",
+        shape=shape,
+        chunks=(24, 64, 64),
+        dtype="uint16",
+        serializer=sharding,
+        compressors=None,
+        fill_value=7,
+    )
+    expected = np.random.default_rng(0).integers(8, 999, shape).astype(np.uint16)
+    expected[8:12, 16:32, 16:32] = 7
+    array[:] = expected
+    volume = open_volume(f"{serve(do_GET=counted)}/a")
+    for box in [((1, 0, 3), (20, 60, 120)), ((0, 0, 0), (24, 64, 64)), ((8, 17, 17), (10, 20, 20))]:
+        asked.clear()
+        np.testing.assert_array_equal(
+            volume.read(*box), expected[tuple(map(slice, *box))], strict=True
+        )
+        objects = [path for path in asked if "/c/" in path]
+        assert len(objects) <= 2 * len(set(objects))
+    assert volume.missing_chunks(ZERO, volume.shape) == 0
+
+
+def test_a_damaged_index_of_a_shard_is_told_by_the_codec(
+    tmp_path: Path, voxels: NDArray[Any], write_array: Callable[..., str], serve: Callable[..., str]
+) -> None:
+    write_array(voxels, "sharded", chunks=(1, 5, 13), shards=(3, 10, 26))
+    volume = open_volume(f"{serve()}/sharded")
+    shard = tmp_path / "sharded/c/0/0/0"
+    content = bytearray(shard.read_bytes())
+    content[-60] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(VolumeReadError, match=f"cannot read {volume.url}"):
+        volume.read(ZERO, (2, 6, 14))
