@@ -43,7 +43,7 @@ OPTIONAL_FOR = {
     "report": "the pictures of calibrate and evaluate",
     "segment": "watersheds, mutex watershed, multicut, GASP",
     "tensorstore": "targets in N5 and Neuroglancer precomputed",
-    "tiff": "targets in TIFF files",
+    "tiff": "targets in TIFF files and folders of planes",
 }
 FOR_DEVELOPERS = {"test", "dev"}
 SCHEMES = {

@@ -27,6 +27,7 @@ FORMATS = Registry(
         "precomputed": "cte_dask.volume.precomputed_image:find_precomputed",
         "mrc": "cte_dask.volume.mrc_image:find_mrc",
         "tiff": "cte_dask.volume.tiff_image:find_tiff",
+        "planes": "cte_dask.volume.planes_image:find_planes",
         "zip": "cte_dask.volume.zip_image:find_zip",
         "zarr": "cte_dask.volume.zarr_image:find_zarr",
     },

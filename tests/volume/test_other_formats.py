@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
+import imagecodecs
 import mrcfile
 import numpy as np
 import pytest
@@ -103,6 +104,22 @@ def write_ozx(folder: Path, voxels: NDArray) -> str:
     return zipped(folder / "volume.zarr", folder / "volume.ozx")
 
 
+def write_tiff_planes(folder: Path, voxels: NDArray) -> str:
+    (folder / "planes").mkdir(exist_ok=True)
+    about = {"spacing": 0.04, "unit": "um"}
+    for z, plane in enumerate(voxels):
+        path = folder / "planes" / f"z{z}.tif"
+        tifffile.imwrite(path, plane, imagej=True, resolution=(1 / 0.0092,) * 2, metadata=about)
+    return str(folder / "planes")
+
+
+def write_png_planes(folder: Path, voxels: NDArray) -> str:
+    (folder / "png").mkdir(exist_ok=True)
+    for z, plane in enumerate(voxels):
+        (folder / "png" / f"z{z}.png").write_bytes(imagecodecs.png_encode(plane))
+    return str(folder / "png")
+
+
 WRITERS: dict[str, Callable[[Path, NDArray], str]] = {
     "hdf5": write_hdf5,
     "ome-tiff": write_ome_tiff,
@@ -111,6 +128,7 @@ WRITERS: dict[str, Callable[[Path, NDArray], str]] = {
     "n5": write_n5,
     "precomputed": write_precomputed,
     "ozx": write_ozx,
+    "planes": write_tiff_planes,
 }
 
 
@@ -170,7 +188,7 @@ def test_tile_scores_are_those_of_the_zarr_to_the_bit(tmp_path: Path) -> None:
         name: cte_dask.score(open_volume(write(tmp_path, voxels)), bank, block=(1, 1, 2), **OPTIONS)
         .nhd.compute(scheduler="synchronous")
         .to_numpy()
-        for name, write in {"zarr": write_zarr, **WRITERS}.items()
+        for name, write in {**WRITERS, "zarr": write_zarr, "png": write_png_planes}.items()
     }
     assert np.isfinite(scores["zarr"]).any()
     for name, values in scores.items():

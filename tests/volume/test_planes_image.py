@@ -1,0 +1,145 @@
+"""Folders of planes: their order, what they must have in common, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+from cte_dask.errors import VolumeError, VolumeReadError
+from cte_dask.volume import open_volume, tiff_source
+
+
+def written(folder: Path, planes: np.ndarray, suffix: str, first: int = 8) -> Path:
+    """Write planes under the numbers from ``first`` on."""
+    folder.mkdir(exist_ok=True)
+    for number, plane in enumerate(planes, first):
+        path = folder / f"z{number}{suffix}"
+        if suffix == ".png":
+            path.write_bytes(imagecodecs.png_encode(plane))
+        else:
+            tifffile.imwrite(path, plane, photometric="minisblack")
+    return folder
+
+
+def why(target: object) -> str:
+    with pytest.raises(VolumeError) as refusal:
+        open_volume(target)
+    line = str(refusal.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF"])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_planes_are_read_by_box_in_the_order_of_their_numbers(tmp_path, voxels, suffix, dtype):
+    voxels = voxels.astype(dtype)
+    folder = written(tmp_path / "planes", voxels, suffix)  # z8 … z13
+    (folder / ".DS_Store").write_bytes(b"")
+    volume = open_volume(folder)
+    assert (volume.axes, volume.shape, volume.dtype) == ("zyx", voxels.shape, voxels.dtype)
+    assert (volume.url, volume.chunks) == (str(folder), (1, 20, 26))
+    np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), voxels)
+    np.testing.assert_array_equal(volume.read((1, 3, 5), (4, 19, 23)), voxels[1:4, 3:19, 5:23])
+
+
+def test_of_tiled_planes_only_the_tiles_of_a_box_are_read(tmp_path, voxels, monkeypatch):
+    (tmp_path / "planes").mkdir()
+    for z, plane in enumerate(voxels):
+        options = {"tile": (16, 16), "compression": "zlib"}
+        tifffile.imwrite(tmp_path / "planes" / f"{z}.tif", plane, **options)
+    volume = open_volume(tmp_path / "planes")
+    assert volume.chunks == (1, 16, 16)
+    reads: list[str] = []
+    read = tiff_source._bytes
+
+    def counted(path: str, offset: int, length: int) -> bytes:
+        reads.append(Path(path).name)
+        return read(path, offset, length)
+
+    monkeypatch.setattr(tiff_source, "_bytes", counted)
+    np.testing.assert_array_equal(volume.read((2, 0, 0), (3, 9, 9)), voxels[2:3, :9, :9])
+    assert reads == ["2.tif"]
+
+
+def test_a_single_png_is_a_volume_of_one_plane(tmp_path, voxels):
+    path = written(tmp_path, voxels[:1], ".png") / "z8.png"
+    volume = open_volume(path)
+    assert (volume.url, volume.shape) == (str(path), (1, 20, 26))
+    np.testing.assert_array_equal(volume.read((0, 1, 2), (1, 9, 9)), voxels[:1, 1:9, 2:9])
+    assert "holds one plane: leave out ::3" in why(f"{path}::3")
+    assert why(tmp_path / "none.png") == f"{tmp_path / 'none.png'} does not exist"
+    assert "https://host/a.png: PNG files are read from this machine" in why("https://host/a.png")
+
+
+def test_a_file_that_is_no_plane_like_the_others_is_named(tmp_path, voxels):
+    folder = written(tmp_path / "planes", voxels, ".png")
+    written(folder, voxels[:1, :10], ".png", first=10)
+    assert "z10.png is a plane of uint16(10, 26), but the first one, z8.png, is of" in why(folder)
+    written(folder, voxels[:1].astype(np.uint8), ".png", first=10)
+    assert "z10.png is a plane of uint8(20, 26)" in why(folder)
+    colours = np.zeros((20, 26, 3), np.uint8)
+    (folder / "z10.png").write_bytes(imagecodecs.png_encode(colours))
+    assert "z10.png is not a grey PNG of 8 or 16 bits (colour type 2, 8 bits)" in why(folder)
+    written(folder, voxels[:1], ".tif", first=10)
+    assert "holds planes such as z8.png, and z10.tif, which is none of them" in why(folder)
+
+
+def test_a_tiff_of_several_pages_or_samples_is_no_plane(tmp_path, voxels):
+    folder = written(tmp_path / "planes", voxels, ".tif")
+    tifffile.imwrite(folder / "z9.tif", voxels, photometric="minisblack")
+    assert "z9.tif holds 6 pages of YX, not one grey plane" in why(folder)
+    tifffile.imwrite(folder / "z9.tif", np.zeros((20, 26, 3), np.uint8), photometric="rgb")
+    assert "z9.tif holds 1 pages of YXS, not one grey plane" in why(folder)
+
+
+def test_anything_beside_the_planes_is_named(tmp_path, voxels):
+    folder = written(tmp_path / "planes", voxels, ".png")
+    (folder / "more").mkdir()
+    assert "and more, which is none of them" in why(folder)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_damaged_plane_is_an_error_that_names_its_file(tmp_path, voxels, suffix):
+    folder = written(tmp_path / "planes", voxels, suffix)
+    volume, path = open_volume(folder), folder / f"z9{suffix}"
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    assert volume.read((0, 0, 0), (1, 1, 1)).item() == voxels[0, 0, 0]
+    with pytest.raises(VolumeReadError, match=rf"z9\{suffix}"):
+        volume.read((1, 0, 0), (2, 20, 26))
+    path.write_bytes(content[:9])
+    assert f"z9{suffix}" in why(folder)
+
+
+def test_planes_that_come_go_or_change_meanwhile_are_errors(tmp_path, voxels):
+    folder = written(tmp_path / "planes", voxels, ".png")
+    volume = open_volume(folder)
+    written(folder, voxels[:1, :10], ".png", first=9)
+    with pytest.raises(VolumeReadError, match=r"z9\.png has changed since it was opened"):
+        volume.read((1, 0, 0), (2, 20, 26))
+    (folder / "z9.png").rename(folder / "z99.png")
+    with pytest.raises(VolumeReadError, match="it has other files than when it was opened"):
+        volume.read((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("imagecodecs", ".png"), ("tifffile", ".tif")])
+def test_the_missing_library_is_named_with_its_extra(tmp_path, voxels, monkeypatch, name, suffix):
+    folder = written(tmp_path / "planes", voxels, suffix)
+    monkeypatch.setitem(sys.modules, name, None)
+    assert "files need pip install 'cte-dask[tiff]'" in why(folder)
+
+
+def test_folders_without_planes_and_zarrs_with_pictures_are_left_to_others(
+    tmp_path, voxels, write_array
+):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("no plane")
+    assert "is not a zarr: no zarr.json" in why(tmp_path / "text")
+    path = write_array(voxels)
+    written(Path(path), voxels, ".png")
+    assert open_volume(path).chunks == (6, 8, 8)
