@@ -1,14 +1,14 @@
-"""OME-Zarr metadata (NGFF 0.1 to 0.5): levels, axes, voxel sizes. No I/O.
+"""OME-Zarr metadata (NGFF 0.1 to 0.6): levels, axes, voxel sizes. No I/O.
 
-Source: the NGFF specifications 0.4 and 0.5, https://ngff.openmicroscopy.org/0.5/.
+Source: the NGFF specifications 0.4 to 0.6, https://ngff.openmicroscopy.org.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from cte_dask.errors import VolumeError, reason
 from cte_dask.volume.axes import AXES, letters
@@ -55,12 +55,15 @@ class Multiscale:
         Names of the channels, empty if not stated.
     notes
         Remarks on metadata that were not understood.
+    assumed
+        Whether the file does not name its axes: they are tczyx by definition, for arrays of five.
     """
 
     axes: str | None
     levels: tuple[LevelScale, ...]
     channels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    assumed: bool = False
 
 
 def ome_attributes(attributes: Attributes) -> Attributes:
@@ -101,8 +104,9 @@ def parse_multiscale(attributes: Attributes) -> Multiscale | None:
 def _multiscale(ome: Attributes) -> Multiscale:
     images = ome["multiscales"]
     image = images[0]
+    stated = _stated_axes(image)
     # versions up to 0.2 have no axes: five dimensions by definition; 0.3 has plain names
-    axes = [a if isinstance(a, Mapping) else {"name": a} for a in image.get("axes", AXES)]
+    axes = [a if isinstance(a, Mapping) else {"name": a} for a in stated or AXES]
     names = [str(axis["name"]).lower() for axis in axes]
     units = [nanometres(axis.get("unit")) for axis in axes]
     levels = tuple(_level(dataset, image, names, units) for dataset in image["datasets"])
@@ -113,7 +117,23 @@ def _multiscale(ome: Attributes) -> Multiscale:
         notes.append(f"the first of {len(images)} multiscale images is used")
     if all(level.voxel_size is None for level in levels):
         notes.append("the voxel size is not known")
-    return Multiscale(letters(names), levels, _channels(ome), tuple(notes))
+    return Multiscale(letters(names), levels, _channels(ome), tuple(notes), not stated)
+
+
+def _stated_axes(image: Attributes) -> Sequence[Any]:
+    """Return the axes of an image; since 0.6 those of the coordinate system of its datasets."""
+    systems = image.get("coordinateSystems")
+    if "axes" in image or not systems:
+        axes: Sequence[Any] = image.get("axes", ())
+        return axes
+    by_name = {system.get("name"): system["axes"] for system in systems}
+    for dataset in image["datasets"]:
+        for step in dataset.get("coordinateTransformations") or ():
+            output = step.get("output")
+            name = output.get("name") if isinstance(output, Mapping) else output
+            if name in by_name:
+                return cast("Sequence[Any]", by_name[name])
+    return cast("Sequence[Any]", systems[0]["axes"])
 
 
 def _has_bad_unit(axis: Attributes) -> bool:
@@ -139,8 +159,10 @@ def _level(
 ) -> LevelScale:
     scale, shift = [1.0] * len(names), [0.0] * len(names)
     stated = False
-    # NGFF applies the dataset's transformations first, then those of the whole image
-    for step in (*_transformations(dataset), *_transformations(image)):
+    # NGFF applies the dataset's transformations first, then those of the whole image; since 0.6
+    # the latter lead on to other coordinate systems
+    further = () if image.get("coordinateSystems") else _transformations(image)
+    for step in (*_transformations(dataset), *further):
         if step.get("type") == "scale":
             stated = True
             factors = _numbers(step["scale"], len(names))
@@ -164,8 +186,16 @@ def _level(
 
 
 def _transformations(owner: Attributes) -> Sequence[Attributes]:
-    steps = owner.get("coordinateTransformations") or ()
-    return tuple(steps)
+    return tuple(_flat(owner.get("coordinateTransformations") or ()))
+
+
+def _flat(steps: Sequence[Attributes]) -> Iterator[Attributes]:
+    """Yield the steps of sequences, in their order."""
+    for step in steps:
+        if step.get("type") == "sequence":
+            yield from _flat(step["transformations"])
+        else:
+            yield step
 
 
 def _numbers(values: Sequence[float], count: int) -> list[float]:

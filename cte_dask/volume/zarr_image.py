@@ -107,9 +107,12 @@ def _array_image(place: _Place, array: zarr.Array[Any]) -> Image:
 
 def _multiscale_image(place: _Place, multiscale: Multiscale) -> Image:
     levels = multiscale.levels
+    axes = multiscale.axes
+    if multiscale.assumed and axes and len(place.below(levels[0].path).source().shape) != len(axes):
+        axes = None  # as an array without metadata
     return Image(
         name=place.name,
-        axes=multiscale.axes,
+        axes=axes,
         levels=levels,
         open_level=lambda level: place.below(levels[level].path).source(),
         channels=multiscale.channels,

@@ -90,6 +90,30 @@ def test_old_versions_without_axes_or_scales_are_read() -> None:
     assert parsed(named).axes == "zyx"
 
 
+@pytest.mark.parametrize("output", ["physical", {"name": "physical"}])
+@pytest.mark.parametrize("axes", ["zyx", "tczyx"])
+def test_axes_of_a_coordinate_system_and_steps_of_a_sequence_are_read(
+    output: Any, axes: str
+) -> None:
+    more = [0] * (len(axes) - 3)
+    steps = [
+        {"type": "scale", "scale": [1 for _ in more] + [2, 0.5, 0.25]},
+        {"type": "translation", "translation": [*more, 1, 0, 0.5]},
+    ]
+    whole = {"type": "sequence", "transformations": steps, "input": "s0", "output": output}
+    image = ome(space(names=axes), [whole])
+    [multiscale] = image["ome"]["multiscales"]
+    other = {"name": "world", "axes": space("furlong", "abc")}
+    multiscale["coordinateSystems"] = [other, {"name": "physical", "axes": multiscale.pop("axes")}]
+    # leads on to another coordinate system
+    turned = {"type": "rotation", "rotation": [[0, 1], [1, 0]]}
+    multiscale["coordinateTransformations"] = [{**turned, "input": "physical", "output": "world"}]
+    read = parsed(image)
+    assert read.axes == axes
+    assert read.levels[0].voxel_size == VoxelSize(2000, 500, 250)
+    assert read.levels[0].offset == (0.5, 0, 2)
+
+
 def test_axes_with_other_names_are_left_open() -> None:
     axes = [{"name": "row", "type": "space"}, {"name": "column", "type": "space"}]
     assert parsed(ome(axes, [{"type": "scale", "scale": [1, 1]}])).axes is None

@@ -315,3 +315,12 @@ def test_a_description_is_json_and_holds_no_storage_options(write_array: Write) 
     assert described["url"] == path
     assert described["voxel_size"] == "?,4,4 nm"
     assert described["translation_nm"] == [None, 0.0, 0.0]
+
+
+def test_an_old_image_of_three_axes_without_names_is_read_as_an_array_is(tmp_path, voxels):
+    group = zarr.open_group(tmp_path / "old.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=voxels)
+    group.attrs["multiscales"] = [{"datasets": [{"path": "0"}]}]
+    for axes in (None, "zyx"):
+        volume = open_volume(tmp_path / "old.zarr", axes=axes)
+        np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), voxels)
