@@ -89,11 +89,11 @@ def _image(tiff: Any, place: FileTarget) -> Image:
 def _source(url: str, file: str, number: int, level: int) -> TiffSource:
     try:
         opened = open_series(file, number, level)
-        dtype = checked_dtype(opened.dtype, url)
-    except (VolumeError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
         raise VolumeError(f"{url} cannot be opened as TIFF: {cause(error)}") from error
+    dtype = checked_dtype(opened.dtype, url)
     return TiffSource(url, opened.shape, dtype, opened.chunks, file, number, level, opened.fill)
 
 

@@ -50,6 +50,8 @@ def lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         {"metadata": None, "compression": "lzw", "rowsperstrip": 3, "predictor": True},
         {"photometric": "minisblack", "bigtiff": True, **TILED},
         {"ome": True, "metadata": {"axes": "ZYX"}, **TILED},
+        {"photometric": "minisblack", "byteorder": ">", **TILED},
+        {"photometric": "minisblack", "predictor": True, **TILED, "compression": "zstd"},
     ],
 )
 def test_a_box_of_a_stack_is_that_of_the_array(
@@ -60,6 +62,14 @@ def test_a_box_of_a_stack_is_that_of_the_array(
     assert (volume.axes, volume.shape, volume.dtype) == ("zyx", voxels.shape, voxels.dtype)
     np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), voxels)
     np.testing.assert_array_equal(volume.read((1, 3, 5), (4, 19, 23)), voxels[1:4, 3:19, 5:23])
+
+
+def test_tables_that_the_tiles_of_a_page_share_are_used(tmp_path, voxels):
+    options = {"photometric": "minisblack", **TILED, "compression": "jpeg"}
+    tifffile.imwrite(tmp_path / "a.tif", voxels.astype(np.uint8), **options)
+    volume = open_volume(tmp_path / "a.tif")
+    expected = tifffile.imread(tmp_path / "a.tif")
+    np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), expected)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -174,6 +184,36 @@ def test_a_file_that_is_cut_off_is_never_a_smaller_volume(tmp_path, voxels, opti
     with pytest.raises((VolumeError, VolumeReadError), match=r"a\.tif") as refusal:
         read_all(path)
     assert "\n" not in str(refusal.value)
+
+
+def test_an_image_of_several_ome_files_is_read_and_one_that_is_gone_is_an_error(tmp_path, voxels):
+    names = ["a.ome.tif", "b.ome.tif"]
+    places = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{z}</UUID>'
+        "</TiffData>"
+        for z, name in enumerate(names)
+    )
+    pixels = 'DimensionOrder="XYZCT" Type="uint16" SizeX="26" SizeY="20" SizeZ="2" SizeC="1"'
+    for z, name in enumerate(names):
+        xml = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{z}"><Image><Pixels {pixels} SizeT="1">{places}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(tmp_path / name, voxels[z], description=xml, metadata=None)
+    volume = open_volume(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), voxels[:2])
+    (tmp_path / "b.ome.tif").unlink()
+    volume = open_volume(tmp_path / "a.ome.tif")
+    assert any("failed to read 'b.ome.tif'" in note for note in volume.notes)
+    np.testing.assert_array_equal(volume.read((0, 0, 0), (1, 20, 26)), voxels[:1])
+    with pytest.raises(VolumeReadError, match=r"b\.ome\.tif"):
+        volume.read((1, 0, 0), (2, 20, 26))
+
+
+def test_tiles_with_a_depth_are_refused_with_the_name_of_the_file(tmp_path, voxels):
+    options = {"photometric": "minisblack", "tile": (16, 16, 16), "volumetric": True}
+    tifffile.imwrite(tmp_path / "a.tif", voxels, **options)
+    assert "a.tif cannot be opened as TIFF: pages with axes ZYX are not" in why(tmp_path / "a.tif")
 
 
 def test_files_that_are_no_tiff_or_not_here_are_refused_in_one_line(tmp_path):
