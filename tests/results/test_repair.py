@@ -175,3 +175,36 @@ def test_resuming_a_run_with_a_lost_chunk_gives_its_scores_again(target, bank_pa
     assert again.exit_code == 0, again.output
     assert "block 1 of the score store: damaged, scored again" in again.stderr
     assert json.loads(again.stdout)["models"] == json.loads(ran.stdout)["models"]
+
+
+@pytest.mark.slow
+def test_no_command_on_a_damaged_run_ends_in_a_traceback_or_other_numbers(
+    target, bank_path, tmp_path
+):
+    words = ["rank", target, "--bank", bank_path, "--tile", "1,32,32", "--block", "1,2,2"]
+    words += ["--roi", "0:2,0:64,0:64", "--cluster", "none", "--json", "--quiet", "--out"]
+    run, copy = tmp_path / "sound", tmp_path / "RUN"
+    ran = CliRunner().invoke(app, [*map(str, words), str(run)])
+    assert ran.exit_code == 0, ran.output
+    sound, mended = json.loads(ran.stdout)["models"], 0
+    for seed in range(40):
+        shutil.copytree(run, copy)
+        what = f"seed {seed}: {damage(copy, np.random.default_rng(seed))}"
+        for command in (["status"], ["report", "--gallery", "0", "--quiet"], ["maps"]):
+            done = CliRunner().invoke(app, [command[0], str(copy), *command[1:]])
+            refused_in_one_line(done, what)
+        again = CliRunner().invoke(app, [*map(str, words), str(copy), "--resume"])
+        refused_in_one_line(again, what)
+        if again.exit_code == 0:
+            assert json.loads(again.stdout)["models"] == sound, what
+            mended += 1
+        shutil.rmtree(copy)
+    assert mended > 20, "most of what may happen to a file can be mended"
+
+
+def refused_in_one_line(done, what: str) -> None:
+    assert done.exception is None or isinstance(done.exception, SystemExit), what
+    assert done.exit_code in (0, 2), f"{what}: {done.output}"
+    if done.exit_code == 2:
+        [line] = [s for s in done.stderr.splitlines() if s.startswith("error: ")]
+        assert len(line) < 500, what
