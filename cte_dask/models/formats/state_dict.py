@@ -19,8 +19,10 @@ from cte_dask.registry import resolve
 
 __all__ = ["StateDict", "load_weights", "read_state_dict"]
 
-_WRAPPERS = ("state_dict", "model_state_dict")
+_WRAPPERS = ("state_dict", "model_state_dict", "network_weights", "model", "net", "weights")
+"""Keys under which training frameworks save the weights: Lightning, nnU-Net, plain loops."""
 _PREFIXES = ("module.", "_orig_mod.")
+_COUNTER = "num_batches_tracked"
 _MAX_HEADER = 16 * 1024 * 1024
 _SHOWN = 3
 
@@ -38,21 +40,50 @@ class StateDict:
         """
         weights = read_state_dict(path)
         module = _build(spec)
-        load_weights(module, weights)
+        notes = load_weights(module, weights)
         code = json.dumps([spec.architecture, spec.arguments, spec.output.index], sort_keys=True)
-        return Network(forward=module, kind="module", code=code)
+        return Network(forward=module, kind="module", code=code, notes=notes)
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a module.
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Copy weights into a module, those below the prefix that a wrapping module gave them.
+
+    Parameters
+    ----------
+    module
+        The network.
+    weights
+        Tensors by name: the module's own, or with a prefix (``model.`` of Lightning); beside those
+        of a prefix others may stand, of losses and metrics.
+
+    Returns
+    -------
+    tuple of str
+        What a user should know of the choice.
 
     Raises
     ------
     ValueError
         If names or shapes differ from the module's; the message lists the first that do.
     """
-    _check_fit(weights, module.state_dict())
-    module.load_state_dict(dict(weights), strict=False)
+    expected = module.state_dict()
+    prefix = _prefix(weights, expected)
+    below = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    _check_fit(below, expected)
+    module.load_state_dict(below, strict=False)
+    others = len(weights) - len(below)
+    left = f", {others} others left out" if others else ""
+    return (f"its weights are those named {prefix}* in the file{left}",) if prefix else ()
+
+
+def _prefix(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Return what stands before the names of a network's weights: the shortest that gives all."""
+    needed = [k for k in expected if not k.endswith(_COUNTER)]
+    if not needed:
+        return ""
+    ends = (k.removesuffix(needed[0]) for k in weights if k.endswith(needed[0]))
+    prefixes = sorted((p for p in ends if not p or p.endswith(".")), key=len)
+    return next((p for p in prefixes if all(p + k in weights for k in needed)), "")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -61,8 +92,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Parameters
     ----------
     path
-        The file; its content decides the kind, not its name. A dict may lie nested under
-        ``state_dict`` or ``model_state_dict``; prefixes of DataParallel and compile are removed.
+        The file; its content decides the kind, not its name. A dict may lie nested, as training
+        frameworks save it; prefixes of DataParallel and compile are removed.
 
     Raises
     ------
@@ -111,7 +142,8 @@ def _read_pt(path: Path, head: bytes) -> Mapping[str, Any]:
         raise ValueError(_why_not_loaded(path, error)) from error
     for _ in range(2):  # a training framework may nest one wrapper in another
         if isinstance(loaded, Mapping):
-            loaded = next((loaded[w] for w in _WRAPPERS if w in loaded), loaded)
+            inner = (loaded[w] for w in _WRAPPERS if isinstance(loaded.get(w), Mapping))
+            loaded = next(inner, loaded)
     if not isinstance(loaded, Mapping):
         raise ModelError(f"{path.name} holds a {type(loaded).__name__}, not a state dict")
     return cast("Mapping[str, Any]", loaded)
@@ -166,7 +198,7 @@ def _build(spec: ModelSpec) -> nn.Module:
 
 def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     # Weights saved before torch 1.0 lack the batch counters, which no prediction depends on.
-    missing = [k for k in expected if k not in weights and not k.endswith("num_batches_tracked")]
+    missing = [k for k in expected if k not in weights and not k.endswith(_COUNTER)]
     unexpected = [k for k in weights if k not in expected]
     shapes = [
         f"{k} is {tuple(weights[k].shape)}, not {tuple(expected[k].shape)}"

@@ -4,6 +4,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -344,6 +345,48 @@ def test_old_weights_without_batch_counters_load(unet: UNet, tmp_path: Path, spe
     with torch.no_grad():
         got = load_network(spec_of(tmp_path / "old.safetensors")).forward(x)
         np.testing.assert_array_equal(got.numpy(), unet(x).numpy())
+
+
+def below(prefix: str, weights: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + key: value for key, value in weights.items()}
+
+
+AS_TRAINED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "lightning": (
+        lambda w: {"epoch": 3, "state_dict": below("model.", w) | {"loss.weight": torch.ones(2)}},
+        "its weights are those named model.* in the file, 1 others left out",
+    ),
+    "an averaged copy beside": (
+        lambda w: {"state_dict": below("ema_net.", {k: 0 * v for k, v in w.items()})
+                   | below("net.", w)},
+        "its weights are those named net.* in the file",
+    ),
+    "model": (lambda w: {"model": below("module.", w), "optimizer": {"state": {}}}, ""),
+    "nnU-Net": (lambda w: {"network_weights": below("_orig_mod.", w), "trainer_name": "a"}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", AS_TRAINED)
+def test_weights_are_found_where_a_training_framework_saved_them(
+    way: str, unet: UNet, tmp_path: Path, spec_of: Make
+) -> None:
+    saved, told = AS_TRAINED[way]
+    torch.save(saved(dict(unet.state_dict())), tmp_path / "a.ckpt")
+    network = load_network(spec_of(tmp_path / "a.ckpt"))
+    x = torch.rand(1, 1, 8, 8)
+    with torch.no_grad():
+        np.testing.assert_array_equal(network.forward(x).numpy(), unet(x).numpy())
+    assert "".join(network.notes).startswith(told)
+    assert bool(network.notes) == bool(told)
+
+
+def test_a_head_that_the_architecture_has_not_is_refused_by_name(
+    unet: UNet, tmp_path: Path, spec_of: Make
+) -> None:
+    weights = {**unet.state_dict(), "aux_head.weight": torch.ones(1)}
+    for number, saved in enumerate((weights, below("model.", weights))):
+        torch.save(saved, tmp_path / f"{number}.pt")
+        assert "unexpected: aux_head.weight" in refusal(spec_of(tmp_path / f"{number}.pt"))
 
 
 def test_a_zip_that_is_no_torch_file_is_refused(tmp_path: Path, spec_of: Make) -> None:
