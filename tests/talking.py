@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 
@@ -25,3 +26,5 @@ def network() -> Talking:
 def say(word: str) -> None:
     print(f"talking: {word}", flush=True)
     os.write(1, f"talking below Python: {word}\n".encode())
+    warnings.warn(f"talking to developers: {word}", DeprecationWarning, stacklevel=1)
+    warnings.warn(f"talking to developers: {word}", UserWarning, stacklevel=1)

@@ -147,6 +147,7 @@ def test_json_is_json_whatever_a_model_prints(target, tmp_path, cluster):
     assert json.loads(command.stdout)["complete"] is True
     assert "talking: predicting" in command.stderr
     assert "talking below Python: predicting" in command.stderr
+    assert "talking to developers" not in command.stderr, "warnings of libraries are not for users"
 
 
 def test_an_error_and_progress_show_no_secret_of_a_url(capsys):
