@@ -53,7 +53,7 @@ class TargetOptions:
     target: Annotated[
         str,
         "The volume: path or URL of a zarr array or group, OME-Zarr image, N5 or precomputed "
-        "volume, HDF5, TIFF or MRC file.",
+        "volume, HDF5, TIFF or MRC file, or folder of planes.",
         "TARGET",
     ]
     level: Annotated[
