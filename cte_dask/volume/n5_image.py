@@ -79,11 +79,11 @@ def _levels(place: Place) -> dict[str, Attributes]:
 
 def _inside(place: Place) -> str:
     """Return what can be named instead, if the group lies on this machine."""
-    names = sorted(
-        os.path.relpath(folder, place.url)
-        for folder, _, files in os.walk(place.url)
-        if FILE in files and folder != place.url
-    )
+    names = []
+    for folder, below, files in os.walk(place.url):
+        below[:] = sorted(name for name in below if not name.isdigit())  # those hold the blocks
+        if FILE in files and folder != place.url:
+            names.append(os.path.relpath(folder, place.url))
     if not names:
         return " and holds none that can be listed: name one, as n5://…/volume/raw/s0"
     return f": name one, as {place.target}/{names[0]}; there are {', '.join(names)}"

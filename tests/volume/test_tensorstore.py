@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,23 @@ def test_the_datasets_of_an_n5_pyramid_are_its_levels(tmp_path, voxels):
     assert open_volume(coarse.url, level=1) == coarse
 
 
-def test_a_group_of_an_n5_lists_what_can_be_named(tmp_path, voxels):
+def test_a_group_of_an_n5_lists_what_can_be_named_without_a_look_at_its_blocks(
+    tmp_path, voxels, monkeypatch
+):
     root = tmp_path / "a.n5"
     n5(root / "volume/raw", voxels)
     (root / "attributes.json").write_text('{"n5": "2.5.0"}')
+    looked_at: list[str] = []
+    walk = os.walk
+
+    def counted(top):
+        for folder, below, files in walk(top):
+            looked_at.append(folder)
+            yield folder, below, files
+
+    monkeypatch.setattr(os, "walk", counted)
     assert f"name one, as n5://{root}/volume/raw; there are volume/raw" in why(root)
+    assert [os.path.relpath(folder, root) for folder in looked_at] == [".", "volume", "volume/raw"]
 
 
 def test_axes_that_an_n5_names_are_taken(tmp_path, voxels):
