@@ -43,7 +43,28 @@ def _speaks_for_itself(error: BaseException) -> bool:
 
 
 class VolumeError(ValueError):
-    """The target (or its mask) cannot be opened: missing, not readable, or not what was asked."""
+    """The target (or its mask) cannot be opened: missing, not readable, or not what was asked.
+
+    Parameters
+    ----------
+    problem
+        What is wrong; the whole line where no remedy stands apart.
+    remedy
+        What to do, if one thing helps.
+    details
+        What is there to choose from.
+
+    Examples
+    --------
+    >>> str(VolumeError("a.zarr holds 2 images", "name one, as a.zarr::raw", "there are raw, bg"))
+    'a.zarr holds 2 images: name one, as a.zarr::raw; there are raw, bg'
+    """
+
+    def __init__(self, problem: str, remedy: str = "", details: str = "") -> None:
+        # what to do comes first: a long line may be cut
+        line = f"{problem}: {remedy}" if remedy else problem
+        super().__init__(f"{line}; {details}" if details else line)
+        self.problem, self.remedy, self.details = problem, remedy, details
 
 
 class VolumeReadError(OSError):

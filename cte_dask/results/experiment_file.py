@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cte_dask.models.spec import ModelSpec, Variant
 from cte_dask.perturb import Perturbation
+from cte_dask.results.provenance import recorded_target
 from cte_dask.results.run_folder import RunFolder
 from cte_dask.scoring.experiment import Candidate, Experiment
 from cte_dask.tiles import Shape, TileGrid
@@ -86,7 +87,7 @@ def _volume(target: Mapping[str, Any]) -> Volume:
             "targets can be evaluated"
         )
     volume = open_volume(
-        target["url"],
+        recorded_target(target),
         storage_options=read_options(target),
         level=target["level"],
         axes=target["axes"],

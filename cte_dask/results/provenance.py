@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["repeat_command", "shown_url", "shown_urls"]
+__all__ = ["recorded_target", "repeat_command", "shown_url", "shown_urls"]
 
 
 def repeat_command(
@@ -64,7 +64,19 @@ def repeat_command(
     arguments = [str(item) for option in options if option[1] is not None for item in option]
     flags += ["--exhaustive"] if goal is None else _goal_options(goal)
     flags += [] if labels is None else ["--resume", "--labels", shown_url(labels)]
-    return shlex.join(["cte", "rank", shown_url(target["url"]), *arguments, *flags])
+    return shlex.join(["cte", "rank", shown_url(recorded_target(target)), *arguments, *flags])
+
+
+def recorded_target(target: Mapping[str, Any]) -> str:
+    """Return what opens a run's target again, of its description in ``experiment.yaml``.
+
+    Examples
+    --------
+    >>> recorded_target({"url": "/a.zarr", "member": "raw"}), recorded_target({"url": "/b.zarr"})
+    ('/a.zarr::raw', '/b.zarr')
+    """
+    member = target.get("member")
+    return f"{target['url']}::{member}" if member else str(target["url"])
 
 
 def _listed(numbers: Sequence[float] | None) -> str | None:

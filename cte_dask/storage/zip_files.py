@@ -10,7 +10,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore, ZipStore
 
-__all__ = ["METADATA", "ZIP_SUFFIXES", "top_folders", "zip_store"]
+__all__ = ["METADATA", "ZIP_SUFFIXES", "zarr_folders", "zip_store"]
 
 ZIP_SUFFIXES = (".zip", ".ozx")
 METADATA = ("zarr.json", ".zgroup", ".zarray")
@@ -32,8 +32,8 @@ def zip_store(path: str) -> Store | None:
     return _Folder(store, folder) if folder.strip("/") else store
 
 
-def top_folders(file: str) -> list[str]:
-    """Return the folders at the root of a zip file that are a zarr; ``""`` if the root itself is.
+def zarr_folders(file: str) -> list[str]:
+    """Return the folders of a zip file that are a zarr, at any depth; ``""`` is its root.
 
     Raises
     ------
@@ -42,8 +42,7 @@ def top_folders(file: str) -> list[str]:
     """
     with zipfile.ZipFile(file) as opened:
         names = [name.rpartition("/") for name in opened.namelist()]
-    folders = {folder for folder, _, name in names if name in METADATA and "/" not in folder}
-    return [""] if "" in folders else sorted(folders)
+    return sorted({folder for folder, _, name in names if name in METADATA})
 
 
 class _Folder(WrapperStore[ZipStore]):

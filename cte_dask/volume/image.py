@@ -128,6 +128,9 @@ class Image:
         Remarks on the image for reports.
     format
         Reference ``"module:function"`` of the format that found it; empty for a listed format.
+    member
+        Which of several images of one group it is, as a target names it behind ``::``; empty where
+        URLs of its arrays say it.
     """
 
     name: str
@@ -137,3 +140,4 @@ class Image:
     channels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     format: str = ""
+    member: str = ""

@@ -14,7 +14,7 @@ from cte_dask.errors import VolumeError, reason
 from cte_dask.volume.axes import AXES, letters
 from cte_dask.volume.voxel_size import VoxelSize, nanometres
 
-__all__ = ["LevelScale", "Multiscale", "ome_attributes", "parse_multiscale"]
+__all__ = ["LevelScale", "Multiscale", "ome_attributes", "parse_multiscales"]
 
 Attributes = Mapping[str, Any]
 
@@ -57,6 +57,10 @@ class Multiscale:
         Remarks on metadata that were not understood.
     assumed
         Whether the file does not name its axes: they are tczyx by definition, for arrays of five.
+    name
+        What the file calls it; empty if it does not.
+    units
+        Unit of z, y and x as the file names it; None where it names none.
     """
 
     axes: str | None
@@ -64,6 +68,8 @@ class Multiscale:
     channels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     assumed: bool = False
+    name: str = ""
+    units: tuple[str | None, ...] = (None, None, None)
 
 
 def ome_attributes(attributes: Attributes) -> Attributes:
@@ -72,8 +78,8 @@ def ome_attributes(attributes: Attributes) -> Attributes:
     return ome if isinstance(ome, Mapping) else attributes
 
 
-def parse_multiscale(attributes: Attributes) -> Multiscale | None:
-    """Read the first multiscale image of a group.
+def parse_multiscales(attributes: Attributes) -> tuple[Multiscale, ...]:
+    """Read the multiscale images of a group; NGFF allows several, and ranks none.
 
     Parameters
     ----------
@@ -82,8 +88,8 @@ def parse_multiscale(attributes: Attributes) -> Multiscale | None:
 
     Returns
     -------
-    Multiscale or None
-        None if the group holds no multiscale image.
+    tuple of Multiscale
+        Empty if the group holds no multiscale image.
 
     Raises
     ------
@@ -92,18 +98,19 @@ def parse_multiscale(attributes: Attributes) -> Multiscale | None:
     """
     ome = ome_attributes(attributes)
     if "multiscales" not in ome:
-        return None
+        return ()
     try:
-        return _multiscale(ome)
+        images = tuple(_multiscale(image, _channels(ome)) for image in ome["multiscales"])
     except VolumeError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise VolumeError(f"malformed multiscales metadata: {reason(error)}") from error
+    if not images:
+        raise VolumeError("the multiscales metadata lists no image")
+    return images
 
 
-def _multiscale(ome: Attributes) -> Multiscale:
-    images = ome["multiscales"]
-    image = images[0]
+def _multiscale(image: Attributes, channels: tuple[str, ...]) -> Multiscale:
     stated = _stated_axes(image)
     # versions up to 0.2 have no axes: five dimensions by definition; 0.3 has plain names
     axes = [a if isinstance(a, Mapping) else {"name": a} for a in stated or AXES]
@@ -113,11 +120,18 @@ def _multiscale(ome: Attributes) -> Multiscale:
     if not levels:
         raise VolumeError("the multiscales metadata lists no dataset")
     notes = [_unit_note(axis) for axis in axes if _has_bad_unit(axis)]
-    if len(images) > 1:  # NGFF allows several in a group and ranks none
-        notes.append(f"the first of {len(images)} multiscale images is used")
     if all(level.voxel_size is None for level in levels):
         notes.append("the voxel size is not known")
-    return Multiscale(letters(names), levels, _channels(ome), tuple(notes), not stated)
+    by_name = {name: axis.get("unit") for name, axis in zip(names, axes, strict=True)}
+    return Multiscale(
+        axes=letters(names),
+        levels=levels,
+        channels=channels,
+        notes=tuple(notes),
+        assumed=not stated,
+        name=str(image.get("name") or ""),
+        units=tuple(by_name.get(axis) for axis in "zyx"),
+    )
 
 
 def _stated_axes(image: Attributes) -> Sequence[Any]:

@@ -40,10 +40,10 @@ def open_volume(
     ----------
     target
         Path or fsspec URL of a zarr array (v2, v3, sharded), of a group holding one array, or of
-        an OME-Zarr image (0.1 to 0.6; a label image too); or a zarr array or group, or a NumPy,
-        dask or xarray array; or the path of a file of HDF5,
-        ``"file.h5::path/of/dataset"``, or TIFF, ``"file.tif::series"``, MRC, or a zarr in a zip
-        file; or N5 and Neuroglancer precomputed volumes, ``"n5://PLACE"`` and ``"precomputed://PLACE"``.
+        an OME-Zarr image (0.1 to 0.6; a label image too), ``"a.zarr::name"`` where a group leads
+        to several; or a zarr array or group, or a NumPy, dask or xarray array; or the path of a
+        file of HDF5, ``"file.h5::path/of/dataset"``, or TIFF, ``"file.tif::series"``, MRC, or a
+        zarr in a zip file; or N5 and Neuroglancer precomputed volumes, ``"n5://PLACE"`` and ``"precomputed://PLACE"``.
         ``"your_package.module:find::PATH"`` is found by a format of yours
         (`cte_dask.volume.formats`).
     level
@@ -151,6 +151,7 @@ def _view(
         channel=checked_index("c", channel, extents.get("c"), names=image.channels),
         time=checked_index("t", time, extents.get("t")),
         format=image.format,
+        member=image.member,
     )
 
 

@@ -30,6 +30,8 @@ class ZyxView:
     format
         Reference ``"module:function"`` of the volume format from outside that found the array;
         empty for a listed format.
+    member
+        Which of several images of one group the array belongs to; see `Image`.
     """
 
     source: Source
@@ -37,6 +39,7 @@ class ZyxView:
     channel: int | None = None
     time: int | None = None
     format: str = ""
+    member: str = ""
 
     @property
     def url(self) -> str:

@@ -58,6 +58,16 @@ class Volume:
         return self.view.url
 
     @property
+    def member(self) -> str:
+        """Which of several images of one group it is, as a target names it; else empty."""
+        return self.view.member
+
+    @property
+    def target(self) -> str:
+        """What opens the image again: its URL, and its member behind ``::``."""
+        return f"{self.url}::{self.member}" if self.member else self.url
+
+    @property
     def path(self) -> str:
         """Path of the array within the store."""
         return self.view.source.path
@@ -257,5 +267,6 @@ class Volume:
             "translation_nm": self.translation and list(self.translation),
             "mask": None if self.mask is None else self.mask.name,
             "notes": list(self.notes),
+            **({"member": self.member} if self.member else {}),
             **({"anonymous": True} if self.anonymous else {}),
         }

@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import zarr
-from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from cte_dask.errors import VolumeError, cause
 from cte_dask.storage.stores import absolute
 from cte_dask.volume.axes import letters
 from cte_dask.volume.image import Image
-from cte_dask.volume.ngff import LevelScale, Multiscale, ome_attributes, parse_multiscale
-from cte_dask.volume.zarr_source import ZarrSource, open_node, open_zarr_source, strict_store
+from cte_dask.volume.ngff import LevelScale, Multiscale, ome_attributes, parse_multiscales
+from cte_dask.volume.zarr_members import MOST_LISTED, Members, members_of
+from cte_dask.volume.zarr_place import ZarrPlace, split_target
 
-__all__ = ["find_zarr"]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A path in a store; opens what is there."""
-
-    url: str
-    path: str
-    storage_options: Mapping[str, Any]
-    store: Store | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.url}/{self.path}" if self.path else self.url
-
-    def below(self, path: str) -> _Place:
-        return replace(self, path=f"{self.path}/{path}" if self.path else path)
-
-    def node(self) -> zarr.Array[Any] | zarr.Group:
-        store = strict_store(self.url, self.storage_options, self.store)
-        return open_node(self.url, store, self.path)
-
-    def source(self) -> ZarrSource:
-        return open_zarr_source(
-            self.url, self.path, storage_options=self.storage_options, store=self.store
-        )
+__all__ = ["find_zarr", "image_at"]
 
 
 def find_zarr(target: object, storage_options: Mapping[str, Any]) -> Image | None:
@@ -53,8 +27,9 @@ def find_zarr(target: object, storage_options: Mapping[str, Any]) -> Image | Non
     Parameters
     ----------
     target
-        A zarr array; a group holding one array; an OME-Zarr image, its labels or its
-        bioformats2raw layout (the first series).
+        A zarr array; a group holding one array; an OME-Zarr image or its labels. A group that leads
+        to several images (multiscales, series, fields of a plate or well) is followed by the one
+        that is meant: ``PLACE::MEMBER``, name or number of a multiscale image, or a path.
     storage_options
         Options of fsspec for opening a URL.
 
@@ -64,48 +39,77 @@ def find_zarr(target: object, storage_options: Mapping[str, Any]) -> Image | Non
         If nothing is there, it cannot be read, or it does not hold exactly one image.
     """
     if isinstance(target, zarr.Array | zarr.Group):
-        return _image(_place_of(target))
+        return image_at(_place_of(target))
     if isinstance(target, str | os.PathLike):
-        return _image(_Place(absolute(target), "", storage_options))
+        url, member = split_target(target)
+        return image_at(ZarrPlace(url, "", storage_options), member)
     return None
 
 
-def _place_of(node: zarr.Array[Any] | zarr.Group) -> _Place:
+def _place_of(node: zarr.Array[Any] | zarr.Group) -> ZarrPlace:
     store, path = node.store_path.store, node.store_path.path
     # a local store is opened again by path, so that the target pickles small; others are pickled
     if type(store) is LocalStore:
-        return _Place(absolute(store.root), path, {})
-    return _Place(str(store), path, {}, store)
+        return ZarrPlace(absolute(store.root), path, {})
+    return ZarrPlace(str(store), path, {}, store)
 
 
-def _image(place: _Place) -> Image:
+def image_at(place: ZarrPlace, member: str = "") -> Image:
+    """Return the image at a place, or that of its members which has a name.
+
+    Raises
+    ------
+    VolumeError
+        As `find_zarr` does.
+    """
     node = place.node()
-    if isinstance(node, zarr.Array):
-        return _array_image(place, node)
     attributes = node.attrs.asdict()
     try:
-        multiscale = parse_multiscale(attributes)
+        multiscales = () if isinstance(node, zarr.Array) else parse_multiscales(attributes)
     except VolumeError as error:
         raise VolumeError(f"{place.name}: {error}") from error
-    if multiscale is not None:
-        return _multiscale_image(place, multiscale)
-    ome = ome_attributes(attributes)
-    if "bioformats2raw.layout" in ome:
-        image = _image(place.below("0"))
-        return replace(image, notes=("series 0 of a bioformats2raw layout", *image.notes))
-    if "plate" in ome or "well" in ome:
-        raise VolumeError(f"{place.name} is a plate or well: name one field of it, as …/A/1/0")
-    return _only_array_image(place, node)
+    if multiscales:
+        return _chosen_image(place, multiscales, member)
+    if member:
+        return image_at(place.member(member))
+    if isinstance(node, zarr.Array):
+        return _array_image(place, node)
+    members = members_of(place, ome_attributes(attributes))
+    return _only_array_image(place, node) if members is None else _only_member(place, members)
 
 
-def _array_image(place: _Place, array: zarr.Array[Any]) -> Image:
+def _array_image(place: ZarrPlace, array: zarr.Array[Any]) -> Image:
     # zarr v3 names dimensions itself, xarray names them in the attributes of v2
     stated = getattr(array.metadata, "dimension_names", None)
     names = stated or array.attrs.get("_ARRAY_DIMENSIONS")
     return Image(place.name, letters(names), (LevelScale(place.path),), lambda _: place.source())
 
 
-def _multiscale_image(place: _Place, multiscale: Multiscale) -> Image:
+def _chosen_image(place: ZarrPlace, multiscales: Sequence[Multiscale], member: str) -> Image:
+    names = _names(multiscales)
+    images = [_multiscale_image(place, multiscale) for multiscale in multiscales]
+    if not member and len(images) == 1:
+        return images[0]
+    if member not in names and not (member.isdecimal() and int(member) < len(names)):
+        raise VolumeError(
+            f"{place.name} holds " + (f"no image {member!r}" if member else f"{len(names)} images"),
+            remedy=f"name one, as {place.name}::{names[0]}",
+            details=_listed([_described(*each) for each in zip(names, images, strict=True)]),
+        )
+    number = names.index(member) if member in names else int(member)
+    if len(images) == 1:
+        return images[0]
+    name = f"{place.name}::{names[number]}"
+    return replace(images[number], name=name, member=names[number])
+
+
+def _names(multiscales: Sequence[Multiscale]) -> list[str]:
+    """Return what the images of a group are called: by name, or by number where that is not one."""
+    names = [multiscale.name for multiscale in multiscales]
+    return [n if n and names.count(n) == 1 else str(i) for i, n in enumerate(names)]
+
+
+def _multiscale_image(place: ZarrPlace, multiscale: Multiscale) -> Image:
     levels = multiscale.levels
     axes = multiscale.axes
     if multiscale.assumed and axes and len(place.below(levels[0].path).source().shape) != len(axes):
@@ -120,7 +124,44 @@ def _multiscale_image(place: _Place, multiscale: Multiscale) -> Image:
     )
 
 
-def _only_array_image(place: _Place, group: zarr.Group) -> Image:
+def _only_member(place: ZarrPlace, members: Members) -> Image:
+    paths, noun = members.paths, members.noun
+    if not paths:
+        raise VolumeError(f"{place.name} is a {members.kind} without any {noun}")
+    if len(paths) > 1:
+        # fields of a plate are alike, and each would cost requests
+        names = [_series(place, p) if noun == "series" else p for p in paths[:MOST_LISTED]]
+        raise VolumeError(
+            f"{place.name} is a {members.kind} of several {noun.removesuffix('s')}s",
+            remedy=f"name one, as {place.name}::{paths[0]}",
+            details=_listed([*names, *paths[MOST_LISTED:]]),
+        )
+    image = image_at(place.below(paths[0]))
+    return replace(image, notes=(f"{noun} {paths[0]} of a {members.kind}", *image.notes))
+
+
+def _series(place: ZarrPlace, path: str) -> str:
+    try:
+        return _described(path, image_at(place.below(path)))
+    except VolumeError:  # the others can be chosen all the same
+        return path
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > MOST_LISTED else ""
+    return f"there are {', '.join(names[:MOST_LISTED])}{more}"
+
+
+def _described(name: str, image: Image) -> str:
+    try:
+        source = image.open_level(0)
+    except VolumeError:  # the others can be chosen all the same
+        return name
+    size = image.levels[0].voxel_size
+    return f"{name} {source.dtype}{source.shape}{f' {size}' if size else ''}"
+
+
+def _only_array_image(place: ZarrPlace, group: zarr.Group) -> Image:
     try:
         members = dict(group.members())
     except Exception as error:
@@ -138,4 +179,4 @@ def _only_array_image(place: _Place, group: zarr.Group) -> Image:
         )
     below = place.below(arrays[0])
     array = members[arrays[0]]
-    return _array_image(below, array) if isinstance(array, zarr.Array) else _image(below)
+    return _array_image(below, array) if isinstance(array, zarr.Array) else image_at(below)

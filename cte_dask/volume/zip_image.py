@@ -1,18 +1,21 @@
 """Targets that are a zarr in a zip file: ``FILE.zarr.zip``, ``FILE.ozx``, ``FILE.zip::FOLDER``.
 
+Which image of that zarr is meant follows behind ``::``, as of a zarr in a folder.
+
 Source: OME-NGFF RFC-9, zipped OME-Zarr, https://ngff.openmicroscopy.org/rfc/9/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cte_dask.errors import VolumeError, cause
-from cte_dask.storage.zip_files import ZIP_SUFFIXES, top_folders
+from cte_dask.storage.zip_files import ZIP_SUFFIXES, zarr_folders
 from cte_dask.volume.file_source import FileKind
 from cte_dask.volume.image import Image
-from cte_dask.volume.zarr_image import find_zarr
+from cte_dask.volume.zarr_image import image_at
+from cte_dask.volume.zarr_place import ZarrPlace
 
 __all__ = ["find_zip"]
 
@@ -25,7 +28,8 @@ def find_zip(target: object, storage_options: Mapping[str, Any]) -> Image | None
     Parameters
     ----------
     target
-        ``FILE``, whose root or only folder is a zarr, or ``FILE::FOLDER``, on this machine.
+        ``FILE``, whose root or only folder is a zarr, or ``FILE::FOLDER``, on this machine; each
+        may end in ``::MEMBER``.
     storage_options
         Not used.
 
@@ -37,23 +41,31 @@ def find_zip(target: object, storage_options: Mapping[str, Any]) -> Image | None
     place = ZIP.parse(target)
     if place is None:
         return None
-    folder = place.inside.strip("/") or _only_zarr(place.file)
-    return find_zarr(f"{place.file}::{folder}" if folder else place.file, {})
-
-
-def _only_zarr(file: str) -> str:
     try:
-        folders = top_folders(file)
+        folders = zarr_folders(place.file)
     except Exception as error:  # a damaged file raises whatever its content leads to
-        raise VolumeError(f"{file} cannot be opened as zip: {cause(error)}") from error
-    if len(folders) == 1:
-        return folders[0]
-    if not folders:
+        raise VolumeError(f"{place.file} cannot be opened as zip: {cause(error)}") from error
+    folder, _, member = place.inside.strip("/").partition("::")
+    folder = folder.rstrip("/")
+    if not folder or folder not in folders:
+        folder, member = _only_zarr(place.file, folders), place.inside
+    url = f"{place.file}::{folder}" if folder else place.file
+    return image_at(ZarrPlace(url, "", {}), member)
+
+
+def _only_zarr(file: str, folders: Sequence[str]) -> str:
+    if "" in folders:
+        return ""
+    top = [folder for folder in folders if "/" not in folder]
+    if len(top) == 1:
+        return top[0]
+    if not top:
         raise VolumeError(
             f"{file} holds no zarr at its root or in a folder there: zip what is in the folder of "
             f"a zarr, or name one further down as {file}::FOLDER"
         )
     raise VolumeError(
-        f"{file} holds {len(folders)} zarrs: name one, as {file}::{folders[0]}; there are "
-        f"{', '.join(folders)}"
+        f"{file} holds {len(top)} zarrs",
+        remedy=f"name one, as {file}::{top[0]}",
+        details=f"there are {', '.join(top)}",
     )

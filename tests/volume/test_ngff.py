@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cte_dask.volume import VolumeError, VoxelSize
-from cte_dask.volume.ngff import Multiscale, parse_multiscale
+from cte_dask.volume.ngff import Multiscale, parse_multiscales
 
 
 def ome(axes: Any, steps: Any, *, image_steps: Any = None, **more: Any) -> dict[str, Any]:
@@ -23,8 +23,7 @@ def space(unit: str | None = "micrometer", names: str = "zyx") -> list[dict[str,
 
 
 def parsed(attributes: dict[str, Any]) -> Multiscale:
-    multiscale = parse_multiscale(attributes)
-    assert multiscale is not None
+    [multiscale] = parse_multiscales(attributes)
     return multiscale
 
 
@@ -120,8 +119,8 @@ def test_axes_with_other_names_are_left_open() -> None:
 
 
 def test_attributes_without_an_image_hold_none() -> None:
-    assert parse_multiscale({}) is None
-    assert parse_multiscale({"ome": {"version": "0.5", "labels": ["a"]}}) is None
+    assert parse_multiscales({}) == ()
+    assert parse_multiscales({"ome": {"version": "0.5", "labels": ["a"]}}) == ()
 
 
 @pytest.mark.parametrize(
@@ -143,5 +142,5 @@ def test_attributes_without_an_image_hold_none() -> None:
 )
 def test_malformed_metadata_is_an_error(attributes: dict[str, Any]) -> None:
     with pytest.raises(VolumeError) as caught:
-        parse_multiscale(attributes)
+        parse_multiscales(attributes)
     assert "Error(" not in str(caught.value), "words, not Python's own form of an error"

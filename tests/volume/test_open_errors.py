@@ -112,11 +112,6 @@ def test_a_group_of_groups_or_of_nothing_is_told(tmp_path: Path) -> None:
     assert why(tmp_path / "group.zarr").endswith("name one: inner")
 
 
-def test_a_plate_asks_for_a_field(tmp_path: Path) -> None:
-    zarr.create_group(tmp_path / "p.zarr", attributes={"ome": {"plate": {}}})
-    assert "name one field" in why(tmp_path / "p.zarr")
-
-
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from cte_dask.errors import VolumeError, VolumeReadError
 from cte_dask.volume import open_volume, write_ome_zarr
@@ -80,6 +81,21 @@ def test_chunks_that_are_not_in_the_file_are_counted(tmp_path, voxels, write_arr
     volume = open_volume(zipped(tmp_path / "a.zip", folder, inside=inside, skip="0.1.2"))
     assert volume.missing_chunks((0, 0, 0), volume.shape) == 1
     assert volume.read((0, 8, 16), (1, 9, 17)).item() == 7
+
+
+def test_an_image_of_a_zarr_in_a_zip_file_is_chosen_as_of_a_folder(tmp_path, voxels):
+    zarr.create_group(tmp_path / "a.zarr", attributes={"ome": {"bioformats2raw.layout": 3}})
+    for number in range(2):
+        extents = {"voxel_size_nm": (40, 4, 4), "chunks": (4, 8, 8)}
+        write_ome_zarr(tmp_path / f"a.zarr/{number}", voxels[number:], axes="zyx", **extents)
+    root = zipped(tmp_path / "root.ozx", tmp_path / "a.zarr")
+    below = zipped(tmp_path / "below.zip", tmp_path / "a.zarr", inside=".")
+    assert f"name one, as {root}::0; there are 0 uint16(6, 20, 26) 40,4,4 nm, 1" in why(root)
+    assert f"name one, as {below}::a.zarr::0; there are" in why(below)
+    for target in (f"{root}::1", f"{below}::1", f"{below}::a.zarr::1", f"{below}::a.zarr/1"):
+        volume = open_volume(target)
+        np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), voxels[1:])
+        assert open_volume(volume.url) == volume
 
 
 def test_files_that_cannot_be_read_are_refused_in_one_line(tmp_path, voxels, write_array):

@@ -14,7 +14,7 @@ from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_
 from cte_dask.report.html.heat_maps import map_data, winners
 from cte_dask.report.html.tile_summary import summarise_tiles
 from cte_dask.report.terminal.incomplete import incomplete_lines
-from cte_dask.results.provenance import repeat_command, shown_url
+from cte_dask.results.provenance import recorded_target, repeat_command, shown_url
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _first(primary: str) -> Any:
 
 
 def _name_of(target: Mapping[str, Any]) -> str:
-    return shown_url(target["url"]).split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    return shown_url(recorded_target(target)).split("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 def _models(

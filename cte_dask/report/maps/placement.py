@@ -11,6 +11,7 @@ from cte_dask.volume import VolumeError
 if TYPE_CHECKING:
     from cte_dask.results.layout import Layout
     from cte_dask.tiles import Shape
+    from cte_dask.volume.ngff import Multiscale
 
 __all__ = ["Placement", "placement_of"]
 
@@ -99,33 +100,26 @@ def _recorded(layout: Layout) -> tuple[Triple, Triple, Units]:
 
 def _stated(target: Mapping[str, Any]) -> tuple[Triple, Triple, Units]:
     """Return the same from the target's own metadata."""
-    from cte_dask.volume.ngff import ome_attributes, parse_multiscale
-
-    attributes, level = _image(target)
-    if attributes is None:
-        return (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (None, None, None)
-    image = parse_multiscale(attributes)
+    image, level = _image(target)
     if image is None:
-        raise VolumeError(f"{target['url']} is no image any more")
+        return (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (None, None, None)
     stated = next(entry for entry in image.levels if entry.path == level)
-    axes = ome_attributes(attributes)["multiscales"][0].get("axes", ())
-    named = {str(a["name"]).lower(): a.get("unit") for a in axes if isinstance(a, Mapping)}
     z, y, x = (
-        (scale or 1.0, (scale or 1.0) * offset, named.get(name) if scale else None)
-        for name, scale, offset in zip("zyx", stated.scale, stated.offset, strict=True)
+        (scale or 1.0, (scale or 1.0) * offset, unit if scale else None)
+        for scale, offset, unit in zip(stated.scale, stated.offset, image.units, strict=True)
     )
     return (z[0], y[0], x[0]), (z[1], y[1], x[1]), (z[2], y[2], x[2])
 
 
-def _image(target: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
-    """Return the attributes of the image that holds the run's array, and the array's path there.
+def _image(target: Mapping[str, Any]) -> tuple[Multiscale | None, str]:
+    """Return the image that holds the run's array, and the array's path there.
 
     None if no group around the array describes it: a plain array has voxels, not lengths.
     """
     import zarr
 
     from cte_dask.results.experiment_file import read_options
-    from cte_dask.volume.ngff import parse_multiscale
+    from cte_dask.volume.ngff import parse_multiscales
     from cte_dask.volume.zarr_source import open_node, strict_store
 
     store = strict_store(target["url"], read_options(target), None)
@@ -134,9 +128,9 @@ def _image(target: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
     # From the innermost group outwards: the image is the nearest group that lists the array.
     for split in range(len(names) - 1, -1, -1):
         node = open_node(target["url"], store, "/".join(names[:split]))
-        attributes = node.attrs.asdict()
-        image = parse_multiscale(attributes) if isinstance(node, zarr.Group) else None
+        images = parse_multiscales(node.attrs.asdict()) if isinstance(node, zarr.Group) else ()
         below = "/".join(names[split:])
-        if image is not None and any(level.path == below for level in image.levels):
-            return attributes, below
+        for image in images:
+            if any(level.path == below for level in image.levels):
+                return image, below
     return None, ""

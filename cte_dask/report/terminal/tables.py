@@ -174,7 +174,7 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
     """Return what a run will read, compute and store, as a table."""
     table, volume = Table(title="Plan", show_header=False, title_justify="left"), experiment.volume
     rows = [
-        ("target", f"{shown_url(volume.url)}  {'×'.join(map(str, volume.shape))} (zyx)"),
+        ("target", f"{shown_url(volume.target)}  {'×'.join(map(str, volume.shape))} (zyx)"),
         ("tiles", f"{plan.tiles:,} of {'×'.join(map(str, experiment.grid.tile))} voxels"),
         ("blocks", f"{plan.blocks:,} of {'×'.join(map(str, plan.block_shape))} voxels"),
         ("reads", f"{shown_bytes(plan.bytes_read)} ({_ratio(plan)} of the target, halos included)"),

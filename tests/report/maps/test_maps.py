@@ -17,6 +17,7 @@ from troubled import EVIL, SHAPE, TILE, VOXEL_NM, cte
 
 from cte_dask.report.maps.viewers import CLIENT
 from cte_dask.report.maps.write_maps import _winners, folders
+from cte_dask.results.experiment_file import reopen
 from cte_dask.volume import write_ome_zarr
 
 TOO_FEW = "2 models of this run have a say, a consensus takes 3: rank a larger bank to see one"
@@ -132,13 +133,26 @@ def with_units(path: Path, unit: str, scale, shift) -> Path:
     return path
 
 
-def test_maps_speak_the_targets_units_and_start_where_the_region_does(bank_path, tmp_path):
+def beside_another(path: Path, name: str) -> str:
+    """The same target, by its name, in a group of two images."""
+    group = zarr.open_group(path, mode="r+")
+    ome = dict(group.attrs["ome"])
+    group.create_array("other", data=np.zeros((2, 8, 8), np.uint8))
+    other = {"name": "other", "axes": [{"name": a} for a in "zyx"], "datasets": [{"path": "other"}]}
+    group.attrs["ome"] = {**ome, "multiscales": [other, {**ome["multiscales"][0], "name": name}]}
+    return f"{path}::{name}"
+
+
+@pytest.mark.parametrize("member", ["", "cells"])
+def test_maps_speak_the_targets_units_and_start_where_the_region_does(bank_path, tmp_path, member):
     scale, shift = (0.04, 0.01, 0.01), (2.0, -1.0, 0.5)
     target = with_units(tmp_path / "target.zarr", "micrometer", scale, shift)
+    target = beside_another(target, member) if member else target
     options = ["--roi", "1:4,9:80,3:99", "--tile", "1,32,32", "--cluster", "none", "--quiet"]
     options += ["--perturb", "dropout:0.2"]
     run = tmp_path / "RUN"
     assert cte("rank", target, "--bank", bank_path, "--out", run, *options).exit_code == 0
+    assert reopen(str(run)).volume.member == member
     assert cte("maps", run).exit_code == 0
     image = read(run / "maps.zarr" / "model-1")
     assert image.axes_units == dict.fromkeys("zyx", "micrometer")
