@@ -15,6 +15,7 @@ FORMATS = Registry(
         "onnx": "cte_dask.models.formats.onnx:Onnx",
         "bioimageio": "cte_dask.models.formats.bioimageio.loader:BioImageIO",
         "pytorch3dunet": "cte_dask.models.formats.pytorch3dunet.loader:Pytorch3dUnet",
+        "monai": "cte_dask.models.formats.monai_bundle.loader:MonaiBundle",
         "python": "cte_dask.models.formats.python:PythonFactory",
     },
 )

@@ -22,6 +22,7 @@ from cte_dask.models.formats.pytorch3dunet.loader import _network
 from cte_dask.volume import write_ome_zarr
 
 pytest.importorskip("bioimageio.spec")
+pytest.importorskip("monai")
 pytest.importorskip("onnxruntime")
 
 HALO = {"axes": "yx", "halo": {"y": 8, "x": 8}}
@@ -50,6 +51,30 @@ def plant(folder: Path) -> str:
     return str(folder)
 
 
+def bundle(folder: Path) -> str:
+    """A MONAI bundle of a U-Net that sees planes as they are stored."""
+    from monai.networks.nets import UNet
+
+    network = {
+        "_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 1,
+        "channels": [4, 8], "strides": [2], "norm": "batch",
+    }  # fmt: skip
+    document = {
+        "network_def": network,
+        "preprocessing": [{"_target_": "LoadImage", "reader": "NumpyReader"}],
+        "postprocessing": [{"_target_": "Activations", "sigmoid": True}],
+    }
+    for name in ("configs", "models"):
+        (folder / name).mkdir(parents=True)
+    (folder / "configs" / "inference.json").write_text(json.dumps(document))
+    torch.manual_seed(0)
+    unet = UNet(**{k: v for k, v in network.items() if k != "_target_"})
+    head = [m for m in unet.modules() if hasattr(m, "bias") and m.bias is not None][-1]
+    state = responsive(unet, head).state_dict()
+    torch.save(state, folder / "models" / "model.pt")
+    return str(folder)
+
+
 def entries(folder: Path) -> dict[str, dict[str, Any]]:
     unet = responsive_unet()
     state, script, export = (folder / n for n in ("unet.pt", "script.pt", "export.pt2"))
@@ -66,6 +91,7 @@ def entries(folder: Path) -> dict[str, dict[str, Any]]:
         "python": {
             "format": "python", "source": "small_networks:responsive_unet", "trust": True, **HALO
         },
+        "monai": {"format": "monai", "source": bundle(folder / "bundle"), **HALO},
         "pytorch3dunet": {"format": "pytorch3dunet", "source": plant(folder / "plant"), **HALO},
         **{
             f"bioimageio {kind}": {"format": "bioimageio", "source": package(folder / kind, kind)}
