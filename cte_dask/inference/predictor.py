@@ -34,6 +34,7 @@ from cte_dask.inference.outputs import (
     segmenter_of,
 )
 from cte_dask.inference.passes import LOW_PRECISION, Passes, alike, fitting, padded
+from cte_dask.inference.probe import check_fraction
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import TimeLimitError, time_limit, within
 from cte_dask.models.loading import load_network
@@ -172,6 +173,7 @@ class Predictor:
         with torch.inference_mode():
             output = self.network.forward(x)
         output = fitting(output, x)
+        check_fraction(self.network, x)
         view = self.view(perturbation)
         warp = None if perturbation is None else perturbation.warp(view, [(0, 0)] * len(x))
         self._predicted(output, warp or unmoved(view), view.frame, 0)

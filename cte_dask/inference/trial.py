@@ -16,9 +16,14 @@ from torch import Tensor
 from cte_dask.consistency.degenerate import UNSTEADY
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.conduct import ALONE, conduct_of
-from cte_dask.inference.probe import measure_halo, probe_multiple
-from cte_dask.models.described import described
-from cte_dask.models.loading import load_network
+from cte_dask.inference.needs import (
+    described_spec,
+    halo_of,
+    one_at_a_time,
+    only_extent,
+    with_extents,
+)
+from cte_dask.inference.probe import check_fraction
 from cte_dask.models.network import ModelError, Network
 
 if TYPE_CHECKING:
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     from cte_dask.inference.predictor import Predictor
     from cte_dask.perturb import Draw
 
-__all__ = ["ModelReport", "check_model", "seconds_per_tile", "with_needs"]
+__all__ = ["ModelReport", "check_model", "seconds_per_tile"]
 
 Shape = tuple[int, ...]
 
@@ -87,62 +92,23 @@ def check_model(spec: ModelSpec) -> ModelReport:
     ModelError
         If it cannot be loaded or does not run a tile.
     """
-    spec = _described(spec)
-    network = load_network(spec)
+    spec = described_spec(spec)
     try:
-        return _inspect(spec, network)
+        return _inspect(*with_extents(spec))
+    except ModelError:
+        raise
     # The network's own code runs here and may raise anything.
     except FOREIGN as error:
         raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
 
 
-def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
-    """Return the model with all that its package says, and its halo and multiple measured.
-
-    Parameters
-    ----------
-    spec
-        The model.
-    limit
-        Largest halo searched for, in voxels.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be loaded.
-    ValueError
-        If its needs cannot be measured.
-    """
-    spec = _described(spec)
-    if spec.halo is not None and spec.multiple is not None:
-        return spec
-    network = load_network(spec)
-    forward = _single(network)
-    multiple = _multiple(spec, network, forward)
-    halo = _halo(spec, network, forward, multiple, [], limit=limit) if spec.halo is None else None
-    if spec.halo is None and halo is None:
-        raise ValueError("its halo cannot be measured at a fixed extent: name it in the bank")
-    filled = {"multiple": dict(zip(spec.axes, multiple[3 - spec.dims :], strict=True))}
-    if halo is not None:
-        filled["halo"] = dict(zip(spec.axes, halo[3 - spec.dims :], strict=True))
-    return spec.model_copy(update=filled)
-
-
-def _described(spec: ModelSpec) -> ModelSpec:
-    try:
-        return described(spec)
-    except ValueError as error:
-        raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
-
-
 def _inspect(spec: ModelSpec, network: Network) -> ModelReport:
-    notes = list(network.notes)
-    forward = _single(network)
-    multiple = _multiple(spec, network, forward)
-    x = _tile(spec, network, multiple)
+    forward = one_at_a_time(network)
+    x = _tile(spec, network)
     y = _predict(spec, forward, x)
+    check_fraction(network, x)
     bottleneck, greybox = _bottleneck(spec, network, x)
-    notes += _conduct(spec, network, x)
+    notes = [*network.notes, *network.adaptations, *_conduct(spec, network, x)]
     return ModelReport(
         name=spec.name,
         ok=True,
@@ -150,38 +116,16 @@ def _inspect(spec: ModelSpec, network: Network) -> ModelReport:
         output_shape=tuple(y.shape),
         parameters=sum(p.numel() for p in network.forward.parameters()),
         bottleneck=bottleneck,
-        halo=_halo(spec, network, forward, multiple, notes),
-        multiple=multiple,
+        halo=_halo(spec, network, notes),
+        multiple=spec.multiple_zyx,
         greybox=greybox,
         notes=tuple(notes),
     )
 
 
-def _single(network: Network) -> Forward:
-    """Return the network for one tile at a time, whatever batch it insists on."""
-    batch = network.fixed_batch or 1
-
-    def forward(x: Tensor) -> Tensor:
-        output: Tensor = network.forward(x.expand(batch, *x.shape[1:]).contiguous())
-        return output[:1]
-
-    return forward
-
-
-def _multiple(spec: ModelSpec, network: Network, forward: Forward) -> tuple[int, int, int]:
-    if spec.multiple_zyx is not None:
-        return spec.multiple_zyx
-    if network.fixed_spatial is not None:
-        # Extents that the network insists on are the only multiple there is.
-        z, y, x = (1,) * (3 - spec.dims) + tuple(n or 1 for n in network.fixed_spatial)
-        return z, y, x
-    multiple = probe_multiple(forward, dims=spec.dims, in_channels=spec.in_channels)
-    return multiple if spec.dims == 3 else 1, multiple, multiple
-
-
-def _tile(spec: ModelSpec, network: Network, multiple: tuple[int, int, int]) -> Tensor:
-    strides = multiple[3 - spec.dims :]
-    fixed = network.fixed_spatial or (None,) * spec.dims
+def _tile(spec: ModelSpec, network: Network) -> Tensor:
+    strides = (spec.multiple_zyx or (1, 1, 1))[3 - spec.dims :]
+    fixed = only_extent(spec, network) or (None,) * spec.dims
     extent = [f or -(-t // m) * m for f, t, m in zip(fixed, _TILE[spec.dims], strides, strict=True)]
     generator = torch.Generator().manual_seed(0)
     return torch.rand(1, spec.in_channels, *extent, generator=generator)
@@ -226,27 +170,8 @@ def _bottleneck(spec: ModelSpec, network: Network, x: Tensor) -> tuple[tuple[str
         return (), f"black box: {reason(error)}"
 
 
-def _halo(
-    spec: ModelSpec,
-    network: Network,
-    forward: Forward,
-    multiple: tuple[int, int, int],
-    notes: list[str],
-    *,
-    limit: int | None = None,
-) -> Shape | None:
-    if network.fixed_spatial is not None:
-        if spec.halo is None:
-            notes.append("halo unknown: it cannot be measured at a fixed extent, name it in halo")
-        return spec.halo_zyx
-    measured = measure_halo(
-        forward,
-        dims=spec.dims,
-        multiple=multiple[3 - spec.dims :],
-        in_channels=spec.in_channels,
-        activation=_activation(spec),
-        limit=limit,
-    )
+def _halo(spec: ModelSpec, network: Network, notes: list[str]) -> Shape:
+    measured = halo_of(spec, network)
     if measured.note:
         notes.append(measured.note)
     if spec.halo_zyx is None:
@@ -254,14 +179,6 @@ def _halo(
     if any(d < m for d, m in zip(spec.halo_zyx, measured.zyx, strict=True)):
         notes.append(f"the declared halo {spec.halo_zyx} is below the measured {measured.zyx}")
     return spec.halo_zyx
-
-
-def _activation(spec: ModelSpec) -> Forward | None:
-    if spec.output.activation == "labels":
-        return lambda y: (y > 0).float()  # numbers of objects change with the extent
-    if spec.output.activation == "softmax":
-        return lambda y: torch.softmax(y, dim=1)
-    return torch.sigmoid if spec.output.activation == "sigmoid" else None
 
 
 def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:

@@ -10,12 +10,16 @@ from torch import nn
 
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.models.network import ModelError, Network, find_loader
+from cte_dask.models.one_image import ChannelsLast, OneImage, Selector, channels_last
 from cte_dask.models.source import fetch
+from cte_dask.models.windows import Windows
 
 if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
 
 __all__ = ["ModelError", "Network", "load_network"]
+
+LAST = "channels_last"
 
 
 def load_network(
@@ -46,7 +50,8 @@ def load_network(
     try:
         network = find_loader(spec.format).load(spec, fetch(spec))
         _check_weights(network.forward)
-        return _placed(_one_output(network, spec.output.index), torch.device(device), dtype)
+        network = _with_one_image(_in_layout(network, spec), spec)
+        return _in_windows(_placed(network, torch.device(device), dtype), spec)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     # A loader runs other people's code and formats: any failure excludes this model alone.
@@ -54,52 +59,55 @@ def load_network(
         raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
 
 
-class _OutputSelector(nn.Module):
-    """A network of several outputs that returns one of them."""
+def _in_layout(network: Network, spec: ModelSpec) -> Network:
+    """Return a network that takes (N, C, [z,] y, x), wherever its own channels stand."""
+    shape = network.fixed_shape
+    if not (_ends_with_channels(shape, spec) if spec.layout is None else spec.layout == LAST):
+        return network
+    if shape is not None:
+        network = dataclasses.replace(network, fixed_shape=(shape[0], shape[-1], *shape[1:-1]))
+    if network.kind in ("script", "graph"):
+        network = dataclasses.replace(network, forward=ChannelsLast(network.forward))
+    else:
+        network.forward.register_forward_pre_hook(_with_channels_last)
+    return dataclasses.replace(network, channels_last=True)
 
-    def __init__(self, network: nn.Module, index: int | str) -> None:
-        super().__init__()
-        self.network, self.index = network, index
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _picked(self.network(x), self.index)
+def _ends_with_channels(shape: tuple[int | None, ...] | None, spec: ModelSpec) -> bool:
+    return shape is not None and shape[1] != spec.in_channels == shape[-1]
 
 
-def _one_output(network: Network, index: int | str | None) -> Network:
-    """Return a network that returns one output; of several, that of `index`."""
+def _with_channels_last(_module: nn.Module, args: tuple[torch.Tensor]) -> torch.Tensor:
+    return channels_last(args[0])
+
+
+def _with_one_image(network: Network, spec: ModelSpec) -> Network:
+    """Return a network that gives one image of its input's extent."""
+    image = OneImage(spec.output.index, nearest=spec.output.activation == "labels")
+    network = dataclasses.replace(network, image=image)
     if network.kind in ("script", "graph"):
         # TorchScript takes no hooks. A wrapper shifts the names of modules, but the layers of these
         # two kinds are found by graph node, not by module name
-        wrapped = network.forward if index is None else _OutputSelector(network.forward, index)
-        return dataclasses.replace(network, forward=wrapped)
+        return dataclasses.replace(network, forward=Selector(network.forward, image))
 
     # a hook in place of a wrapper, so that modules keep the names that the bank uses
-    def pick(_module: nn.Module, _args: object, output: object) -> torch.Tensor:
-        return _picked(output, index)
+    def pick(_module: nn.Module, args: tuple[torch.Tensor], output: object) -> torch.Tensor:
+        return image(output, args[0].movedim(-1, 1) if network.channels_last else args[0])
 
     network.forward.register_forward_hook(pick)
     return network
 
 
-def _picked(output: object, index: int | str | None) -> torch.Tensor:
-    if index is None and isinstance(output, torch.Tensor):
-        return output
-    if index is None:
-        raise ValueError(f"it gives {_described(output)}: name one with output.index")
-    try:
-        tensor: torch.Tensor = output[index]  # type: ignore[index]
-    except (KeyError, IndexError, TypeError):
-        message = f"output.index {index!r} is not there: it gives {_described(output)}"
-        raise ValueError(message) from None
-    return tensor
-
-
-def _described(output: object) -> str:
-    if isinstance(output, dict):
-        return f"outputs named {', '.join(map(repr, output))}"
-    if isinstance(output, (list, tuple)):
-        return f"{len(output)} outputs"
-    return f"a {type(output).__name__}"
+def _in_windows(network: Network, spec: ModelSpec) -> Network:
+    """Return a network of one extent as one that takes any; it needs to know its halo for that."""
+    extent = network.fixed_spatial
+    if spec.extent is not None:
+        extent = tuple(spec.extent[axis] for axis in spec.axes)
+    if extent is None or spec.halo is None:
+        return network
+    halo = tuple(spec.halo[axis] for axis in spec.axes)
+    windows = Windows(network.forward, extent=extent, halo=halo)
+    return dataclasses.replace(network, forward=windows, window=extent)
 
 
 def _check_weights(module: nn.Module) -> None:

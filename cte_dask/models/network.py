@@ -11,6 +11,7 @@ from cte_dask.models.format_registry import FORMATS
 if TYPE_CHECKING:
     import torch
 
+    from cte_dask.models.one_image import OneImage
     from cte_dask.models.spec import ModelSpec
 
 __all__ = ["Loader", "ModelError", "Network", "find_loader"]
@@ -39,6 +40,12 @@ class Network:
     code
         Identifies the architecture: networks of equal `code` differ in weights alone. Empty where
         the architecture is not known.
+    image
+        What its outputs come down to one image by; None before that is settled.
+    channels_last
+        Whether the network itself takes (N, [z,] y, x, C).
+    window
+        The only extent ([z,] y, x) that the network itself takes; larger images are run in windows.
     """
 
     forward: torch.nn.Module
@@ -46,6 +53,18 @@ class Network:
     fixed_shape: tuple[int | None, ...] | None = None
     notes: tuple[str, ...] = ()
     code: str = ""
+    image: OneImage | None = None
+    channels_last: bool = False
+    window: tuple[int | None, ...] | None = None
+
+    @property
+    def adaptations(self) -> tuple[str, ...]:
+        """What is done to its input and its last output, for a report."""
+        notes = ["it takes images with their channels last"] if self.channels_last else []
+        if self.window is not None:
+            extent = "×".join(str(n or "any") for n in self.window)
+            notes.append(f"it takes {extent} voxels alone: larger tiles are run in windows")
+        return (*notes, *(self.image.notes if self.image else ()))
 
     @property
     def fixed_batch(self) -> int | None:

@@ -169,6 +169,8 @@ class ModelSpec(Strict):
         Voxels of context per side and axis; probed from the network when left out.
     multiple
         Divisor of the input extents along each axis; probed when left out.
+    extent
+        The only extent along each axis that the network takes; found when left out.
     voxel_size
         Voxel size of the training data.
     preprocessing
@@ -185,6 +187,9 @@ class ModelSpec(Strict):
         Further modules to perturb beside the bottleneck.
     in_channels
         Channels of the network's input.
+    layout
+        Where its input has its channels: ``"channels_first"`` or ``"channels_last"``, as networks
+        of TensorFlow have them; found when left out.
     variants
         Further ways to use the model, each a candidate of its own.
 
@@ -204,6 +209,7 @@ class ModelSpec(Strict):
     axes: Literal["yx", "zyx"] = "yx"
     halo: dict[str, StrictInt] | None = None
     multiple: dict[str, StrictInt] | None = None
+    extent: dict[str, StrictInt] | None = None
     voxel_size: DeclaredVoxelSize | None = None
     preprocessing: tuple[Step, ...] = ()
     output: Output = Output()
@@ -212,6 +218,7 @@ class ModelSpec(Strict):
     bottleneck: str | None = Field(default=None, min_length=1)
     layers: tuple[str, ...] = ()
     in_channels: StrictInt = Field(default=1, ge=1)
+    layout: Literal["channels_first", "channels_last"] | None = None
     variants: tuple[Variant, ...] = ()
 
     @field_validator("name")
@@ -246,6 +253,7 @@ class ModelSpec(Strict):
     def _consistent(self) -> Self:
         self._check_axes("halo", self.halo, least=0)
         self._check_axes("multiple", self.multiple, least=1)
+        self._check_axes("extent", self.extent, least=1)
         if self.voxel_size is not None and self.dims == 3 and self.voxel_size.z is None:
             raise ValueError("voxel_size needs z for a model with axes zyx")
         if self.resample and self.voxel_size is None:
@@ -348,9 +356,9 @@ class ModelSpec(Strict):
 
         Weights of known sha256 are the same model at any path, so the source is left out.
         """
-        # a model without variants is what it was before there were any
+        # a model that does not use a key is what it was before there was one
         unsaid = {"source"} if self.sha256 else set()
-        unsaid |= set() if self.variants else {"variants"}
+        unsaid |= {key for key in ("variants", "layout", "extent") if not getattr(self, key)}
         data = self.model_dump(mode="json", exclude=unsaid)
         return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 

@@ -17,10 +17,10 @@ from cte_dask.inference.apart import EndedError, done_apart
 from cte_dask.inference.conduct import ALONE, conduct_of
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
+from cte_dask.inference.needs import with_needs
 from cte_dask.inference.predictor import Predictor
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import time_limit, trial_limit, within
-from cte_dask.inference.trial import with_needs
 from cte_dask.models.source import pinned
 from cte_dask.scoring.experiment import Candidate
 from cte_dask.scoring.voxel_matching import alike_axes, mismatch, scale_of
@@ -265,6 +265,7 @@ def _settle(
         alike=alike_axes(scale, voxel_size),
         variant=variant,
     )
+    draft = replace(draft, spec=_with_multiple(draft, tile))
     frame = draft.frame(tile)
     for axis, halo, extent in zip("zyx", frame.before, tile, strict=True):
         if halo > extent:
@@ -275,6 +276,17 @@ def _settle(
             )
     size = batch or batch_size(frame.extent, dims=spec.dims, device=inference.device)
     return replace(draft, batch=size)
+
+
+def _with_multiple(draft: Candidate, tile: Shape) -> ModelSpec:
+    """Return the model with extents of any multiple where its windows are smaller than a tile's."""
+    spec = draft.spec
+    if spec.extent is None:
+        return spec
+    loose = spec.model_copy(update={"multiple": dict.fromkeys(spec.axes, 1)})
+    extent = replace(draft, spec=loose).frame(tile).extent[-spec.dims :]
+    only = ((axis, spec.extent[axis], n) for axis, n in zip(spec.axes, extent, strict=True))
+    return spec.model_copy(update={"multiple": {a: e if n <= e else 1 for a, e, n in only}})
 
 
 def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
@@ -329,7 +341,8 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
         if not loaded.shares_rightly(group):
             return _ready(replace(candidate, whole=True), trial, loaded.network)
     refused = _refused(loaded, trial.perturbations)
-    notes = (candidate.note, path_note, *(f"no {name}: {why}" for name, why in refused.items()))
+    no = (f"no {name}: {why}" for name, why in refused.items())
+    notes = (candidate.note, *loaded.network.adaptations, path_note, *no)
     note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
     settled = replace(
         settled,

@@ -158,8 +158,8 @@ def test_a_program_of_fixed_extents_is_run_at_them(
     report = check_model(spec_of(tmp_path / "f.pt2", format="torch_export"))
     assert report.input_shape == (1, 1, 32, 32)
     assert report.multiple == (1, 32, 32)
-    assert report.halo is None
-    assert any("halo unknown" in note for note in report.notes)
+    assert report.halo == (0, 8, 8), "a quarter: most of the window is seen"
+    assert any("it takes 32×32 voxels alone" in note for note in report.notes)
 
 
 def test_a_3d_model_is_run_on_a_box(tmp_path: Path, spec_of: Make) -> None:

@@ -203,7 +203,7 @@ def test_one_of_several_named_outputs_is_taken(image, tmp_path):
 @pytest.mark.parametrize(
     ("factory", "extra", "words"),
     [
-        ("make_named", "    output: {channel: 1}", "'flows', 'classes'"),
+        ("make_named", "    output: {channel: 1}", "of which 2 have the input's extent"),
         ("make_named", "    output: {index: nothing}", "'nothing' is not there"),
         ("make_channels", "    output: {channel: 9}", "channel 9 does not exist"),
         ("make_channels", "    segmenter: {name: componentz}", "componentz"),

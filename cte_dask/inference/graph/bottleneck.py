@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from cte_dask.errors import FOREIGN
+from cte_dask.models.one_image import tensors_of
 
 __all__ = [
     "BlackBoxError",
@@ -189,6 +190,7 @@ def _choose(calls: Sequence[LayerCall], x: Tensor) -> LayerCall:
 
 def _module_calls(module: nn.Module, x: Tensor) -> list[LayerCall]:
     finished: list[tuple[str, Tensor]] = []
+    last: list[object] = []
 
     def note(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _args: object, output: object) -> None:
@@ -198,13 +200,18 @@ def _module_calls(module: nn.Module, x: Tensor) -> list[LayerCall]:
         return hook
 
     handles = [m.register_forward_hook(note(n)) for n, m in module.named_modules() if n]
+    # before the hook that interpolates an output of low resolution: it is no feature map
+    root = module.get_submodule("")
+    handles.append(root.register_forward_hook(lambda *call: last.append(call[2]), prepend=True))
     try:
         with torch.no_grad():
             module(x)
     finally:
         for handle in handles:
             handle.remove()
-    return _numbered([(name, tuple(t.shape[2:]), t.shape[1]) for name, t in finished])
+    results = {id(t) for output in last for t in tensors_of(output).values()}
+    maps = [(name, t) for name, t in finished if id(t) not in results]
+    return _numbered([(name, tuple(t.shape[2:]), t.shape[1]) for name, t in maps])
 
 
 def _numbered(outputs: list[tuple[str, tuple[int, ...], int]]) -> list[LayerCall]:
@@ -232,14 +239,22 @@ def _is_map(output: object, x: Tensor) -> bool:
 
 def _node_calls(graph: Graph, x: Tensor) -> Iterator[tuple[LayerCall, Node]]:
     placeholder = next(n for n in graph.nodes if n.op == "placeholder")
-    downstream = {placeholder}
+    downstream, last = {placeholder}, _before_interpolation(graph)
     for node in graph.nodes:
         if node.op != "call_function" or downstream.isdisjoint(node.all_input_nodes):
             continue
         downstream.add(node)
         value = node.meta.get("val")
-        if _is_map(value, x):
+        if node is not last and _is_map(value, x):
             yield LayerCall(node.name, tuple(value.shape[2:]), value.shape[1]), node
+
+
+def _before_interpolation(graph: Graph) -> Node | None:
+    """Return the output at low resolution that the graph ends by interpolating, if it does."""
+    (result,) = (n.args[0] for n in graph.nodes if n.op == "output")
+    if isinstance(result, Node) and "upsample" in result.name:
+        return result.all_input_nodes[0]
+    return None
 
 
 def layer_names(module: nn.Module) -> list[str]:

@@ -36,6 +36,7 @@ from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.skip_once import halved
 from cte_dask.inference.graph.split import cut, insert_masks, named_node
 from cte_dask.inference.graph.trace import traced
+from cte_dask.models.windows import Windows
 
 if TYPE_CHECKING:
     from cte_dask.models.network import Network
@@ -210,6 +211,8 @@ def feature_path(
     """
     if network.kind == "opaque":
         raise BlackBoxError("a black box: its features cannot be reached")
+    if isinstance(network.forward, Windows):
+        core = None  # windows are cut where the state has no place of its own
     if network.kind == "module":
         return _whole(network, x, names) if whole else _module_path(network, x, tuple(names), core)
     if whole:
@@ -219,7 +222,7 @@ def feature_path(
 
 def _whole(network: Network, x: Tensor, names: Sequence[str]) -> Plain:
     module = network.forward
-    layers = tuple(names) or (bottleneck_module(module, x),)
+    layers = tuple(names) or (_bottleneck(module, x),)
     note = f"encoder not shared: {DIFFERS} on a tile of the target"
     return Plain(layers, _channels(module, layers, x), note, module)
 
@@ -230,7 +233,7 @@ def _module_path(
     module = network.forward
     key = (network.code, names, tuple(x.shape), x.dtype, str(x.device)) if network.code else None
     known = shared.recall(key, module)
-    layers = known.layers if known else names or (bottleneck_module(module, x),)
+    layers = known.layers if known else names or (_bottleneck(module, x),)
     channels = known.channels if known else _channels(module, layers, x)
     plain = Plain(layers, channels, "", module)
 
@@ -253,6 +256,16 @@ def _module_path(
     return _faster(proven, core, key)
 
 
+def _bottleneck(module: nn.Module, x: Tensor) -> str:
+    """Return the bottleneck; of a network that is run in windows, that of each of them."""
+    if not isinstance(module, Windows):
+        return bottleneck_module(module, x)
+    name = bottleneck_module(module, window := module.window(x))
+    if "@" in name and window.shape != x.shape:
+        raise BlackBoxError(f"its bottleneck {name} is one of several calls of a layer, in windows")
+    return name
+
+
 def _channels(module: nn.Module, layers: Sequence[str], x: Tensor) -> tuple[int, ...]:
     channels: dict[int, int] = {}
 
@@ -271,6 +284,8 @@ def _channels(module: nn.Module, layers: Sequence[str], x: Tensor) -> tuple[int,
 def _graph_path(
     forward: nn.Module, x: Tensor, names: tuple[str, ...], core: Core | None
 ) -> FeaturePath:
+    if isinstance(forward, Windows) and forward.window(x).shape != x.shape:
+        raise BlackBoxError("its features cannot be reached in a network that is run in windows")
     try:
         with torch.no_grad():
             module = traced(forward, x)

@@ -41,7 +41,8 @@ class StateDict:
         weights = read_state_dict(path)
         module = _build(spec)
         notes = load_weights(module, weights)
-        code = json.dumps([spec.architecture, spec.arguments, spec.output.index], sort_keys=True)
+        form = [spec.output.index, spec.layout, spec.extent, spec.extent and spec.halo]
+        code = json.dumps([spec.architecture, spec.arguments, *form], sort_keys=True)
         return Network(forward=module, kind="module", code=code, notes=notes)
 
 

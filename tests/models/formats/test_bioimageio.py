@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 from cte_dask.inference.check import check_spec
-from cte_dask.inference.trial import with_needs
+from cte_dask.inference.needs import with_needs
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError

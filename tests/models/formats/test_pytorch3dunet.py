@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from cte_dask.inference.graph.feature_path import feature_path
-from cte_dask.inference.trial import with_needs
+from cte_dask.inference.needs import with_needs
 from cte_dask.models import load_bank
 from cte_dask.models.bank import ModelBank
 from cte_dask.models.described import described, described_bank

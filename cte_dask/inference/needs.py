@@ -1,0 +1,184 @@
+"""What a network needs around a tile: where its channels stand, its extents, its halo.
+
+What the bank does not say is found by trying, in an order that costs little: channels first, at
+extents of any multiple; then at one extent alone; then the same with the channels last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cte_dask.errors import FOREIGN, reason
+from cte_dask.inference.memory import out_of_memory
+from cte_dask.inference.probe import Halo, measure_halo, probe_extent, probe_multiple
+from cte_dask.models.described import described
+from cte_dask.models.loading import load_network
+from cte_dask.models.network import ModelError, Network
+
+if TYPE_CHECKING:
+    from cte_dask.models.spec import ModelSpec
+
+__all__ = [
+    "described_spec",
+    "halo_of",
+    "one_at_a_time",
+    "only_extent",
+    "with_extents",
+    "with_needs",
+]
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
+    """Return the model with all that its package says, and its halo and multiple measured.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    limit
+        Largest halo searched for, in voxels.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be loaded.
+    ValueError
+        If its needs cannot be measured.
+    """
+    spec = described_spec(spec)
+    if spec.halo is not None and spec.multiple is not None:
+        return spec
+    spec, network = with_extents(spec)
+    if spec.halo is not None:
+        return spec
+    halo = halo_of(spec, network, limit=limit).zyx
+    return spec.model_copy(update={"halo": dict(zip(spec.axes, halo[-spec.dims :], strict=True))})
+
+
+def described_spec(spec: ModelSpec) -> ModelSpec:
+    """Return the model completed by its package.
+
+    Raises
+    ------
+    ModelError
+        If the package cannot be read.
+    """
+    try:
+        return described(spec)
+    except ValueError as error:
+        raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
+
+
+def with_extents(spec: ModelSpec) -> tuple[ModelSpec, Network]:
+    """Load a model and find what the bank does not say of layout, extent and multiple.
+
+    Parameters
+    ----------
+    spec
+        The model, completed by its package.
+
+    Returns
+    -------
+    tuple
+        The model with its multiple, and its network.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be loaded.
+    ValueError
+        If no extent gives an output of the same extent, with the reason of the first layout.
+    """
+    try:
+        return _with_extents(spec)
+    except ModelError:
+        raise
+    except FOREIGN as error:
+        if spec.layout is not None or out_of_memory(error):
+            raise
+        try:
+            return _with_extents(spec.model_copy(update={"layout": "channels_last"}))
+        except FOREIGN:
+            raise error from None
+
+
+def _with_extents(spec: ModelSpec) -> tuple[ModelSpec, Network]:
+    network = load_network(spec)
+    extent = only_extent(spec, network)
+    if spec.multiple is not None:
+        return spec, replace(network, window=extent)
+    if extent is None:
+        forward = one_at_a_time(network)
+        options = {"dims": spec.dims, "in_channels": spec.in_channels}
+        try:
+            multiple = probe_multiple(forward, **options)
+        except ValueError as error:
+            alone = probe_extent(forward, **options)
+            if alone is None:
+                raise error from None
+            extent = (alone,) * spec.dims
+        else:
+            return spec.model_copy(update={"multiple": dict.fromkeys(spec.axes, multiple)}), network
+    filled = {"multiple": {a: n or 1 for a, n in zip(spec.axes, extent, strict=True)}}
+    if all(extent):
+        filled["extent"] = filled["multiple"]
+    return spec.model_copy(update=filled), replace(network, window=extent)
+
+
+def only_extent(spec: ModelSpec, network: Network) -> tuple[int | None, ...] | None:
+    """Return the only extents ([z,] y, x) that a network takes; None if it takes any."""
+    if spec.extent is not None:
+        return tuple(spec.extent[axis] for axis in spec.axes)
+    return network.fixed_spatial
+
+
+def one_at_a_time(network: Network) -> Forward:
+    """Return the network for one tile at a time, whatever batch it insists on."""
+    batch = network.fixed_batch or 1
+
+    def forward(x: Tensor) -> Tensor:
+        output: Tensor = network.forward(x.expand(batch, *x.shape[1:]).contiguous())
+        return output[:1]
+
+    return forward
+
+
+def halo_of(spec: ModelSpec, network: Network, *, limit: int | None = None) -> Halo:
+    """Measure the halo of a model whose multiple is known.
+
+    Parameters
+    ----------
+    spec, network
+        The model.
+    limit
+        Largest halo searched for, in voxels.
+
+    Raises
+    ------
+    ValueError
+        If the network does not accept the frames.
+    """
+    return measure_halo(
+        one_at_a_time(network),
+        dims=spec.dims,
+        multiple=(spec.multiple_zyx or (1, 1, 1))[3 - spec.dims :],
+        in_channels=spec.in_channels,
+        activation=_activation(spec),
+        limit=limit,
+        extent=only_extent(spec, network),
+    )
+
+
+def _activation(spec: ModelSpec) -> Forward | None:
+    if spec.output.activation == "labels":
+        return lambda y: (y > 0).float()  # numbers of objects change with the extent
+    if spec.output.activation == "softmax":
+        return lambda y: torch.softmax(y, dim=1)
+    return torch.sigmoid if spec.output.activation == "sigmoid" else None

@@ -1,0 +1,147 @@
+"""What networks of other forms need is found, and they are scored like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import odd_outputs
+import pytest
+import torch
+from conftest import blobs
+
+from cte_dask import score
+from cte_dask.inference.graph.crop_to_core import inner_view
+from cte_dask.inference.graph.feature_path import Split, feature_path
+from cte_dask.inference.needs import with_extents, with_needs
+from cte_dask.inference.trial import check_model
+from cte_dask.models.bank import ModelBank
+from cte_dask.models.loading import load_network
+from cte_dask.models.network import ModelError
+from cte_dask.models.spec import ModelSpec
+from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.score_block import predict_tiles
+from cte_dask.volume import open_volume
+
+
+def model(make: str, arguments: dict[str, Any] | None = None, **keys: Any) -> ModelSpec:
+    entry = {"name": f"{make} {arguments or ''}".strip(), "format": "python", "trust": True}
+    entry |= {"source": f"odd_outputs:{make}", "arguments": arguments or {}}
+    return ModelSpec.model_validate(entry | keys)
+
+
+@pytest.mark.parametrize("extent", [48, 64, 96])
+def test_the_only_extent_that_a_network_takes_is_found(extent: int) -> None:
+    spec, network = with_extents(model("positions", {"extent": extent}))
+    assert spec.extent == spec.multiple == {"y": extent, "x": extent}
+    assert network.adaptations == (
+        f"it takes {extent}×{extent} voxels alone: larger tiles are run in windows",
+    )
+    halo = with_needs(spec.model_copy(update={"multiple": None}), limit=256).halo
+    assert halo is not None
+    assert 0 < halo["y"] <= extent // 4
+
+
+def test_other_networks_have_no_such_extent_and_a_coarse_output_decides_the_multiple() -> None:
+    for make, arguments, multiple in (("formed", {"form": "list"}, 2), ("coarse", {}, 4)):
+        spec, network = with_extents(model(make, arguments))
+        assert (spec.extent, spec.multiple) == (None, {"y": multiple, "x": multiple})
+        assert network.window is None
+    assert with_extents(model("coarse", {"dims": 3}, axes="zyx"))[0].multiple_zyx == (4, 4, 4)
+
+
+def test_channels_that_stand_last_are_found_and_an_unfit_network_keeps_its_first_reason() -> None:
+    spec, _ = with_extents(model("channels_last_in"))
+    assert spec.layout == "channels_last"
+    with pytest.raises(ModelError, match=r"no input extent up to .* takes 3 channels"):
+        check_model(model("three_channels"))
+
+
+def test_a_network_without_padding_is_not_taken_for_one_of_low_resolution() -> None:
+    keys = {"halo": {"y": 16, "x": 16}, "multiple": {"y": 1, "x": 1}}
+    with pytest.raises(ModelError, match="neither the same extent nor one fraction of it"):
+        check_model(model("unpadded", **keys))
+
+
+def test_a_check_says_what_is_done_to_a_networks_input_and_output() -> None:
+    report = check_model(model("coarse"))
+    assert report.output_shape == report.input_shape == (1, 1, 64, 64)
+    assert report.notes == ("its output has 1/4 of the resolution: interpolated",)
+    assert report.bottleneck == ("second",), "not the head, whose output is no feature map"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_passes_of_a_coarse_network_are_shared_and_cut_to_the_core(dims: int) -> None:
+    extent, core = (96,) * dims, (slice(32, 64),) * dims
+    network = load_network(model("coarse", {"dims": dims, "stride": 2}))
+    x = torch.rand(1, 1, *extent) * 255
+    path = feature_path(network, x, core=core)
+    assert isinstance(path, Split)
+    assert path.crop is not None
+    mask = torch.ones(1, 16, *(1,) * dims)
+    mask[:, ::3] = 0
+    cropped = path.decode(path.encode(x, cropped=True), [mask])
+    with torch.no_grad():
+        network.forward.get_submodule("second").register_forward_hook(lambda _m, _x, y: y * mask)
+        want = inner_view(network.forward(x), core)
+    torch.testing.assert_close(inner_view(cropped, path.crop.core), want, rtol=1e-4, atol=1e-4)
+
+
+SAME = ("image", "reversed")
+OPTIONS: dict[str, Any] = {
+    "perturbations": ["dropout:0.2", "gaussian:0.1"],
+    "metrics": ["nhd", "vrand"],
+    "tile": (1, 32, 32),
+}
+
+
+def test_however_a_network_gives_its_image_its_scores_are_the_same() -> None:
+    bank = ModelBank(
+        (*(model("formed", {"form": form}) for form in SAME), model("channels_last_in"))
+    )
+    scores = score(open_volume(blobs((1, 64, 64))), bank, **OPTIONS).compute()
+    assert len(scores.model) == len(bank)
+    for name in ("nhd", "vrand"):
+        values = scores[name].to_numpy()
+        assert np.isfinite(values[0]).any()
+        for other in values[1:]:
+            np.testing.assert_allclose(other, values[0], atol=1e-5)
+    notes = scores.attrs["notes"]
+    assert "takes output 1 of 2" in notes["formed {'form': 'reversed'}"]
+    assert "channels last" in notes["channels_last_in"]
+
+
+def test_a_network_of_one_extent_is_scored_on_larger_tiles_as_a_grey_box() -> None:
+    image = blobs((1, 96, 96))
+    spec = model("positions", {"extent": 48})
+    experiment = resolve(
+        open_volume(image), ModelBank((spec,)), perturbations=["dropout:0.2"], tile=(1, 96, 96)
+    )
+    (candidate,) = experiment.candidates
+    assert candidate.features
+    assert "it takes 48×48 voxels alone" in candidate.note
+    assert candidate.spec.multiple == {"y": 1, "x": 1}
+    assert candidate.spec.halo is not None
+    halo = candidate.spec.halo["y"]
+    path = predictor(candidate, experiment.inference).path
+    assert isinstance(path, Split)
+    ((_, _, prediction),) = predict_tiles(experiment, 0, [])
+    frame = open_volume(image).read((0, -halo, -halo), (1, 96, 96))[0].astype(np.float32)
+    network = odd_outputs.positions(48)
+    with torch.no_grad():
+        window = torch.from_numpy(frame[:48, :48])[None, None]
+        want = torch.sigmoid(network(window))[0, 0, halo : 48 - halo, halo : 48 - halo]
+    got = prediction[0][0, : 48 - 2 * halo, : 48 - 2 * halo]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_tile_that_fits_is_read_at_the_only_extent() -> None:
+    experiment = resolve(
+        open_volume(blobs((1, 96, 96))),
+        ModelBank((model("positions", {"extent": 64}),)),
+        perturbations=["dropout:0.2"],
+        tile=(1, 32, 32),
+    )
+    (candidate,) = experiment.candidates
+    assert candidate.frame((1, 32, 32)).extent == (1, 64, 64)
