@@ -1,6 +1,6 @@
 """``cte doctor``: whether this machine and a target are ready, and the remedy where not.
 
-It checks versions, extras, devices, memory, and one store.
+It checks versions, extras, devices, memory, and a target.
 """
 
 from __future__ import annotations
@@ -9,24 +9,25 @@ import json
 import math
 import os
 import platform
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cte_dask.cli.console import clear_errors
-from cte_dask.cli.options import JsonOption
+from cte_dask.cli.doctor_target import examine_target
+from cte_dask.cli.findings import Finding
+from cte_dask.cli.options import JsonOption, expanded
+from cte_dask.scoring.settings import OpeningOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["Finding", "doctor", "examine", "extras_of"]
 
-State = Literal["ok", "absent", "bad"]
 OPTIONAL_FOR = {
     "cuda12": "NVIDIA GPUs, CUDA 12",
     "cuda13": "NVIDIA GPUs, CUDA 13",
@@ -65,38 +66,15 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Result of one check.
+def examine(target: str | None = None, options: OpeningOptions | None = None) -> list[Finding]:
+    """Check this installation and machine, and a target if there is one.
 
     Parameters
     ----------
-    group
-        ``versions``, ``extras``, ``machine`` or ``store``.
-    name
-        The thing checked.
-    state
-        ``ok``; ``absent``: missing, and only some uses need it; ``bad``: will not work.
-    told
-        The message; also its key in ``--json``.
-    remedy
-        What to do; empty if nothing is to be done.
-    """
-
-    group: str
-    name: str
-    state: State
-    told: str
-    remedy: str = ""
-
-
-def examine(url: str | None = None) -> list[Finding]:
-    """Check this installation and machine, and a store if there is a URL.
-
-    Parameters
-    ----------
-    url
+    target
         Path or URL of a target; its metadata and one chunk are read.
+    options
+        What is taken of it, as by `cte rank`; None for its defaults.
 
     Returns
     -------
@@ -104,7 +82,18 @@ def examine(url: str | None = None) -> list[Finding]:
         Nothing is raised: a failure is a finding with its remedy.
     """
     findings = [*_versions(), *_extras(), *_machine()]
-    return findings if url is None else [*findings, _store(url)]
+    if target is None:
+        return findings
+    return [
+        *findings,
+        *(_with_remedy(f, target) for f in examine_target(target, options or OpeningOptions())),
+    ]
+
+
+def _with_remedy(finding: Finding, target: str) -> Finding:
+    if finding.state != "bad" or finding.remedy:
+        return finding
+    return replace(finding, remedy=_remedy(target))
 
 
 def _versions() -> Iterator[Finding]:
@@ -236,29 +225,6 @@ def _devices() -> Iterator[Finding]:
         yield Finding("machine", "cupy", "bad", "not installed; --device cuda needs it", remedy)
 
 
-def _store(url: str) -> Finding:
-    from cte_dask.errors import reason
-    from cte_dask.results.provenance import shown_url
-    from cte_dask.volume import open_volume
-
-    name = shown_url(url)
-    began = time.perf_counter()
-    try:
-        volume = open_volume(url)
-        opened = time.perf_counter()
-        volume.read((0, 0, 0), (1, 1, 1))
-    except Exception as error:  # any failure of a file system is a finding
-        return Finding("store", name, "bad", reason(error).replace(url, name), _remedy(url))
-    size = volume.dtype.itemsize * math.prod(volume.chunks) / 1e6
-    shape = "×".join(map(str, volume.shape))
-    message = (
-        f"{volume.dtype.name} {shape} (zyx), level {volume.level}, voxels "
-        f"{volume.voxel_size or 'of unknown size'}; metadata in {opened - began:.2f} s, a chunk of "
-        f"{size:.3g} MB in {time.perf_counter() - opened:.2f} s"
-    )
-    return Finding("store", name, "ok", message)
-
-
 def _remedy(url: str) -> str:
     # Chained URLs of fsspec, such as simplecache::s3://…: the last protocol does the reading.
     scheme, separator, _ = url.rpartition("::")[2].partition("://")
@@ -271,27 +237,31 @@ def _remedy(url: str) -> str:
         return f"pip install 'cte-dask[{extra}]'"
     if extra is not None:
         return "check address, network and credentials (as fsspec takes them)"
-    return "check the path; --axes, --channel or --time may be needed"
+    # what is there and does not open says itself what to do
+    return "" if os.path.exists(url.removeprefix("file://").partition("::")[0]) else CHECK_PATH
 
 
+CHECK_PATH = "check the path"
 SIGNS = {"ok": "✓", "absent": "–", "bad": "✗"}
 BAD = 2
 
 
+@expanded
 def doctor(
-    url: Annotated[
+    options: OpeningOptions,
+    target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TARGET]", help="Path or URL of a target, to see whether it opens."
+            metavar="[TARGET]", help="Path or URL of a target, to see whether and as what it opens."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what this machine has, and whether a target opens."""
+    """Tell what this machine has, and as what a target opens."""
     with clear_errors():
         from cte_dask.report.terminal.tables import output
 
-        findings = examine(url)
+        findings = examine(target, options)
         if as_json:
             print(json.dumps([asdict(f) for f in findings], indent=1))
         else:

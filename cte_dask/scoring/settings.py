@@ -21,8 +21,19 @@ from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Protocol, Ty
 from cte_dask.perturb import Perturbation, usual_strengths
 from cte_dask.tiles import Shape
 
-__all__ = ["InferenceOptions", "ScoringOptions", "TargetOptions", "keywords", "silent"]
+__all__ = [
+    "InferenceOptions",
+    "OpeningOptions",
+    "ScoringOptions",
+    "TargetOptions",
+    "keywords",
+    "silent",
+]
 
+TARGET_HELP = (
+    "The volume: path or URL of a zarr array or group, OME-Zarr image, N5 or precomputed volume, "
+    "HDF5, TIFF or MRC file, or folder of planes."
+)
 METRICS_HELP = (
     "nhd: overlap of the foregrounds (IoU); ei: the same, weighed by the probabilities; vrand: "
     "agreement of the instances (pairs of voxels)."
@@ -46,16 +57,10 @@ def silent(_: str) -> None:
     """Take a line of progress and show it nowhere."""
 
 
-@dataclass(frozen=True)
-class TargetOptions:
-    """How a target is opened: see `cte_dask.open_volume`."""
+@dataclass(frozen=True, kw_only=True)
+class OpeningOptions:
+    """What is taken of a target: see `cte_dask.open_volume`."""
 
-    target: Annotated[
-        str,
-        "The volume: path or URL of a zarr array or group, OME-Zarr image, N5 or precomputed "
-        "volume, HDF5, TIFF or MRC file, or folder of planes.",
-        "TARGET",
-    ]
     level: Annotated[
         int | Literal["auto"],
         "Resolution to score: 0 the finest, or auto: by the models' voxel size.",
@@ -70,6 +75,13 @@ class TargetOptions:
         str | None, "Path or URL of an array; tiles where it is 0 throughout are skipped."
     ] = None
     anonymous: Annotated[bool, "TARGET is in a public bucket: send no credentials."] = False
+
+
+@dataclass(frozen=True)
+class TargetOptions(OpeningOptions):
+    """A target, and what is taken of it."""
+
+    target: Annotated[str, TARGET_HELP, "TARGET"]
 
 
 @dataclass(frozen=True, kw_only=True)

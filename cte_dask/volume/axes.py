@@ -49,7 +49,7 @@ def default_axes(ndim: int, name: str) -> str:
     if ndim in (2, 3):
         return "zyx"[-ndim:]
     remedy = "name them with --axes, for example --axes " + (AXES[-ndim:] if ndim > 3 else "zyx")
-    raise VolumeError(f"{name} has {ndim} axes and does not name them: {remedy}")
+    raise VolumeError(f"{name} has {ndim} axes and does not name them", remedy)
 
 
 def letters(names: object) -> str | None:
@@ -106,7 +106,7 @@ def checked_index(
     if names and len(names) == extent:
         options += " (" + ", ".join(f"{i} = {name}" for i, name in enumerate(names)) + ")"
     if index is None and extent > 1:
-        raise VolumeError(f"the target has {extent} along its {option} axis: {options}")
+        raise VolumeError(f"the target has {extent} along its {option} axis", options)
     if index is not None and not 0 <= index < extent:
-        raise VolumeError(f"{option} {index} is out of range: {options}")
+        raise VolumeError(f"{option} {index} is out of range", options)
     return int(index or 0)

@@ -127,8 +127,9 @@ def _dataset(file: Any, place: FileTarget) -> Any:
     listed = [f"{d.name.strip('/')} {d.dtype}{d.shape}" for d in candidates[:MOST_LISTED]]
     more = f" and {len(candidates) - MOST_LISTED} more" if len(candidates) > MOST_LISTED else ""
     raise VolumeError(
-        f"{name} holds {len(candidates)} datasets: name one, as "
-        f"{place.file}::{candidates[0].name.strip('/')}; there are {', '.join(listed)}{more}"
+        f"{name} holds {len(candidates)} datasets",
+        remedy=f"name one, as {place.file}::{candidates[0].name.strip('/')}",
+        details=f"there are {', '.join(listed)}{more}",
     )
 
 

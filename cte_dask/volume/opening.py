@@ -160,7 +160,8 @@ def _axes(image: Image, source: Source, axes: str | None) -> str:
     if axes is not None:
         checked_axes(axes, ndim)
         if image.axes is not None and image.axes != axes:
-            raise VolumeError(f"axes {axes!r}: the metadata of {image.name} says {image.axes!r}")
+            problem = f"axes {axes!r}: the metadata of {image.name} says {image.axes!r}"
+            raise VolumeError(problem, "leave out --axes")
         return axes
     return checked_axes(image.axes or default_axes(ndim, image.name), ndim)
 

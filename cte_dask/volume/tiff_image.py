@@ -109,8 +109,9 @@ def _number(tiff: Any, place: FileTarget) -> int:
     more = f" and {count - MOST_LISTED} more" if count > MOST_LISTED else ""
     asked = f"no series {place.inside!r}" if place.inside else f"{count} series"
     raise VolumeError(
-        f"{place.file} holds {asked}: name one by its number, as {place.file}::0; there are "
-        f"{', '.join(listed[:MOST_LISTED])}{more}"
+        f"{place.file} holds {asked}",
+        remedy=f"name one by its number, as {place.file}::0",
+        details=f"there are {', '.join(listed[:MOST_LISTED])}{more}",
     )
 
 

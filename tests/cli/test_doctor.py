@@ -108,7 +108,9 @@ def test_a_target_that_needs_an_option_says_which(tmp_path):
     zarr.create_array(tmp_path / "4d.zarr", data=blobs((2, 8, 8))[None].repeat(2, 0))
     found = findings(tmp_path / "4d.zarr")[str(tmp_path / "4d.zarr")]
     assert found["state"] == "bad"
-    assert "axes" in found["told"] + found["remedy"]
+    assert "--axes czyx" in found["remedy"]
+    found = findings(tmp_path / "4d.zarr", "--axes", "tzyx", "--time", "1")
+    assert found[str(tmp_path / "4d.zarr")]["state"] == "ok"
 
 
 def test_secrets_in_a_url_are_not_printed():

@@ -1,0 +1,99 @@
+"""What the doctor tells of a target: all that is known of it, and one remedy that fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zarr
+
+from cte_dask.cli.doctor_target import examine_target
+from cte_dask.scoring.settings import OpeningOptions
+from cte_dask.volume import write_ome_zarr
+
+CHANNELS = {"channels": [{"label": "DAPI"}, {"label": "actin"}]}
+
+
+def findings(target, **options) -> dict[str, tuple[str, str, str]]:
+    """State, text and remedy of each line, by its name; the first one by ``target``."""
+    first, *others = examine_target(str(target), OpeningOptions(**options))
+    return {
+        name: (f.state, f.told, f.remedy)
+        for name, f in [("target", first), *((f.name, f) for f in others)]
+    }
+
+
+@pytest.fixture
+def stained(tmp_path):
+    """Write an OME-Zarr of two named channels and two levels."""
+    path = tmp_path / "stained.zarr"
+    image = np.random.default_rng(2).integers(1, 99, (2, 4, 32, 32)).astype(np.uint8)
+    size = {"voxel_size_nm": (50.0, 4.0, 4.0), "chunks": (1, 1, 16, 16)}
+    write_ome_zarr(path, image, axes="czyx", n_levels=2, **size)
+    group = zarr.open_group(path, mode="r+")
+    group.attrs["ome"] = {**group.attrs["ome"], "omero": CHANNELS}
+    return path
+
+
+def test_axes_levels_channels_voxel_size_and_chunks_are_told(stained):
+    told = findings(stained, channel=1, level=1)
+    assert told["target"][1].startswith("uint8 2×16×16 (zyx), level 1, voxels 100,8,8 nm; metadata")
+    assert told["axes"] == ("ok", "czyx (2, 4, 32, 32) uint8", "")
+    assert told["levels"] == ("ok", "0: 4×32×32 of 50,4,4 nm; 1: 2×16×16 of 100,8,8 nm", "")
+    assert told["channels"] == ("ok", "2: 0 = DAPI, 1 = actin", "")
+    assert told["voxel size"] == ("ok", "100,8,8 nm", "")
+    assert told["chunks"] == ("ok", "1×16×16 (zyx); all 2 are written", "")
+
+
+def test_what_is_known_is_told_of_a_target_that_needs_an_option(stained):
+    told = findings(stained)
+    assert told["target"] == (
+        "bad",
+        "the target has 2 along its channel axis",
+        "choose --channel 0..1 (0 = DAPI, 1 = actin)",
+    )
+    assert told["levels"][1].startswith("0: 4×32×32 of 50,4,4 nm")
+    assert told["channels"][1] == "2: 0 = DAPI, 1 = actin"
+    assert [remedy for _, _, remedy in told.values() if remedy] == [told["target"][2]]
+
+
+def test_axes_that_are_not_named_are_asked_for_and_taken(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=np.ones((2, 3, 8, 8), np.uint8))
+    told = findings(tmp_path / "a.zarr")
+    assert told["target"][0] == "bad"
+    assert told["target"][2] == "name them with --axes, for example --axes czyx"
+    assert told["axes"][1] == "not named (2, 3, 8, 8) uint8"
+    told = findings(tmp_path / "a.zarr", axes="tzyx", time=0)
+    assert told["target"][0] == "ok"
+    assert told["axes"][1] == "tzyx (2, 3, 8, 8) uint8"
+    assert told["time points"][1] == "2"
+
+
+def test_a_voxel_size_that_is_not_known_has_a_remedy(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=np.ones((2, 8, 8), np.uint8))
+    state, text, remedy = findings(tmp_path / "a.zarr")["voxel size"]
+    assert (state, text) == ("absent", "not known")
+    assert "--scales 0.25,0.5,1,2" in remedy
+
+
+def test_unwritten_chunks_are_counted_in_the_region_that_is_taken(tmp_path):
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(4, 8, 8), chunks=(1, 8, 8), dtype="u1")
+    array[0] = 7
+    state, text, remedy = findings(tmp_path / "a.zarr")["chunks"]
+    assert (state, text) == ("absent", "1×8×8 (zyx); 3 of 4 unwritten")
+    assert "--roi" in remedy
+    told = findings(tmp_path / "a.zarr", roi="0:1,:,:")
+    assert told["chunks"] == ("ok", "1×8×8 (zyx); all 1 are written", "")
+
+
+def test_the_images_of_a_plate_are_told_apart_from_the_remedy(tmp_path):
+    path = tmp_path / "plate.zarr"
+    zarr.create_group(path, attributes={"ome": {"plate": {"wells": [{"path": "A/1"}]}}})
+    images = [{"path": "0"}, {"path": "1"}]
+    zarr.create_group(path / "A/1", attributes={"ome": {"well": {"images": images}}})
+    assert findings(path) == {
+        "target": (
+            "bad",
+            f"{path} is a plate of several fields; there are A/1/0, A/1/1",
+            f"name one, as {path}::A/1/0",
+        )
+    }
