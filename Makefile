@@ -31,6 +31,8 @@ $(STAMP): $(BASE)
 	# The peer that a test compares with. It pins a bioimageio.spec that fails with today's pydantic
 	# (fixed in the one pinned here), hence without its dependencies.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps bioimageio.core==0.11.0 imagecodecs
+	# The networks of nnU-Net. Its transformers, which nothing here uses, ask for timm and torchvision.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps dynamic_network_architectures
 	touch $@
 
 demo: $(BASE)

@@ -21,6 +21,7 @@ __all__ = ["described", "described_bank"]
 _READERS = {
     "bioimageio": "cte_dask.models.formats.bioimageio.description:described_entry",
     "monai": "cte_dask.models.formats.monai_bundle.config:described_entry",
+    "nnunet": "cte_dask.models.formats.nnunet.plans:described_entry",
     "pytorch3dunet": "cte_dask.models.formats.pytorch3dunet.config:described_entry",
 }
 """Format → function of (spec, path) that returns keys of a bank's entry."""

@@ -16,6 +16,7 @@ FORMATS = Registry(
         "bioimageio": "cte_dask.models.formats.bioimageio.loader:BioImageIO",
         "pytorch3dunet": "cte_dask.models.formats.pytorch3dunet.loader:Pytorch3dUnet",
         "monai": "cte_dask.models.formats.monai_bundle.loader:MonaiBundle",
+        "nnunet": "cte_dask.models.formats.nnunet.loader:NnUNet",
         "python": "cte_dask.models.formats.python:PythonFactory",
     },
 )

@@ -22,6 +22,7 @@ from cte_dask.models.formats.pytorch3dunet.loader import _network
 from cte_dask.volume import write_ome_zarr
 
 pytest.importorskip("bioimageio.spec")
+pytest.importorskip("dynamic_network_architectures")
 pytest.importorskip("monai")
 pytest.importorskip("onnxruntime")
 
@@ -75,6 +76,34 @@ def bundle(folder: Path) -> str:
     return str(folder)
 
 
+def nnunet(folder: Path) -> str:
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    from torch import nn
+
+    arguments = {
+        "n_stages": 2, "features_per_stage": [4, 8], "kernel_sizes": 3, "strides": [1, 2],
+        "n_conv_per_stage": 1, "n_conv_per_stage_decoder": 1, "conv_bias": True,
+    }  # fmt: skip
+    layers = {
+        "conv_op": nn.Conv2d, "norm_op": nn.BatchNorm2d, "nonlin": nn.LeakyReLU
+    }  # fmt: skip
+    architecture = {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": arguments | {k: f"torch.nn.{v.__name__}" for k, v in layers.items()},
+        "_kw_requires_import": list(layers),
+    }
+    plans = {"configurations": {"2d": {"patch_size": [32, 32], "architecture": architecture}}}
+    dataset = {"channel_names": {"0": "EM"}, "labels": {"background": 0, "a": [1, 2], "b": 2}}
+    (folder / "fold_0").mkdir(parents=True)
+    for name, document in (("plans", plans), ("dataset", dataset)):
+        (folder / f"{name}.json").write_text(json.dumps(document))
+    torch.manual_seed(0)
+    unet = PlainConvUNet(input_channels=1, num_classes=2, **arguments, **layers)
+    state = responsive(unet, unet.decoder.seg_layers[-1]).state_dict()
+    torch.save({"network_weights": state}, folder / "fold_0" / "checkpoint_final.pth")
+    return str(folder)
+
+
 def entries(folder: Path) -> dict[str, dict[str, Any]]:
     unet = responsive_unet()
     state, script, export = (folder / n for n in ("unet.pt", "script.pt", "export.pt2"))
@@ -92,6 +121,7 @@ def entries(folder: Path) -> dict[str, dict[str, Any]]:
             "format": "python", "source": "small_networks:responsive_unet", "trust": True, **HALO
         },
         "monai": {"format": "monai", "source": bundle(folder / "bundle"), **HALO},
+        "nnunet": {"format": "nnunet", "source": nnunet(folder / "nnunet"), **HALO},
         "pytorch3dunet": {"format": "pytorch3dunet", "source": plant(folder / "plant"), **HALO},
         **{
             f"bioimageio {kind}": {"format": "bioimageio", "source": package(folder / kind, kind)}

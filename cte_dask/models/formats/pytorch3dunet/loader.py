@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 
 from cte_dask.models.described import described
+from cte_dask.models.formats.numpy_scalars import ignored_numbers
 from cte_dask.models.formats.pytorch3dunet.config import Configuration, configuration
 from cte_dask.models.formats.pytorch3dunet.network import NETWORKS, Layers, UNet3DFamily
 from cte_dask.models.formats.state_dict import load_weights, read_state_dict
@@ -39,34 +38,9 @@ class Pytorch3dUnet:
         model, _ = configuration(package, spec.arguments.get("config"))
         network = _network(model)
         name = _checkpoint(package, spec.arguments.get("checkpoint"))
-        with package.files(name) as (weights,), torch.serialization.safe_globals(_IGNORED_NAMES):
+        with package.files(name) as (weights,), ignored_numbers():
             load_weights(network, read_state_dict(weights))
         return Network(forward=network, kind="module", notes=(f"{model.name} of pytorch-3dunet",))
-
-
-class _Ignored:
-    """Takes the place of NumPy's numbers in a checkpoint (scores, steps), which nobody reads."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-
-# A checkpoint holds the best score as a NumPy number, which torch refuses to unpickle. These names
-# of NumPy resolve to a class that takes anything and does nothing, so that nothing of it runs.
-_IGNORED_NAMES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (_Ignored, name)
-    for name in (
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.dtype",
-        "numpy.dtypes.Float32DType",
-        "numpy.dtypes.Float64DType",
-        "numpy.dtypes.Int64DType",
-    )
-]
 
 
 def _network(model: Configuration) -> UNet3DFamily:

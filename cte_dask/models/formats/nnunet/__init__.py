@@ -1,0 +1,1 @@
+"""Models of nnU-Net v2."""
