@@ -68,6 +68,7 @@ def _opened(target: str, name: str, chosen: Mapping[str, Any]) -> tuple[Volume |
     began = time.perf_counter()
     try:
         volume = open_volume(target, **chosen)
+        volume.check_no_labels()
         opened = time.perf_counter()
         volume.read((0, 0, 0), (1, 1, 1))
     except Exception as error:  # any failure of a file system is a finding

@@ -65,6 +65,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
     """
     from cte_dask.scoring.candidates import settle
 
+    volume.check_no_labels()
     scales = check_scales(options.scales)
     bank = described_bank(bank)
     members = members_of(bank, scales)

@@ -131,6 +131,9 @@ class Image:
     member
         Which of several images of one group it is, as a target names it behind ``::``; empty where
         URLs of its arrays say it.
+    labelled
+        Of labels, by their metadata: the image that they label, as a target names it, or empty
+        where they do not say. None of intensities, and where nothing is said.
     """
 
     name: str
@@ -141,3 +144,4 @@ class Image:
     notes: tuple[str, ...] = ()
     format: str = ""
     member: str = ""
+    labelled: str | None = None

@@ -91,6 +91,7 @@ def open_volume(
     return Volume(
         view=view,
         level=index,
+        labelled=image.labelled,
         roi=parse_roi(roi, view.shape),
         voxel_size=sizes[index],
         offset=image.levels[index].offset,

@@ -55,7 +55,13 @@ def find_precomputed(target: object, storage_options: Mapping[str, Any]) -> Imag
         listed = [dict(s) for s in info["scales"]]
     except (LookupError, TypeError, ValueError) as error:
         raise VolumeError(f"{place.target}/{FILE} describes no volume: {cause(error)}") from error
-    return Image(place.target, AXES, scales, lambda level: _source(place, level, listed[level]))
+    return Image(
+        name=place.target,
+        axes=AXES,
+        levels=scales,
+        open_level=lambda level: _source(place, level, listed[level]),
+        labelled="" if info.get("type") == "segmentation" else None,
+    )
 
 
 def _scale(scale: Mapping[str, Any], first: Mapping[str, Any]) -> LevelScale:

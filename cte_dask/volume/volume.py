@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cte_dask.errors import VolumeError
 from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
 from cte_dask.volume.mask import Mask
@@ -38,6 +39,8 @@ class Volume:
     offset
         Centre of the array's first voxel (z, y, x) from the origin of the image, in voxels of
         the level.
+    labelled
+        Of labels, by their metadata: the image that they label; see `Image`.
     mask
         Mask of the voxels that count; None if all do.
     notes
@@ -49,6 +52,7 @@ class Volume:
     roi: Box
     voxel_size: VoxelSize | None
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    labelled: str | None = None
     mask: Mask | None = None
     notes: tuple[str, ...] = ()
 
@@ -244,6 +248,22 @@ class Volume:
         if not box.inside(self.array_shape):
             raise ValueError(f"box {box} reaches out of the array {self.array_shape} (z, y, x)")
         return box
+
+    def check_no_labels(self) -> None:
+        """Refuse labels where intensities are wanted.
+
+        Raises
+        ------
+        VolumeError
+            If the metadata say that the voxels are labels.
+        """
+        if self.labelled is None:
+            return
+        image = f", {self.labelled}" if self.labelled else ""
+        raise VolumeError(
+            f"target {self.name} holds labels, by its metadata, and models want intensities",
+            remedy=f"name the image that they label{image}",
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return what was opened, ready for JSON.

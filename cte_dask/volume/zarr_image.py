@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -69,7 +70,8 @@ def image_at(place: ZarrPlace, member: str = "") -> Image:
     except VolumeError as error:
         raise VolumeError(f"{place.name}: {error}") from error
     if multiscales:
-        return _chosen_image(place, multiscales, member)
+        image = _chosen_image(place, multiscales, member)
+        return replace(image, labelled=_labelled(place, ome_attributes(attributes)))
     if member:
         return image_at(place.member(member))
     if isinstance(node, zarr.Array):
@@ -101,6 +103,19 @@ def _chosen_image(place: ZarrPlace, multiscales: Sequence[Multiscale], member: s
         return images[0]
     name = f"{place.name}::{names[number]}"
     return replace(images[number], name=name, member=names[number])
+
+
+def _labelled(place: ZarrPlace, ome: Mapping[str, Any]) -> str | None:
+    """Return what a label image labels: see https://ngff.openmicroscopy.org/0.5/#label-md."""
+    label = ome.get("image-label")
+    if label is None:
+        return None
+    source = label.get("source") if isinstance(label, Mapping) else None
+    path = source.get("image") if isinstance(source, Mapping) else None
+    if not isinstance(path, str) or "::" in place.name:  # of a zip file there may be no folder up
+        return ""
+    scheme, separator, name = place.name.rpartition("://")
+    return f"{scheme}{separator}{posixpath.normpath(posixpath.join(name, path))}"
 
 
 def _names(multiscales: Sequence[Multiscale]) -> list[str]:

@@ -85,6 +85,14 @@ def test_unwritten_chunks_are_counted_in_the_region_that_is_taken(tmp_path):
     assert told["chunks"] == ("ok", "1×8×8 (zyx); all 1 are written", "")
 
 
+def test_labels_are_no_target_and_the_remedy_names_their_image(tmp_path):
+    image, size = np.ones((2, 8, 8), np.uint8), {"voxel_size_nm": (1, 1, 1), "chunks": (1, 8, 8)}
+    write_ome_zarr(tmp_path / "a.zarr", image, axes="zyx", labels={"cells": image}, **size)
+    told = findings(tmp_path / "a.zarr" / "labels" / "cells")
+    assert (told["target"][0], told["axes"][1]) == ("bad", "zyx (2, 8, 8) uint8")
+    assert told["target"][2] == f"name the image that they label, {tmp_path / 'a.zarr'}"
+
+
 def test_the_images_of_a_plate_are_told_apart_from_the_remedy(tmp_path):
     path = tmp_path / "plate.zarr"
     zarr.create_group(path, attributes={"ome": {"plate": {"wells": [{"path": "A/1"}]}}})

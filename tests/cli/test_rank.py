@@ -60,6 +60,17 @@ def refused(result, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
+def test_labels_are_refused_as_a_target(bank_path, tmp_path):
+    image, size = np.ones((1, 32, 32), np.uint8), {"voxel_size_nm": (1, 1, 1), "chunks": (1, 8, 8)}
+    write_ome_zarr(tmp_path / "a.zarr", image, axes="zyx", labels={"cells": image}, **size)
+    labels = tmp_path / "a.zarr" / "labels" / "cells"
+    refused(
+        cte("plan", labels, "--bank", bank_path),
+        "holds labels",
+        f"name the image that they label, {tmp_path / 'a.zarr'}",
+    )
+
+
 @pytest.fixture(scope="module")
 def run(target, bank_path, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "RUN"

@@ -156,6 +156,8 @@ def test_compressed_labels_and_shards_are_read_to_the_bit(tmp_path, voxels, shar
     )
     volume = open_volume(path)
     np.testing.assert_array_equal(volume.read(ZERO, volume.shape), labels)
+    with pytest.raises(VolumeError, match="holds labels, by its metadata"):
+        volume.check_no_labels()
 
 
 def test_jpeg_is_read_as_it_is_decoded(tmp_path, voxels):

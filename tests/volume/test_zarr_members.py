@@ -188,6 +188,33 @@ def test_a_plate_without_fields_is_said(tmp_path):
     assert str(why(tmp_path / "plate.zarr")).endswith("plate.zarr is a plate without any field")
 
 
+@pytest.fixture
+def labels(tmp_path: Path, voxels: NDArray[Any]) -> str:
+    """Write an image with its labels; return the path of these."""
+    cells = {"cells": (voxels > 9).astype(np.uint8)}
+    write_ome_zarr(tmp_path / "a.zarr", voxels, axes="zyx", labels=cells, **SIZE)
+    return str(tmp_path / "a.zarr" / "labels" / "cells")
+
+
+def test_labels_open_and_are_refused_where_intensities_are_wanted(labels, tmp_path):
+    volume = open_volume(labels)
+    assert volume.read((0, 0, 0), (1, 1, 1)).item() == 1
+    with pytest.raises(VolumeError) as refusal:
+        volume.check_no_labels()
+    assert str(refusal.value) == (
+        f"target {labels}/0 holds labels, by its metadata, and models want intensities: "
+        f"name the image that they label, {tmp_path / 'a.zarr'}"
+    )
+    open_volume(tmp_path / "a.zarr").check_no_labels()
+
+
+@pytest.mark.parametrize("about", [{}, {"source": 3}, {"source": {"image": None}}, 3])
+def test_labels_that_do_not_say_of_what_are_labels_all_the_same(labels, about):
+    group = zarr.open_group(labels, mode="r+")
+    group.attrs["ome"] = {**group.attrs["ome"], "image-label": about}
+    assert open_volume(labels).labelled == ""
+
+
 @pytest.mark.parametrize(
     ("target", "place", "member"),
     [
