@@ -63,8 +63,8 @@ class ChannelsLastIn(nn.Module):
         self.network = Formed()
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.network(x.movedim(-1, 1))
-        return output.movedim(1, -1)
+        output: Tensor = self.network(x.permute(0, 3, 1, 2))
+        return output.permute(0, 2, 3, 1)
 
 
 class Positions(nn.Module):
@@ -86,6 +86,35 @@ class Positions(nn.Module):
         tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
         deep = self.up(functional.gelu(tokens).mT.reshape(patches.shape))
         return bright + self.head(torch.relu(deep) + self.detail(bright))
+
+
+class SegFormer(nn.Module):
+    """Overlapping patches, attention to pooled tokens, a head at a quarter of the resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.ModuleList(
+            (nn.Conv2d(1, 8, 7, 4, 3), nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, 2, 1))
+        )
+        channels = (8, 16, 32)
+        self.attention = nn.ModuleList(nn.MultiheadAttention(n, 2) for n in channels)
+        self.linear = nn.ModuleList(nn.Conv2d(n, 8, 1) for n in channels)
+        self.fuse, self.head = nn.Conv2d(24, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x, maps = (x - MIDDLE) / 64, []
+        for patches, attention, linear in zip(
+            self.patches, self.attention, self.linear, strict=True
+        ):
+            x = patches(x)
+            tokens = x.flatten(2).permute(2, 0, 1)
+            few = functional.avg_pool2d(x, 2, ceil_mode=True).flatten(2).permute(2, 0, 1)
+            tokens = tokens + attention(tokens, few, few, need_weights=False)[0]
+            x = tokens.permute(1, 2, 0).reshape(x.shape)
+            maps.append(linear(x))
+        grown = [functional.interpolate(m, maps[0].shape[2:], mode="bilinear") for m in maps]
+        return {"logits": self.head(torch.relu(self.fuse(torch.cat(grown, dim=1))))}
 
 
 class FixedConvolutions(nn.Module):
@@ -121,6 +150,10 @@ def channels_last_in() -> nn.Module:
 
 def positions(extent: int) -> nn.Module:
     return Positions(extent).eval()
+
+
+def segformer() -> nn.Module:
+    return SegFormer().eval()
 
 
 class ThreeChannels(nn.Module):

@@ -126,7 +126,9 @@ def _inspect(spec: ModelSpec, network: Network) -> ModelReport:
 def _tile(spec: ModelSpec, network: Network) -> Tensor:
     strides = (spec.multiple_zyx or (1, 1, 1))[3 - spec.dims :]
     fixed = only_extent(spec, network) or (None,) * spec.dims
-    extent = [f or -(-t // m) * m for f, t, m in zip(fixed, _TILE[spec.dims], strides, strict=True)]
+    # two multiples: instance norms refuse the single voxel that deep networks make of one
+    sizes = zip(fixed, _TILE[spec.dims], strides, strict=True)
+    extent = [f or max(2, -(-t // m)) * m for f, t, m in sizes]
     generator = torch.Generator().manual_seed(0)
     return torch.rand(1, spec.in_channels, *extent, generator=generator)
 

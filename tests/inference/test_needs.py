@@ -88,6 +88,15 @@ def test_passes_of_a_coarse_network_are_shared_and_cut_to_the_core(dims: int) ->
     torch.testing.assert_close(inner_view(cropped, path.crop.core), want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_segformer_is_a_grey_box_at_its_deepest_maps() -> None:
+    report = check_model(model("segformer", output={"channel": 1, "activation": "softmax"}))
+    assert report.output_shape == (1, 2, 64, 64)
+    assert report.bottleneck == ("linear.2",), "the last map of the deepest extent"
+    assert "its output has 1/4 of the resolution: interpolated" in report.notes
+    network, x = load_network(model("segformer")), 255 * torch.rand(1, 1, 64, 64)
+    assert isinstance(feature_path(network, x), Split)
+
+
 SAME = ("image", "reversed")
 OPTIONS: dict[str, Any] = {
     "perturbations": ["dropout:0.2", "gaussian:0.1"],

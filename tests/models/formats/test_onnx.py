@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import odd_outputs
 import pytest
 import torch
 from torch import nn
 
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.graph.feature_path import feature_path
-from cte_dask.inference.needs import with_needs
+from cte_dask.inference.needs import with_extents, with_needs
 from cte_dask.inference.trial import check_model
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
@@ -132,6 +133,34 @@ def test_one_of_several_outputs_is_named(tmp_path: Path, spec_of: Make) -> None:
     torch.testing.assert_close(load_network(spec).forward(x), x + 2)
     with pytest.raises(ValueError, match=r"'foreground' \(1, 1, 32, 32\), 'boundary'"):
         load_network(spec_of(path, format="onnx")).forward(x)
+
+
+@pytest.mark.parametrize("shape", ["fixed", "free", "unknown"])
+def test_channels_that_stand_last_are_found_in_the_file_or_by_trying(
+    shape: str, tmp_path: Path, spec_of: Make
+) -> None:
+    free = {0: "batch", 1: "y", 2: "x"} | ({3: "c"} if shape == "unknown" else {})
+    path = tmp_path / "keras.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter of torch warns about itself
+        torch.onnx.export(
+            odd_outputs.channels_last_in(),
+            (torch.rand(1, 32, 48, 1),),
+            path,
+            dynamo=False,
+            input_names=["image"],
+            output_names=["mask"],
+            dynamic_axes=None if shape == "fixed" else {"image": free, "mask": free},
+        )
+    spec, network = with_extents(spec_of(path, format="onnx"))
+    assert network.adaptations[0] == "it takes images with their channels last"
+    assert spec.layout == ("channels_last" if shape == "unknown" else None)
+    fixed = {"fixed": (1, 1, 32, 48), "free": (None, 1, None, None), "unknown": None}
+    assert network.fixed_shape == fixed[shape]
+    x = 255 * torch.rand(1, 1, 32, 48)
+    with torch.no_grad():
+        want = odd_outputs.formed("image")(x)
+    torch.testing.assert_close(network.forward(x), want, rtol=1e-4, atol=1e-4)
 
 
 def test_weights_in_a_file_of_the_folder_are_used_and_pinned(
