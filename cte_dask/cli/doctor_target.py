@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from cte_dask.scoring.settings import OpeningOptions
     from cte_dask.volume import Volume
     from cte_dask.volume.image import Image
+    from cte_dask.volume.voxel_size import VoxelSize
 
 __all__ = ["examine_target"]
 
 GROUP = "store"
-NO_SIZE = "choose --level; let models try several sizes: cte rank --scales 0.25,0.5,1,2"
+NO_SIZE = "let models try several sizes: cte rank --scales 0.25,0.5,1,2"
+WITHOUT_UNIT = ": its voxel size is taken as not known"
 GAPS = "finish the conversion, or leave them out with --roi or --mask"
 
 
@@ -55,11 +57,9 @@ def examine_target(target: str, options: OpeningOptions) -> Iterator[Finding]:
     yield from _facts(image, chosen, volume)
     if volume is not None:
         yield _chunks(volume)
-        yield from (Finding(GROUP, "note", "ok", note) for note in volume.notes if _is_news(note))
-
-
-def _is_news(note: str) -> bool:
-    return note != "the voxel size is not known"  # that has a line of its own
+        # what is not known of the voxel size has a line of its own
+        others = (note for note in volume.notes if "voxel size" not in note)
+        yield from (Finding(GROUP, "note", "ok", note) for note in others)
 
 
 def _opened(target: str, name: str, chosen: Mapping[str, Any]) -> tuple[Volume | None, Finding]:
@@ -110,7 +110,7 @@ def _facts(image: Image, chosen: Mapping[str, Any], volume: Volume | None) -> It
         if axis in extents:
             listed = image.channels if axis == "c" else ()
             yield Finding(GROUP, name, "ok", _counted(extents[axis], listed))
-    yield _voxel_size(volume.voxel_size if volume else image.levels[0].voxel_size)
+    yield _voxel_size(volume.voxel_size if volume else image.levels[0].voxel_size, image.notes)
 
 
 def _spatial(axes: str, shape: Sequence[int]) -> list[int]:
@@ -127,10 +127,12 @@ def _counted(count: int, names: Sequence[str]) -> str:
     return f"{count}: " + ", ".join(f"{i} = {name}" for i, name in enumerate(names))
 
 
-def _voxel_size(size: object) -> Finding:
+def _voxel_size(size: VoxelSize | None, notes: Sequence[str]) -> Finding:
+    reasons = [n.removesuffix(WITHOUT_UNIT) for n in notes if n.endswith(WITHOUT_UNIT)]
+    because = f" ({', '.join(reasons)})" if reasons else ""
     if size is None:
-        return Finding(GROUP, "voxel size", "absent", "not known", NO_SIZE)
-    return Finding(GROUP, "voxel size", "ok", str(size))
+        return Finding(GROUP, "voxel size", "absent", f"not known{because}", NO_SIZE)
+    return Finding(GROUP, "voxel size", "ok", f"{size}{because}")
 
 
 def _chunks(volume: Volume) -> Finding:

@@ -75,6 +75,20 @@ def test_a_voxel_size_that_is_not_known_has_a_remedy(tmp_path):
     assert "--scales 0.25,0.5,1,2" in remedy
 
 
+def test_an_old_image_without_axes_units_and_scale_is_told_in_few_lines(tmp_path):
+    datasets = [{"path": "0"}]
+    attributes = {"multiscales": [{"datasets": datasets}]}
+    group = zarr.create_group(tmp_path / "a.zarr", zarr_format=2, attributes=attributes)
+    group.create_array("0", data=np.ones((2, 8, 8), np.uint8))
+    for options in ({}, {"axes": "zyx"}):
+        told = findings(tmp_path / "a.zarr", **options)
+        assert told["target"][0] == "ok"
+        assert told["axes"][1] == "zyx (2, 8, 8) uint8"
+        because = "axis z has no unit, axis y has no unit, axis x has no unit"
+        assert told["voxel size"][1] == f"not known ({because})"
+        assert "note" not in told
+
+
 def test_unwritten_chunks_are_counted_in_the_region_that_is_taken(tmp_path):
     array = zarr.create_array(tmp_path / "a.zarr", shape=(4, 8, 8), chunks=(1, 8, 8), dtype="u1")
     array[0] = 7
