@@ -69,6 +69,7 @@ def ranking_dict(
         **answer,
         **({"skipped": left_out} if (left_out := skipped(scores)) else {}),
         **({"not_stored": text} if (text := not_stored(experiment.volume)) else {}),
+        **({"doubt": text} if (text := _doubt(experiment)) else {}),
         **({"label_failures": label_failures} if label_failures else {}),
         "target": experiment.volume.describe(),
         "seed": experiment.seed,
@@ -115,3 +116,7 @@ def contradiction(ranking: Ranking, decision: Decision) -> str | None:
         f"fitted to all blocks that were read, {leader.name} is ahead by {margin:.3f}: the first "
         "blocks were not like the rest; --exhaustive settles it"
     )
+
+
+def _doubt(experiment: Experiment) -> str:
+    return "" if experiment.intensity is None else experiment.intensity.doubt

@@ -20,6 +20,10 @@ __all__ = ["IntensityStatistics", "chunks_missing", "intensity_statistics", "not
 _STRETCH = 2**20
 _FEWEST_STEPS = 64
 """Steps of single precision between darkest and brightest, at least: fewer would show as bands."""
+_LABELS_EQUAL = 0.9
+"""Share of equal neighbours from which on voxels may be labels. Of 22 sets of microscopy images the
+smoothest, JPEG of brightfield, has 0.72; 21 of their 22 label sets have 0.96 or more."""
+_FEWEST_PAIRS = 256
 _ASKED_FOR = 1024
 """Chunks that are looked for one by one: to know more is not worth so many requests."""
 
@@ -52,6 +56,9 @@ class IntensityStatistics:
         padding, or chunks that are not stored. They are left out.
     digest
         SHA-256 of the voxels that were read: another one tells that the target has changed.
+    equal_fraction
+        Fraction of neighbouring voxels that are equal, background aside, where it is so large that
+        these may be labels; else 0.
     """
 
     percentiles: dict[float, float]
@@ -69,6 +76,7 @@ class IntensityStatistics:
     n_units_unreadable: int = 0
     constant_fraction: float = 0.0
     digest: str = ""
+    equal_fraction: float = 0.0
 
     def percentile(self, q: float) -> float:
         """Return the intensity at a percentile that was computed.
@@ -88,9 +96,22 @@ class IntensityStatistics:
             raise ValueError(f"percentile {q} was not computed: these were {computed}")
         return self.percentiles[float(q)]
 
+    @property
+    def doubt(self) -> str:
+        """Why the target may hold labels, in words; empty if it looks like an image."""
+        if not self.equal_fraction:
+            return ""
+        return (
+            f"the target looks like labels or a mask: {self.equal_fraction:.0%} of neighbouring "
+            "voxels outside its background are equal, and models want intensities"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics as JSON takes them: percentiles keyed by text."""
-        return {**asdict(self), "percentiles": {repr(q): v for q, v in self.percentiles.items()}}
+        values = {**asdict(self), "percentiles": {repr(q): v for q, v in self.percentiles.items()}}
+        if not self.equal_fraction:  # of images it says nothing
+            del values["equal_fraction"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> IntensityStatistics:
@@ -157,6 +178,7 @@ def intensity_statistics(
     if minimum < maximum:
         _check_precision(volume, minimum, maximum)
     mean, std = _moments(values)
+    equal_fraction = _equal_fraction(values)  # before the order of the voxels is lost
     intensities = _interpolated(values, qs)
     _check_contrast(volume, intensities, minimum, maximum)
     n_sampled = values.size + sample.n_not_finite + sample.n_constant
@@ -176,6 +198,7 @@ def intensity_statistics(
         n_units_unreadable=sample.n_units_unreadable,
         constant_fraction=sample.n_constant / n_sampled,
         digest=sample.digest,
+        equal_fraction=equal_fraction,
     )
 
 
@@ -213,6 +236,25 @@ def chunks_missing(volume: Volume) -> tuple[int, int] | None:
     if count > _ASKED_FOR:
         return None
     return volume.missing_chunks((0, 0, 0), volume.shape), count
+
+
+def _equal_fraction(values: NDArray[Any]) -> float:
+    """Return how many neighbours are equal, outside the commonest value; 0 if that is usual.
+
+    Noise makes neighbours of an image differ, whatever it shows. Voxels that are side by side here
+    are so along x, but for the ends of rows.
+    """
+    if values.dtype.kind not in "iu":
+        return 0.0
+    stretch = values[:_STRETCH]
+    levels, counts = np.unique(stretch, return_counts=True)
+    inside = stretch != levels[np.argmax(counts)]
+    pairs = inside[1:] & inside[:-1]
+    n_pairs = int(np.count_nonzero(pairs))
+    if n_pairs < _FEWEST_PAIRS:
+        return 0.0
+    fraction = float(np.count_nonzero((stretch[1:] == stretch[:-1]) & pairs)) / n_pairs
+    return fraction if fraction >= _LABELS_EQUAL else 0.0
 
 
 def _checked_percentiles(percentiles: Sequence[float]) -> list[float]:

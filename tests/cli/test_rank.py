@@ -60,6 +60,18 @@ def refused(result, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
+def test_a_target_that_looks_like_labels_is_ranked_with_a_warning(bank_path, tmp_path, image):
+    zarr.create_array(tmp_path / "a.zarr", data=(image > image.mean()).astype(np.uint8))
+    options = [*ROI, "--perturb", "gaussian:0.1", "--cluster", "none", "--tile", "1,32,32"]
+    result = cte(
+        "rank", tmp_path / "a.zarr", "--bank", bank_path, "--out", tmp_path / "R", *options
+    )
+    assert result.exit_code == 0, result.output
+    assert "the target looks like labels or a mask" in result.stderr
+    ranking = json.loads((tmp_path / "R" / "ranking.json").read_text())
+    assert ranking["doubt"] in " ".join(result.stderr.split())
+
+
 def test_labels_are_refused_as_a_target(bank_path, tmp_path):
     image, size = np.ones((1, 32, 32), np.uint8), {"voxel_size_nm": (1, 1, 1), "chunks": (1, 8, 8)}
     write_ome_zarr(tmp_path / "a.zarr", image, axes="zyx", labels={"cells": image}, **size)

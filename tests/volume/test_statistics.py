@@ -285,3 +285,30 @@ def test_numbers_beyond_single_precision_are_refused() -> None:
     data[0, 3, 3] = 1e300
     with pytest.raises(ValueError, match=r"holds 1e\+300, more than single precision can"):
         intensity_statistics(open_volume(data))
+
+
+def labels_and_image() -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return boxes numbered from 1 on background 0, and the same as noisy intensities."""
+    labels = np.kron(np.arange(64).reshape(8, 8) * (np.indices((8, 8)).sum(0) % 2), np.ones((9, 9)))
+    noise = np.random.default_rng(0).normal(20, 2, labels.shape)
+    return labels.astype("u2")[None], (labels + noise).astype("u2")[None]
+
+
+@pytest.mark.parametrize("kind", ["labels", "mask"])
+def test_labels_and_masks_are_doubted_as_images(kind: str) -> None:
+    labels, image = labels_and_image()
+    voxels = labels if kind == "labels" else (labels > 0).astype("u1") * 255
+    statistics = intensity_statistics(open_volume(voxels))
+    assert statistics.equal_fraction > 0.95
+    assert "looks like labels or a mask: 100%" in statistics.doubt
+    again = IntensityStatistics.from_dict(json.loads(json.dumps(statistics.to_dict())))
+    assert again == statistics
+    assert intensity_statistics(open_volume(image)).doubt == ""
+
+
+def test_of_an_image_the_description_is_what_it_was_before_labels_were_looked_for() -> None:
+    _, image = labels_and_image()
+    assert "equal_fraction" not in intensity_statistics(open_volume(image)).to_dict()
+    padded = np.pad(image, ((0, 0), (0, 90), (0, 0)), constant_values=255)  # white resin
+    for voxels in (padded, image.astype("f4"), np.where(image > 20, image, 0)):
+        assert intensity_statistics(open_volume(voxels)).doubt == ""

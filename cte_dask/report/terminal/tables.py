@@ -236,7 +236,7 @@ def print_outcome(outcome: Outcome, out: str, *, as_json: bool, console: Console
     else:
         print_answer(outcome.ranking, output(), run=out)
         output().print(ranking_table(outcome.ranking))
-    if text := outcome.result.get("not_stored"):
+    for text in filter(None, map(outcome.result.get, ("not_stored", "doubt"))):
         console.print(Text(text), style="yellow")
     lines = incomplete_lines(outcome.result, [m.name for m in outcome.ranking.models if m.excluded])
     if outcome.decision is not None:
