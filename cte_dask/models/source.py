@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["cache_folder", "fetch", "pinned", "sha256_of"]
 
 _PIECE = 1 << 20
-_PACKAGES = frozenset({"bioimageio", "monai", "nnunet", "onnx", "pytorch3dunet"})
+_PACKAGES = frozenset({"bioimageio", "monai", "nnunet", "onnx", "pytorch3dunet", "state_dict"})
 """Formats whose source may be a folder."""
 
 

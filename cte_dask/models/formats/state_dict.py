@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cte_dask.models.formats.weights_folder import weight_files
 from cte_dask.models.network import ModelError, Network
 from cte_dask.models.spec import OWN, ModelSpec
 from cte_dask.registry import resolve
@@ -94,18 +95,23 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     ----------
     path
         The file; its content decides the kind, not its name. A dict may lie nested, as training
-        frameworks save it; prefixes of DataParallel and compile are removed.
+        frameworks save it; prefixes of DataParallel and compile are removed. Or a folder of
+        safetensors files.
 
     Raises
     ------
     ValueError
         If it is neither kind, is damaged, or could run code through pickle.
     """
+    files = weight_files(path) if path.is_dir() else (path,)
+    return _unprefixed({k: v for file in files for k, v in _read(file).items()})
+
+
+def _read(path: Path) -> Mapping[str, Any]:
     with path.open("rb") as file:
         head = file.read(9)
     # safetensors: 8 bytes of length, then a JSON object
-    tensors = _read_safetensors(path) if head[8:] == b"{" else _read_pt(path, head)
-    return _unprefixed(tensors)
+    return _read_safetensors(path) if head[8:] == b"{" else _read_pt(path, head)
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:

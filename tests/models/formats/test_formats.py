@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import nn
 from cte_dask.models.format_registry import FORMATS
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError, find_loader
+from cte_dask.models.source import pinned
 from cte_dask.models.spec import ModelSpec
 from cte_dask.models.unet import UNet
 
@@ -378,6 +380,53 @@ def test_weights_are_found_where_a_training_framework_saved_them(
         np.testing.assert_array_equal(network.forward(x).numpy(), unet(x).numpy())
     assert "".join(network.notes).startswith(told)
     assert bool(network.notes) == bool(told)
+
+
+def in_shards(folder: Path, weights: dict[str, Any]) -> dict[str, str]:
+    """Write weights as two shards with an index; return the index."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["UNet"]}')
+    names = sorted(weights)
+    shards: dict[str, str] = {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({k: weights[k].contiguous() for k in part}, folder / file)
+        shards |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": shards}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return shards
+
+
+def test_a_folder_of_one_file_or_of_shards_is_a_source(
+    unet: UNet, tmp_path: Path, spec_of: Make
+) -> None:
+    in_shards(tmp_path / "shards", below("backbone.", unet.state_dict()))
+    (tmp_path / "one").mkdir()
+    save_file(unet.state_dict(), tmp_path / "one" / "model.safetensors")
+    x = torch.rand(1, 1, 8, 8)
+    for folder in ("shards", "one"):
+        network = load_network(pinned(spec_of(tmp_path / folder)))
+        with torch.no_grad():
+            np.testing.assert_array_equal(network.forward(x).numpy(), unet(x).numpy())
+
+
+def test_a_folder_of_weights_that_is_not_whole_is_refused(
+    unet: UNet, tmp_path: Path, spec_of: Make
+) -> None:
+    folder = tmp_path / "a"
+    in_shards(folder, unet.state_dict())
+    index = folder / "model.safetensors.index.json"
+    for names, expected in (
+        ({"a": "../b.safetensors"}, "leads out of the package"),
+        ({"a": "model.bin"}, "names 'model.bin', no .safetensors file"),
+        ({"a": "gone.safetensors"}, "holds no file gone.safetensors"),
+        ({"a": "model-00001-of-00002.safetensors"}, "the weights do not fit the architecture"),
+        ({}, "has no weight_map"),
+    ):
+        index.write_text(json.dumps({"weight_map": names}))
+        assert expected in refusal(spec_of(folder))
+    index.unlink()
+    assert "holds 2 .safetensors files and 0 indices" in refusal(spec_of(folder))
 
 
 def test_a_head_that_the_architecture_has_not_is_refused_by_name(
