@@ -51,7 +51,7 @@ READERS = [OURS, ("obstore", "zarr", 10), ("obstore", "zarrs", 64), ("s3fs", "za
 
 
 class Relay:
-    """Forwards connections in a process of its own; counts requests and delays them."""
+    """Forwards connections in a process of its own; counts requests and bytes, delays requests."""
 
     def __init__(self, upstream: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -62,8 +62,13 @@ class Relay:
 
     def requests(self, delay: float) -> int:
         """Set the delay of the requests to come, in seconds; return how many there were."""
+        return self.traffic(delay)[0]
+
+    def traffic(self, delay: float) -> tuple[int, int]:
+        """Set the delay of the requests to come; return how many there were and bytes answered."""
         self._pipe.send(delay)
-        return int(self._pipe.recv())
+        requests, answered = self._pipe.recv()
+        return requests, answered
 
     def close(self) -> None:
         self._process.terminate()
@@ -71,7 +76,7 @@ class Relay:
 
 
 def _relay(upstream: int, pipe: Connection) -> None:
-    state = {"delay": 0.0, "requests": 0}
+    state = {"delay": 0.0, "requests": 0, "bytes": 0}
 
     async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool) -> None:
         with suppress(ConnectionError):
@@ -79,6 +84,7 @@ def _relay(upstream: int, pipe: Connection) -> None:
                 if up and data.startswith((b"GET ", b"PUT ", b"HEAD ", b"POST ")):
                     state["requests"] += 1
                     await asyncio.sleep(state["delay"])
+                state["bytes"] += 0 if up else len(data)
                 sink.write(data)
                 await sink.drain()
         sink.close()
@@ -89,8 +95,8 @@ def _relay(upstream: int, pipe: Connection) -> None:
 
     def report_requests() -> None:
         state["delay"] = pipe.recv()
-        pipe.send(state["requests"])
-        state["requests"] = 0
+        pipe.send((state["requests"], state["bytes"]))
+        state.update(requests=0, bytes=0)
 
     async def main() -> None:
         server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2**20)
