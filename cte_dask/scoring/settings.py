@@ -32,7 +32,7 @@ __all__ = [
 
 TARGET_HELP = (
     "The volume: path or URL of a zarr array or group, OME-Zarr image, N5 or precomputed volume, "
-    "HDF5, TIFF or MRC file, or folder of planes."
+    "HDF5, TIFF or MRC file, or folder of planes; one image of several as PLACE::NAME."
 )
 METRICS_HELP = (
     "nhd: overlap of the foregrounds (IoU); ei: the same, weighed by the probabilities; vrand: "

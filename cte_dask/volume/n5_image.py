@@ -65,7 +65,7 @@ def find_n5(target: object, storage_options: Mapping[str, Any]) -> Image | None:
         return _image(place, {"": group}, {})
     levels = _levels(place)
     if not levels:
-        raise VolumeError(f"{place.target} is no N5 dataset{_inside(place)}")
+        raise _refusal(place)
     return _image(place, levels, group)
 
 
@@ -77,16 +77,19 @@ def _levels(place: Place) -> dict[str, Attributes]:
     return levels
 
 
-def _inside(place: Place) -> str:
-    """Return what can be named instead, if the group lies on this machine."""
+def _refusal(place: Place) -> VolumeError:
+    """Return what is wrong, and what can be named instead if the group lies on this machine."""
     names = []
     for folder, below, files in os.walk(place.url):
         below[:] = sorted(name for name in below if not name.isdigit())  # those hold the blocks
         if FILE in files and folder != place.url:
             names.append(os.path.relpath(folder, place.url))
+    problem = f"{place.target} is no N5 dataset"
     if not names:
-        return " and holds none that can be listed: name one, as n5://…/volume/raw/s0"
-    return f": name one, as {place.target}/{names[0]}; there are {', '.join(names)}"
+        problem += " and holds none that can be listed"
+        return VolumeError(problem, "name one, as n5://…/volume/raw/s0")
+    remedy = f"name one, as {place.target}/{names[0]}"
+    return VolumeError(problem, remedy, f"there are {', '.join(names)}")
 
 
 def _image(place: Place, levels: Mapping[str, Attributes], group: Attributes) -> Image:

@@ -182,15 +182,17 @@ def _only_array_image(place: ZarrPlace, group: zarr.Group) -> Image:
     except Exception as error:
         # listing is up to each file system, and so is what it raises
         raise VolumeError(
-            f"{place.name} is a group that cannot be listed ({cause(error)}): name an array in it"
+            f"{place.name} is a group that cannot be listed ({cause(error)})",
+            remedy=f"name an array in it, as {place.name}::PATH",
         ) from error
     arrays = sorted(name for name, node in members.items() if isinstance(node, zarr.Array))
     if len(arrays) != 1:
         content = f"holds {len(arrays)} arrays" if arrays else "holds no array that can be listed"
-        choice = ", ".join(arrays or sorted(members))
+        choice = arrays or sorted(members)
         raise VolumeError(
-            f"{place.name} is a group without OME-Zarr metadata that {content}: "
-            f"name one{': ' + choice if choice else ''}"
+            f"{place.name} is a group without OME-Zarr metadata that {content}",
+            remedy=f"name one, as {place.name}::{choice[0] if choice else 'PATH'}",
+            details=_listed(choice) if choice else "",
         )
     below = place.below(arrays[0])
     array = members[arrays[0]]

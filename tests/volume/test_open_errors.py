@@ -101,15 +101,16 @@ def test_a_group_of_several_arrays_lists_them(tmp_path: Path) -> None:
         group.create_array(name, shape=(2, 2), dtype="u1")
     message = why(tmp_path / "group.zarr")
     assert "holds 3 arrays" in message
-    assert message.endswith("name one: raw, s0, s1")
-    assert open_volume(tmp_path / "group.zarr" / "s1").shape == (1, 2, 2)
+    path = tmp_path / "group.zarr"
+    assert message.endswith(f"name one, as {path}::raw; there are raw, s0, s1")
+    assert open_volume(f"{path}::s1") == open_volume(path / "s1")
 
 
 def test_a_group_of_groups_or_of_nothing_is_told(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "group.zarr")
     assert "holds no array" in why(tmp_path / "group.zarr")
     group.create_group("inner")
-    assert why(tmp_path / "group.zarr").endswith("name one: inner")
+    assert why(tmp_path / "group.zarr").endswith("group.zarr::inner; there are inner")
 
 
 @pytest.mark.parametrize(
