@@ -83,6 +83,66 @@ def description(folder: Path, **keys: Any) -> dict[str, Any]:
     }
 
 
+def description_0_4(folder: Path, **keys: Any) -> dict[str, Any]:
+    """Return the document of an rdf.yaml of version 0.4; `keys` as of `description`, and shapes."""
+    order = keys.get("order", "bcyx")
+    test_files = {"test_inputs": "test_raw.npy", "test_outputs": "test_out.npy"}
+    for name in test_files.values():
+        np.save(folder / name, np.zeros([1] * len(order), np.float32))
+    (folder / "README.md").write_text("# Small\n\n## Validation\n\nNone: a test.\n")
+    step, halo = keys.get("step", 2), keys.get("halo", 8)
+    size = {"b": (1, 0), "c": (1, 0)} | dict.fromkeys("zyx", (16 * step, step))
+    shape = {"min": [size[a][0] for a in order], "step": [size[a][1] for a in order]}
+    reference = {
+        "reference_tensor": "raw",
+        "scale": [1.0] * len(order),
+        "offset": [0.0] * len(order),
+    }
+    return {
+        "format_version": "0.4.10",
+        "type": "model",
+        "name": "small unet",
+        "description": "A small network",
+        "authors": [{"name": "Nobody"}],
+        "cite": [{"text": "none", "doi": "10.1007/978-3-319-24574-4_28"}],
+        "license": "MIT",
+        "documentation": "README.md",
+        "tags": [],
+        "timestamp": "2024-01-01T00:00:00",
+        **{key: [name] for key, name in test_files.items()},
+        "inputs": [
+            {
+                "name": "raw",
+                "axes": order,
+                "data_type": "float32",
+                "data_range": ["-inf", "inf"],
+                "shape": keys.get("shape", shape),
+                "preprocessing": keys.get("pre", []),
+            }
+        ],
+        "outputs": [
+            {
+                "name": "mask",
+                "axes": order,
+                "data_type": "float32",
+                "data_range": ["-inf", "inf"],
+                "shape": keys.get("output_shape", reference),
+                "halo": [halo if a in "zyx" else 0 for a in order],
+                "postprocessing": keys.get("post", []),
+            }
+        ],
+        "weights": keys["weights"],
+    }
+
+
+def as_of_0_4(entry: dict[str, Any]) -> None:
+    """Turn the entry of a state dict into one of version 0.4."""
+    architecture = entry.pop("architecture")
+    entry["architecture"] = f"{architecture['import_from']}.{architecture['callable']}"
+    entry["kwargs"] = architecture["kwargs"]
+    del entry["pytorch_version"]
+
+
 def write_rdf(folder: Path, document: dict[str, Any]) -> Path:
     path = folder / "rdf.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))

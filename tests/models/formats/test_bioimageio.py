@@ -202,6 +202,44 @@ def test_its_own_runtime_gives_the_same_output(
     assert np.abs(ours - theirs[0]).max() <= 4e-6 * max(1.0, np.abs(theirs).max())
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Conversion of channel size:UserWarning")
+@pytest.mark.filterwarnings("ignore:Computed dataset percentiles:UserWarning")
+@pytest.mark.parametrize(
+    ("step", "kwargs"),
+    [
+        ("zero_mean_unit_variance", {"mode": "per_sample", "axes": "yx"}),
+        ("zero_mean_unit_variance", {"mode": "fixed", "axes": "yx", "mean": 0.4, "std": 0.3}),
+        ("scale_range", {"mode": "per_sample", "axes": "yx", "max_percentile": 98.0}),
+        ("scale_range", {"mode": "per_dataset", "axes": "yx", "max_percentile": 98.0}),
+    ],
+)
+@pytest.mark.parametrize("shape", [None, [1, 1, 48, 32]], ids=["parametrised", "fixed"])
+def test_the_runtime_of_an_older_package_gives_the_same_output(
+    shape: list[int] | None, step: str, kwargs: dict[str, Any], folder: Path, unet: UNet
+) -> None:
+    core = pytest.importorskip("bioimageio.core")
+    spec_library = pytest.importorskip("bioimageio.spec")
+    entry = made.weights_of("pytorch_state_dict", folder, unet)
+    made.as_of_0_4(entry)
+    keys: dict[str, Any] = {
+        "pre": [{"name": step, "kwargs": kwargs}],
+        "post": [{"name": "sigmoid"}],
+    }
+    if shape is not None:
+        keys |= {"shape": shape, "output_shape": shape}
+    document = made.description_0_4(folder, weights={"pytorch_state_dict": entry}, halo=0, **keys)
+    document["outputs"][0]["postprocessing"] = [{"name": "sigmoid"}]
+    made.write_rdf(folder, document)
+    image = np.random.default_rng(0).random((48, 32), np.float32)
+    model = spec_library.load_model_description(folder / "rdf.yaml", perform_io_checks=False)
+    theirs = core.predict(model=model, inputs=image[None, None]).members["mask"].data.to_numpy()
+    ours = reference(described(spec_of(folder)), image, halo=0)
+    assert theirs.std() > 1e-3
+    assert np.abs(ours - theirs[0]).max() <= 4e-6
+
+
 @pytest.mark.parametrize("order", ["byxc", "cyx", "yx", "bcxy", "bczyx"])
 def test_other_orders_of_axes_are_turned(order: str, folder: Path) -> None:
     dims = 3 if "z" in order else 2

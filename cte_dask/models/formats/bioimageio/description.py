@@ -5,10 +5,11 @@ bioimageio.spec validates it; nothing that a description refers to is downloaded
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from cte_dask.models.formats.bioimageio.mapping import (
     axes_of,
     extents,
     output_of,
+    place_of,
     steps_of,
     voxel_size,
 )
+from cte_dask.models.formats.bioimageio.older import set_aside
 from cte_dask.models.network import ModelError
 from cte_dask.models.package import Package
 
@@ -43,10 +46,16 @@ class Description:
         The files that it refers to.
     model
         bioimageio.spec's object, of the newest version of the format.
+    halos
+        Name of an output → its halo, where that stands beside the description.
+    warnings
+        What bioimageio.spec says about the description, a line each.
     """
 
     package: Package
     model: Any
+    halos: Mapping[str, dict[str, int]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def image(self) -> Any:
@@ -69,14 +78,17 @@ def described_entry(spec: ModelSpec, path: Path) -> dict[str, Any]:
     ValueError
         If :func:`read_description` fails, or a processing step cannot be expressed in a bank.
     """
-    model = read_description(path).model
-    image = model.inputs[0]
+    description = read_description(path)
+    model, image = description.model, description.image
     axes = axes_of(image)
+    tensor = model.outputs[place_of(model, spec.output)]
     entry: dict[str, Any] = {
         "axes": "".join(a for a in "zyx" if a in axes),
         "in_channels": next((a.size for a in image.axes if a.type == "channel"), 1),
-        **extents(model),
+        **extents(image, tensor),
     }
+    if str(tensor.id) in description.halos:
+        entry["halo"] = description.halos[str(tensor.id)]
     if (size := voxel_size(image)) is not None:
         entry["voxel_size"] = size
     if "preprocessing" not in spec.model_fields_set:
@@ -106,11 +118,13 @@ def read_description(path: Path) -> Description:
     for tensor in document.get("inputs") or ():
         if isinstance(tensor, Mapping) and "output_of" in tensor:
             raise ValueError(f"{name}: an input is the output of another model (output_of)")
-    model = _validated(package, name, dict(document))
+    document, older = set_aside(dict(document))
+    model, remarks = _validated(package, name, document)
+    older.restore(model)
     required = [tensor for tensor in model.inputs if not tensor.optional]
     if len(required) != 1 or required[0] is not model.inputs[0]:
         raise ValueError(f"{name}: the model takes {len(required)} inputs, not one image")
-    return Description(package, model)
+    return Description(package, model, older.halos, remarks)
 
 
 def _name(package: Package) -> str:
@@ -135,14 +149,16 @@ def _refuse_weights(name: str, weights: object) -> None:
         )
 
 
-def _validated(package: Package, name: str, document: dict[str, Any]) -> Any:
+def _validated(
+    package: Package, name: str, document: dict[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
     try:
         library = import_module("bioimageio.spec")
     except ImportError as error:
         raise ValueError(
             "format bioimageio needs bioimageio.spec: pip install 'cte-dask[bioimageio]'"
         ) from error
-    with _root(package) as root:
+    with _root(package) as root, _noted() as remarks:
         context = library.ValidationContext(
             root=root,
             file_name=PurePosixPath(name).name,
@@ -153,7 +169,31 @@ def _validated(package: Package, name: str, document: dict[str, Any]) -> Any:
         description = library.build_description(document, context=context, format_version="latest")
     if isinstance(description, library.InvalidDescr):
         raise ModelError(f"{name} is not valid: {_first_errors(description)}")
-    return description
+    remarks += [
+        f"{'.'.join(map(str, w.loc))}: {' '.join(w.msg.split())}"
+        for detail in description.validation_summary.details
+        for w in detail.warnings
+        if "FAIR" not in w.msg  # what a zoo wants of a package says nothing of its network
+    ]
+    return description, tuple(dict.fromkeys(remarks))
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """Collect warnings in place of showing them, and keep the library's log to itself."""
+    logger = import_module("loguru").logger
+    remarks: list[str] = []
+    names = ("bioimageio", "pydantic")  # it logs from within pydantic's calls, too
+    for name in names:
+        logger.disable(name)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield remarks
+        remarks += [" ".join(str(w.message).split()) for w in caught]
+    finally:
+        for name in names:
+            logger.enable(name)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cte_dask.models.described import described
 from cte_dask.models.formats.bioimageio.description import Description, read_description
-from cte_dask.models.formats.bioimageio.mapping import axes_of, fixed_shape
+from cte_dask.models.formats.bioimageio.mapping import axes_of, fixed_shape, place_of
 from cte_dask.models.formats.onnx import load_onnx
 from cte_dask.models.formats.state_dict import StateDict, load_weights, read_state_dict
 from cte_dask.models.formats.torchscript import TorchScript
@@ -26,6 +26,10 @@ __all__ = ["BioImageIO"]
 
 # best first: an ordinary module can be perturbed inside, ONNX is a black box
 _ORDER = ("pytorch_state_dict", "torchscript", "onnx")
+
+
+MOST_WARNINGS = 3
+"""Of a description that are noted word by word."""
 
 
 class BioImageIO:
@@ -44,7 +48,20 @@ class BioImageIO:
         description = read_description(path)
         kind = _weights_kind(spec, description.model.weights)
         network = _loaded(spec, description, kind)
-        return _in_our_axes(spec, description, network, f"BioImage.IO weights: {kind}")
+        return _in_our_axes(spec, description, network, _notes(spec, description, kind))
+
+
+def _notes(spec: ModelSpec, description: Description, kind: str) -> tuple[str, ...]:
+    notes = [f"BioImage.IO weights: {kind}"]
+    outputs = description.model.outputs
+    if len(outputs) > 1:
+        names = ", ".join(str(tensor.id) for tensor in outputs)
+        chosen = outputs[place_of(description.model, spec.output)].id
+        notes.append(f"takes output {chosen} of {names}")
+    if description.warnings:
+        first, more = description.warnings[:MOST_WARNINGS], description.warnings[MOST_WARNINGS:]
+        notes.append("; ".join(first) + (f"; and {len(more)} more warnings" if more else ""))
+    return tuple(notes)
 
 
 def _weights_kind(spec: ModelSpec, weights: Any) -> str:
@@ -141,7 +158,9 @@ def _from_code(description: Description, architecture: Any, weights: Path) -> Ne
     return Network(forward=network, kind="module")
 
 
-def _in_our_axes(spec: ModelSpec, description: Description, network: Network, note: str) -> Network:
+def _in_our_axes(
+    spec: ModelSpec, description: Description, network: Network, notes: tuple[str, ...]
+) -> Network:
     outputs = description.model.outputs
     theirs = axes_of(description.image)
     ours = ("batch", "channel", *(a for a in "zyx" if a in theirs))
@@ -152,8 +171,8 @@ def _in_our_axes(spec: ModelSpec, description: Description, network: Network, no
             network, forward=_AxesAdapter(network.forward, ours, theirs, output_axes)
         )
     shape = _fixed(spec, description, network.fixed_shape)
-    notes = (*network.notes, note)
-    return dataclasses.replace(network, notes=notes, fixed_shape=shape if any(shape) else None)
+    fixed = shape if any(shape) else None
+    return dataclasses.replace(network, notes=(*network.notes, *notes), fixed_shape=fixed)
 
 
 def _fixed(
@@ -207,6 +226,11 @@ class _AxesAdapter(nn.Module):
         if isinstance(output, Mapping):
             output = tuple(output.values())
         tensors = output if isinstance(output, list | tuple) else (output,)
+        if len(tensors) != len(self.outputs):
+            raise ValueError(
+                f"the network gives {len(tensors)} outputs, its description names "
+                f"{', '.join(self.outputs)}"
+            )
         pairs = zip(self.outputs.items(), tensors, strict=True)
         return {name: self._back(tensor, axes) for (name, axes), tensor in pairs}
 

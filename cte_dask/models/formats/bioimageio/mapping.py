@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cte_dask.models.output import Output
 
-__all__ = ["axes_of", "extents", "fixed_shape", "output_of", "steps_of", "voxel_size"]
+__all__ = ["axes_of", "extents", "fixed_shape", "output_of", "place_of", "steps_of", "voxel_size"]
 
 _NANOMETRES = {
     "picometer": 1e-3, "angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6,
@@ -43,17 +43,15 @@ def _axis(tensor: Any, axis: Any) -> str:
     return str(axis.id)
 
 
-def extents(model: Any) -> dict[str, dict[str, int]]:
+def extents(image: Any, output: Any) -> dict[str, dict[str, int]]:
     """Return ``halo`` and ``multiple``, each where the description determines it."""
     entry: dict[str, dict[str, int]] = {}
-    space = [a for a in model.inputs[0].axes if a.type == "space"]
+    space = [a for a in image.axes if a.type == "space"]
     ids = sorted((str(a.id) for a in space), reverse=True)
-    halos = {
-        str(a.id): a.halo for a in model.outputs[0].axes if a.type == "space" and hasattr(a, "halo")
-    }
+    halos = {str(a.id): a.halo for a in output.axes if a.type == "space" and hasattr(a, "halo")}
     if halos:
         entry["halo"] = {axis: halos.get(axis, 0) for axis in ids}
-    sizes = {str(a.id): _size(model.inputs[0], a) for a in space}
+    sizes = {str(a.id): _size(image, a) for a in space}
     # min + n·step are all multiples of step only if min is a multiple too
     if all(getattr(s, "step", 0) and s.min % s.step == 0 for s in sizes.values()):
         entry["multiple"] = {axis: sizes[axis].step for axis in ids}
@@ -128,7 +126,8 @@ def _step(tensor: Any, step: Any) -> dict[str, Any]:
         return {"name": "clip", "kwargs": {"min": kwargs.min, "max": kwargs.max}}
     if step.id == "ensure_dtype":
         return {"name": "ensure_dtype", "kwargs": {"dtype": str(kwargs.dtype)}}
-    raise ValueError(f"the preprocessing step {step.id} of the package is not known: {_REMEDY}")
+    name = "clip at percentiles" if step.id == "clip" else step.id
+    raise ValueError(f"the preprocessing step {name} of the package is not known: {_REMEDY}")
 
 
 def _scope(tensor: Any, step: Any) -> str:
@@ -170,19 +169,41 @@ def output_of(model: Any, output: Output) -> dict[str, Any]:
     ValueError
         If a bank cannot express the postprocessing.
     """
-    names = [str(tensor.id) for tensor in model.outputs]
-    index = str(output.index) if isinstance(output.index, str) else names[output.index or 0]
-    if index not in names:
-        raise ValueError(f"output.index {index!r} is not there: {', '.join(names)}")
-    tensor = model.outputs[names.index(index)]
+    tensor = model.outputs[place_of(model, output)]
     has_activation = "activation" in output.model_fields_set
     entry: dict[str, Any] = {} if has_activation else _activation(tensor)
-    if len(names) > 1:
-        entry["index"] = index
+    if len(model.outputs) > 1:
+        entry["index"] = str(tensor.id)
     channels = [list(a.channel_names) for a in tensor.axes if a.type == "channel"]
     if channels and channels[0].count("foreground") == 1:
         entry["channel"] = [str(n) for n in channels[0]].index("foreground")
     return entry
+
+
+def place_of(model: Any, output: Output) -> int:
+    """Return which output is meant: the bank's, else the only one on the input's grid, or the 1st.
+
+    Raises
+    ------
+    ValueError
+        If the bank names one that is not there.
+    """
+    names = [str(tensor.id) for tensor in model.outputs]
+    if isinstance(output.index, int) and -len(names) <= output.index < len(names):
+        return output.index % len(names)
+    if output.index is not None:
+        if output.index not in names:
+            raise ValueError(f"output.index {output.index!r} is not there: {', '.join(names)}")
+        return names.index(str(output.index))
+    on_grid = [n for n, t in enumerate(model.outputs) if _on_grid(model.inputs[0], t)]
+    return on_grid[0] if len(on_grid) == 1 else 0
+
+
+def _on_grid(image: Any, output: Any) -> bool:
+    """Tell whether an output has the voxels of the image, its halo apart."""
+    axes = {str(a.id): a for a in output.axes if a.type == "space"}
+    ours = {str(a.id): a for a in image.axes if a.type == "space"}
+    return axes.keys() == ours.keys() and all(a.scale == ours[n].scale for n, a in axes.items())
 
 
 def _activation(tensor: Any) -> dict[str, Any]:
