@@ -10,7 +10,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,16 +84,7 @@ def examine(target: str | None = None, options: OpeningOptions | None = None) ->
     findings = [*_versions(), *_extras(), *_machine()]
     if target is None:
         return findings
-    return [
-        *findings,
-        *(_with_remedy(f, target) for f in examine_target(target, options or OpeningOptions())),
-    ]
-
-
-def _with_remedy(finding: Finding, target: str) -> Finding:
-    if finding.state != "bad" or finding.remedy:
-        return finding
-    return replace(finding, remedy=_remedy(target))
+    return [*findings, *examine_target(target, options or OpeningOptions(), place_remedy)]
 
 
 def _versions() -> Iterator[Finding]:
@@ -225,7 +216,8 @@ def _devices() -> Iterator[Finding]:
         yield Finding("machine", "cupy", "bad", "not installed; --device cuda needs it", remedy)
 
 
-def _remedy(url: str) -> str:
+def place_remedy(url: str) -> str:
+    """Return what may help where the system refuses what lies at a path or URL; may be empty."""
     # Chained URLs of fsspec, such as simplecache::s3://…: the last protocol does the reading.
     scheme, separator, _ = url.rpartition("::")[2].partition("://")
     extra = SCHEMES.get(scheme) if separator else None

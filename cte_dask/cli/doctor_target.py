@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,9 @@ WITHOUT_UNIT = ": its voxel size is taken as not known"
 GAPS = "finish the conversion, or leave them out with --roi or --mask"
 
 
-def examine_target(target: str, options: OpeningOptions) -> Iterator[Finding]:
+def examine_target(
+    target: str, options: OpeningOptions, place_remedy: Callable[[str], str]
+) -> Iterator[Finding]:
     """Yield what a target is: whether it opens, its axes, levels, channels, voxel size, chunks.
 
     Parameters
@@ -35,6 +37,8 @@ def examine_target(target: str, options: OpeningOptions) -> Iterator[Finding]:
         Path or URL.
     options
         What is taken of it.
+    place_remedy
+        Returns what may help where the system refuses a path or URL.
 
     Yields
     ------
@@ -44,15 +48,22 @@ def examine_target(target: str, options: OpeningOptions) -> Iterator[Finding]:
     from cte_dask.results.provenance import shown_url
     from cte_dask.volume.formats import find_image
 
+    def failure(error: Exception) -> Finding:
+        return _failure(target, shown_url(target), error, place_remedy)
+
     chosen = {f.name: getattr(options, f.name) for f in fields(options)}
     public = chosen.pop("anonymous") and is_cloud(target)
     chosen["storage_options"] = {"anonymous": True} if public else {}
     try:
         image = find_image(target, chosen["storage_options"])
     except Exception as error:  # any failure of a file system is a finding
-        yield _failure(target, shown_url(target), error)
+        yield failure(error)
         return
-    volume, finding = _opened(target, shown_url(target), chosen)
+    volume = None
+    try:
+        volume, finding = _opened(target, shown_url(target), chosen)
+    except Exception as error:  # any failure of a file system is a finding
+        finding = failure(error)
     yield finding
     yield from _facts(image, chosen, volume)
     if volume is not None:
@@ -62,17 +73,14 @@ def examine_target(target: str, options: OpeningOptions) -> Iterator[Finding]:
         yield from (Finding(GROUP, "note", "ok", note) for note in others)
 
 
-def _opened(target: str, name: str, chosen: Mapping[str, Any]) -> tuple[Volume | None, Finding]:
+def _opened(target: str, name: str, chosen: Mapping[str, Any]) -> tuple[Volume, Finding]:
     from cte_dask.volume import open_volume
 
     began = time.perf_counter()
-    try:
-        volume = open_volume(target, **chosen)
-        volume.check_no_labels()
-        opened = time.perf_counter()
-        volume.read((0, 0, 0), (1, 1, 1))
-    except Exception as error:  # any failure of a file system is a finding
-        return None, _failure(target, name, error)
+    volume = open_volume(target, **chosen)
+    volume.check_no_labels()
+    opened = time.perf_counter()
+    volume.read((0, 0, 0), (1, 1, 1))
     size = volume.dtype.itemsize * math.prod(volume.chunks) / 1e6
     message = (
         f"{volume.dtype.name} {_extents(volume.shape)} (zyx), level {volume.level}, voxels "
@@ -82,10 +90,15 @@ def _opened(target: str, name: str, chosen: Mapping[str, Any]) -> tuple[Volume |
     return volume, Finding(GROUP, name, "ok", message)
 
 
-def _failure(target: str, name: str, error: Exception) -> Finding:
+def _failure(
+    target: str, name: str, error: Exception, place_remedy: Callable[[str], str]
+) -> Finding:
     text, remedy = reason(error), ""
     if isinstance(error, VolumeError):
         text, remedy = "; ".join(filter(None, (error.problem, error.details))), error.remedy
+    # what we refuse by ourselves says what to do, what the system refuses does not
+    if not remedy and not (isinstance(error, ValueError) and error.__cause__ is None):
+        remedy = place_remedy(target)
     return Finding(GROUP, name, "bad", text.replace(target, name), remedy.replace(target, name))
 
 

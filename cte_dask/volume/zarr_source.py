@@ -251,7 +251,7 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
     try:
         return zarr.open(store, path=path, mode="r")
     except FileNotFoundError as error:
-        raise VolumeError(_refusal(name)) from error
+        raise _refusal(name) from error
     except StorageError as error:  # its message names the place and the remedy already
         raise VolumeError(cause(error)) from error
     except PermissionError as error:
@@ -263,18 +263,18 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
         raise VolumeError(f"{name} cannot be opened as zarr: {cause(error)}") from error
 
 
-def _refusal(name: str) -> str:
+def _refusal(name: str) -> VolumeError:
     if not is_remote(name) and not os.path.exists(name):
-        return f"{name} does not exist"
+        return VolumeError(f"{name} does not exist")
     if os.path.isfile(name):
-        return (
-            f"{name} is a file, not a zarr, and of no other format that is read (HDF5, MRC, TIFF): "
-            "convert it to zarr first"
+        return VolumeError(
+            f"{name} is a file, not a zarr, and of no other format that is read (HDF5, MRC, TIFF)",
+            "convert it to zarr first",
         )
     line = f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
     if not is_remote(name):
-        return line
-    return f"{line}; N5 and precomputed volumes are named n5://… and precomputed://…"
+        return VolumeError(line)
+    return VolumeError(f"{line}; N5 and precomputed volumes are named n5://… and precomputed://…")
 
 
 async def _count(store: StrictStore, keys: Iterable[str]) -> int:

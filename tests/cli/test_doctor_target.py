@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
+from cte_dask.cli.doctor import place_remedy
 from cte_dask.cli.doctor_target import examine_target
 from cte_dask.scoring.settings import OpeningOptions
 from cte_dask.volume import write_ome_zarr
@@ -15,7 +16,7 @@ CHANNELS = {"channels": [{"label": "DAPI"}, {"label": "actin"}]}
 
 def findings(target, **options) -> dict[str, tuple[str, str, str]]:
     """State, text and remedy of each line, by its name; the first one by ``target``."""
-    first, *others = examine_target(str(target), OpeningOptions(**options))
+    first, *others = examine_target(str(target), OpeningOptions(**options), place_remedy)
     return {
         name: (f.state, f.told, f.remedy)
         for name, f in [("target", first), *((f.name, f) for f in others)]
@@ -119,3 +120,14 @@ def test_the_images_of_a_plate_are_told_apart_from_the_remedy(tmp_path):
             f"name one, as {path}::A/1/0",
         )
     }
+
+
+def test_a_remedy_is_told_once_and_only_where_it_fits(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=np.ones((2, 8, 8), bool))
+    state, text, remedy = findings(tmp_path / "a.zarr")["target"]
+    assert (state, remedy) == ("bad", "")
+    assert "want integers or real numbers" in text
+    (tmp_path / "a.czi").write_bytes(b"what nobody here reads")
+    assert findings(tmp_path / "a.czi")["target"][2] == "convert it to zarr first"
+    assert findings(tmp_path / "none.zarr")["target"][2] == "check the path"
+    assert "network" in findings("http://127.0.0.1:9/a.zarr")["target"][2]
