@@ -154,7 +154,7 @@ def test_a_check_says_which_weights_and_what_nnunet_does_besides(tmp_path: Path)
     assert check_model(spec).notes == (
         "nnU-Net Dataset004_Spots 2d: fold_0/checkpoint_final.pth",
         "one of its 3 folds: name others in arguments.fold, a model each",
-        "it was trained on patches of 16 × 16 (y, x)",
+        "it was trained on patches of 16 × 16 (y, x): name them in extent to predict in such",
         "nnU-Net resamples to its voxel size: resample: true does so here",
     )
 
@@ -208,6 +208,20 @@ def test_intensities_are_normalised_by_its_formulas(scheme: str, tmp_path: Path)
     spec = described(write(tmp_path / "t__p__2d", plans(configuration=changes)))
     got = preprocess(image, spec.preprocessing, Raw())
     np.testing.assert_allclose(got, expected[scheme], rtol=1e-5, atol=1e-6)
+
+
+def test_an_extent_in_the_bank_predicts_patch_by_patch_as_nnunet_does(tmp_path: Path) -> None:
+    section = architecture(2, norm_op="torch.nn.InstanceNorm2d")
+    changes = {"architecture": section}
+    spec = write(tmp_path / "t__p__2d", plans(configuration=changes), network=trained(section, 3))
+    entry = spec.model_dump(exclude_unset=True)
+    entry |= {"extent": {"y": 16, "x": 16}, "halo": {"y": 4, "x": 4}}
+    patches = load_network(described(ModelSpec.model_validate(entry)))
+    assert "it was trained on patches of 16 × 16 (y, x)" in patches.notes
+    x = torch.rand(1, 1, 16, 24)
+    left, right = (load_network(spec).forward(part) for part in (x[..., :16], x[..., 8:]))
+    expected = torch.cat([left[..., :12], right[..., 4:]], dim=-1)
+    torch.testing.assert_close(patches.forward(x), expected)
 
 
 def test_regions_have_a_channel_each(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def _notes(spec: ModelSpec, bundle: Bundle) -> list[str]:
     notes = []
     if bundle.window is not None:
         extents = " × ".join(map(str, bundle.window))
-        notes.append(f"the bundle predicts windows of {extents} ({', '.join(spec.axes)})")
+        remedy = ": name them in extent to do so here" if spec.extent is None else ""
+        notes.append(f"the bundle predicts windows of {extents} ({', '.join(spec.axes)}){remedy}")
     if spec.voxel_size is not None and not spec.resample:
         notes.append("the bundle resamples to its voxel size: resample: true does so here")
     return notes

@@ -160,7 +160,8 @@ def _notes(spec: ModelSpec, plans: Plans, checkpoint: str, folds: list[str]) -> 
     if len(folds) > 1 and "fold" not in spec.arguments:
         notes.append(f"one of its {len(folds)} folds: name others in arguments.fold, a model each")
     extents = " × ".join(map(str, plans.patch_size))
-    notes.append(f"it was trained on patches of {extents} ({', '.join(spec.axes)})")
+    remedy = ": name them in extent to predict in such" if spec.extent is None else ""
+    notes.append(f"it was trained on patches of {extents} ({', '.join(spec.axes)}){remedy}")
     if plans.has_regions:
         notes.append(f"its channels are {', '.join(plans.classes)}: output.channel names one")
     if spec.voxel_size is not None and not spec.resample:
