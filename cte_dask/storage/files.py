@@ -49,7 +49,11 @@ def check_apart(out: str, target: str) -> None:
 
 
 def _place_of(url: str) -> str:
-    url = url.removeprefix("file://")
+    for scheme in ("n5://", "precomputed://", "file://"):
+        url = url.removeprefix(scheme)
+    # FILE::INSIDE names what lies in a file or group; a chain of protocols has none in front
+    store = url.partition("::")[0]
+    url = store if "://" in store or os.path.exists(store) else url
     return url.partition("?")[0] if "://" in url else os.path.realpath(url)
 
 

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from cte_dask.storage.files import replacing
+from cte_dask.storage.files import check_apart, replacing
 
 
 def test_a_file_is_what_was_written(tmp_path):
@@ -75,3 +75,21 @@ def test_a_file_may_lie_anywhere_that_fsspec_reaches():
     with fsspec.open("memory://replaced/file", "r") as file:
         assert file.read() == "far"
     assert len(fsspec.filesystem("memory").ls("/replaced")) == 1
+
+
+@pytest.mark.parametrize("scheme", ["", "file://", "n5://", "precomputed://"])
+@pytest.mark.parametrize("member", ["", "::raw", "::A/1/0"])
+def test_results_in_a_target_are_refused_whatever_image_of_it_is_meant(tmp_path, scheme, member):
+    (tmp_path / "a.zarr").mkdir()
+    target = f"{scheme}{tmp_path / 'a.zarr'}{member}"
+    for out in ("a.zarr", "a.zarr/RUN"):
+        with pytest.raises(ValueError, match="never written to"):
+            check_apart(str(tmp_path / out), target)
+    check_apart(str(tmp_path / "RUN"), target)
+
+
+def test_results_beside_the_parts_of_a_url_are_apart():
+    with pytest.raises(ValueError, match="never written to"):
+        check_apart("s3://bucket/a.zarr/RUN", "s3://bucket/a.zarr::raw")
+    check_apart("s3://bucket/RUN", "s3://bucket/a.zarr::raw")
+    check_apart("simplecache/RUN", "simplecache::s3://bucket/a.zarr")
