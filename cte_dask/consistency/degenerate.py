@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "BLIND",
     "DISTRUSTED",
     "EVERYTHING",
     "FAILED",
@@ -23,8 +24,9 @@ EVERYTHING = "predicts everything"
 SPARSE = "predicts very little"
 FAILED = "failed on some tiles"
 UNSTEADY = "not deterministic"
+BLIND = "ignores the image"
 FLOODS = "predicts far more than the others"
-DISTRUSTED = frozenset({NOTHING, EVERYTHING, FLOODS, UNSTEADY})
+DISTRUSTED = frozenset({NOTHING, EVERYTHING, FLOODS, UNSTEADY, BLIND})
 """Flags of models that rank below all others, whatever their score, and have no say."""
 NAN_FRACTION_FLAG = 0.95
 FOREGROUND_FLAG = 0.95

@@ -135,7 +135,7 @@ class Anytime:
         self.race = Race(models, tiles, goal.top, goal.delta, goal.epsilon)
         self.watch = Watch(models, tiles_per_block=tiles, delta=goal.delta, places=self.race.places)
         self._values = values
-        self._steady = np.array([c.steady for c in experiment.candidates], bool)
+        self._sound = np.array([c.steady and not c.blind for c in experiment.candidates], bool)
         self._scores, self.taken = scores, 0
         self.most = min(len(blocks), goal.blocks or len(blocks))
         if values is not None:  # what a race learns lies in tables, of so many tiles at most
@@ -261,7 +261,7 @@ class Anytime:
     @property
     def _distrusted(self) -> NDArray[np.bool_]:
         """Models that may not win on what was read so far, (model,)."""
-        distrusted: NDArray[np.bool_] = self.watch.flagged | ~self._steady
+        distrusted: NDArray[np.bool_] = self.watch.flagged | ~self._sound
         return distrusted
 
     def _judged(self, drawn: Round, numbers: Sequence[TileScores]) -> list[NDArray[np.float64]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cte_dask.inference.graph.crop_to_core import Core
 from cte_dask.inference.graph.feature_path import FeaturePath, example_masks
 
-__all__ = ["LOW_PRECISION", "Passes", "alike", "fitting", "padded"]
+__all__ = ["LOW_PRECISION", "Passes", "alike", "correlation", "fitting", "padded"]
 
 LOW_PRECISION = 1e-2
 """Of the largest output: what rounding explains where precision is lower than float32."""
@@ -109,3 +109,16 @@ def alike(one: Tensor, other: Tensor, tolerance: float) -> bool:
         return False
     one, other = (v.nan_to_num().float() for v in (one, other))
     return float((one - other).abs().max()) <= tolerance * max(float(one.abs().max()), 1e-6)
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Return Pearson's correlation of two masks (the phi coefficient); 0 if one is constant.
+
+    Parameters
+    ----------
+    one, other
+        Boolean, of one shape.
+    """
+    a, b = (m.double() - m.double().mean() for m in (one, other))
+    norm = float(a.norm() * b.norm())
+    return float((a * b).sum()) / norm if norm else 0.0

@@ -33,7 +33,14 @@ from cte_dask.inference.outputs import (
     segmenter_maps,
     segmenter_of,
 )
-from cte_dask.inference.passes import LOW_PRECISION, Passes, alike, fitting, padded
+from cte_dask.inference.passes import (
+    LOW_PRECISION,
+    Passes,
+    alike,
+    correlation,
+    fitting,
+    padded,
+)
 from cte_dask.inference.probe import check_fraction
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import TimeLimitError, time_limit, within
@@ -54,6 +61,9 @@ __all__ = ["Predictor"]
 
 SHARED_TOLERANCE = 1e-3
 """Of the largest output: what the rounding of fused layers explains on any image."""
+
+SAME_PLACES = 0.95
+"""Correlation of the foreground of two images from which on it is that of no image."""
 
 MOST_HANGS = 2
 """How often a process tries a network that does not come back."""
@@ -196,6 +206,36 @@ class Predictor:
         if core is not None and self._core is not None:
             got, want = inner_view(got, core), inner_view(want, self._core)
         return alike(got, want, SHARED_TOLERANCE if x.dtype == torch.float32 else LOW_PRECISION)
+
+    def ignores_image(self, group: TileGroup) -> bool:
+        """Tell whether the same places are foreground whatever the image shows.
+
+        The image is turned over, and its voxels are shuffled: a prediction that depends on it
+        changes with either.
+
+        Parameters
+        ----------
+        group
+            Some tiles of the target; one batch of them is looked at.
+        """
+        rows = self._samples(group.frames, self.view(None), group)[: self.batch]
+        x = padded(rows, self.batch)
+        generator = torch.Generator(x.device).manual_seed(0)
+        places = torch.randperm(x[0, 0].numel(), generator=generator, device=x.device)
+        shuffled = x.flatten(2)[..., places].reshape(x.shape)
+        if torch.equal(shuffled, x):  # one value everywhere, of which there is no other view
+            return False
+        with torch.inference_mode():
+            seen, *others = (self._mask(v) for v in (x, x.flip(-1, -2), shuffled))
+        return all(correlation(seen, other) > SAME_PLACES for other in others)
+
+    def _mask(self, x: Tensor) -> Tensor:
+        """Return the foreground of the tiles in a batch as the whole network predicts it."""
+        output = fitting(self.network.forward(x), x)
+        maps = foreground(
+            inner_view(output, self._core) if self._core else output, self.spec.output
+        )
+        return maps.amax(dim=1) >= self.spec.output.map_threshold
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
         """Count the floating-point operations of one tile under every draw (2 a multiply-add)."""

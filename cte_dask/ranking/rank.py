@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cte_dask.consistency.degenerate import (
+    BLIND,
     DISTRUSTED,
     EVERYTHING,
     FAILED,
@@ -370,8 +371,9 @@ def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -
     if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):
         flags = (*flags, FAILED)
     name = str(data.model.item())
-    if name in data.attrs.get("unsteady", ()):
-        flags = (UNSTEADY, *flags)
+    for key, sign in (("blind", BLIND), ("unsteady", UNSTEADY)):
+        if name in data.attrs.get(key, ()):
+            flags = (sign, *flags)
     note = str(data.attrs.get("notes", {}).get(name, ""))
     return ModelRank(name, None, flags, None, fraction, scores, note)
 

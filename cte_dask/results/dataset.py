@@ -57,6 +57,7 @@ def told_attributes(experiment: Experiment) -> dict[str, Any]:
     return {
         "excluded": dict(experiment.excluded),
         "notes": {c.name: c.note for c in experiment.candidates if c.note},
+        "blind": [c.name for c in experiment.candidates if c.blind],
         "unsteady": [c.name for c in experiment.candidates if not c.steady],
         "seed": experiment.seed,
         "rule": experiment.rule,

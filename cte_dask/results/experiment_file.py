@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_options", "reopen"]
 
-_SETTLED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "steady", "whole")
-ADDED = frozenset({*_SETTLED, "candidate"})
+_SETTLED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "steady", "blind")
+ADDED = frozenset({*_SETTLED, "whole", "candidate"})
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -123,6 +123,7 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         bytes=entry.get("bytes", 0),
         variant=variant,
         steady=entry.get("steady", True),
+        blind=entry.get("blind", False),
         whole=entry.get("whole", False),
     )
 

@@ -336,10 +336,12 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
             )
         alone = _ready(replace(candidate, batch=1), trial, network)
         return replace(alone, note="; ".join(filter(None, (alone.note, ALONE))))
-    if conduct.steady and trial.proof is not None and not candidate.whole:
+    blind = False
+    if conduct.steady and trial.proof is not None:
         group = trial.proof.group(loaded.view(None), inference.device)
-        if not loaded.shares_rightly(group):
+        if not candidate.whole and not loaded.shares_rightly(group):
             return _ready(replace(candidate, whole=True), trial, loaded.network)
+        blind = loaded.ignores_image(group)
     refused = _refused(loaded, trial.perturbations)
     no = (f"no {name}: {why}" for name, why in refused.items())
     notes = (candidate.note, *loaded.network.adaptations, path_note, *no)
@@ -350,6 +352,7 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
         refused=tuple(refused),
         bytes=size,
         steady=conduct.steady,
+        blind=blind,
         tried_seconds=seconds,
     )
     loaded.time_limit = time_limit(inference.time_limit, seconds)

@@ -50,6 +50,8 @@ class Candidate:
         Names of geometric perturbations whose extents the network does not take.
     bytes
         Size of its weights in memory; it changes no score.
+    blind
+        Whether it marks the same places whatever the image shows; its scores say nothing either.
     steady
         Whether the same tile gives the same prediction again; else its scores say nothing.
     whole
@@ -70,6 +72,7 @@ class Candidate:
     bytes: int = 0
     variant: Variant = AS_IT_IS
     steady: bool = True
+    blind: bool = False
     whole: bool = False
     tried_seconds: float = field(default=0.0, compare=False)
 
@@ -340,6 +343,7 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         **({"refused": list(candidate.refused)} if candidate.refused else {}),
         **({"note": candidate.note} if candidate.note else {}),
         **({} if candidate.steady else {"steady": False}),
+        **({"blind": True} if candidate.blind else {}),
         **({"whole": True} if candidate.whole else {}),
     }
 

@@ -14,7 +14,7 @@ from torch import nn
 from troubled import cte
 
 from cte_dask import score
-from cte_dask.consistency.degenerate import UNSTEADY
+from cte_dask.consistency.degenerate import BLIND, UNSTEADY
 from cte_dask.inference.conduct import ALONE
 from cte_dask.inference.graph.bottleneck import bottleneck_module
 from cte_dask.inference.trial import check_model
@@ -99,6 +99,12 @@ def test_a_branch_that_only_the_target_takes_is_found_on_a_tile_of_the_target():
         expected = torch.sigmoid(unruly_networks.Branching().eval()(frame))[0, 0, 8:40, 8:40]
     np.testing.assert_allclose(predicted[0, 32, 32][0], expected, atol=1e-5)
     assert np.isfinite(scored("Branching", "plain").nhd).all()
+
+
+def test_a_model_whose_foreground_ignores_the_image_is_flagged_and_ranked_last():
+    ranking = rank(scored("Blind", "plain", "frozen"))
+    assert [m.name for m in ranking.models][-1] == "Blind"
+    assert [BLIND in m.flags for m in ranking.models] == [False, False, True]
 
 
 def test_a_model_that_gives_nan_on_every_tile_has_no_rank_and_the_run_is_not_complete(tmp_path):

@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cte_dask.consistency.degenerate import DISTRUSTED, EVERYTHING, FLOODS, NOTHING, UNSTEADY
+from cte_dask.consistency.degenerate import (
+    BLIND,
+    DISTRUSTED,
+    EVERYTHING,
+    FLOODS,
+    NOTHING,
+    UNSTEADY,
+)
 from cte_dask.consistency.score_names import ScoreName
 from cte_dask.ranking.consensus import consensus_in
 from cte_dask.report.html.answer import answer
@@ -29,6 +36,7 @@ EXPLAINED = {
     NOTHING: "finds foreground on hardly any tile; what finds nothing never changes",
     EVERYTHING: "calls nearly every voxel foreground; that never changes either",
     FLOODS: "calls most of a typical tile foreground, of which the other models see a part alone",
+    BLIND: "marks the same places whatever the image shows; its score says nothing",
     UNSTEADY: "gives another prediction of the same tile each time; its score says nothing",
 }
 
