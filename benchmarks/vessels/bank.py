@@ -78,6 +78,8 @@ class Network:
         Pixels across that its authors resize images to; None: as they are.
     state
         Brings the weights into the architecture's names.
+    bottleneck
+        Layer that feature perturbation acts on; empty for the one that is found.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Network:
     prepare: Callable[[Floats], Floats] = fundus.scaled_colour
     width: int | None = None
     state: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    bottleneck: str = ""
 
     def weights(self, zoo: Path = ZOO) -> Path:
         """Return its file in the folder of published networks."""
@@ -117,6 +120,8 @@ RETINA_UNETS = tuple(
         _second_class,
         fundus.equalised_gray,
         state=state_of,
+        # pooled along channels and rows, none of its maps is smaller along both y and x
+        bottleneck="network.bottom" if pools_channels else "",
     )
     for pools_channels, names in (
         (False, ("best_a", "best_b", "last_a", "last_b")),

@@ -55,7 +55,8 @@ class Predictor:
         # of the target's images, not of a magnified one: else a magnification would be undone
         self.scale = network.width / images.raw.shape[2] if network.width else 1.0
         channels = self._input(images.colours(0)).shape[1]
-        self.bottleneck = bottleneck_module(module, torch.zeros(1, channels, 128, 128))
+        example = torch.zeros(1, channels, 128, 128)
+        self.bottleneck = network.bottleneck or bottleneck_module(module, example)
 
     def mask(self, number: int, perturbation: str) -> Mask:
         """Return where the probability is above one half, bool (y, x).
