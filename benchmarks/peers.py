@@ -148,9 +148,9 @@ def our_prediction(experiment: Any, volume: np.ndarray) -> Callable[[], None]:
     def run() -> None:
         raw = np.pad(volume.astype(np.float32), padding, "reflect")
         for number, (z, y, x) in enumerate(tiles(volume.shape)):
-            frame = raw[z : z + 1, y : y + extent[0], x : x + extent[1]][None]
+            frame = raw[z : z + 1, y : y + extent[0], x : x + extent[1]][None, None]
             tile = experiment.grid.tile_at(number)
-            ready.run(frame, [tile], [], intensity=experiment.intensity, seed=0)
+            ready.run(frame, [tile], [], intensity=[experiment.intensity], seed=0)
 
     return run
 

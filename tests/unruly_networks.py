@@ -75,16 +75,23 @@ class Blind(Simple):
         return pattern + 0.01 * super().forward(x)
 
 
-LOOKS = 3
-"""Real images that a trial shows a network: a tile, the same turned over, and shuffled."""
+TRIALS = {"ignores_image", "shares_rightly"}
+"""Functions that show a network a tile of the target before anything is scored."""
+
+
+def tried() -> bool:
+    """Whether one of them is calling."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_name not in TRIALS:
+        frame = frame.f_back
+    return frame is not None
 
 
 class Late(Frozen):
-    """Behaves while it is tried, and no more once it has seen some real images."""
+    """Behaves while it is tried, and no more once it sees a real image in earnest."""
 
     def forward(self, x: Tensor) -> Tensor:
-        self.looks = getattr(self, "looks", 0) + int(float(x.mean()) > 60 > float(x.std()))
-        if self.looks > LOOKS:
+        if float(x.mean()) > 60 > float(x.std()) and not tried():
             changed = self.misbehave(x)
             return super().forward(x) if changed is None else changed
         return super().forward(x)

@@ -150,7 +150,7 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
     Plan
     """
     volume, blocks = experiment.volume, experiment.blocks
-    size = volume.dtype.itemsize
+    size = volume.dtype.itemsize * max(1, len(volume.channels))
     tile = experiment.grid.tile
     margins = margins_of(tile, experiment.candidates, experiment.perturbations)
     columns = len(experiment.draws) * len(COLUMNS)

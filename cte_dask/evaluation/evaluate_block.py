@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from cte_dask.arrays import namespace, set_threads, to_numpy
+from cte_dask.arrays import set_threads, to_numpy
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.evaluation.comparators.ccfv import TileFeatures
 from cte_dask.evaluation.comparators.confidence import foreground_confidence, foreground_entropy
@@ -29,8 +29,9 @@ from cte_dask.evaluation.comparators.decoder_features import (
 from cte_dask.evaluation.labels import read_labels
 from cte_dask.evaluation.result import MEASURES
 from cte_dask.inference.graph.bottleneck import BlackBoxError
-from cte_dask.scoring.block_reader import Window, read_window, shifted
+from cte_dask.scoring.block_reader import Window, read_window
 from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.scoring.tile_accuracy import accuracy_of
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _measured(
         group = tiles[low : low + size]
         hooked = layers if any(t.index in scene.featured for t in group) else ()
         with _captured_layers(ready, hooked) as outputs:
-            prediction = _predicted(scene, ready, group)
+            prediction = _predicted(scene, ready, candidate.channels, group)
         for number, tile in enumerate(group):
             truth = scene.truth[tile.index]
             if hooked and tile.index in scene.featured:
@@ -225,20 +226,11 @@ def _decoder(ready: Predictor) -> tuple[DecoderLayer, ...] | str:
     return _DECODERS[ready.network]
 
 
-def _predicted(scene: _Scene, ready: Predictor, tiles: Sequence[Tile]) -> Prediction:
-    experiment, window = scene.experiment, scene.window
-    if experiment.intensity is None:
-        raise ValueError("the target's intensities were not sampled: resolve with sample=True")
-    starts = [shifted(t.start, ready.frame.before, -1) for t in tiles]
-    frames = [window.frame(start, ready.frame.shape).astype("float32") for start in starts]
-    (prediction,) = ready.run(
-        namespace(window.voxels).stack(frames),
-        tiles,
-        [],
-        intensity=experiment.intensity,
-        seed=experiment.seed,
-    )
-    return prediction
+def _predicted(
+    scene: _Scene, ready: Predictor, channels: tuple[int, ...], tiles: Sequence[Tile]
+) -> Prediction:
+    scorer = TileScorer(scene.experiment, ready, scene.window, channels)
+    return scorer.predict(tiles, [])[0]
 
 
 def _measures(

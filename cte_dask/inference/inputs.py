@@ -39,11 +39,11 @@ class TileGroup:
     Parameters
     ----------
     frames
-        Raw intensities of the tiles' frames, float32 (T, z, y, x), NumPy or CuPy.
+        Raw intensities of the tiles' frames, float32 (T, C, z, y, x), NumPy or CuPy.
     tiles
         The T tiles.
     intensity
-        Intensity statistics of the whole target, raw units.
+        Intensity statistics of each of the C channels in the whole target, raw units.
     seed
         Seed of the experiment.
     around
@@ -52,13 +52,16 @@ class TileGroup:
 
     frames: Any
     tiles: Sequence[Tile]
-    intensity: IntensityStatistics
+    intensity: Sequence[IntensityStatistics]
     seed: int
     around: Around | None = None
 
 
 def perturbed(group: TileGroup, draw: Draw, *, plain: View, view: View) -> tuple[Any, Warp | None]:
     """Return the images of an input perturbation, and how its predictions come back.
+
+    All channels are moved and changed alike; a kind that draws by channel, as noise does, draws
+    anew for each place in the network's input.
 
     Parameters
     ----------
@@ -80,9 +83,15 @@ def perturbed(group: TileGroup, draw: Draw, *, plain: View, view: View) -> tuple
             name = draw.perturbation.name
             raise ValueError(f"{name!r} reads other boxes than the frames: give them")
         frames = group.around(view)
-    low, high = (group.intensity.percentile(q) for q in CANONICAL_PERCENTILES)
-    keys = [draw.key(group.seed, tile) for tile in group.tiles]
-    return draw.perturbation.images(frames, DrawnTiles(view, group.tiles, keys, low, high))
+    by_channel, images, warp = draw.perturbation.load().by_channel, [], None
+    for channel, intensity in enumerate(group.intensity):
+        low, high = (intensity.percentile(q) for q in CANONICAL_PERCENTILES)
+        layer = channel if by_channel else 0
+        keys = [draw.key(group.seed, tile, layer) for tile in group.tiles]
+        drawn = DrawnTiles(view, group.tiles, keys, low, high)
+        image, warp = draw.perturbation.images(frames[:, channel], drawn)
+        images.append(image)
+    return namespace(frames).stack(images, axis=1), warp
 
 
 def feature_masks(
@@ -130,7 +139,7 @@ def samples(
     spec: ModelSpec,
     *,
     view: View,
-    intensity: IntensityStatistics,
+    intensity: Sequence[IntensityStatistics],
     like: Tensor,
     invert: bool = False,
 ) -> Tensor:
@@ -139,13 +148,13 @@ def samples(
     Parameters
     ----------
     frames
-        On the grid of the view's frame, float32 (T, z, y, x).
+        On the grid of the view's frame, float32 (T, C, z, y, x).
     spec
         The model.
     view
         What the network sees.
     intensity
-        Intensity statistics of the whole target, raw units.
+        Intensity statistics of each of the C channels in the whole target, raw units.
     like
         Gives device and dtype.
     invert
@@ -154,16 +163,19 @@ def samples(
     Returns
     -------
     Tensor
-        (S, C, [z,] y, x): planes of a 2D model are samples, its channels all alike.
+        (S, C, [z,] y, x): planes of a 2D model are samples; a single channel is repeated over all
+        that the network takes.
     """
-    # a 2D model's image is one plane, also for statistics of scope tile
-    units = frames.reshape(-1, *frames.shape[-spec.dims :])
-    steps = spec.preprocessing
-    if invert:
-        steps = inverted(steps, *(intensity.percentile(q) for q in CANONICAL_PERCENTILES))
-    ready = namespace(frames).stack([preprocess(u, steps, intensity) for u in units])
-    x = to_torch(ready, like.device).to(like.dtype)[:, None]
-    x = resized(x, view.frame.extent)
+    xp, channels = namespace(frames), []
+    for number, of_channel in enumerate(intensity):
+        # a 2D model's image is one plane, also for statistics of scope tile
+        units = frames[:, number].reshape(-1, *frames.shape[-spec.dims :])
+        steps = spec.preprocessing
+        if invert:
+            steps = inverted(steps, *(of_channel.percentile(q) for q in CANONICAL_PERCENTILES))
+        channels.append(xp.stack([preprocess(u, steps, of_channel) for u in units]))
+    ready = xp.stack(channels, axis=1)
+    x = resized(to_torch(ready, like.device).to(like.dtype), view.frame.extent)
     return x.expand(-1, spec.in_channels, *x.shape[2:]).contiguous()
 
 

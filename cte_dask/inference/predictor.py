@@ -258,7 +258,7 @@ class Predictor:
         tiles: Sequence[Tile],
         draws: Sequence[Draw],
         *,
-        intensity: IntensityStatistics,
+        intensity: Sequence[IntensityStatistics],
         seed: int,
         around: Around | None = None,
     ) -> list[Prediction]:

@@ -108,7 +108,8 @@ def _inspect(spec: ModelSpec, network: Network) -> ModelReport:
     y = _predict(spec, forward, x)
     check_fraction(network, x)
     bottleneck, greybox = _bottleneck(spec, network, x)
-    notes = [*network.notes, *network.adaptations, *_conduct(spec, network, x)]
+    conduct = [*_conduct(spec, network, x), *_channels(spec)]
+    notes = [*network.notes, *network.adaptations, *conduct]
     return ModelReport(
         name=spec.name,
         ok=True,
@@ -157,6 +158,15 @@ def _conduct(spec: ModelSpec, network: Network, x: Tensor) -> list[str]:
         return [f"fails on two tiles at once: {reason(error)}"]
     steady = [] if conduct.steady else [f"{UNSTEADY}: it would be ranked last"]
     return steady + ([] if conduct.alone else [ALONE])
+
+
+def _channels(spec: ModelSpec) -> list[str]:
+    """Return which channels of a target the model sees, where the bank or its network says."""
+    if spec.channels:
+        return [f"sees channels {', '.join(map(str, spec.channels))} of a target"]
+    if spec.in_channels > 1:
+        return [f"sees one channel of a target in all of its {spec.in_channels} inputs"]
+    return []
 
 
 def _bottleneck(spec: ModelSpec, network: Network, x: Tensor) -> tuple[tuple[str, ...], str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, StrictBool, StrictInt, field_validator, model_validator
 
+from cte_dask.models.declared_voxel_size import NANOMETRES, DeclaredVoxelSize
 from cte_dask.models.format_registry import FORMATS
 from cte_dask.models.output import Output, Segmentation
 from cte_dask.models.preprocessing import Step
@@ -18,22 +19,13 @@ from cte_dask.models.yaml import Strict
 from cte_dask.registry import is_reference
 from cte_dask.storage import is_url
 
-__all__ = ["DeclaredVoxelSize", "ModelSpec", "Step", "Variant", "checked_scale"]
+__all__ = ["ModelSpec", "Step", "Variant", "checked_scale"]
 
 Shape = tuple[int, int, int]
 
-NANOMETRES = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
+Channel = Annotated[StrictInt, Field(ge=0)] | Annotated[str, Field(min_length=1)]
+
 OWN = "cte_dask.models."
-
-
-class DeclaredVoxelSize(Strict):
-    """The training voxel size as the bank declares it, in any unit; a 2D model needs no ``z``."""
-
-    z: float | None = Field(default=None, gt=0)
-    y: float = Field(gt=0)
-    x: float = Field(gt=0)
-    unit: Literal["angstrom", "nanometer", "micrometer", "millimeter"]
-
 
 LEAST_SCALE, MOST_SCALE = 1 / 16, 16.0
 
@@ -186,7 +178,11 @@ class ModelSpec(Strict):
     layers
         Further modules to perturb beside the bottleneck.
     in_channels
-        Channels of the network's input.
+        Channels of the network's input; by default as many as `channels`.
+    channels
+        Channels of the target that it sees, by name or number in the order of its input, or
+        ``rgb``; one may be repeated over all of `in_channels`. Left out, it sees the channel that
+        is scored, repeated.
     layout
         Where its input has its channels: ``"channels_first"`` or ``"channels_last"``, as networks
         of TensorFlow have them; found when left out.
@@ -218,6 +214,7 @@ class ModelSpec(Strict):
     bottleneck: str | None = Field(default=None, min_length=1)
     layers: tuple[str, ...] = ()
     in_channels: StrictInt = Field(default=1, ge=1)
+    channels: tuple[Channel, ...] = ()
     layout: Literal["channels_first", "channels_last"] | None = None
     variants: tuple[Variant, ...] = ()
 
@@ -241,12 +238,17 @@ class ModelSpec(Strict):
             raise ValueError(f"{digest!r} is not a SHA-256: 64 hexadecimal digits")
         return digest and digest.lower()
 
-    # a bank may name a single layer without the list
+    # a bank may name a single layer or channel without the list
     @model_validator(mode="before")
     @classmethod
-    def _one_layer(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("layers"), str):
-            return {**data, "layers": (data["layers"],)}
+    def _lists(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        lists = {k: data[k] for k in ("layers", "channels") if k in data}
+        data = {**data, **{k: (v,) for k, v in lists.items() if isinstance(v, str | int)}}
+        channels = data.get("channels")
+        if isinstance(channels, list | tuple) and channels and "in_channels" not in data:
+            data["in_channels"] = _channel_count(channels)
         return data
 
     @model_validator(mode="after")
@@ -259,6 +261,7 @@ class ModelSpec(Strict):
         if self.resample and self.voxel_size is None:
             raise ValueError("resample: true needs the model's voxel_size")
         self._check_preprocessing("preprocessing", self.preprocessing)
+        self._check_channels()
         self._check_variants()
         self._check_source()
         self._check_trust()
@@ -285,6 +288,15 @@ class ModelSpec(Strict):
                     "use scope: tile"
                 )
             bent = bent or step.bends
+
+    def _check_channels(self) -> None:
+        count = _channel_count(self.channels)
+        if count > 1 and count != self.in_channels:
+            named = ", ".join(map(str, self.channels))
+            raise ValueError(
+                f"channels ({named}) are {count}, in_channels {self.in_channels}: name one for "
+                "each, or one that is repeated"
+            )
 
     def _check_variants(self) -> None:
         labels: set[str] = set()
@@ -358,7 +370,8 @@ class ModelSpec(Strict):
         """
         # a model that does not use a key is what it was before there was one
         unsaid = {"source"} if self.sha256 else set()
-        unsaid |= {key for key in ("variants", "layout", "extent") if not getattr(self, key)}
+        unused = ("variants", "channels", "layout", "extent")
+        unsaid |= {key for key in unused if not getattr(self, key)}
         data = self.model_dump(mode="json", exclude=unsaid)
         return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
@@ -370,6 +383,10 @@ class ModelSpec(Strict):
 def canonical_json(data: object) -> str:
     """Return JSON with sorted keys and no spaces: equal data gives equal text."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _channel_count(channels: Sequence[int | str]) -> int:
+    return 3 if tuple(channels) == ("rgb",) else len(channels)
 
 
 def _zyx(values: dict[str, int], *, missing: int) -> Shape:

@@ -318,7 +318,8 @@ class Draw:
         tile
             The tile; the same key for every model.
         layer
-            Number of the layer that is perturbed; 0 for an image.
+            Number of the layer that is perturbed, or of the input's channel where each draws its
+            own; 0 for an image.
         """
         return philox.key(seed, self.perturbation.name, self.repeat, tile.index, layer)
 

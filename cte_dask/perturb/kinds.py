@@ -116,6 +116,8 @@ class PerturbationKind:
         Ways to do it, the default one first; empty if there is one alone.
     random : bool
         Whether each repeat draws anew; of what is not random one run says all.
+    by_channel : bool
+        Whether each channel of an image draws its own, as noise does; else all are treated alike.
     meaning : str
         What the strength is, for help texts: ``"standard deviation of noise"``.
     strengths : tuple of float
@@ -131,6 +133,7 @@ class PerturbationKind:
     has_strength: bool = True
     modes: tuple[str, ...] = ()
     random: bool = True
+    by_channel: bool = False
     meaning: str = ""
     strengths: tuple[float, ...] = ()
     typical: tuple[float, float] | None = None

@@ -23,6 +23,7 @@ class Gaussian(ValuePerturbation):
     accepted = "a standard deviation >= 0"
     meaning = "standard deviation of noise"
     strengths = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
+    by_channel = True
 
     def accepts(self, strength: float) -> bool:
         """Whether it is at least 0."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["read_options", "reopen"]
 
 _SETTLED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "steady", "blind")
-ADDED = frozenset({*_SETTLED, "whole", "candidate"})
+ADDED = frozenset({*_SETTLED, "whole", "sees", "candidate"})
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -66,6 +66,9 @@ def reopen(run: str) -> Experiment:
         scales=tuple(data.get("scales", (1.0,))),
         excluded_ways={name: _way(w) for name, w in data.get("excluded_ways", {}).items()},
         rule=data["rule"],
+        intensities={
+            int(c): IntensityStatistics.from_dict(s) for c, s in data.get("intensities", {}).items()
+        },
     )
 
 
@@ -97,7 +100,8 @@ def _volume(target: Mapping[str, Any]) -> Volume:
         mask=target["mask"],
     )
     # how a level was once chosen is told in the notes; it is given here
-    volume = replace(volume, notes=tuple(target["notes"]))
+    seen = tuple(target.get("channels", ()))
+    volume = replace(volume, notes=tuple(target["notes"]), channels=seen)
     now = volume.describe()
     if changed := {k: now.get(k) for k, value in target.items() if now.get(k) != value}:
         key, value = next(iter(changed.items()))
@@ -121,6 +125,7 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         alike=_triple(entry.get("alike", [0, 1, 1])),
         refused=tuple(entry.get("refused", ())),
         bytes=entry.get("bytes", 0),
+        channels=tuple(entry.get("sees", ())),
         variant=variant,
         steady=entry.get("steady", True),
         blind=entry.get("blind", False),

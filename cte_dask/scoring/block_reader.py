@@ -48,24 +48,51 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The voxels of a block with the widest halo among the models, on the device."""
+    """The voxels of a block with the widest halo among the models, on the device.
+
+    Parameters
+    ----------
+    voxels
+        (c, z, y, x), NumPy or CuPy.
+    start
+        First voxel (z, y, x).
+    channels
+        Which channels of the target these are, by index.
+    channel
+        The one that models see by default.
+    """
 
     voxels: Any
     start: Shape
+    channels: tuple[int, ...] = (0,)
+    channel: int = 0
 
     @classmethod
-    def on(cls, device: str, voxels: NDArray[Any], start: Shape) -> Window:
-        """Return a window of some voxels on ``"cpu"`` or ``"cuda"``."""
+    def on(cls, device: str, voxels: NDArray[Any], start: Shape, volume: Volume) -> Window:
+        """Return a window of some voxels of a target on ``"cpu"`` or ``"cuda"``."""
         if device == "cuda":
             import cupy
 
-            return cls(cupy.asarray(voxels), start)
-        return cls(voxels, start)
+            voxels = cupy.asarray(voxels)
+        channel = volume.channel or 0
+        return cls(voxels, start, volume.channels or (channel,), channel)
 
-    def frame(self, start: Shape, shape: Shape) -> Any:
-        """Return a view of the box at `start`."""
+    def frame(self, start: Shape, shape: Shape, channels: Sequence[int] = ()) -> Any:
+        """Return the box at `start` (c, z, y, x), a view where it can be.
+
+        Parameters
+        ----------
+        start, shape
+            The box, in voxels (z, y, x).
+        channels
+            Channels of the target, in the order wanted; empty for the one seen by default.
+        """
         low = shifted(start, self.start, -1)
-        return self.voxels[tuple(slice(a, a + s) for a, s in zip(low, shape, strict=True))]
+        box = tuple(slice(a, a + s) for a, s in zip(low, shape, strict=True))
+        places = [self.channels.index(c) for c in channels or (self.channel,)]
+        if len(places) == 1:
+            return self.voxels[(slice(places[0], places[0] + 1), *box)]
+        return self.voxels[(slice(None), *box)][places]
 
 
 Margins = tuple[Shape, Shape]
@@ -115,18 +142,19 @@ def read_window(
     before, after = margins_of(tile, experiment.candidates, run)
     start = shifted(block.start, before, -1)
     stop = shifted(shifted(block.tiles[-1].start, tile, 1), after, 1)
-    return Window.on(experiment.device, read_box(experiment.volume, start, stop), start)
+    volume = experiment.volume
+    return Window.on(experiment.device, read_box(volume, start, stop), start, volume)
 
 
 def read_box(volume: Volume, start: Shape, stop: Shape) -> NDArray[Any]:
-    """Read a box of the target.
+    """Read a box of the target in all channels that its models see, (c, z, y, x).
 
     Raises
     ------
     OSError
         If the storage fails, however often it was asked (`cte_dask.storage.retries`).
     """
-    return volume.read(start, stop)
+    return volume.read_channels(start, stop)
 
 
 def shifted(a: Shape, b: Shape, sign: int) -> Shape:
@@ -244,7 +272,7 @@ def _line(volume: Volume, block: Block, tile: Shape, margins: Margins) -> _Line:
         behind=behind,
         low=starts[0] - before[axis],
         high=starts[-1] + behind,
-        bytes_each=across * volume.dtype.itemsize,
+        bytes_each=across * volume.dtype.itemsize * max(1, len(volume.channels)),
     )
 
 
@@ -300,7 +328,7 @@ def windows(
                 coming.append(reader.submit(_read, volume, following, start, stop, voxels))
             corner = list(start)
             corner[slab.axis] = slab.first
-            yield slab.tiles, Window.on(device, voxels, _triple(corner))
+            yield slab.tiles, Window.on(device, voxels, _triple(corner), volume)
             del voxels  # before the next one is waited for
 
 
@@ -320,11 +348,11 @@ def _read(
 def _joined(previous: NDArray[Any] | None, new: NDArray[Any], slab: Slab) -> NDArray[Any]:
     """Put what is read behind what is kept of the slab before."""
     shared = slab.low - slab.first
-    lead = (slice(None),) * slab.axis
+    lead = (slice(None),) * (slab.axis + 1)  # channels stand before z
     # nothing to share; where the read begins before what the tiles need, its front goes
     if previous is None or shared <= 0:
         return new[(*lead, slice(-shared, None))] if shared < 0 else new
-    return np.concatenate([previous[(*lead, slice(-shared, None))], new], axis=slab.axis)
+    return np.concatenate([previous[(*lead, slice(-shared, None))], new], axis=slab.axis + 1)
 
 
 def _triple(values: list[int]) -> Shape:

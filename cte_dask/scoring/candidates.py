@@ -25,6 +25,7 @@ from cte_dask.models.source import pinned
 from cte_dask.scoring.experiment import Candidate
 from cte_dask.scoring.voxel_matching import alike_axes, mismatch, scale_of
 from cte_dask.tiles import Shape
+from cte_dask.volume.channels import channel_indices, seen_note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec, Variant
     from cte_dask.perturb import Perturbation
     from cte_dask.scoring.real_tile import RealTile
-    from cte_dask.volume import VoxelSize
+    from cte_dask.volume import Volume, VoxelSize
 
 __all__ = ["predictor", "settle"]
 
@@ -104,7 +105,7 @@ def settle(
     *,
     threads: int,
     batch: int | None,
-    voxel_size: VoxelSize | None,
+    volume: Volume,
     perturbations: Sequence[Perturbation],
     apart: bool = False,
     proof: RealTile | None = None,
@@ -120,8 +121,8 @@ def settle(
         How networks run on the tiles.
     threads, batch
         Torch's intra-op threads; samples in one forward pass, None for what suits the device.
-    voxel_size
-        The target's; None if it is not known.
+    volume
+        The target; its voxel size and channels count.
     perturbations
         Those of the run.
     apart
@@ -154,7 +155,7 @@ def settle(
             variant,
             needs=needs,
             batch=batch,
-            voxel_size=voxel_size,
+            volume=volume,
             trial=_Trial(inference, perturbations, proof),
             shared=any(c.spec.name == spec.name for c in candidates),
         )
@@ -218,12 +219,15 @@ def _settled(
     *,
     needs: _Needs,
     batch: int | None,
-    voxel_size: VoxelSize | None,
+    volume: Volume,
     trial: _Trial,
     shared: bool,
 ) -> tuple[Candidate, _Needs]:
     """Load a model and try it, as one candidate of it; the first one measures what it needs."""
-    draft = _settle(needs.of(spec), variant, trial.inference, voxel_size, batch=batch)
+    channels = channel_indices(volume, spec.channels)
+    draft = _settle(needs.of(spec), variant, trial.inference, volume.voxel_size, batch=batch)
+    seen = seen_note(volume, spec.channels, draft.spec.in_channels)
+    draft = replace(draft, channels=channels, note=_joined(draft.note, seen))
     network = _shared_network(draft.spec, trial.inference) if shared else None
     return _fitting(draft, trial, network), needs
 
@@ -335,17 +339,17 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
                 f"{loaded.network.fixed_batch} at once: export it for one"
             )
         alone = _ready(replace(candidate, batch=1), trial, network)
-        return replace(alone, note="; ".join(filter(None, (alone.note, ALONE))))
+        return replace(alone, note=_joined(alone.note, ALONE))
     blind = False
     if conduct.steady and trial.proof is not None:
-        group = trial.proof.group(loaded.view(None), inference.device)
+        group = trial.proof.group(loaded.view(None), inference.device, candidate.channels)
         if not candidate.whole and not loaded.shares_rightly(group):
             return _ready(replace(candidate, whole=True), trial, loaded.network)
         blind = loaded.ignores_image(group)
     refused = _refused(loaded, trial.perturbations)
     no = (f"no {name}: {why}" for name, why in refused.items())
     notes = (candidate.note, *loaded.network.adaptations, path_note, *no)
-    note, size = "; ".join(filter(None, notes)), bytes_of(loaded)
+    note, size = _joined(*notes), bytes_of(loaded)
     settled = replace(
         settled,
         note=note,
@@ -359,6 +363,10 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
     _make_room(size if network is None else 0, inference.device)
     _READY[settled, inference] = loaded
     return settled
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _refused(loaded: Predictor, perturbations: Sequence[Perturbation]) -> dict[str, str]:

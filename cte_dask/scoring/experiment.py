@@ -56,6 +56,9 @@ class Candidate:
         Whether the same tile gives the same prediction again; else its scores say nothing.
     whole
         Whether every pass runs the whole network: what its passes share was found to differ.
+    channels
+        Channels of the target that it sees, by index in the order of its input; empty for the one
+        that all models see by default.
     variant
         How the model is used; `scale` and the preprocessing of `spec` follow it.
     tried_seconds
@@ -70,6 +73,7 @@ class Candidate:
     alike: Alike = (0, 1, 1)
     refused: tuple[str, ...] = ()
     bytes: int = 0
+    channels: tuple[int, ...] = ()
     variant: Variant = AS_IT_IS
     steady: bool = True
     blind: bool = False
@@ -138,6 +142,8 @@ class Experiment:
         How models are ranked, ``transfer`` or ``consistency``; changes no score.
     time_limit
         Seconds that a network may take for one batch; see `Inference`.
+    intensities
+        Intensity statistics of each channel that models name; empty if none does.
 
     Raises
     ------
@@ -163,6 +169,7 @@ class Experiment:
     excluded_ways: Mapping[str, tuple[str, Variant]] = field(default_factory=dict)
     rule: str = "consistency"
     time_limit: float | None = None
+    intensities: Mapping[int, IntensityStatistics] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_measures(self.perturbations, self.metrics)
@@ -175,6 +182,23 @@ class Experiment:
         if self.rule not in RULES:
             raise ValueError(f"rule {self.rule!r} must be one of {', '.join(RULES)}")
         _ = self.primary
+
+    def intensity_of(self, channels: Sequence[int]) -> tuple[IntensityStatistics, ...]:
+        """Return intensity statistics of channels, of the default one if there are none.
+
+        Parameters
+        ----------
+        channels
+            Channels of the target, by index.
+
+        Raises
+        ------
+        ValueError
+            If they were not sampled.
+        """
+        if self.intensity is None:
+            raise ValueError("the target's intensities were not sampled: resolve with sample=True")
+        return tuple(self.intensities[c] for c in channels) or (self.intensity,)
 
     @property
     def inference(self) -> Inference:
@@ -248,12 +272,18 @@ class Experiment:
             "repeats": self.repeats,
             "seed": self.seed,
             "intensity": self.intensity and self.intensity.to_dict(),
+            **self._of_channels(),
             "device": self.device,
             "precision": self.precision,
             "threads": self.threads,
             "instances": self.instances,
             "border": self.border,
         }
+
+    def _of_channels(self) -> dict[str, Any]:
+        if not self.intensities:
+            return {}
+        return {"intensities": {str(c): s.to_dict() for c, s in self.intensities.items()}}
 
     def digest(self) -> str:
         """Return the SHA-256 of `identity` and the blocks: what a score store must match."""
@@ -314,6 +344,7 @@ def _identity(candidate: Candidate) -> dict[str, Any]:
         "batch": candidate.batch,
         "scale": list(candidate.scale),
         **_changed(candidate),
+        **({"channels": list(candidate.channels)} if candidate.channels else {}),
         **({"whole": True} if candidate.whole else {}),
     }
 
@@ -339,6 +370,7 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "scale": list(candidate.scale),
         "greybox": candidate.features,
         "alike": list(candidate.alike),
+        **({"sees": list(candidate.channels)} if candidate.channels else {}),
         "bytes": candidate.bytes,
         **({"refused": list(candidate.refused)} if candidate.refused else {}),
         **({"note": candidate.note} if candidate.note else {}),

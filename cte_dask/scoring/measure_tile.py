@@ -75,7 +75,8 @@ def measure_tile(experiment: Experiment, number: int, labels: NDArray[Any]) -> T
         return unmeasured_tile(number, names, reason(error))
     for candidate in experiment.candidates:
         try:
-            scorer = TileScorer(single, predictor(candidate, single.inference), window)
+            ready = predictor(candidate, single.inference)
+            scorer = TileScorer(single, ready, window, candidate.channels)
             ((_, (prediction,)),) = scorer.predictions(block.tiles, ())
             measures = accuracy_of(candidate.spec, *_on_host(*prediction), labels)
         except FOREIGN as error:  # foreign code: one model's fault must not stop the bank

@@ -6,6 +6,7 @@ intensities only would be missed there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +40,17 @@ class RealTile:
     tile
         The tile.
     intensity
-        Intensity statistics of the whole target, raw units.
+        Intensity statistics of each channel in the whole target, raw units.
     """
 
     volume: Volume
     tile: Tile
-    intensity: IntensityStatistics
+    intensity: Mapping[int, IntensityStatistics]
     _read: dict[tuple[Shape, Shape], NDArray[Any]] = field(
         default_factory=dict, compare=False, repr=False
     )
 
-    def group(self, view: View, device: str) -> TileGroup:
+    def group(self, view: View, device: str, channels: Sequence[int] = ()) -> TileGroup:
         """Return the tile as a model reads it.
 
         Parameters
@@ -58,6 +59,8 @@ class RealTile:
             The model's, of a whole tile.
         device
             Where its intensities shall lie.
+        channels
+            What the model sees; empty for the channel seen by default.
 
         Raises
         ------
@@ -70,11 +73,15 @@ class RealTile:
         if (start, stop) not in self._read:  # models of a bank mostly read the same box
             self._read.clear()
             self._read[start, stop] = read_box(self.volume, start, stop)
-        voxels = Window.on(device, self._read[start, stop], start).voxels
-        return TileGroup(voxels[None].astype("float32"), [self.tile], self.intensity, 0)
+        window = Window.on(device, self._read[start, stop], start, self.volume)
+        frames = window.frame(start, shape, channels)[None].astype("float32")
+        intensity = [self.intensity[c] for c in channels or (window.channel,)]
+        return TileGroup(frames, [self.tile], intensity, 0)
 
 
-def real_tile(volume: Volume, grid: TileGrid, intensity: IntensityStatistics) -> RealTile | None:
+def real_tile(
+    volume: Volume, grid: TileGrid, intensity: Mapping[int, IntensityStatistics]
+) -> RealTile | None:
     """Return a whole tile of the target that is not one value everywhere.
 
     None if few looks find none: an empty target, or one that cannot be read; that is told when it
@@ -85,7 +92,7 @@ def real_tile(volume: Volume, grid: TileGrid, intensity: IntensityStatistics) ->
     volume, grid
         The target and its tiles.
     intensity
-        Intensity statistics of the whole target, raw units.
+        Intensity statistics of each channel in the whole target, raw units.
     """
     others = np.random.default_rng(0).integers(len(grid), size=MOST_LOOKED_AT - 1)
     for index in (len(grid) // 2, *map(int, others)) if len(grid) else ():

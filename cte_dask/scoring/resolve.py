@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cte_dask.consistency import needs_instances
+from cte_dask.errors import VolumeError
 from cte_dask.inference.settings import Inference
 from cte_dask.models.described import described_bank
 from cte_dask.models.variants import check_scales, members_of
@@ -22,6 +24,7 @@ from cte_dask.scoring.experiment import (
 from cte_dask.scoring.real_tile import real_tile
 from cte_dask.scoring.settings import ScoringOptions, keywords
 from cte_dask.tiles import Shape, TileGrid
+from cte_dask.volume.channels import channel_indices, channels_shown
 from cte_dask.volume.statistics import IntensityStatistics, intensity_statistics
 
 if TYPE_CHECKING:
@@ -74,30 +77,33 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
     tile = options.tile or default_tile(volume.shape, (m.dims for m in bank))
     inference = _inference(options, tile, perturbations)
     grid = TileGrid(volume.shape, tile)
-    intensity = _intensity(volume, bank, options) if options.sample else None
+    intensities = _intensities(volume, bank, options) if options.sample else {}
+    proof = real_tile(_seeing(volume, intensities), grid, intensities) if intensities else None
     candidates, excluded = settle(
         members,
         inference,
         threads=options.threads,
         batch=options.batch,
-        voxel_size=volume.voxel_size,
+        volume=volume,
         perturbations=perturbations,
         apart=options.apart,
-        proof=None if intensity is None else real_tile(volume, grid, intensity),
+        proof=proof,
         tell=options.tell,
     )
     if options.perturbations is None:
         perturbations = default_perturbations(candidates)
     per_block = options.block or plan_blocks(grid, volume.read_unit, workers=options.workers or 1)
+    seen = sorted({c for one in candidates for c in one.channels or (volume.channel or 0,)})
+    mapped = any(one.channels for one in candidates)
     return Experiment(
-        volume=volume,
+        volume=replace(volume, channels=tuple(seen)) if mapped else volume,
         grid=grid,
         per_block=per_block,
         candidates=candidates,
         excluded=excluded,
         perturbations=perturbations,
         metrics=tuple(options.metrics),
-        intensity=intensity,
+        intensity=intensities.get(volume.channel or 0),
         seed=options.seed,
         repeats=options.repeats,
         device=inference.device,
@@ -112,6 +118,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         },
         rule=_rule(options),
         time_limit=options.time_limit,
+        intensities={c: intensities[c] for c in seen if c in intensities} if mapped else {},
     )
 
 
@@ -145,13 +152,37 @@ def _inference(
     )
 
 
-def _intensity(volume: Volume, bank: ModelBank, options: ScoringOptions) -> IntensityStatistics:
-    """Measure the target's intensities: the percentiles that tiles and models are scaled by."""
+def _intensities(
+    volume: Volume, bank: ModelBank, options: ScoringOptions
+) -> dict[int, IntensityStatistics]:
+    """Measure the intensities that tiles and models are scaled by, of all channels that are seen.
+
+    The default channel is the first, whether a model sees it or not: reports show it.
+    """
     percentiles = sorted({q for m in bank for q in _percentiles(m)} | set(CANONICAL_PERCENTILES))
-    options.tell("sampling the target's intensities")
-    intensity = intensity_statistics(volume, percentiles=percentiles, seed=options.seed)
-    _check_contrast(volume, intensity)
-    return intensity
+    intensities: dict[int, IntensityStatistics] = {}
+    for channel in dict.fromkeys((volume.channel or 0, *_asked_for(volume, bank))):
+        one = volume.of_channel(channel)
+        which = f" of channel {channels_shown(volume, [channel])}" if intensities else ""
+        options.tell(f"sampling the target's intensities{which}")
+        statistics = intensity_statistics(one, percentiles=percentiles, seed=options.seed)
+        _check_contrast(one, statistics)
+        intensities[channel] = statistics
+    return intensities
+
+
+def _asked_for(volume: Volume, bank: ModelBank) -> Iterator[int]:
+    """Yield the channels that models name, where the target has them."""
+    for spec in bank:
+        try:
+            yield from channel_indices(volume, spec.channels)
+        except VolumeError:  # the model is excluded with that reason
+            continue
+
+
+def _seeing(volume: Volume, channels: Iterable[int]) -> Volume:
+    seen = tuple(channels)
+    return replace(volume, channels=seen) if len(seen) > 1 else volume
 
 
 def _perturbations(options: ScoringOptions, models: int) -> tuple[Perturbation, ...]:

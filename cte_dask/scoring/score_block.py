@@ -75,9 +75,8 @@ def score_block(
         margins = margins_of(tile, experiment.candidates, experiment.perturbations)
         for places, window in windows(volume, block, tile, margins, device=experiment.device):
             chosen = _unmasked(volume, block.tiles[places])
-            constant = chosen & _constant(window, block.tiles[places])
-            _mark_constant(scores, numbers, places.start + np.flatnonzero(constant))
-            chosen &= ~constant
+            _mark_constant(scores, experiment, window, np.flatnonzero(chosen) + places.start)
+            chosen &= _something(scores, numbers)[places]
             for group in parts_of(places.start + np.flatnonzero(chosen), bytes_each):
                 predictions = _score_tiles(experiment, window, scores, places=group, models=numbers)
                 bank.add(group, predictions)
@@ -132,10 +131,15 @@ def _score_tiles(
         candidate = experiment.candidates[number]
         if candidate.name in scores.failures:
             continue
+        own = np.flatnonzero(~_constant_for(scores, number)[places])
+        if not len(own):
+            continue
         try:
-            scorer = TileScorer(experiment, predictor(candidate, experiment.inference), window)
-            score = partial(_score_model, scorer, candidate, tiles, partial(votes.keep, number))
-            scores.tiles[number][:, places] = with_smaller_batches(scorer.ready, score)
+            ready = predictor(candidate, experiment.inference)
+            scorer = TileScorer(experiment, ready, window, candidate.channels)
+            keep = _at(partial(votes.keep, number), own)
+            score = partial(_score_model, scorer, candidate, [tiles[i] for i in own], keep)
+            scores.tiles[number][:, places[own]] = with_smaller_batches(scorer.ready, score)
         except FOREIGN as error:  # foreign code: one model's fault must not stop the bank
             scores.failures[candidate.name] = reason(error)
             scores.mark([number], "failed")
@@ -201,7 +205,8 @@ def predict_tiles(
     block = experiment.blocks.block_at(index)
     window = read_window(experiment, block, [d.perturbation for d in draws])
     for candidate in experiment.candidates:
-        scorer = TileScorer(experiment, predictor(candidate, experiment.inference), window)
+        ready = predictor(candidate, experiment.inference)
+        scorer = TileScorer(experiment, ready, window, candidate.channels)
         for tile, passes in scorer.predictions(block.tiles, draws):
             yield candidate.name, tile, [foreground for foreground, _ in passes]
 
@@ -211,22 +216,46 @@ def _unmasked(volume: Volume, tiles: Sequence[Tile]) -> NDArray[np.bool_]:
     mask = volume.read_mask(tiles[0].start, tiles[-1].stop)
     if mask is None:
         return np.ones(len(tiles), bool)
-    window = Window(mask, tiles[0].start)
+    window = Window(mask[None], tiles[0].start)
     return np.array([bool(window.frame(t.start, t.shape).any()) for t in tiles])
 
 
-def _constant(window: Window, tiles: Sequence[Tile]) -> NDArray[np.bool_]:
-    """Return which tiles have one value throughout: padding, or chunks that are not stored."""
-    cores = (window.frame(t.start, t.shape) for t in tiles)
-    return np.array([bool((core == core[0, 0, 0]).all()) for core in cores])
+def _mark_constant(
+    scores: BlockScores, experiment: Experiment, window: Window, places: NDArray[np.int64]
+) -> None:
+    """Say which tiles hold nothing in what a model sees, where its perturbation is supported.
+
+    They have one value throughout: padding, or chunks that are not stored.
+    """
+    tiles = experiment.blocks.block_at(scores.index).tiles
+    for place in places:
+        tile = tiles[place]
+        constant = {
+            c: bool((core == core[0, 0, 0]).all())
+            for c, core in zip(
+                window.channels,
+                window.frame(tile.start, tile.shape, window.channels),
+                strict=True,
+            )
+        }
+        for number, candidate in enumerate(experiment.candidates):
+            if all(constant[c] for c in candidate.channels or (window.channel,)):
+                masked = scores.status[number, :, place] == STATUS["masked"]
+                scores.tiles[number].mark((masked, place), "constant")
 
 
-def _mark_constant(scores: BlockScores, models: Sequence[int], places: NDArray[np.int64]) -> None:
-    """Say that tiles hold nothing, where a model's perturbation is supported."""
+def _something(scores: BlockScores, models: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which tiles of a block hold something for one of the models, (tile,)."""
+    held = np.zeros(scores.status.shape[-1], bool)
     for number in models:
-        for place in places:
-            masked = scores.status[number, :, place] == STATUS["masked"]
-            scores.tiles[number].mark((masked, place), "constant")
+        held |= ~_constant_for(scores, number)
+    return held
+
+
+def _constant_for(scores: BlockScores, model: int) -> NDArray[np.bool_]:
+    """Return which tiles of a block hold nothing for a model, (tile,)."""
+    empty: NDArray[np.bool_] = (scores.status[model] == STATUS["constant"]).any(axis=0)
+    return empty
 
 
 def _unscored(candidate: Candidate, draws: Sequence[Draw], tiles: int) -> TileScores:

@@ -42,11 +42,14 @@ class TileScorer:
         The model, loaded.
     window
         The voxels of the block.
+    channels
+        Channels of the target that the model sees; empty for the one seen by default.
     """
 
     experiment: Experiment
     ready: Predictor
     window: Window
+    channels: tuple[int, ...] = ()
 
     def score(
         self, tiles: Sequence[Tile], draws: Sequence[Draw], keep: Keep | None = None
@@ -97,13 +100,11 @@ class TileScorer:
             boxes = [self._box(tile, view.box) for tile in tiles]
             return namespace(self.window.voxels).stack(boxes).astype("float32")
 
-        if experiment.intensity is None:
-            raise ValueError("the target's intensities were not sampled: resolve with sample=True")
         return self.ready.run(
             around(self.ready.view(None)),
             tiles,
             draws,
-            intensity=experiment.intensity,
+            intensity=experiment.intensity_of(self.channels),
             seed=experiment.seed,
             around=around,
         )
@@ -145,7 +146,7 @@ class TileScorer:
 
     def _box(self, tile: Tile, box: tuple[Shape, Shape]) -> Any:
         before, shape = box
-        return self.window.frame(shifted(tile.start, before, -1), shape)
+        return self.window.frame(shifted(tile.start, before, -1), shape, self.channels)
 
     def _finite(self, tile: Tile, box: tuple[Shape, Shape]) -> bool:
         voxels = self._box(tile, box)

@@ -21,7 +21,8 @@ __all__ = ["ArraySource", "array_source", "find_array"]
 def find_array(target: object, storage_options: Mapping[str, Any]) -> Image | None:
     """Return an array as an image of one level, None if the target is no array.
 
-    An xarray's dimensions become the axes where they have the names of axes.
+    An xarray's dimensions become the axes where they have the names of axes, and its coordinates
+    along c the names of channels.
 
     Raises
     ------
@@ -37,12 +38,21 @@ def find_array(target: object, storage_options: Mapping[str, Any]) -> Image | No
     array: Any = target
     name = f"the {type(target).__name__}"
     source = array_source(array, checked_dtype(np.dtype(array.dtype), name))
+    dims = tuple(getattr(target, "dims", ()))
+    axes = letters(dims or None)
     return Image(
         name=name,
-        axes=letters(getattr(target, "dims", None)),
+        axes=axes,
+        channels=_channels(array, str(dims[axes.index("c")])) if axes and "c" in axes else (),
         levels=(LevelScale(""),),
         open_level=lambda _: source,
     )
+
+
+def _channels(array: Any, dimension: str) -> tuple[str, ...]:
+    names = getattr(array, "coords", {}).get(dimension)
+    # numbers along an axis are places, not names
+    return () if names is None or names.dtype.kind not in "UO" else tuple(map(str, names.values))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,10 @@ from cte_dask.errors import VolumeError
 __all__ = ["AXES", "checked_axes", "checked_index", "default_axes", "letters"]
 
 AXES = "tczyx"
+SAMPLES = (3, 4)
+"""Samples a voxel of pictures in colour, RGB with or without alpha."""
+LEAST_PICTURE = 32
+"""Rows and columns of a picture, at least; a smaller array may be a volume as well."""
 _OPTION = {"c": "channel", "t": "time"}
 
 
@@ -38,14 +42,21 @@ def checked_axes(axes: str, ndim: int) -> str:
     return axes
 
 
-def default_axes(ndim: int, name: str) -> str:
+def default_axes(shape: Sequence[int], name: str) -> str:
     """Return the axes of an array whose metadata names none: ``yx`` or ``zyx``.
 
     Raises
     ------
     VolumeError
-        If the array has another number of axes, so that the user must name them.
+        If the array has another number of axes, or looks like a picture in colour, so that the
+        user must name them.
     """
+    ndim = len(shape)
+    if ndim == 3 and shape[2] in SAMPLES and min(shape[:2]) >= LEAST_PICTURE:
+        raise VolumeError(
+            f"{name} of shape {tuple(shape)} does not name its axes, and looks like a picture in "
+            "colour: give --axes yxc, or --axes zyx if it is a volume"
+        )
     if ndim in (2, 3):
         return "zyx"[-ndim:]
     remedy = "name them with --axes, for example --axes " + (AXES[-ndim:] if ndim > 3 else "zyx")

@@ -54,7 +54,8 @@ class Mask:
                 box.start, box.stop, self.factors, self.view.shape, strict=True
             )
         ]
-        return gather(self.view, indices).astype(bool)
+        stored: NDArray[np.bool_] = gather(self.view, indices)[0].astype(bool)
+        return stored
 
 
 def mask_factors(mask: Shape, target: Shape) -> Shape | None:

@@ -97,7 +97,12 @@ def open_volume(
         offset=image.levels[index].offset,
         mask=opened_mask,
         notes=(*_still_true(image.notes, sizes), *note, *mask_note),
+        channel_names=image.channels if len(image.channels) == _channels(view) else (),
     )
+
+
+def _channels(view: ZyxView) -> int:
+    return dict(zip(view.axes, view.source.shape, strict=True)).get("c", 1)
 
 
 def _voxel_sizes(image: Image, voxel_size: VoxelSizeLike | None) -> list[VoxelSize | None]:
@@ -164,7 +169,7 @@ def _axes(image: Image, source: Source, axes: str | None) -> str:
             problem = f"axes {axes!r}: the metadata of {image.name} says {image.axes!r}"
             raise VolumeError(problem, "leave out --axes")
         return axes
-    return checked_axes(image.axes or default_axes(ndim, image.name), ndim)
+    return checked_axes(image.axes or default_axes(source.shape, image.name), ndim)
 
 
 def _open_mask(

@@ -1,4 +1,4 @@
-"""Files that hold one grey plane, PNG or TIFF: their extents without their voxels, and a box."""
+"""Files that hold one plane, PNG or TIFF, grey or in colour: extents without voxels, and a box."""
 
 from __future__ import annotations
 
@@ -12,16 +12,31 @@ from cte_dask.errors import VolumeError, cause
 from cte_dask.volume.file_source import FileKind, library
 from cte_dask.volume.tiff_source import open_series, remarks
 
-__all__ = ["PNG", "PNG_SUFFIXES", "TIFF_SUFFIXES", "plane_type", "read_plane"]
+__all__ = [
+    "COLOURS",
+    "PNG",
+    "PNG_SUFFIXES",
+    "RGB",
+    "TIFF_SUFFIXES",
+    "PlaneType",
+    "plane_type",
+    "read_plane",
+]
 
 PNG_SUFFIXES = (".png",)
 TIFF_SUFFIXES = (".tif", ".tiff")
+PLANES = ("YX", "YXS")
+"""Axes of TIFF pages that are planes here."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG = FileKind("PNG", PNG_SUFFIXES, (SIGNATURE,))
-GREY = 0
+COLOURS = ("red", "green", "blue", "alpha")
+"""Names of the samples of a voxel in colour."""
+SAMPLES = {0: 1, 2: 3, 6: 4}
+"""Colour types of PNG that are read, grey, RGB and RGB with alpha, and their samples a voxel."""
+RGB = 2
 
-PlaneType = tuple[tuple[int, int], str]
-"""Extents along y and x, and the name of the element type."""
+PlaneType = tuple[tuple[int, int, int], str]
+"""Extents along y and x, samples a voxel, and the name of the element type."""
 
 
 def plane_type(file: str) -> PlaneType:
@@ -30,7 +45,7 @@ def plane_type(file: str) -> PlaneType:
     Raises
     ------
     VolumeError
-        If the file is damaged, or holds anything but one plane of one sample a voxel.
+        If the file is damaged, or holds anything but one plane, grey or in colour.
     """
     read = _tiff_type if file.lower().endswith(TIFF_SUFFIXES) else _png_type
     try:
@@ -42,7 +57,7 @@ def plane_type(file: str) -> PlaneType:
 
 
 def read_plane(file: str, y: range, x: range) -> NDArray[Any]:
-    """Return rows and columns of a plane.
+    """Return rows and columns of a plane, (y, x, samples).
 
     Raises
     ------
@@ -51,25 +66,34 @@ def read_plane(file: str, y: range, x: range) -> NDArray[Any]:
     """
     if file.lower().endswith(TIFF_SUFFIXES):
         series = open_series(file, 0, 0)
-        if len(series.shape) != 2:
+        if series.axes not in PLANES:
             raise VolumeError(f"{file} has changed since it was opened: open it again")
-        return series.read([], {"Y": y, "X": x})
+        samples = range(dict(zip(series.axes, series.shape, strict=True)).get("S", 1))
+        stored = series.read([], {"Y": y, "X": x, "S": samples})
+        return stored[..., np.newaxis] if series.axes == "YX" else stored
     imagecodecs = library("imagecodecs", extra="tiff", kind="PNG")
     with open(file, "rb") as opened:
         content = opened.read()
     plane: NDArray[Any] = imagecodecs.png_decode(content)
-    return plane[y.start : y.stop, x.start : x.stop]
+    return plane.reshape(*plane.shape[:2], -1)[y.start : y.stop, x.start : x.stop]
 
 
 def _tiff_type(file: str) -> PlaneType:
     tifffile = library("tifffile", extra="tiff", kind="TIFF")
     with remarks(), tifffile.TiffFile(file) as tiff:
         page, count = tiff.pages.first, len(tiff.pages)
-        if count != 1 or page.axes != "YX":
+        if count != 1 or page.axes not in PLANES or not _grey_or_rgb(page):
             raise VolumeError(
-                f"{file} holds {count} pages of {page.axes}, not one grey plane: name it by itself"
+                f"{file} holds {count} pages of {page.axes}, not one plane, grey or RGB: name it "
+                "by itself"
             )
-        return (int(page.imagelength), int(page.imagewidth)), np.dtype(page.dtype).name
+        extent = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
+        return extent, np.dtype(page.dtype).name
+
+
+def _grey_or_rgb(page: Any) -> bool:
+    samples = int(page.samplesperpixel)
+    return samples == 1 or (page.photometric == RGB and samples <= len(COLOURS))
 
 
 def _png_type(file: str) -> PlaneType:
@@ -80,9 +104,9 @@ def _png_type(file: str) -> PlaneType:
     if len(head) < 26 or not head.startswith(SIGNATURE):
         raise VolumeError(f"{file} is no PNG, or cut off")
     width, height, bits, colour = struct.unpack(">IIBB", head[16:26])
-    if colour != GREY or bits not in (8, 16):
+    if colour not in SAMPLES or bits not in (8, 16):
         raise VolumeError(
-            f"{file} is not a grey PNG of 8 or 16 bits (colour type {colour}, {bits} bits): save "
-            "one channel as grey"
+            f"{file} is no PNG of 8 or 16 bits, grey or RGB (colour type {colour}, {bits} bits): "
+            "save it so"
         )
-    return (height, width), f"uint{bits}"
+    return (height, width, SAMPLES[colour]), f"uint{bits}"

@@ -1,4 +1,4 @@
-"""Targets that are a folder of planes, one grey PNG or TIFF a file, or a single PNG."""
+"""Targets that are a folder of planes, one PNG or TIFF a file, grey or RGB, or a single PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from cte_dask.storage.zip_files import METADATA
 from cte_dask.volume.file_source import FileSource
 from cte_dask.volume.image import Image, Selection, checked_dtype
 from cte_dask.volume.ngff import LevelScale
-from cte_dask.volume.plane_file import PNG, PNG_SUFFIXES, TIFF_SUFFIXES, plane_type, read_plane
+from cte_dask.volume.plane_file import (
+    COLOURS,
+    PNG,
+    PNG_SUFFIXES,
+    TIFF_SUFFIXES,
+    PlaneType,
+    plane_type,
+    read_plane,
+)
 from cte_dask.volume.tiff_image import find_tiff
 
 __all__ = ["find_planes"]
@@ -44,12 +52,14 @@ class PlanesSource(FileSource):
         files = _plane_files(self.url)
         if len(files) != self.shape[0] or _checksum(files) != self.names:
             raise VolumeError("it has other files than when it was opened: open it again")
-        planes, y, x = (
+        ranges = [
             range(s, s + 1) if isinstance(s, int) else range(s.start, s.stop) for s in selection
-        )
-        data = np.empty((len(planes), len(y), len(x)), self.dtype)
+        ]
+        planes, y, x, *samples = ranges
+        data = np.empty(tuple(map(len, ranges)), self.dtype)
         for plane, number in zip(data, planes, strict=True):
             box = _read_named(files[number], y, x)
+            box = box[..., samples[0].start : samples[0].stop] if samples else box[..., 0]
             if box.shape != plane.shape or box.dtype.name != self.dtype:
                 raise VolumeError(f"{files[number]} has changed since it was opened: open it again")
             plane[...] = box
@@ -87,37 +97,43 @@ def find_planes(target: object, storage_options: Mapping[str, Any]) -> Image | N
 
 
 def _image(url: str, files: list[str]) -> Image:
-    (height, width), dtype = _common_type(files)
+    (height, width, samples), dtype = _common_type(files)
+    colours = COLOURS[:samples] if samples > 1 else ()
     is_tiff = files[0].lower().endswith(TIFF_SUFFIXES)
     chunks, level, notes = _of_tiff(files[0]) if is_tiff else ((height, width), LevelScale(""), ())
     source = PlanesSource(
         url=url,
-        shape=(len(files), height, width),
+        shape=(len(files), height, width, *([samples] if colours else [])),
         dtype=checked_dtype(np.dtype(dtype), url),
-        chunks=(1, *chunks),
+        chunks=(1, *chunks[:2], *([samples] if colours else [])),
         names=_checksum(files),
     )
-    return Image(url, "zyx", (level,), lambda _: source, notes=notes)
+    axes = "zyxc" if colours else "zyx"
+    return Image(url, axes, (level,), lambda _: source, channels=colours, notes=notes)
 
 
-def _common_type(files: list[str]) -> tuple[tuple[int, int], str]:
+def _common_type(files: list[str]) -> PlaneType:
     first = plane_type(files[0])
     for file in files[1:]:
         other = plane_type(file)
         if other != first:
             (shape, dtype), (others, others_dtype) = first, other
             raise VolumeError(
-                f"{file} is a plane of {others_dtype}{others}, but the first one, "
-                f"{os.path.basename(files[0])}, is of {dtype}{shape}: want all alike"
+                f"{file} is a plane of {others_dtype}{_shown(others)}, but the first one, "
+                f"{os.path.basename(files[0])}, is of {dtype}{_shown(shape)}: want all alike"
             )
     return first
+
+
+def _shown(extents: tuple[int, int, int]) -> str:
+    return str(extents[:2] if extents[2] == 1 else extents)
 
 
 def _of_tiff(file: str) -> tuple[tuple[int, ...], LevelScale, tuple[str, ...]]:
     """Return chunks, voxel size and notes of the volume that begins with a plane."""
     image = find_tiff(file, {})
     source = None if image is None else image.open_level(0)
-    if image is None or source is None or len(source.shape) != 2:
+    if image is None or source is None or image.axes not in ("yx", "yxc"):
         # a description of OME leads to other files
         raise VolumeError(f"{file} belongs to an image of more than one plane: name it by itself")
     size = image.levels[0].voxel_size

@@ -210,6 +210,11 @@ def _check_precision(volume: Volume, minimum: float, maximum: float) -> None:
             f"target {volume.name} holds {largest:g}, more than single precision can: is that a "
             "marker of missing voxels? Replace it by NaN, or leave it out with --mask or --roi"
         )
+    if largest < float(np.finfo(np.float32).tiny):
+        raise VolumeError(
+            f"target {volume.name} holds at most {largest:g}, which single precision, in which "
+            "networks compute, hardly tells from 0: multiply the array by a constant first"
+        )
     step = float(np.spacing(np.float32(largest)))
     if (maximum - minimum) < _FEWEST_STEPS * step:
         raise VolumeError(

@@ -15,6 +15,7 @@ from cte_dask.volume.axes import letters
 from cte_dask.volume.file_source import FileKind, FileTarget, library
 from cte_dask.volume.image import Image, checked_dtype
 from cte_dask.volume.ngff import LevelScale
+from cte_dask.volume.plane_file import COLOURS, RGB
 from cte_dask.volume.tiff_source import TiffSource, open_series, remarks
 from cte_dask.volume.voxel_size import VoxelSize, nanometres
 
@@ -24,7 +25,6 @@ TIFF = FileKind("TIFF", (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0
 UNNAMED = "QI"
 """Axes that tifffile gives to pages in a row of which the file does not say what they are."""
 MOST_LISTED = 12
-RGB = 2
 DAMAGE = re.compile(r"(invalid page offset|TiffTag 270 |corrupted file|incompletely written)[^')]*")
 """What tifffile logs of a file that was cut off; it goes on with the pages that are left."""
 
@@ -124,7 +124,7 @@ def _axes(series: Any, url: str) -> tuple[str | None, tuple[str, ...]]:
         )
     channels: tuple[str, ...] = ()
     if "S" in names and int(series.keyframe.photometric) == RGB:
-        channels = ("red", "green", "blue", "alpha")[: series.shape[names.index("S")]]
+        channels = COLOURS[: series.shape[names.index("S")]]
     names = names.replace("S", "C")
     if sum(names.count(axis) for axis in UNNAMED) == 1 and "Z" not in names:
         names = "".join("Z" if axis in UNNAMED else axis for axis in names)

@@ -87,21 +87,21 @@ class TiffSource(FileSource):
 
 @dataclass(frozen=True)
 class _Region:
-    """Rows and columns of one sample of a page.
+    """Rows and columns of samples of a page that are stored together.
 
     Parameters
     ----------
     page
         Number of the page in the series.
     plane, within
-        Where the sample lies: in which of the planes of a page, and where within a pixel.
+        Where the samples lie: in which of the planes of a page, and where within a pixel.
     y, x
         Rows and columns.
     """
 
     page: int
     plane: int
-    within: int
+    within: slice
     y: range
     x: range
 
@@ -169,11 +169,11 @@ class OpenSeries:
             If the file ends before the plane does, or lacks it.
         """
         page = self._level.keyframe
-        regions = self._regions(place, box)
-        data = np.full((len(regions), len(box["Y"]), len(box["X"])), page.nodata, self.dtype)
+        regions, extent = self._regions(place, box), (len(box["Y"]), len(box["X"]))
+        data = np.full((len(box.get("S", range(1))), *extent), page.nodata, self.dtype)
         fill = self._fill_rows if page.is_final else self._fill_segments
-        for sample, region in zip(data, regions, strict=True):
-            fill(sample, region)
+        for samples, region in zip(data.reshape(len(regions), -1, *extent), regions, strict=True):
+            fill(samples, region)
         order = {"S": 0, "Y": 1, "X": 2}
         return data.transpose([order[axis] for axis in self.axes]) if "S" in self.axes else data[0]
 
@@ -195,11 +195,11 @@ class OpenSeries:
     def _regions(self, place: Sequence[int], box: Mapping[str, range]) -> list[_Region]:
         number = int(np.ravel_multi_index(tuple(place), self._planes)) if place else 0
         # samples beside each other come with every pixel, others are planes of their own
-        is_beside = self._level.keyframe.planarconfig == 1
-        return [
-            _Region(number, 0 if is_beside else s, s if is_beside else 0, box["Y"], box["X"])
-            for s in box.get("S", range(1))
-        ]
+        samples = box.get("S", range(1))
+        if self._level.keyframe.planarconfig == 1:
+            within = slice(samples.start, samples.stop)
+            return [_Region(number, 0, within, box["Y"], box["X"])]
+        return [_Region(number, s, slice(0, 1), box["Y"], box["X"]) for s in samples]
 
     def _fill_rows(self, data: NDArray[Any], region: _Region) -> None:
         """Fill in rows of a plane that is stored as it is in memory."""
@@ -215,7 +215,8 @@ class OpenSeries:
         content = _bytes(path, offset, len(region.y) * row)
         values = np.frombuffer(content, self.dtype.newbyteorder(self._byteorder))
         columns = slice(region.x.start, region.x.stop)
-        data[...] = values.reshape(-1, page.imagewidth, samples)[:, columns, region.within]
+        pixels = values.reshape(-1, page.imagewidth, samples)[:, columns, region.within]
+        data[...] = pixels.transpose(2, 0, 1)
 
     def _fill_segments(self, data: NDArray[Any], region: _Region) -> None:
         """Fill in what strips or tiles of a plane hold of a box."""
@@ -228,9 +229,11 @@ class OpenSeries:
             segment, _, shape = page.decode(content, index, **self._tables(region.page))
             bottom, right = min(y.stop, top + shape[1]), min(x.stop, left + shape[2])
             low, first = max(y.start, top), max(x.start, left)
-            data[low - y.start : bottom - y.start, first - x.start : right - x.start] = segment[
+            pixels = segment[
                 0, low - top : bottom - top, first - left : right - left, region.within
             ]
+            rows, columns = (low - y.start, bottom - y.start), (first - x.start, right - x.start)
+            data[:, slice(*rows), slice(*columns)] = pixels.transpose(2, 0, 1)
 
     def _segments(self, region: _Region) -> Iterator[tuple[int, int, int]]:
         """Yield index, first row and first column of each strip or tile of a region."""

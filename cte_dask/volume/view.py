@@ -1,8 +1,10 @@
-"""A stored array as one zyx volume: one channel and time point, boxes of it, reflected edges."""
+"""A stored array as one zyx volume: a channel and time point, boxes of it, reflected edges."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,32 +72,68 @@ class ZyxView:
         by_axis = dict(zip(self.axes, extents, strict=True))
         return by_axis.get("z", 1), by_axis["y"], by_axis["x"]
 
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return the voxels of a box within the array, as zyx.
+    def read(self, box: Box, channels: Sequence[int] = ()) -> NDArray[Any]:
+        """Return the voxels of a box within the array, as czyx.
+
+        Channels that lie in one chunk, or in chunks side by side, are read together.
+
+        Parameters
+        ----------
+        box
+            The box.
+        channels
+            Indices along c, in any order; empty for the one channel of this view.
 
         Raises
         ------
         VolumeReadError
             If stored voxels cannot be read.
         """
-        data = self.source.read(self._selection(box))
-        # the source dropped c and t, which were indexed; what remains may be stored as xzy
-        spatial = [axis for axis in self.axes if axis in "zyx"]
-        data = data.transpose([spatial.index(axis) for axis in "zyx" if axis in spatial])
-        return data if "z" in spatial else data[np.newaxis]
+        if "c" not in self.axes or not channels:
+            return self._read(box, self.channel or 0)
+        wanted = tuple(channels)
+        runs = self._runs(sorted(set(wanted)))
+        if wanted == tuple(range(wanted[0], wanted[0] + len(wanted))) and len(runs) == 1:
+            return self._read(box, slice(wanted[0], wanted[-1] + 1))
+        held: dict[int, NDArray[Any]] = {}
+        for run in runs:
+            data = self._read(box, slice(run[0], run[-1] + 1))
+            held.update((c, data[c - run[0]]) for c in run)
+        return np.stack([held[c] for c in wanted])
+
+    def _runs(self, channels: list[int]) -> list[list[int]]:
+        """Group channels so that the slice around a group touches no chunk that holds none."""
+        axis = self.axes.index("c")
+        unit = (self.source.shards or self.source.chunks)[axis]
+        runs = [channels[:1]]
+        for before, channel in pairwise(channels):
+            if channel // unit - before // unit > 1:
+                runs.append([])
+            runs[-1].append(channel)
+        return runs
+
+    def _read(self, box: Box, channel: slice | int) -> NDArray[Any]:
+        data = self.source.read(self._selection(box, channel))
+        # the source dropped what was indexed; what remains may be stored as xzcy
+        stored = [a for a in self.axes if a in "zyx" or (a == "c" and isinstance(channel, slice))]
+        data = data.transpose([stored.index(axis) for axis in "czyx" if axis in stored])
+        data = data if "z" in stored else np.expand_dims(data, -3)
+        return data if "c" in stored else data[np.newaxis]
 
     def missing(self, box: Box) -> int:
         """Return how many storage objects of a box within the array are omitted."""
-        return self.source.missing(self._selection(box))
+        return self.source.missing(self._selection(box, self.channel or 0))
 
-    def _selection(self, box: Box) -> Selection:
+    def _selection(self, box: Box, channel: slice | int) -> Selection:
         slices = dict(zip("zyx", map(slice, box.start, box.stop), strict=True))
-        by_axis: dict[str, slice | int] = {"c": self.channel or 0, "t": self.time or 0, **slices}
+        by_axis: dict[str, slice | int] = {"c": channel, "t": self.time or 0, **slices}
         return tuple(by_axis[axis] for axis in self.axes)
 
 
-def gather(view: ZyxView, indices: list[NDArray[np.intp]]) -> NDArray[Any]:
-    """Read the voxels at the outer product of three index arrays, in one read.
+def gather(
+    view: ZyxView, indices: list[NDArray[np.intp]], channels: Sequence[int] = ()
+) -> NDArray[Any]:
+    """Read the voxels at the outer product of three index arrays, in one read a run of channels.
 
     Parameters
     ----------
@@ -103,16 +141,18 @@ def gather(view: ZyxView, indices: list[NDArray[np.intp]]) -> NDArray[Any]:
         The stored array.
     indices
         Indices along z, y and x; each covers one contiguous range, in any order.
+    channels
+        Indices along c; empty for the one channel of the view.
 
     Returns
     -------
     ndarray
-        The voxels (z, y, x).
+        The voxels (c, z, y, x).
     """
     low = triple(along.min() for along in indices)
     high = triple(along.max() + 1 for along in indices)
-    data = view.read(Box(low, high))
-    for axis, (along, first) in enumerate(zip(indices, low, strict=True)):
+    data = view.read(Box(low, high), channels)
+    for axis, (along, first) in enumerate(zip(indices, low, strict=True), start=1):
         # away from the array's edges the box is the answer, and needs no copy
         if not np.array_equal(along, np.arange(first, first + data.shape[axis])):
             data = np.take(data, along - first, axis=axis)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ __all__ = ["Volume"]
 
 @dataclass(frozen=True)
 class Volume:
-    """One channel, time point, pyramid level and region of a stored image, always zyx.
+    """A time point, pyramid level and region of a stored image, always zyx; its channels by name.
 
     :func:`~cte_dask.volume.open_volume` makes it. It holds no open file and pickles to a few
     hundred bytes (unless it holds an array in memory).
@@ -45,6 +45,10 @@ class Volume:
         Mask of the voxels that count; None if all do.
     notes
         Remarks for reports on how the target was opened.
+    channel_names
+        Names of all channels, empty if not known.
+    channels
+        Channels that `read_channels` returns, by index; empty for `channel` alone.
     """
 
     view: ZyxView
@@ -55,6 +59,8 @@ class Volume:
     labelled: str | None = None
     mask: Mask | None = None
     notes: tuple[str, ...] = ()
+    channel_names: tuple[str, ...] = ()
+    channels: tuple[int, ...] = ()
 
     @property
     def url(self) -> str:
@@ -94,8 +100,24 @@ class Volume:
 
     @property
     def channel(self) -> int | None:
-        """Index along the channel axis, None if there is none."""
+        """Index along the channel axis, None if there is none; what most models see."""
         return self.view.channel
+
+    @property
+    def channel_count(self) -> int:
+        """Number of channels, 1 where there is no such axis."""
+        return dict(zip(self.axes, self.view.source.shape, strict=True)).get("c", 1)
+
+    def of_channel(self, channel: int) -> Volume:
+        """Return the volume with another channel, and that alone.
+
+        Parameters
+        ----------
+        channel
+            Index along the channel axis; 0 where there is none.
+        """
+        chosen = channel if "c" in self.axes else None
+        return replace(self, view=replace(self.view, channel=chosen), channels=())
 
     @property
     def time(self) -> int | None:
@@ -181,10 +203,36 @@ class Volume:
         VolumeReadError
             If stored voxels cannot be read.
         """
+        voxels: NDArray[Any] = self._gathered(start, stop, ())[0]
+        return voxels
+
+    def read_channels(self, start: Shape, stop: Shape) -> NDArray[Any]:
+        """Return the voxels of a box in all `channels`; else as `read`.
+
+        Parameters
+        ----------
+        start, stop
+            As `read` takes them.
+
+        Returns
+        -------
+        ndarray
+            The voxels (c, z, y, x) in the stored element type; a copy.
+
+        Raises
+        ------
+        ValueError
+            If the box is empty.
+        VolumeReadError
+            If stored voxels cannot be read.
+        """
+        return self._gathered(start, stop, self.channels)
+
+    def _gathered(self, start: Shape, stop: Shape, channels: tuple[int, ...]) -> NDArray[Any]:
         box = Box(triple(start), triple(stop)).shift(self.roi.start)
         # reflection at the array's edges, not the region's: real voxels beat mirrored ones
         ranges = zip(box.start, box.stop, self.array_shape, strict=True)
-        return gather(self.view, [reflected(*extent) for extent in ranges])
+        return gather(self.view, [reflected(*extent) for extent in ranges], channels)
 
     def read_mask(self, start: Shape, stop: Shape) -> NDArray[np.bool_] | None:
         """Return which voxels of a box count, None if there is no mask.
@@ -276,6 +324,7 @@ class Volume:
             "level": self.level,
             "axes": self.axes,
             "channel": self.channel,
+            **({"channels": list(self.channels)} if self.channels else {}),
             "time": self.time,
             "roi": str(self.roi),
             "dtype": self.dtype.name,

@@ -175,7 +175,7 @@ def test_instances_are_evaluated_by_their_average_precision(target, truth, label
     tile = block.tiles[0]
     low = tuple(a - b for a, b in zip(tile.start, ready.frame.before, strict=True))
     frame = window.frame(low, ready.frame.shape).astype("float32")
-    (one,) = ready.run(frame[None], [tile], [], intensity=experiment.intensity, seed=0)
+    (one,) = ready.run(frame[None], [tile], [], intensity=[experiment.intensity], seed=0)
     planes = truth[:2, :32, :32].astype(np.int64)
     planes[1][planes[1] > 0] += 1000  # a 2D model's objects are of one plane
     row = list(found.tiles["model"]).index(candidate.name)

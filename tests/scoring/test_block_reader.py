@@ -67,7 +67,7 @@ def test_every_tile_sees_its_voxels(
                 for at in range(places.start, places.stop):
                     low = [s - b for s, b in zip(block.tiles[at].start, before, strict=True)]
                     extent = [t + b + a for t, b, a in zip(tile, before, after, strict=True)]
-                    frame = window.frame(tuple(low), tuple(extent))
+                    (frame,) = window.frame(tuple(low), tuple(extent))
                     np.testing.assert_array_equal(frame, box(image, low, extent, origin))
                     seen.append(at)
             assert seen == list(range(len(block.tiles)))

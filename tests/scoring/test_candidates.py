@@ -140,7 +140,7 @@ def test_a_block_is_read_once_and_weights_are_loaded_once_for_all_candidates(tmp
     settling._READY.clear()
     load, read = (
         settling.Predictor.__init__.__globals__["load_network"],
-        type(experiment.volume).read,
+        type(experiment.volume).read_channels,
     )
     monkeypatch.setitem(
         settling.Predictor.__init__.__globals__,
@@ -149,7 +149,7 @@ def test_a_block_is_read_once_and_weights_are_loaded_once_for_all_candidates(tmp
     )
     monkeypatch.setattr(
         type(experiment.volume),
-        "read",
+        "read_channels",
         lambda self, *box: reads.append(box) or read(self, *box),
     )
     assert not score_block(experiment, 0).failures

@@ -200,3 +200,12 @@ def test_errors_are_value_errors_and_os_errors() -> None:
 
     assert issubclass(VolumeError, ValueError)
     assert issubclass(VolumeReadError, OSError)
+
+
+def test_a_picture_in_colour_that_names_no_axes_is_asked_about():
+    picture = np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    with pytest.raises(ValueError, match="looks like a picture in colour: give --axes yxc"):
+        open_volume(picture)
+    volume = open_volume(picture, axes="yxc", channel=2)
+    np.testing.assert_array_equal(volume.read((0, 0, 0), (1, 40, 50))[0], picture[..., 2])
+    assert open_volume(picture, axes="zyx").shape == (40, 50, 3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
@@ -84,7 +86,10 @@ def test_a_file_that_is_no_plane_like_the_others_is_named(tmp_path, voxels):
     assert "z10.png is a plane of uint8(20, 26)" in why(folder)
     colours = np.zeros((20, 26, 3), np.uint8)
     (folder / "z10.png").write_bytes(imagecodecs.png_encode(colours))
-    assert "z10.png is not a grey PNG of 8 or 16 bits (colour type 2, 8 bits)" in why(folder)
+    assert "z10.png is a plane of uint8(20, 26, 3), but the first one" in why(folder)
+    palette = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBB", 13, b"IHDR", 26, 20, 8, 3)
+    (folder / "z10.png").write_bytes(palette)
+    assert "z10.png is no PNG of 8 or 16 bits, grey or RGB (colour type 3, 8 bits)" in why(folder)
     written(folder, voxels[:1], ".tif", first=10)
     assert "holds planes such as z8.png, and z10.tif, which is none of them" in why(folder)
 
@@ -92,9 +97,31 @@ def test_a_file_that_is_no_plane_like_the_others_is_named(tmp_path, voxels):
 def test_a_tiff_of_several_pages_or_samples_is_no_plane(tmp_path, voxels):
     folder = written(tmp_path / "planes", voxels, ".tif")
     tifffile.imwrite(folder / "z9.tif", voxels, photometric="minisblack")
-    assert "z9.tif holds 6 pages of YX, not one grey plane" in why(folder)
-    tifffile.imwrite(folder / "z9.tif", np.zeros((20, 26, 3), np.uint8), photometric="rgb")
-    assert "z9.tif holds 1 pages of YXS, not one grey plane" in why(folder)
+    assert "z9.tif holds 6 pages of YX, not one plane, grey or RGB" in why(folder)
+    five = np.zeros((20, 26, 5), np.uint16)
+    tifffile.imwrite(folder / "z9.tif", five, photometric="minisblack", planarconfig="contig")
+    assert "z9.tif holds 1 pages of YXS, not one plane, grey or RGB" in why(folder)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_planes_in_colour_have_a_channel_a_sample(tmp_path, suffix):
+    colours = np.random.default_rng(0).integers(0, 255, (3, 20, 26, 3), np.uint8)
+    folder = tmp_path / "planes"
+    folder.mkdir()
+    for number, plane in enumerate(colours):
+        if suffix == ".png":
+            (folder / f"{number}.png").write_bytes(imagecodecs.png_encode(plane))
+        else:
+            tifffile.imwrite(folder / f"{number}.tif", plane, photometric="rgb")
+    volume = open_volume(folder, channel=1)
+    assert (volume.axes, volume.shape) == ("zyxc", (3, 20, 26))
+    assert volume.channel_names == ("red", "green", "blue")
+    np.testing.assert_array_equal(
+        volume.read((1, 2, 3), (3, 20, 26)), colours[1:, 2:, 3:, 1], strict=True
+    )
+    both = replace(volume, channels=(2, 0)).read_channels((1, 2, 3), (3, 20, 26))
+    np.testing.assert_array_equal(both, colours[1:, 2:, 3:, [2, 0]].transpose(3, 0, 1, 2))
+    assert "choose --channel 0..2 (0 = red, 1 = green, 2 = blue)" in why(folder)
 
 
 def test_anything_beside_the_planes_is_named(tmp_path, voxels):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_planes_of_a_large_imagej_file_have_one_page(tmp_path, voxels):
 
 @pytest.mark.parametrize("planes", ["contig", "separate"])
 @pytest.mark.parametrize("options", [{}, TILED])
-def test_a_channel_picks_a_sample_of_rgb(tmp_path, planes, options):
+def test_a_channel_picks_a_sample_of_rgb(tmp_path, planes, options, monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3)).astype(np.uint8)
     stored = image if planes == "contig" else np.moveaxis(image, -1, 1)
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planes, **options)
@@ -106,6 +107,13 @@ def test_a_channel_picks_a_sample_of_rgb(tmp_path, planes, options):
     volume = open_volume(tmp_path / "a.tif", channel=1)
     box = volume.read((1, 3, 5), (3, 39, 43))
     np.testing.assert_array_equal(box, image[1:3, 3:39, 5:43, 1])
+    reads, read = [], tiff_source._bytes
+    monkeypatch.setattr(tiff_source, "_bytes", lambda *place: reads.append(place) or read(*place))
+    colours = replace(volume, channels=(2, 0, 1)).read_channels((1, 3, 5), (3, 39, 43))
+    np.testing.assert_array_equal(
+        colours, image[1:3, 3:39, 5:43, [2, 0, 1]].transpose(3, 0, 1, 2), strict=True
+    )
+    assert len(set(reads)) == len(reads), "no part of the file is read twice"
 
 
 def test_time_and_channels_are_picked_from_a_hyperstack(tmp_path):

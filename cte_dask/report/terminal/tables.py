@@ -190,9 +190,10 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
         rows.insert(1, ("mind", text))
     for name, value in rows:
         table.add_row(name, Text(value))
-    for cost in plan.models:
-        passes = f"{cost.passes} predictions a tile"
-        table.add_row(Text(f"model {cost.name}"), f"{_flops(cost.flops)} a tile, {passes}")
+    for cost, candidate in zip(plan.models, experiment.candidates, strict=True):
+        passes = f"{_flops(cost.flops)} a tile, {cost.passes} predictions a tile"
+        told = "; ".join(filter(None, (passes, candidate.note)))
+        table.add_row(Text(f"model {cost.name}"), Text(told))
     for name, why in experiment.excluded.items():
         table.add_row(Text(f"model {name}"), Text(f"excluded: {why}"))
     return table
@@ -279,6 +280,7 @@ def print_plan(
     if as_json:
         hours = {str(n): plan.hours(n) for n in WORKERS}
         derived = {"flops": plan.flops, "hours": hours, "excluded": dict(experiment.excluded)}
+        derived["notes"] = {c.name: c.note for c in experiment.candidates if c.note}
         data = {**asdict(plan), **derived}
         most = plan.blocks if goal is None else min(plan.blocks, goal.blocks or plan.blocks)
         anytime = {"goal": goal and asdict(goal), "most_blocks": most}
