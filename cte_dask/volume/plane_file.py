@@ -1,9 +1,10 @@
-"""Files that hold one plane, PNG or TIFF, grey or in colour: extents without voxels, and a box."""
+"""Files of one plane, PNG, JPEG or TIFF, grey or in colour: extents without voxels, and a box."""
 
 from __future__ import annotations
 
+import os
 import struct
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from cte_dask.volume.tiff_source import open_series, remarks
 
 __all__ = [
     "COLOURS",
+    "JPEG",
+    "JPEG_SUFFIXES",
     "PNG",
     "PNG_SUFFIXES",
     "RGB",
@@ -24,11 +27,17 @@ __all__ = [
 ]
 
 PNG_SUFFIXES = (".png",)
+JPEG_SUFFIXES = (".jpg", ".jpeg")
 TIFF_SUFFIXES = (".tif", ".tiff")
 PLANES = ("YX", "YXS")
 """Axes of TIFF pages that are planes here."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG = FileKind("PNG", PNG_SUFFIXES, (SIGNATURE,))
+JPEG = FileKind("JPEG", JPEG_SUFFIXES, (b"\xff\xd8\xff",))
+END_OF_IMAGE, START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
+"""Markers of JPEG behind and before voxels, among which they cannot stand."""
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Markers of JPEG before the extents, one a kind of compression."""
 COLOURS = ("red", "green", "blue", "alpha")
 """Names of the samples of a voxel in colour."""
 SAMPLES = {0: 1, 2: 3, 6: 4}
@@ -47,7 +56,7 @@ def plane_type(file: str) -> PlaneType:
     VolumeError
         If the file is damaged, or holds anything but one plane, grey or in colour.
     """
-    read = _tiff_type if file.lower().endswith(TIFF_SUFFIXES) else _png_type
+    read = _tiff_type if file.lower().endswith(TIFF_SUFFIXES) else _picture_type
     try:
         return read(file)
     except (VolumeError, MemoryError):
@@ -71,10 +80,15 @@ def read_plane(file: str, y: range, x: range) -> NDArray[Any]:
         samples = range(dict(zip(series.axes, series.shape, strict=True)).get("S", 1))
         stored = series.read([], {"Y": y, "X": x, "S": samples})
         return stored[..., np.newaxis] if series.axes == "YX" else stored
-    imagecodecs = library("imagecodecs", extra="tiff", kind="PNG")
+    imagecodecs = library("imagecodecs", extra="tiff", kind="PNG and JPEG")
     with open(file, "rb") as opened:
         content = opened.read()
-    plane: NDArray[Any] = imagecodecs.png_decode(content)
+    is_jpeg = content.startswith(JPEG.magic)
+    decode = imagecodecs.jpeg8_decode if is_jpeg else imagecodecs.png_decode
+    # of a file that was cut off, the decoder fills up what is missing
+    if is_jpeg and content.rfind(END_OF_IMAGE) < content.rfind(START_OF_SCAN):
+        raise VolumeError(f"{file} is cut off")
+    plane: NDArray[Any] = decode(content)
     return plane.reshape(*plane.shape[:2], -1)[y.start : y.stop, x.start : x.stop]
 
 
@@ -96,13 +110,20 @@ def _grey_or_rgb(page: Any) -> bool:
     return samples == 1 or (page.photometric == RGB and samples <= len(COLOURS))
 
 
-def _png_type(file: str) -> PlaneType:
-    """Read the header, see https://www.w3.org/TR/png-3/#11IHDR."""
-    library("imagecodecs", extra="tiff", kind="PNG")
+def _picture_type(file: str) -> PlaneType:
+    library("imagecodecs", extra="tiff", kind="PNG and JPEG")
     with open(file, "rb") as opened:
         head = opened.read(26)
+        # by content: what a camera wrote may have been given the other name
+        if head.startswith(JPEG.magic):
+            return _jpeg_type(file, opened)
+    return _png_type(file, head)
+
+
+def _png_type(file: str, head: bytes) -> PlaneType:
+    """Read the header, see https://www.w3.org/TR/png-3/#11IHDR."""
     if len(head) < 26 or not head.startswith(SIGNATURE):
-        raise VolumeError(f"{file} is no PNG, or cut off")
+        raise VolumeError(f"{file} is no PNG or JPEG, or cut off")
     width, height, bits, colour = struct.unpack(">IIBB", head[16:26])
     if colour not in SAMPLES or bits not in (8, 16):
         raise VolumeError(
@@ -110,3 +131,22 @@ def _png_type(file: str) -> PlaneType:
             "save it so"
         )
     return (height, width, SAMPLES[colour]), f"uint{bits}"
+
+
+def _jpeg_type(file: str, opened: BinaryIO) -> PlaneType:
+    """Read segments up to the frame header, see https://www.w3.org/Graphics/JPEG/itu-t81.pdf."""
+    opened.seek(len(START_OF_SCAN))  # as long as any marker
+    while True:
+        segment = opened.read(4)
+        if len(segment) < 4 or segment[0] != 0xFF:
+            raise VolumeError(f"{file} is damaged or cut off before its extents")
+        if segment[1] in FRAMES:
+            break
+        opened.seek(int.from_bytes(segment[2:]) - 2, os.SEEK_CUR)
+    bits, height, width, samples = struct.unpack(">BHHB", opened.read(6))
+    if samples not in (1, 3) or bits != 8:
+        raise VolumeError(
+            f"{file} is no JPEG of 8 bits, grey or RGB ({samples} samples of {bits} bits): save it "
+            "so"
+        )
+    return (height, width, samples), "uint8"

@@ -1,4 +1,4 @@
-"""Targets that are a folder of planes, one PNG or TIFF a file, grey or RGB, or a single PNG."""
+"""Targets that are a folder of planes, PNG, JPEG or TIFF, grey or RGB, or one PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from cte_dask.volume.image import Image, Selection, checked_dtype
 from cte_dask.volume.ngff import LevelScale
 from cte_dask.volume.plane_file import (
     COLOURS,
+    JPEG,
+    JPEG_SUFFIXES,
     PNG,
     PNG_SUFFIXES,
     TIFF_SUFFIXES,
@@ -31,7 +33,8 @@ from cte_dask.volume.tiff_image import find_tiff
 
 __all__ = ["find_planes"]
 
-KINDS = (PNG_SUFFIXES, TIFF_SUFFIXES)
+KINDS = (PNG_SUFFIXES, JPEG_SUFFIXES, TIFF_SUFFIXES)
+LOSSY = "JPEG is lossy: models see its blocks of 8 by 8 voxels, too"
 OF_SYSTEMS = ("Thumbs.db", "desktop.ini")
 """Files that systems put into every folder, besides those whose name begins with a dot."""
 
@@ -67,12 +70,12 @@ class PlanesSource(FileSource):
 
 
 def find_planes(target: object, storage_options: Mapping[str, Any]) -> Image | None:
-    """Return the volume of a folder of planes, or of one PNG; None if the target is none.
+    """Return the volume of a folder of planes, or of one PNG or JPEG; None if the target is none.
 
     Parameters
     ----------
     target
-        Path of a folder that is no zarr and holds images, or of a PNG, on this machine.
+        Path of a folder that is no zarr and holds images, or of a PNG or JPEG, on this machine.
     storage_options
         Not used.
 
@@ -81,7 +84,7 @@ def find_planes(target: object, storage_options: Mapping[str, Any]) -> Image | N
     VolumeError
         If a file of the folder cannot be read, or is no plane like the others.
     """
-    place = PNG.parse(target)
+    place = PNG.parse(target) or JPEG.parse(target)
     if place is not None:
         if place.inside:
             raise VolumeError(f"{place.file} holds one plane: leave out ::{place.inside}")
@@ -109,7 +112,8 @@ def _image(url: str, files: list[str]) -> Image:
         names=_checksum(files),
     )
     axes = "zyxc" if colours else "zyx"
-    return Image(url, axes, (level,), lambda _: source, channels=colours, notes=notes)
+    lossy = (LOSSY,) if files[0].lower().endswith(JPEG_SUFFIXES) else ()
+    return Image(url, axes, (level,), lambda _: source, channels=colours, notes=(*notes, *lossy))
 
 
 def _common_type(files: list[str]) -> PlaneType:

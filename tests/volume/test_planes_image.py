@@ -23,6 +23,8 @@ def written(folder: Path, planes: np.ndarray, suffix: str, first: int = 8) -> Pa
         path = folder / f"z{number}{suffix}"
         if suffix == ".png":
             path.write_bytes(imagecodecs.png_encode(plane))
+        elif suffix == ".jpg":
+            path.write_bytes(imagecodecs.jpeg8_encode(plane, level=95))
         else:
             tifffile.imwrite(path, plane, photometric="minisblack")
     return folder
@@ -170,3 +172,57 @@ def test_folders_without_planes_and_zarrs_with_pictures_are_left_to_others(
     path = write_array(voxels)
     written(Path(path), voxels, ".png")
     assert open_volume(path).chunks == (6, 8, 8)
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    """Return two smooth planes in colour, which JPEG keeps well (z, y, x, samples)."""
+    z, y, x, c = np.indices((2, 40, 52, 3))
+    return (40 * z + 2 * y + x + 20 * c).astype(np.uint8)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_jpeg_is_read_as_it_is_decoded_and_said_to_be_lossy(tmp_path, pictures, samples):
+    planes = pictures if samples == 3 else np.ascontiguousarray(pictures[..., 0])
+    folder = written(tmp_path / "planes", planes, ".jpg")
+    colour = {"channel": 1} if samples == 3 else {}
+    for target, number in ((folder, 2), (folder / "z8.jpg", 1)):
+        volume = open_volume(target, **colour)
+        assert volume.shape == (number, 40, 52)
+        assert any("JPEG is lossy" in note for note in volume.notes)
+        first = planes[0, ..., 1] if samples == 3 else planes[0]
+        content = (folder / "z8.jpg").read_bytes()
+        decoded = imagecodecs.jpeg8_decode(content).reshape(40, 52, -1)[..., samples // 2]
+        np.testing.assert_array_equal(volume.read((0, 3, 5), (1, 33, 45))[0], decoded[3:33, 5:45])
+        assert np.abs(decoded.astype(int) - first).max() < 8
+
+
+def test_a_jpeg_is_known_by_its_content_whatever_its_name(tmp_path, pictures):
+    written(tmp_path, np.ascontiguousarray(pictures[:1, ..., 0]), ".jpg")
+    for name in ("a.png", "a.dat"):
+        (tmp_path / "z8.jpg").rename(tmp_path / name)
+        assert open_volume(tmp_path / name).shape == (1, 40, 52)
+        (tmp_path / name).rename(tmp_path / "z8.jpg")
+
+
+def test_a_jpeg_that_was_cut_off_is_an_error_and_not_filled_up(tmp_path, pictures):
+    written(tmp_path, np.ascontiguousarray(pictures[:1, ..., 0]), ".jpg")
+    path = tmp_path / "z8.jpg"
+    volume, content = open_volume(path), path.read_bytes()
+    path.write_bytes(content[:-20])
+    with pytest.raises(VolumeReadError, match=r"z8\.jpg is cut off"):
+        volume.read((0, 0, 0), (1, 1, 1))
+    path.write_bytes(content[:40])
+    assert "z8.jpg is damaged or cut off before its extents" in why(path)
+    path.write_bytes(b"no picture")
+    assert "z8.jpg is no PNG or JPEG, or cut off" in why(path)
+
+
+def test_a_jpeg_of_four_samples_is_refused(tmp_path, pictures):
+    four = np.concatenate([pictures[0], pictures[0, ..., :1]], axis=-1)
+    (tmp_path / "a.jpg").write_bytes(
+        imagecodecs.jpeg8_encode(four, colorspace="cmyk", outcolorspace="cmyk")
+    )
+    assert "a.jpg is no JPEG of 8 bits, grey or RGB (4 samples of 8 bits)" in why(
+        tmp_path / "a.jpg"
+    )
