@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.cli.findings import Finding
@@ -23,6 +23,7 @@ __all__ = ["examine_target"]
 GROUP = "store"
 NO_SIZE = "let models try several sizes: cte rank --scales 0.25,0.5,1,2"
 WITHOUT_UNIT = ": its voxel size is taken as not known"
+CHOICE = "choose one with --channel, or name those of each model in the bank (channels)"
 GAPS = "finish the conversion, or leave them out with --roi or --mask"
 
 
@@ -60,17 +61,30 @@ def examine_target(
         yield failure(error)
         return
     volume = None
+    is_open = chosen["channel"] is None and _channels(image, chosen["axes"]) > 1
+    if is_open:  # models may name theirs in the bank: all else is told of the first one
+        chosen["channel"] = 0
     try:
         volume, finding = _opened(target, shown_url(target), chosen)
     except Exception as error:  # any failure of a file system is a finding
         finding = failure(error)
     yield finding
-    yield from _facts(image, chosen, volume)
+    for fact in _facts(image, chosen, volume):
+        needs_choice = is_open and fact.name == "channels"
+        yield replace(fact, state="absent", remedy=CHOICE) if needs_choice else fact
     if volume is not None:
         yield _chunks(volume)
         # what is not known of the voxel size has a line of its own
         others = (note for note in volume.notes if "voxel size" not in note)
         yield from (Finding(GROUP, "note", "ok", note) for note in others)
+
+
+def _channels(image: Image, axes: str | None) -> int:
+    try:
+        shape = image.open_level(0).shape
+    except Exception:  # opening the target says why
+        return 1
+    return dict(zip(axes or image.axes or "", shape, strict=False)).get("c", 1)
 
 
 def _opened(target: str, name: str, chosen: Mapping[str, Any]) -> tuple[Volume, Finding]:

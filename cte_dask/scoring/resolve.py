@@ -167,6 +167,8 @@ def _intensities(
         options.tell(f"sampling the target's intensities{which}")
         statistics = intensity_statistics(one, percentiles=percentiles, seed=options.seed)
         _check_contrast(one, statistics)
+        if statistics.doubt:
+            options.tell(statistics.doubt)
         intensities[channel] = statistics
     return intensities
 

@@ -55,7 +55,8 @@ def default_axes(shape: Sequence[int], name: str) -> str:
     if ndim == 3 and shape[2] in SAMPLES and min(shape[:2]) >= LEAST_PICTURE:
         raise VolumeError(
             f"{name} of shape {tuple(shape)} does not name its axes, and looks like a picture in "
-            "colour: give --axes yxc, or --axes zyx if it is a volume"
+            "colour",
+            "give --axes yxc, or --axes zyx if it is a volume",
         )
     if ndim in (2, 3):
         return "zyx"[-ndim:]

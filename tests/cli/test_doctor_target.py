@@ -45,16 +45,25 @@ def test_axes_levels_channels_voxel_size_and_chunks_are_told(stained):
     assert told["chunks"] == ("ok", "1×16×16 (zyx); all 2 are written", "")
 
 
-def test_what_is_known_is_told_of_a_target_that_needs_an_option(stained):
+def test_channels_are_to_be_chosen_here_or_in_the_bank(stained):
     told = findings(stained)
-    assert told["target"] == (
-        "bad",
-        "the target has 2 along its channel axis",
-        "choose --channel 0..1 (0 = DAPI, 1 = actin)",
-    )
+    assert told["target"][0] == "ok"
     assert told["levels"][1].startswith("0: 4×32×32 of 50,4,4 nm")
-    assert told["channels"][1] == "2: 0 = DAPI, 1 = actin"
-    assert [remedy for _, _, remedy in told.values() if remedy] == [told["target"][2]]
+    state, text, remedy = told["channels"]
+    assert (state, text) == ("absent", "2: 0 = DAPI, 1 = actin")
+    assert "--channel" in remedy
+    assert [remedy for _, _, remedy in told.values() if remedy] == [remedy]
+
+
+def test_what_is_known_is_told_of_a_target_that_needs_an_option(tmp_path):
+    array = np.ones((2, 4, 8, 8), np.uint8)
+    size = {"voxel_size_nm": (50, 4, 4), "chunks": (1, 1, 8, 8), "n_levels": 1}
+    write_ome_zarr(tmp_path / "film.zarr", array, axes="tzyx", **size)
+    told = findings(tmp_path / "film.zarr")
+    problem = "the target has 2 along its time axis"
+    assert told["target"] == ("bad", problem, "choose --time 0..1")
+    assert told["levels"][1] == "0: 4×8×8 of 50,4,4 nm"
+    assert [remedy for _, _, remedy in told.values() if remedy] == ["choose --time 0..1"]
 
 
 def test_axes_that_are_not_named_are_asked_for_and_taken(tmp_path):
