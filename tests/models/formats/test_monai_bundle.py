@@ -213,7 +213,7 @@ def test_its_steps_compute_what_monais_transforms_do(tmp_path: Path) -> None:
         ([{"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
           {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.4}], 1,
          {"activation": "sigmoid", "threshold": 0.4, "channel": 0, "classes": ()}),
-        ([{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}], 4,
+        ([{"_target_": "AsDiscreted", "keys": "$monai.utils.CommonKeys.PRED", "argmax": True}], 4,
          {"activation": "softmax", "threshold": 0.5, "channel": 0, "classes": (1, 2, 3)}),
         ([{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}], 2,
          {"activation": "softmax", "threshold": 0.5, "channel": 1, "classes": ()}),
@@ -288,18 +288,50 @@ def test_a_network_of_one_extent_says_so(tmp_path: Path) -> None:
     assert network.forward(torch.rand(1, 1, 48, 32)).shape == (1, 2, 48, 32)
 
 
+def test_an_argument_that_is_an_expression_is_named_in_the_bank(tmp_path: Path) -> None:
+    spec = write(tmp_path / "a", configuration())
+    file = tmp_path / "a" / "configs" / "inference.json"
+    changed = NETWORK | {"in_channels": "$len(@key) - 4", "out_channels": "$1 + 1"}
+    file.write_text(json.dumps(configuration(network_def=changed)))
+    with pytest.raises(ModelError, match=r"not evaluated: name it in arguments\.network"):
+        load_network(spec)
+    named = {"network": {"in_channels": 1, "out_channels": 2}}
+    spec = described(spec.model_copy(update={"arguments": named}))
+    assert (spec.in_channels, spec.output.channel) == (1, 1)
+    np.testing.assert_allclose(ours(spec, IMAGE), theirs(configuration(), IMAGE), atol=1e-5)
+    with pytest.raises(ModelError, match="must map arguments to values"):
+        load_network(spec.model_copy(update={"arguments": {"network": 3}}))
+
+
+def test_arguments_of_older_monai_are_left_out(tmp_path: Path) -> None:
+    pytest.importorskip("einops")
+    swin = {
+        "_target_": "SwinUNETR", "in_channels": 1, "out_channels": 2, "feature_size": 12,
+        "spatial_dims": 2, "num_heads": [1, 1, 1, 1], "depths": [1, 1, 1, 1],
+    }  # fmt: skip
+    spec = write(tmp_path / "a", configuration(network_def=swin))
+    file = tmp_path / "a" / "configs" / "inference.json"
+    file.write_text(json.dumps(configuration(network_def=swin | {"img_size": [96, 96]})))
+    network = load_network(spec)
+    assert network.fixed_spatial is None
+    x = torch.rand(1, 1, 64, 32)
+    with torch.no_grad():
+        expected = network_of(configuration(network_def=swin))(x.transpose(2, 3)).transpose(2, 3)
+        torch.testing.assert_close(network.forward(x), expected)
+
+
 REFUSED = {
     "an expression": ({"network_def": NETWORK | {"channels": "$open('ran', 'w')"}},
                       "channels of the network is \"$open('ran', 'w')\", an expression"),
     "a class inside": ({"network_def": NETWORK | {"act": {"_target_": "os.mkdir", "path": "ran"}}},
                        "act of the network makes a os.mkdir"),
     "any class": ({"network_def": {"_target_": "os.mkdir", "path": "ran"}},
-                  "its network os.mkdir is none of MONAI's"),
+                  "its network os.mkdir is none of MONAI's networks"),
     "a class of MONAI that reads files": (
         {"network_def": {"_target_": "CellSamWrapper", "checkpoint": "ran"}},
-        "its network CellSamWrapper is none of MONAI's"),
+        "its network CellSamWrapper is none of MONAI's networks"),
     "a class of the bundle": ({"network_def": {"_target_": "scripts.net.Net"}},
-                              "its network scripts.net.Net is none of MONAI's"),
+                              "its network scripts.net.Net is none of MONAI's networks"),
     "no network": ({"network_def": "$make()"}, "has no network_def"),
     "a circle": ({"network_def": NETWORK | {"channels": "@a"}, "a": ["@a"]}, "refers to itself"),
     "a reference to nothing": ({"network_def": NETWORK | {"channels": "@b"}}, "is not there"),

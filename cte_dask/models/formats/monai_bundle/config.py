@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ _REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 _TARGET = re.compile(r"(?:monai\.networks\.nets\.(?:\w+\.)?)?(\w+)")
 _SECTIONS = ("network_def", "network", "net", "model")
 _WEIGHTS = ("model.pt", "model.ts")
+# names of arrays, which many bundles write as expressions
+_KEYS = {f"$monai.utils.CommonKeys.{k}": k.lower() for k in ("IMAGE", "LABEL", "PRED")}
 _DEEPEST = 20
 
 
@@ -55,15 +57,17 @@ class Bundle:
         What stands before ``configs/`` and ``models/`` in their names: empty or a folder.
     document, metadata
         ``configs/inference`` and ``configs/metadata.json``; the latter is empty if there is none.
-    axes
-        The order of the spatial axes in the network, such as ``zyx``; None for that of its reader.
+    own
+        The bank's arguments: ``axes``, the order of the spatial axes in the network, such as
+        ``zyx``, where it is not that of its reader; ``network``, arguments of the network's class
+        in place of the bundle's.
     """
 
     package: Package
     root: str
     document: Mapping[str, Any]
     metadata: Mapping[str, Any]
-    axes: str | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def network(self) -> Mapping[str, Any]:
@@ -80,8 +84,23 @@ class Bundle:
         ValueError
             If one is no plain value.
         """
-        plain = {k: v for k, v in self.network.items() if not re.fullmatch("_.*_", k)}
-        return {k: self.plain(v, f"{k} of the network") for k, v in plain.items()}
+        theirs = {k: v for k, v in self.network.items() if not re.fullmatch("_.*_", k)}
+        return {k: self._argument(k) for k in {**theirs, **self._named}}
+
+    @property
+    def _named(self) -> Mapping[str, Any]:
+        named = self.own.get("network", {})
+        if not isinstance(named, Mapping):
+            raise ModelError(f"arguments.network {named!r} must map arguments to values")
+        return named
+
+    def _argument(self, name: str) -> Any:
+        if name in self._named:
+            return self._named[name]
+        try:
+            return self.plain(self.network.get(name), f"{name} of the network")
+        except ValueError as error:
+            raise ValueError(f"{error}: name it in arguments.network") from error
 
     @property
     def class_name(self) -> str:
@@ -100,8 +119,8 @@ class Bundle:
         names = [n for n in NETWORKS if match and n.lower() == match[1].lower()]
         if not names:
             raise ValueError(
-                f"its network {target} is none of MONAI's that are known here "
-                f"({', '.join(NETWORKS)}): load it with format python and trust: true"
+                f"its network {target} is none of MONAI's networks for segmentation: give the "
+                "bundle's model.ts, or load it with format python and trust: true"
             )
         return names[0]
 
@@ -170,7 +189,9 @@ class Bundle:
             If the bank names other axes than these.
         """
         ours = "zyx"[3 - self.dims :]
-        axes = self.axes or (ours if self._reader == "NumpyReader" else ours[::-1])
+        axes = str(self.own.get("axes") or "") or (
+            ours if self._reader == "NumpyReader" else ours[::-1]
+        )
         if sorted(axes) != sorted(ours):
             raise ValueError(f"arguments.axes {axes!r} must be an order of {', '.join(ours)}")
         return tuple(ours.index(axis) for axis in axes)
@@ -205,7 +226,7 @@ class Bundle:
         """Return the first of these arguments of the network that is a plain integer."""
         for name in names:
             try:
-                value = self.plain(self.network.get(name), name)
+                value = self._argument(name)
             except ValueError:  # who builds the network asks for all arguments
                 continue
             if isinstance(value, int):
@@ -253,10 +274,10 @@ class Bundle:
             for name in re.split("::|#", reference[1]):
                 value = _item(value, name, f"{where} refers to {text!r}")
             return self.plain(value, where, depth=depth + 1)
+        if text in _KEYS:
+            return _KEYS[text]
         if text.startswith(("$", "@", "%")):
-            raise ValueError(
-                f"{where} is {text!r}, an expression: nothing of a bundle is evaluated"
-            )
+            raise ValueError(f"{where} is {text!r}, an expression: a bundle is not evaluated")
         return text
 
 
@@ -268,15 +289,15 @@ def _item(value: Any, name: str, where: str) -> Any:
     raise ValueError(f"{where}, which is not there")
 
 
-def read_bundle(path: Path, axes: object = None) -> Bundle:
+def read_bundle(path: Path, arguments: Mapping[str, Any] | None = None) -> Bundle:
     """Read the configuration and metadata of a bundle.
 
     Parameters
     ----------
     path
         A folder, or a zip that holds the bundle or its folder.
-    axes
-        The order of the network's spatial axes, if the bank names it.
+    arguments
+        Those of the bank; see :class:`Bundle`.
 
     Raises
     ------
@@ -295,7 +316,7 @@ def read_bundle(path: Path, axes: object = None) -> Bundle:
     metadata = f"{root}configs/metadata.json"
     described = _parsed(package, metadata) if metadata in names else {}
     document = _parsed(package, matches[0][0])
-    return Bundle(package, root, document, described, None if axes is None else str(axes))
+    return Bundle(package, root, document, described, arguments or {})
 
 
 def _parsed(package: Package, name: str) -> Mapping[str, Any]:
@@ -325,7 +346,7 @@ def described_entry(spec: ModelSpec, path: Path) -> dict[str, Any]:
     ValueError
         If :func:`read_bundle` fails, or a transform has no counterpart in a bank.
     """
-    bundle = read_bundle(path, spec.arguments.get("axes"))
+    bundle = read_bundle(path, spec.arguments)
     if not bundle.weights(spec.arguments.get("weights")).endswith(".ts"):
         _ = bundle.class_name, bundle.arguments  # raise for what cannot be built
     entry: dict[str, Any] = {

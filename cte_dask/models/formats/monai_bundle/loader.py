@@ -38,7 +38,7 @@ class MonaiBundle:
             no plain values, MONAI is not installed, or the weights do not fit.
         """
         spec = described(spec, path)  # raises for what a bank cannot express
-        bundle = read_bundle(path, spec.arguments.get("axes"))
+        bundle = read_bundle(path, spec.arguments)
         name = bundle.weights(spec.arguments.get("weights"))
         with bundle.package.files(f"{bundle.root}models/{name}") as (weights,):
             network = (_scripted if name.endswith(".ts") else _built)(spec, bundle, weights)
