@@ -167,6 +167,15 @@ def three_channels() -> nn.Module:
     return ThreeChannels()
 
 
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x, 2 * x]
+
+
+def twice() -> nn.Module:
+    return Twice()
+
+
 def unpadded() -> nn.Module:
     """Return a network that gives 32 voxels less than it takes: at 64, a half."""
     return nn.Conv2d(1, 1, 33).eval()

@@ -19,6 +19,7 @@ from cte_dask.inference.probe import Halo, measure_halo, probe_extent, probe_mul
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError, Network
+from cte_dask.models.one_image import OutputError
 
 if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
@@ -98,7 +99,7 @@ def with_extents(spec: ModelSpec) -> tuple[ModelSpec, Network]:
     """
     try:
         return _with_extents(spec)
-    except ModelError:
+    except (ModelError, OutputError):
         raise
     except FOREIGN as error:
         if spec.layout is not None or out_of_memory(error):
@@ -119,6 +120,8 @@ def _with_extents(spec: ModelSpec) -> tuple[ModelSpec, Network]:
         options = {"dims": spec.dims, "in_channels": spec.in_channels}
         try:
             multiple = probe_multiple(forward, **options)
+        except OutputError:
+            raise
         except ValueError as error:
             alone = probe_extent(forward, **options)
             if alone is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cte_dask.errors import FOREIGN, reason
+from cte_dask.models.one_image import OutputError
 
 if TYPE_CHECKING:
     from cte_dask.models.network import Network
@@ -65,15 +66,19 @@ def probe_multiple(forward: Forward, *, dims: int, in_channels: int = 1) -> int:
 
     Raises
     ------
+    OutputError
+        If it cannot be told which of the network's outputs is meant.
     ValueError
         If there is none, with the last reason.
     """
-    why = ""
+    why: str | OutputError = ""
     multiple = 1
     while multiple <= _LARGEST_MULTIPLE:
         extent = tuple(_odd_multiple(multiple, least) for least in _least(dims))
         try:
             output = _run(forward, torch.zeros(1, in_channels, *extent))
+        except OutputError as error:  # of another extent one of its outputs may fit
+            why = error
         # Networks complain about extents in every type there is.
         except FOREIGN as error:
             why = reason(error)
@@ -85,6 +90,8 @@ def probe_multiple(forward: Forward, *, dims: int, in_channels: int = 1) -> int:
             else:
                 why = f"an input of {extent} is taken, and no other"
         multiple *= 2
+    if isinstance(why, OutputError):
+        raise why
     why = " ".join(why.split())
     raise ValueError(f"no input extent up to {extent} gives an output of the same extent: {why}")
 
@@ -124,7 +131,10 @@ def probe_extent(forward: Forward, *, dims: int, in_channels: int = 1) -> int | 
     for extent in _EXTENTS[dims]:
         shape = (extent,) * dims
         try:
-            output = _run(forward, torch.zeros(1, in_channels, *shape))
+            with torch.no_grad():
+                output = forward(torch.zeros(1, in_channels, *shape))
+        except OutputError:
+            return None
         except FOREIGN:
             continue
         return extent if tuple(output.shape[2:]) == shape else None

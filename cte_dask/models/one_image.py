@@ -14,10 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ChannelsLast", "OneImage", "Selector", "channels_last", "tensors_of"]
+__all__ = ["ChannelsLast", "OneImage", "OutputError", "Selector", "channels_last", "tensors_of"]
 
 MOST = 32
 """The coarsest resolution that is taken for one: a 32nd. Below, outputs are no maps."""
+
+
+class OutputError(ValueError):
+    """It cannot be told which output of a network is meant, or it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class OneImage:
 
         Raises
         ------
-        ValueError
+        OutputError
             If the output is not there, or it cannot be told which is meant.
         """
         tensors = self._tensors(output)
@@ -93,7 +97,7 @@ class OneImage:
                 ((name, image),) = those.items()
                 self._choice = f"takes output {name} of {len(tensors)}: it alone {why}"
                 return self._image(image, x)
-        raise ValueError(
+        raise OutputError(
             f"it gives {_listed(tensors)}, of which {len(full) or 'none'} have the input's extent: "
             "name one with output.index"
         )
@@ -103,7 +107,7 @@ class OneImage:
         tensors = tensors_of(output)
         if self.index is None:
             if not tensors:
-                raise ValueError(f"it gives a {type(output).__name__}: no output is a tensor")
+                raise OutputError(f"it gives a {type(output).__name__}: no output is a tensor")
             return tensors
         index = self.index
         if isinstance(index, int) and index < 0 and isinstance(output, list | tuple):
@@ -111,7 +115,7 @@ class OneImage:
         chosen = {n: t for n, t in tensors.items() if f"{n}.".startswith(f"{index}.")}
         if not chosen:
             what = _listed(tensors) if tensors else f"a {type(output).__name__}"
-            raise ValueError(f"output.index {self.index!r} is not there: it gives {what}")
+            raise OutputError(f"output.index {self.index!r} is not there: it gives {what}")
         return chosen
 
     def _image(self, image: _Image, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,30 @@ def test_channels_that_stand_last_are_found_and_an_unfit_network_keeps_its_first
         check_model(model("three_channels"))
 
 
+def test_outputs_between_which_nothing_tells_are_the_reason_and_no_extent_is_searched_for() -> None:
+    with pytest.raises(ModelError, match=r"^model 'twice': it gives '0' \(1, 1, .* output\.index"):
+        check_model(model("twice", name="twice"))
+
+
+@pytest.mark.slow  # PyTorch's exporter
+def test_an_archive_of_one_extent_is_a_black_box_in_windows_and_a_grey_box_without(
+    tmp_path: Path,
+) -> None:
+    program = torch.export.export(odd_outputs.positions(48), (torch.zeros(1, 1, 48, 48),))
+    torch.export.save(program, path := tmp_path / "positions.pt2")
+    spec = ModelSpec(name="archive", format="torch_export", source=str(path))
+    for tile, grey in ((16, True), (96, False)):
+        experiment = resolve(
+            open_volume(blobs((1, 96, 96))),
+            ModelBank((spec,)),
+            perturbations=["dropout:0.2", "mirror"],
+            tile=(1, tile, tile),
+        )
+        (candidate,) = experiment.candidates
+        assert candidate.features == grey, candidate.note
+        assert ("cannot be reached in a network that is run in windows" in candidate.note) != grey
+
+
 def test_a_network_without_padding_is_not_taken_for_one_of_low_resolution() -> None:
     keys = {"halo": {"y": 16, "x": 16}, "multiple": {"y": 1, "x": 1}}
     with pytest.raises(ModelError, match="neither the same extent nor one fraction of it"):
@@ -106,9 +131,9 @@ OPTIONS: dict[str, Any] = {
 
 
 def test_however_a_network_gives_its_image_its_scores_are_the_same() -> None:
-    bank = ModelBank(
-        (*(model("formed", {"form": form}) for form in SAME), model("channels_last_in"))
-    )
+    known = {"halo": {"y": 8, "x": 8}, "multiple": {"y": 2, "x": 2}}
+    formed = (model("formed", {"form": form}, **known) for form in SAME)
+    bank = ModelBank((*formed, model("channels_last_in", layout="channels_last", **known)))
     scores = score(open_volume(blobs((1, 64, 64))), bank, **OPTIONS).compute()
     assert len(scores.model) == len(bank)
     for name in ("nhd", "vrand"):
