@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ __all__ = [
     "bottleneck_node",
     "hooked",
     "layer_names",
+    "reaches_output",
 ]
 
 Edit = Callable[[int, Tensor], Tensor]
@@ -56,7 +57,7 @@ class LayerCall:
         return math.prod(self.extent)
 
 
-def bottleneck_module(module: nn.Module, x: Tensor) -> str:
+def bottleneck_module(module: nn.Module, x: Tensor, *, unused: Collection[str] = ()) -> str:
     """Return the name of the bottleneck module of a network.
 
     Parameters
@@ -65,6 +66,8 @@ def bottleneck_module(module: nn.Module, x: Tensor) -> str:
         The network, in eval mode.
     x
         One batch, (N, C, [z,] y, x).
+    unused
+        Layers, by the same names, whose output is used for nothing.
 
     Returns
     -------
@@ -87,7 +90,25 @@ def bottleneck_module(module: nn.Module, x: Tensor) -> str:
             run=lambda longer: _module_calls(module, longer),
             first=lambda c: _is_channels_first(module.get_submodule(c.name.partition("@")[0])),
         )
-    return _choose(calls, x).name
+    return _choose([c for c in calls if c.name not in unused], x).name
+
+
+def reaches_output(module: nn.Module, layers: Sequence[str], x: Tensor) -> bool:
+    """Tell whether the output of a network depends on some layers, by NaN in their place.
+
+    Parameters
+    ----------
+    module, layers
+        The network, and names of its layers.
+    x
+        One batch, (N, C, [z,] y, x).
+    """
+    try:
+        with torch.no_grad(), hooked(module, layers, lambda _, y: torch.full_like(y, math.nan)):
+            output = module(x)
+    except FOREIGN:  # what does not take NaN uses it
+        return True
+    return bool(output.isnan().any())
 
 
 def _without_global_pooling(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,12 @@ from cte_dask.inference.graph.bottleneck import (
     bottleneck_module,
     bottleneck_node,
     hooked,
+    reaches_output,
 )
 from cte_dask.inference.graph.crop_to_core import Core, Crop, find_crop, inner_view
 from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.skip_once import halved
-from cte_dask.inference.graph.split import cut, insert_masks, named_node
+from cte_dask.inference.graph.split import UnreachedError, cut, insert_masks, named_node
 from cte_dask.inference.graph.trace import traced
 from cte_dask.models.windows import Windows
 
@@ -222,18 +223,22 @@ def feature_path(
 
 def _whole(network: Network, x: Tensor, names: Sequence[str]) -> Plain:
     module = network.forward
-    layers = tuple(names) or (_bottleneck(module, x),)
+    layers = tuple(names) or _module_path(network, x, (), None).layers
     note = f"encoder not shared: {DIFFERS} on a tile of the target"
     return Plain(layers, _channels(module, layers, x), note, module)
 
 
 def _module_path(
-    network: Network, x: Tensor, names: tuple[str, ...], core: Core | None
+    network: Network,
+    x: Tensor,
+    names: tuple[str, ...],
+    core: Core | None,
+    unused: tuple[str, ...] = (),
 ) -> FeaturePath:
     module = network.forward
     key = (network.code, names, tuple(x.shape), x.dtype, str(x.device)) if network.code else None
     known = shared.recall(key, module)
-    layers = known.layers if known else names or (_bottleneck(module, x),)
+    layers = known.layers if known else names or (_bottleneck(module, x, unused),)
     channels = known.channels if known else _channels(module, layers, x)
     plain = Plain(layers, channels, "", module)
 
@@ -251,16 +256,19 @@ def _module_path(
     except FOREIGN as error:
         if known is not None:  # the weights decide more than numbers: a trace of its own
             return _module_path(replace(network, code=""), x, names, core)
+        dead = isinstance(error, UnreachedError) and not reaches_output(module, layers, x)
+        if dead and not names:
+            return _module_path(network, x, names, core, (*unused, *layers))
         return Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
     shared.keep(key, module, layers, channels, halves)
     return _faster(proven, core, key)
 
 
-def _bottleneck(module: nn.Module, x: Tensor) -> str:
+def _bottleneck(module: nn.Module, x: Tensor, unused: Collection[str]) -> str:
     """Return the bottleneck; of a network that is run in windows, that of each of them."""
     if not isinstance(module, Windows):
-        return bottleneck_module(module, x)
-    name = bottleneck_module(module, window := module.window(x))
+        return bottleneck_module(module, x, unused=unused)
+    name = bottleneck_module(module, window := module.window(x), unused=unused)
     if "@" in name and window.shape != x.shape:
         raise BlackBoxError(f"its bottleneck {name} is one of several calls of a layer, in windows")
     return name
@@ -291,6 +299,7 @@ def _graph_path(
             module = traced(forward, x)
     except FOREIGN as error:  # foreign code: whatever tracing raises, its input can be perturbed
         raise BlackBoxError(f"its graph cannot be traced: {error}") from error
+    module.graph.eliminate_dead_code()
     nodes = [named_node(module.graph, n) for n in names] or [
         bottleneck_node(module.graph, x, retrace=lambda longer: traced(forward, longer).graph)
     ]

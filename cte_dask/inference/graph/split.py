@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-__all__ = ["cut", "insert_masks", "named_node", "weight_of"]
+__all__ = ["UnreachedError", "cut", "insert_masks", "named_node", "weight_of"]
+
+
+class UnreachedError(ValueError):
+    """No mask reaches the output of a graph."""
 
 
 def named_node(graph: Graph, name: str) -> Node:
@@ -53,7 +57,7 @@ def cut(module: GraphModule) -> tuple[GraphModule, GraphModule]:
 
     Raises
     ------
-    ValueError
+    UnreachedError
         If no mask reaches the output. What leaves torch on its way (post-processing in NumPy) is
         traced as a constant: the graph would give the labels of the example for any input.
     """
@@ -63,7 +67,8 @@ def cut(module: GraphModule) -> tuple[GraphModule, GraphModule]:
     late = _descendants(graph, inputs[1:])
     result = next(n for n in graph.nodes if n.op == "output")
     if late.isdisjoint(result.all_input_nodes):
-        raise ValueError("no mask reaches the output: part of the network does not run in torch")
+        why = "no mask reaches the output: part of the network does not run in torch"
+        raise UnreachedError(why)
     state = [
         n
         for n in graph.nodes

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from cte_dask.inference.graph.bottleneck import BlackBoxError, bottleneck_module, hooked
-from cte_dask.inference.graph.feature_path import bottleneck_of, feature_path
+from cte_dask.inference.graph.feature_path import Split, bottleneck_of, feature_path
 from cte_dask.models.network import Network
 from cte_dask.models.unet import UNet
 from cte_dask.perturb import philox
@@ -103,6 +103,33 @@ def test_a_module_called_twice_is_perturbed_at_the_deep_call_only():
 
 def test_global_pooling_is_not_a_bottleneck():
     assert bottleneck_module(SqueezeExcite().eval(), tile()) == "deep"
+
+
+class UnusedStage(nn.Module):
+    """Pools once more than it uses, as encoders do whose stages all end alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.deep, self.deeper = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.up = nn.ConvTranspose2d(8, 1, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = self.deep(x)
+        self.deeper(deep)
+        return self.up(deep)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["module", "script"])
+def test_a_layer_that_nothing_uses_is_not_a_bottleneck(kind):
+    module = network(UnusedStage()).forward
+    own = Network(forward=torch.jit.script(module) if kind == "script" else module, kind=kind)
+    path = feature_path(own, tile())
+    assert path.layers == (("deep",) if kind == "module" else ("convolution",))
+    assert (type(path), path.note) == (Split, "")
+    x, masks = tile(), [torch.zeros(len(tile()), 8, 1, 1)]
+    assert not torch.allclose(path.decode(path.encode(x), masks), module(x))
 
 
 def test_a_network_without_bottleneck_is_a_black_box():
