@@ -21,6 +21,8 @@ __all__ = ["evaluation_dict", "print_evaluation", "write_evaluation"]
 
 EVALUATION_SCHEMA = "cte-evaluation/1"
 TITLES = {"f1": "F1", "map": "mAP"}
+_SHORT = {"cte": "CTE"}
+"""How a column names what models are ranked by, where it is not by its own name."""
 
 
 def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -130,7 +132,8 @@ def _models_table(evaluation: Evaluation) -> Table:
     for heading in ("rank", "model"):
         table.add_column(heading)
     names = [TITLES[p] for p in evaluation.performances]
-    for heading in ("CTE", *names, "entropy", "confidence", "CCFV"):
+    primary = str(evaluation.primary)
+    for heading in (_SHORT.get(primary, primary), *names, "entropy", "confidence", "CCFV"):
         table.add_column(heading, justify="right")
     table.add_column("notes")
     for model in evaluation.models:

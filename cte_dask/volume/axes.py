@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from cte_dask.errors import VolumeError
 
-__all__ = ["AXES", "checked_axes", "checked_index", "default_axes", "letters"]
+__all__ = ["AXES", "SAMPLES", "checked_axes", "checked_index", "default_axes", "letters"]
 
 AXES = "tczyx"
 SAMPLES = (3, 4)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cte_dask.errors import VolumeError
+from cte_dask.volume.axes import SAMPLES
 
 if TYPE_CHECKING:
     from cte_dask.volume.volume import Volume
@@ -25,8 +26,8 @@ def channel_indices(volume: Volume, asked: Sequence[int | str]) -> tuple[int, ..
         The target.
     asked
         Numbers from 0 and names, upper and lower case alike, in the order of a network's input.
-        ``"rgb"`` alone stands for red, green and blue: the channels of these names, or of a target
-        with unnamed channels the first three, if there are no more than four.
+        ``"rgb"`` alone stands for red, green and blue, which of a target with three or four unnamed
+        channels are the first three.
 
     Raises
     ------
@@ -42,11 +43,10 @@ def channel_indices(volume: Volume, asked: Sequence[int | str]) -> tuple[int, ..
     (1, 0)
     """
     names = [name.casefold() for name in volume.channel_names]
-    if tuple(asked) == ("rgb",):
-        if not names and len(COLOURS) <= volume.channel_count <= len(COLOURS) + 1:
-            return 0, 1, 2
-        asked = COLOURS
-    return tuple(_index(volume, names, one) for one in asked)
+    if not names and volume.channel_count in SAMPLES:
+        names = list(COLOURS)
+    wanted = COLOURS if tuple(asked) == ("rgb",) else asked
+    return tuple(_index(volume, names, one) for one in wanted)
 
 
 def _index(volume: Volume, names: list[str], asked: int | str) -> int:

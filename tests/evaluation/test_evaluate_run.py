@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from cte_dask.consistency.accuracy import f1
 from cte_dask.consistency.objects import average_precision
 from cte_dask.evaluation import evaluate_run as evaluation_run
 from cte_dask.evaluation.evaluate_run import evaluate_run
+from cte_dask.report.evaluation import print_evaluation
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import write_ome_zarr
@@ -249,6 +251,13 @@ def test_without_matplotlib_the_numbers_are_there_and_one_line_says_so(run, labe
     assert "matplotlib" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (run / "evaluation.json").exists()
+
+
+def test_the_table_names_the_score_that_ranks(run, labels, capsys):
+    found = evaluate_run(str(run), str(labels), **PLAIN)
+    for primary, heading in (("cte", "CTE"), ("nhd@dropout:0.2", "nhd@dropout:0.2")):
+        print_evaluation(replace(found, primary=primary), as_json=False)
+        assert heading in capsys.readouterr().out.splitlines()[2]
 
 
 def test_planes_of_one_name_are_drawn_together(run, labels):

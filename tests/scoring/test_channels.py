@@ -24,6 +24,7 @@ from cte_dask.scoring.settings import TargetOptions
 from cte_dask.scoring.target import open_target
 from cte_dask.tiles import Tile
 from cte_dask.volume import intensity_statistics, open_volume, write_ome_zarr
+from cte_dask.volume.channels import channel_indices
 from cte_dask.volume.zarr_source import ZarrSource
 
 NAMES = ["phase", "red", "green", "blue"]
@@ -175,6 +176,14 @@ def test_a_model_that_needs_what_the_target_has_not_is_left_out_with_that_reason
     )
     assert reason in experiment.excluded["two"]
     assert experiment.volume.channels == ()
+
+
+def test_colours_of_a_picture_without_names_are_its_first_three_channels():
+    picture = open_volume(IMAGE[:, 0], axes="cyx", channel=0)
+    assert channel_indices(picture, ("rgb",)) == (0, 1, 2)
+    assert channel_indices(picture, ("Green", 3)) == (1, 3)
+    with pytest.raises(ValueError, match=r"'green': the target has channels 0..1, without names"):
+        channel_indices(open_volume(IMAGE[:2, 0], axes="cyx", channel=0), ("green",))
 
 
 def test_a_grey_target_has_no_colours():
