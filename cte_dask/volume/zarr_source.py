@@ -268,7 +268,8 @@ def _refusal(name: str) -> VolumeError:
         return VolumeError(f"{name} does not exist")
     if os.path.isfile(name):
         return VolumeError(
-            f"{name} is a file, not a zarr, and of no other format that is read (HDF5, MRC, TIFF, PNG, JPEG)",
+            f"{name} is a file, not a zarr, and of no other format that is read (HDF5, MRC, TIFF, "
+            "PNG, JPEG)",
             "convert it to zarr first",
         )
     line = f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
