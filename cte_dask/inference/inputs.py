@@ -91,7 +91,7 @@ def perturbed(group: TileGroup, draw: Draw, *, plain: View, view: View) -> tuple
         drawn = DrawnTiles(view, group.tiles, keys, low, high)
         image, warp = draw.perturbation.images(frames[:, channel], drawn)
         images.append(image)
-    return namespace(frames).stack(images, axis=1), warp
+    return _beside(images), warp
 
 
 def feature_masks(
@@ -174,9 +174,15 @@ def samples(
         if invert:
             steps = inverted(steps, *(of_channel.percentile(q) for q in CANONICAL_PERCENTILES))
         channels.append(xp.stack([preprocess(u, steps, of_channel) for u in units]))
-    ready = xp.stack(channels, axis=1)
-    x = resized(to_torch(ready, like.device).to(like.dtype), view.frame.extent)
+    x = resized(to_torch(_beside(channels), like.device).to(like.dtype), view.frame.extent)
     return x.expand(-1, spec.in_channels, *x.shape[2:]).contiguous()
+
+
+def _beside(channels: Sequence[Any]) -> Any:
+    """Return channels (S, …) as one array (S, C, …); one alone is not copied."""
+    if len(channels) == 1:
+        return channels[0][:, None]
+    return namespace(channels[0]).stack(channels, axis=1)
 
 
 def inverted(steps: Sequence[Step], low: float, high: float) -> tuple[Step, ...]:
