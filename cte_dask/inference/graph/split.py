@@ -15,7 +15,7 @@ __all__ = ["UnreachedError", "cut", "insert_masks", "named_node", "weight_of"]
 
 
 class UnreachedError(ValueError):
-    """No mask reaches the output of a graph."""
+    """No mask reaches the output of a graph, though its input does."""
 
 
 def named_node(graph: Graph, name: str) -> Node:
@@ -58,8 +58,10 @@ def cut(module: GraphModule) -> tuple[GraphModule, GraphModule]:
     Raises
     ------
     UnreachedError
-        If no mask reaches the output. What leaves torch on its way (post-processing in NumPy) is
-        traced as a constant: the graph would give the labels of the example for any input.
+        If the input reaches the output, but no mask does.
+    ValueError
+        If neither does. What leaves torch on its way (post-processing in NumPy) is traced as a
+        constant: the graph would give the labels of the example for any input.
     """
     graph = module.graph
     graph.eliminate_dead_code()
@@ -67,8 +69,9 @@ def cut(module: GraphModule) -> tuple[GraphModule, GraphModule]:
     late = _descendants(graph, inputs[1:])
     result = next(n for n in graph.nodes if n.op == "output")
     if late.isdisjoint(result.all_input_nodes):
-        why = "no mask reaches the output: part of the network does not run in torch"
-        raise UnreachedError(why)
+        if _descendants(graph, inputs[:1]).isdisjoint(result.all_input_nodes):
+            raise ValueError("part of the network does not run in torch")
+        raise UnreachedError("no mask reaches the output: nothing there uses the layer")
     state = [
         n
         for n in graph.nodes

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from cte_dask.inference.graph import feature_path as module_of_paths
 from cte_dask.inference.graph.bottleneck import BlackBoxError, bottleneck_module, hooked
-from cte_dask.inference.graph.feature_path import Split, bottleneck_of, feature_path
+from cte_dask.inference.graph.feature_path import Plain, Split, bottleneck_of, feature_path
 from cte_dask.models.network import Network
 from cte_dask.models.unet import UNet
 from cte_dask.perturb import philox
@@ -130,6 +131,33 @@ def test_a_layer_that_nothing_uses_is_not_a_bottleneck(kind):
     assert (type(path), path.note) == (Split, "")
     x, masks = tile(), [torch.zeros(len(tile()), 8, 1, 1)]
     assert not torch.allclose(path.decode(path.encode(x), masks), module(x))
+
+
+class LabelledOutside(nn.Module):
+    """Counts the objects of what it predicts, which torch does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = unet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy((self.inner(x).numpy() > 0).astype(np.float32))
+
+
+def test_layers_in_front_of_what_torch_does_not_run_are_not_unused(monkeypatch):
+    looked = []
+
+    def look(*args, **options):
+        looked.append(options)
+        return bottleneck_module(*args, **options)
+
+    monkeypatch.setattr(module_of_paths, "bottleneck_module", look)
+    module = LabelledOutside()
+    path = feature_path(network(module), tile())
+    assert isinstance(path, Plain)
+    assert "does not run in torch" in path.note
+    assert path.layers == (f"inner.{bottleneck_module(module.inner, tile())}",)
+    assert len(looked) == 1
 
 
 def test_a_network_without_bottleneck_is_a_black_box():
