@@ -59,6 +59,7 @@ def concluded(
     *,
     interrupted: bool,
     shard: Shard | None,
+    final: bool,
     labelled: Sequence[LabelledTile] = (),
 ) -> Outcome:
     """Rank what was scored, write the results, and say how it ended.
@@ -75,6 +76,9 @@ def concluded(
         Whether somebody stopped it.
     shard
         The part of the blocks that was to be scored; None for all.
+    final
+        Whether the results are written: of several shards by the one that found every block tried
+        before this began. Another may end while the scores are read.
     labelled
         Tiles that were to be measured, see `cte_dask.ranking.measure_labels.measure_labels`.
     """
@@ -90,8 +94,6 @@ def concluded(
             ranking = with_intervals(ranking, decision.intervals)
     failures = label_failures(entries, labelled)
     result = ranking_dict(experiment, ranking, counted, decision, label_failures=failures)
-    # of several shards only the one that finds every block tried writes the files
-    final = shard is None or all_tried(scores)
     complete = result["complete"] if final or shard is None else not shard.part(scores.missing())
     state = "interrupted" if interrupted else "complete" if complete else "incomplete"
     if final:

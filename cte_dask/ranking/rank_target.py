@@ -195,6 +195,8 @@ def _concluded(
     run: PreparedRun, options: RankOptions, began: datetime, *, interrupted: bool
 ) -> Outcome:
     """Rank what was scored, write the results, and note the session."""
+    # of several shards, the files are for the one that sees the whole
+    final = run.shard is None or all_tried(run.scores)
     outcome = concluded(
         run.folder,
         run.experiment,
@@ -202,10 +204,11 @@ def _concluded(
         run.race,
         interrupted=interrupted,
         shard=run.shard,
+        final=final,
         labelled=run.labelled,
     )
-    if run.shard and not all_tried(run.scores):
-        return outcome  # the files are for the shard that sees the whole
+    if not final:
+        return outcome
     session = {
         **run.session,
         "started": began.isoformat(timespec="seconds"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cte_dask.engine.jobs import Shard
 from cte_dask.models import load_bank
+from cte_dask.ranking import outcome
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.dataset import read_scores
 from cte_dask.results.layout import layout_of
@@ -65,8 +66,8 @@ def test_the_last_of_the_shards_ranks_as_one_run_would(small, bank, tmp_path):
     out = tmp_path / "RUN"
     for number in (2, 1, 3):
         assert not (out / "ranking.json").exists()
-        outcome = ranked(small, bank, out, shard=f"{number}/3", block=(1, 2, 2))
-        assert outcome.exit_code == 0
+        part = ranked(small, bank, out, shard=f"{number}/3", block=(1, 2, 2))
+        assert part.exit_code == 0
     result = json.loads((out / "ranking.json").read_text())
     assert result["complete"]
     whole = ranked(small, bank, tmp_path / "whole", block=(1, 2, 2))
@@ -76,12 +77,28 @@ def test_the_last_of_the_shards_ranks_as_one_run_would(small, bank, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_shard_during_whose_ranking_another_ends_writes_none(small, bank, tmp_path, monkeypatch):
+    out, real = tmp_path / "RUN", outcome.rank
+
+    def slow(dataset, **options):
+        monkeypatch.setattr(outcome, "rank", real)
+        assert ranked(small, bank, out, shard="2/2", block=(1, 2, 2)).result["complete"]
+        (out / "ranking.json").unlink()
+        return real(dataset, **options)
+
+    monkeypatch.setattr(outcome, "rank", slow)
+    first = ranked(small, bank, out, shard="1/2", block=(1, 2, 2))
+    assert first.exit_code == 0
+    assert not (out / "ranking.json").exists()
+
+
+@pytest.mark.slow
 def test_a_run_is_resumed_in_its_own_cut_by_any_number_of_workers(small, bank, tmp_path):
     out = tmp_path / "RUN"
     assert ranked(small, bank, out, shard="1/4", workers=2).exit_code == 0
     cut = open_scores(f"{out}/scores.zarr").layout.blocks.per_block
-    outcome = ranked(small, bank, out, resume=True, workers=1)
-    assert outcome.result["complete"]
+    whole = ranked(small, bank, out, resume=True, workers=1)
+    assert whole.result["complete"]
     assert open_scores(f"{out}/scores.zarr").layout.blocks.per_block == cut
 
 
