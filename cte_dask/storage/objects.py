@@ -70,7 +70,8 @@ def _look(bucket: str, options: tuple[tuple[str, Any], ...]) -> None:
         return
     except (BaseError, OSError) as error:
         # listing may be forbidden where reading is allowed
-        if "403" in (text := str(error)) and not any(f">{code}<" in text for code in _FATAL):
+        text = str(error)
+        if "403 Forbidden" in text and not any(f">{code}<" in text for code in _FATAL):
             return
         raise explained(error, bucket, signed=("anonymous", True) not in options) from None
 

@@ -272,7 +272,7 @@ def test_wrong_keys_regions_and_tokens_are_told_in_one_line_each(
 
 def test_a_missing_bucket_and_a_missing_target_are_told_apart(store, bank, tmp_path, monkeypatch):
     entered(monkeypatch, store)
-    monkeypatch.setitem(retries.PATIENCE, "first", (2, 5.0))  # a connection may be stale
+    monkeypatch.setitem(retries.PATIENCE, "first", (0, 5.0))
     line = refused(store, bank, tmp_path, f"{store.scheme}://cte-nowhere/target.zarr")
     assert "no such bucket" in line or "no bucket named cte-nowhere" in line
     line = refused(store, bank, tmp_path, f"{store.url}/absent.zarr")

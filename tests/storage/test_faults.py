@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
@@ -69,6 +71,29 @@ def test_who_reads_a_private_bucket_unsigned_is_not_told_to_do_just_that(text):
         "s3://b: it is not public: leave out --anonymous and set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY in the environment"
     )
+
+
+class _Nothing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(404, "no bucket of that name")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_number_in_a_url_is_no_status(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Nothing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    try:
+        with pytest.raises(OSError, match="no bucket of that name"):
+            zarr_store("s3://b403/target.zarr")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_missing_object_is_not_a_missing_bucket():
