@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,10 +25,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from cte_dask.tiles import Shape
+
 if TYPE_CHECKING:
     from cte_dask.inference.predictor import Predictor
 
 __all__ = [
+    "batch_size",
     "bytes_for_models",
     "bytes_of",
     "limited_memory",
@@ -40,6 +44,8 @@ __all__ = [
 MODELS_SHARE = 0.5
 """Part of the memory that loaded models may take; the rest is for voxels and activations."""
 
+
+BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 
 _LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
 
@@ -175,3 +181,9 @@ def halve(ready: Predictor) -> None:
     _logger.warning("out of memory: model %s goes on in batches of %d", name, size)
     if ready.passes.path is not None:
         with_smaller_batches(ready, ready.open)
+
+
+def batch_size(frame: Shape, *, dims: int, device: str) -> int:
+    """Return the samples of a forward pass that keep a device busy within bounded memory."""
+    voxels = math.prod(frame) if dims == 3 else frame[1] * frame[2]
+    return max(1, BATCH_VOXELS[device] // voxels)

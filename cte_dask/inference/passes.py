@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from cte_dask.inference.graph.crop_to_core import Core
-from cte_dask.inference.graph.feature_path import FeaturePath, example_masks
+from cte_dask.inference.graph.feature_path import FeaturePath, Split, example_masks
+from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
 
 __all__ = ["LOW_PRECISION", "Passes", "alike", "correlation", "fitting", "padded"]
 
@@ -29,16 +30,24 @@ class Passes:
         The network, traced for batches of one extent; None where it cannot be.
     extent
         That extent ([z,] y, x).
+    compiled
+        The passes of `path`, compiled; None where PyTorch runs them.
     """
 
     forward: nn.Module
     path: FeaturePath | None
     extent: tuple[int, ...]
+    compiled: OpenVinoPasses | None = None
 
     @property
     def core(self) -> Core | None:
         """Where the tile lies in outputs that are cut to it; None if none can be."""
         return self.path.crop.core if self.path is not None and self.path.crop else None
+
+    def run_by(self, runtime: str) -> Passes:
+        """Return the same passes run by ``"torch"``, or ``"openvino"`` where they are split."""
+        split = self.path if runtime == "openvino" else None
+        return replace(self, compiled=OpenVinoPasses(split) if isinstance(split, Split) else None)
 
     @property
     def form(self) -> tuple[object, ...]:
@@ -46,7 +55,7 @@ class Passes:
         if self.path is None:
             return (self.extent,)
         savings = (getattr(self.path, "once", None) is not None, self.path.crop is not None)
-        return (self.extent, type(self.path), self.path.layers, *savings)
+        return (self.extent, type(self.path), self.path.layers, *savings, self.compiled is None)
 
     def run(
         self, x: Tensor, masks: Sequence[Sequence[Tensor]], *, core: Core | None
@@ -65,6 +74,10 @@ class Passes:
         # a trace may hold the extent that it was made with: other ones go the plain way
         if self.path is None or tuple(x.shape[2:]) != self.extent:
             yield fitting(self.forward(x), x)
+            return
+        if self.compiled is not None:
+            for output in self.compiled.run(x, masks, cropped=core is not None):
+                yield fitting(output, x) if core is None else output
             return
         state = self.path.encode(x, cropped=core is not None)
         ones = example_masks(x, self.path.channels, random=False)

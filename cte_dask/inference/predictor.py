@@ -92,6 +92,8 @@ class Predictor:
         What a batch took when the model was tried.
     whole
         Whether every pass runs the whole network, as its shared ones were found to differ.
+    runtime
+        What runs the passes: ``"torch"`` or ``"openvino"``.
 
     Raises
     ------
@@ -113,6 +115,7 @@ class Predictor:
         network: Network | None = None,
         tried_seconds: float = 0.0,
         whole: bool = False,
+        runtime: str = "torch",
     ) -> None:
         self.spec = spec
         self.device = inference.device
@@ -133,7 +136,7 @@ class Predictor:
         self.samples_per_tile = 1 if spec.dims == 3 else self.tile[0]
         self.instances, self._features = inference.instances, inference.features
         self.time_limit = time_limit(inference.time_limit, tried_seconds)
-        self._hung, self._whole = 0, whole
+        self._hung, self._whole, self._runtime = 0, whole, runtime
         self.open()
         self.segmenter = segmenter_of(spec) if self.instances else None
         self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
@@ -154,6 +157,11 @@ class Predictor:
                 raise
         self.path: FeaturePath | None = opened if self._features else None
         self.passes = Passes(self.network.forward, opened, self.frame.extent[-spec.dims :])
+        self.use(self._runtime)
+
+    def use(self, runtime: str) -> None:
+        """Run passes by ``"torch"``, or ``"openvino"`` where they are split."""
+        self._runtime, self.passes = runtime, self.passes.run_by(runtime)
 
     def _opened(self, names: tuple[str, ...]) -> FeaturePath | None:
         if self._whole and not self._features:
@@ -239,18 +247,19 @@ class Predictor:
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
         """Count the floating-point operations of one tile under every draw (2 a multiply-add)."""
-        return flops_of(lambda: self.try_out(draws)) * self.samples_per_tile // self.batch
+        counted = flops_of(lambda: self.try_out(draws, self.passes.run_by("torch")))
+        return counted * self.samples_per_tile // self.batch
 
-    def try_out(self, draws: Sequence[Draw]) -> None:
-        """Run every pass of one batch of uniform noise."""
-        x = self.example()
+    def try_out(self, draws: Sequence[Draw], passes: Passes | None = None) -> None:
+        """Run every pass of one batch of uniform noise, by those of the model or other ones."""
+        x, passes = self.example(), passes or self.passes
         ones = example_masks(x, self.path.channels if self.path else (), random=False)
         masks = [ones for d in draws if d.perturbation.space == "feature"]
-        list(self.passes.run(x, masks, core=self.passes.core))
+        list(passes.run(x, masks, core=passes.core))
         for perturbation in (d.perturbation for d in draws if d.perturbation.space == "input"):
             moved = perturbation.warp(self.view(perturbation), [(0, 0)] * self.batch)
-            core = None if moved else self.passes.core
-            list(self.passes.run(self.example(perturbation), [], core=core))
+            core = None if moved else passes.core
+            list(passes.run(self.example(perturbation), [], core=core))
 
     def run(
         self,

@@ -1,12 +1,12 @@
-"""How the networks of a run see its tiles: one value in place of many arguments."""
+"""How the networks of a run see its tiles, and what runs them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cte_dask.tiles import Shape
 
-__all__ = ["Inference"]
+__all__ = ["TORCH", "Inference", "Runtime"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +36,40 @@ class Inference:
     features: bool = True
     instances: bool = False
     time_limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What runs a model's passes, and what was found when it was tried.
+
+    Parameters
+    ----------
+    name
+        ``"torch"`` or ``"openvino"``.
+    speedup
+        Time of a batch under PyTorch over that under OpenVINO; 0 if they were not timed.
+    compile_seconds
+        Wall time that compiling took.
+    why
+        Why OpenVINO was not taken, in one line; empty if it was, or was not tried.
+    """
+
+    name: str = "torch"
+    speedup: float = field(default=0.0, compare=False)
+    compile_seconds: float = field(default=0.0, compare=False)
+    why: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        if self.why:
+            return f"passes by torch: {self.why}"
+        timed = f"{self.speedup:.2g} times as fast, " if self.speedup else ""
+        return f"passes by {self.name}: {timed}compiled in {self.compile_seconds:.1f} s"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what was found as plain data; empty if nothing was tried."""
+        found = {"speedup": self.speedup, "compile_seconds": self.compile_seconds}
+        rounded = {key: round(value, 3) for key, value in found.items() if value}
+        return {**rounded, **({"why": self.why} if self.why else {})}
+
+
+TORCH = Runtime()

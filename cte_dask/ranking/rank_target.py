@@ -130,6 +130,7 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     workers *= shard.of if shard else 1  # all shards cut the target alike
     _check_device(options.cluster, options.device)
     block = options.block or (_stored_cut(folder) if resume else None)
+    options = _with_runtimes(options, folder if resume else None, shard)
     bank = load_bank(bank_path)
     options.tell("opening the target")
     volume = open_target(target, bank)
@@ -237,6 +238,21 @@ def _stored_cut(folder: RunFolder) -> Shape | None:
         return folder.open_scores().layout.blocks.per_block
     except FileNotFoundError:
         return None
+
+
+def _with_runtimes(
+    options: RankOptions, folder: RunFolder | None, shard: Shard | None
+) -> RankOptions:
+    """Let the rest of a run, and shards that cannot ask each other, run networks alike."""
+    if options.runtime != "auto":
+        return options
+    try:
+        models = folder.read_experiment()["models"] if folder else None
+    except FileNotFoundError:
+        models = None
+    if models is not None:
+        return replace(options, runtimes={m["name"]: m.get("runtime", "torch") for m in models})
+    return options if shard is None else replace(options, runtime="torch")
 
 
 def _check_out(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cte_dask.inference.settings import Runtime
 from cte_dask.models.spec import ModelSpec, Variant
 from cte_dask.perturb import Perturbation
 from cte_dask.results.provenance import recorded_target
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["read_options", "reopen"]
 
 _SETTLED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "steady", "blind")
-ADDED = frozenset({*_SETTLED, "whole", "sees", "candidate"})
+ADDED = frozenset({*_SETTLED, "whole", "sees", "candidate", "runtime", "runtime_trial"})
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -130,6 +131,7 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         steady=entry.get("steady", True),
         blind=entry.get("blind", False),
         whole=entry.get("whole", False),
+        runtime=Runtime(entry.get("runtime", "torch")),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +15,15 @@ from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.apart import EndedError, done_apart
 from cte_dask.inference.conduct import ALONE, conduct_of
 from cte_dask.inference.graph.bottleneck import BlackBoxError
-from cte_dask.inference.memory import bytes_for_models, bytes_of, out_of_memory
+from cte_dask.inference.memory import batch_size, bytes_for_models, bytes_of, out_of_memory
 from cte_dask.inference.needs import with_needs
 from cte_dask.inference.predictor import Predictor
+from cte_dask.inference.runtime_trial import confirmed
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import time_limit, trial_limit, within
 from cte_dask.models.source import pinned
 from cte_dask.scoring.experiment import Candidate
+from cte_dask.scoring.runtimes import BY_TORCH, RuntimeChoice
 from cte_dask.scoring.voxel_matching import alike_axes, mismatch, scale_of
 from cte_dask.tiles import Shape
 from cte_dask.volume.channels import channel_indices, seen_note
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["predictor", "settle"]
 
 _READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
-BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
 
 
 def predictor(candidate: Candidate, inference: Inference) -> Predictor:
@@ -68,6 +68,7 @@ def _loaded(candidate: Candidate, inference: Inference, network: Network | None)
         network=network,
         tried_seconds=candidate.tried_seconds,
         whole=candidate.whole,
+        runtime=candidate.runtime.name,
     )
 
 
@@ -109,6 +110,7 @@ def settle(
     perturbations: Sequence[Perturbation],
     apart: bool = False,
     proof: RealTile | None = None,
+    runtime: RuntimeChoice = BY_TORCH,
     tell: Callable[[str], None],
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Load every model once; split the bank into usable candidates and excluded ones with reasons.
@@ -130,6 +132,8 @@ def settle(
     proof
         A tile of the target on which passes must equal those of the whole network; None if there
         is none.
+    runtime
+        How the runtime of each model is chosen.
     tell
         Receives one line of progress per candidate.
 
@@ -156,7 +160,7 @@ def settle(
             needs=needs,
             batch=batch,
             volume=volume,
-            trial=_Trial(inference, perturbations, proof),
+            trial=_Trial(inference, perturbations, proof, runtime),
             shared=any(c.spec.name == spec.name for c in candidates),
         )
         try:
@@ -169,6 +173,8 @@ def settle(
             excluded[name] = reason(error)
         else:
             candidates.append(candidate)
+            if candidate.runtime.to_dict():
+                tell(f"{name}: {candidate.runtime}")
     if not candidates:
         listed = "; ".join(f"{name}: {why}" for name, why in excluded.items())
         raise ValueError(f"no model of the bank is usable: {listed}")
@@ -206,11 +212,14 @@ class _Trial:
         How networks run, and under what.
     proof
         A tile of the target; None if there is none.
+    runtime
+        How the runtime is chosen.
     """
 
     inference: Inference
     perturbations: Sequence[Perturbation]
     proof: RealTile | None
+    runtime: RuntimeChoice
 
 
 def _settled(
@@ -340,24 +349,28 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
             )
         alone = _ready(replace(candidate, batch=1), trial, network)
         return replace(alone, note=_joined(alone.note, ALONE))
+    refused = _refused(loaded, trial.perturbations)
+    fit = replace(settled, refused=tuple(refused))
+    supported = tuple(filter(fit.supports, trial.perturbations))
+    runtime = trial.runtime.choose(candidate.name, loaded, supported, seconds=seconds)
     blind = False
     if conduct.steady and trial.proof is not None:
         group = trial.proof.group(loaded.view(None), inference.device, candidate.channels)
+        runtime = confirmed(runtime, loaded, group)
         if not candidate.whole and not loaded.shares_rightly(group):
             return _ready(replace(candidate, whole=True), trial, loaded.network)
         blind = loaded.ignores_image(group)
-    refused = _refused(loaded, trial.perturbations)
     no = (f"no {name}: {why}" for name, why in refused.items())
     notes = (candidate.note, *loaded.network.adaptations, path_note, *no)
     note, size = _joined(*notes), bytes_of(loaded)
     settled = replace(
-        settled,
+        fit,
         note=note,
-        refused=tuple(refused),
         bytes=size,
         steady=conduct.steady,
         blind=blind,
         tried_seconds=seconds,
+        runtime=runtime,
     )
     loaded.time_limit = time_limit(inference.time_limit, seconds)
     _make_room(size if network is None else 0, inference.device)
@@ -380,9 +393,3 @@ def _refused(loaded: Predictor, perturbations: Sequence[Perturbation]) -> dict[s
         except FOREIGN as error:  # foreign code: a network may take one extent alone
             refused[perturbation.name] = reason(error)
     return refused
-
-
-def batch_size(frame: Shape, *, dims: int, device: str) -> int:
-    """Return the samples of a forward pass that keep a device busy within bounded memory."""
-    voxels = math.prod(frame) if dims == 3 else frame[1] * frame[2]
-    return max(1, BATCH_VOXELS[device] // voxels)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cte_dask.consistency import metric, needs_instances
 from cte_dask.consistency.score_names import ScoreName
-from cte_dask.inference.settings import Inference
+from cte_dask.inference.settings import TORCH, Inference, Runtime
 from cte_dask.models.spec import Variant
 from cte_dask.models.variants import AS_IT_IS
 from cte_dask.perturb import draws_of
@@ -61,6 +61,8 @@ class Candidate:
         that all models see by default.
     variant
         How the model is used; `scale` and the preprocessing of `spec` follow it.
+    runtime
+        What runs its passes.
     tried_seconds
         What a batch took when the model was tried; it decides when a call has taken too long.
     """
@@ -78,6 +80,7 @@ class Candidate:
     steady: bool = True
     blind: bool = False
     whole: bool = False
+    runtime: Runtime = TORCH
     tried_seconds: float = field(default=0.0, compare=False)
 
     def frame(self, tile: Shape) -> Frame:
@@ -346,7 +349,13 @@ def _identity(candidate: Candidate) -> dict[str, Any]:
         **_changed(candidate),
         **({"channels": list(candidate.channels)} if candidate.channels else {}),
         **({"whole": True} if candidate.whole else {}),
+        **_run_by(candidate),
     }
+
+
+def _run_by(candidate: Candidate) -> dict[str, Any]:
+    """Return the runtime of a candidate's passes, if it is not PyTorch."""
+    return {} if candidate.runtime == TORCH else {"runtime": candidate.runtime.name}
 
 
 def _changed(candidate: Candidate) -> dict[str, Any]:
@@ -377,6 +386,8 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         **({} if candidate.steady else {"steady": False}),
         **({"blind": True} if candidate.blind else {}),
         **({"whole": True} if candidate.whole else {}),
+        **_run_by(candidate),
+        **({"runtime_trial": tried} if (tried := candidate.runtime.to_dict()) else {}),
     }
 
 

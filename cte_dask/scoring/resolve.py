@@ -22,6 +22,7 @@ from cte_dask.scoring.experiment import (
     check_measures,
 )
 from cte_dask.scoring.real_tile import real_tile
+from cte_dask.scoring.runtimes import RuntimeChoice, check_runtime
 from cte_dask.scoring.settings import ScoringOptions, keywords
 from cte_dask.tiles import Shape, TileGrid
 from cte_dask.volume.channels import channel_indices, channels_shown
@@ -88,6 +89,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         perturbations=perturbations,
         apart=options.apart,
         proof=proof,
+        runtime=_runtime(options, len(grid)),
         tell=options.tell,
     )
     if options.perturbations is None:
@@ -120,6 +122,12 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         time_limit=options.time_limit,
         intensities={c: intensities[c] for c in seen if c in intensities} if mapped else {},
     )
+
+
+def _runtime(options: ScoringOptions, tiles: int) -> RuntimeChoice:
+    check_runtime(options.runtime)
+    each = -(-tiles // (options.workers or 1))
+    return RuntimeChoice(options.runtime, each, options.runtimes)
 
 
 resolve = keywords(ScoringOptions)(experiment_of)

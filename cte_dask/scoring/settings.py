@@ -14,7 +14,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
@@ -104,6 +104,8 @@ class InferenceOptions:
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     precision
         ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    runtime
+        ``"torch"``, ``"openvino"`` or ``"auto"`` (`cte_dask.scoring.runtimes`).
     time_limit
         Seconds that a network may take for one batch before it is given up; None for five minutes,
         or more where it was slow when it was tried (`cte_dask.inference.time_limit`).
@@ -122,6 +124,11 @@ class InferenceOptions:
     ] = None
     device: Annotated[str, "auto, cpu or cuda (an NVIDIA GPU)."] = "auto"
     precision: Annotated[str, "auto, float32, bfloat16 or float16."] = "auto"
+    runtime: Annotated[
+        str,
+        "What runs networks on a processor: torch; openvino, up to five times as fast; auto: "
+        "openvino in long runs, for those that a trial proves faster.",
+    ] = "auto"
     time_limit: Annotated[
         float | None,
         "Seconds that a network may take for one batch before it is given up; by default 300, or "
@@ -175,6 +182,8 @@ class ScoringOptions(InferenceOptions):
         Whether to measure the target's intensities; a plan does without.
     apart
         Whether models that bring code of their own are tried in a process of their own.
+    runtimes
+        Runtimes by the names of candidates, of the same run before; None if there is none.
     """
 
     perturbations: Annotated[Sequence[Perturbation | str] | None, PERTURB_HELP, "--perturb"] = None
@@ -196,6 +205,7 @@ class ScoringOptions(InferenceOptions):
     workers: Annotated[int | None, "Worker processes; by default one a core."] = None
     sample: bool = True
     apart: bool = False
+    runtimes: Mapping[str, str] | None = None
 
 
 A = TypeVar("A")

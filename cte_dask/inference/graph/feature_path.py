@@ -96,11 +96,14 @@ class Split(FeaturePath):
     once
         state -> state, run once after the cut to the core; see
         `cte_dask.inference.graph.skip_once`.
+    traced
+        Prefix and suffix as they were traced, where those here were folded and fused.
     """
 
     prefix: GraphModule
     suffix: GraphModule
     once: GraphModule | None = None
+    traced: tuple[GraphModule, GraphModule] | None = None
 
     def encode(self, x: Tensor, *, cropped: bool = False) -> tuple[Tensor, ...]:
         """See `FeaturePath.encode`."""
@@ -332,7 +335,8 @@ def _faster(proven: _Proven, core: Core | None, key: shared.Key) -> Split:
     split, x = proven.split, proven.x
     with torch.no_grad():
         crop = None if core is None else _crop(proven, core, key)
-        quick = replace(split, prefix=fused(split.prefix, x.device))
+        quick = replace(split, traced=(split.prefix, split.suffix))
+        quick = replace(quick, prefix=fused(split.prefix, x.device))
         quick = replace(quick, suffix=fused(split.suffix, x.device))
         halves = halved(quick.suffix)
         forms = [replace(quick, once=halves[0], suffix=halves[1])] if halves else []

@@ -1,0 +1,147 @@
+"""Passes of a split network compiled for the processor by OpenVINO.
+
+The unperturbed pass and those under feature perturbation become one graph, so that what they share
+is computed once and stays in the layout that suits the processor. Numbers differ from PyTorch's by
+rounding: sums are taken in another order, in float32 throughout.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from cte_dask.inference.graph.crop_to_core import Crop
+from cte_dask.inference.graph.feature_path import Split, example_masks
+from cte_dask.inference.graph.openvino_graph import convertible
+from cte_dask.inference.graph.skip_once import halved
+from cte_dask.inference.graph.trace import traced
+
+__all__ = ["OpenVinoPasses", "check_installed", "is_installed"]
+
+
+def is_installed() -> bool:
+    """Tell whether networks can be compiled by OpenVINO here."""
+    try:
+        _openvino()
+    except ImportError:
+        return False
+    return True
+
+
+def _openvino() -> Any:
+    """Import OpenVINO without the part that counts its users, on each import, over the network."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return import_module("openvino")
+
+
+def check_installed() -> None:
+    """Refuse to go on without OpenVINO.
+
+    Raises
+    ------
+    ValueError
+        If it is not installed here.
+    """
+    if not is_installed():
+        raise ValueError("networks compiled by OpenVINO need pip install 'cte-dask[openvino]'")
+
+
+class OpenVinoPasses:
+    """Compiles the passes of a split network, once for each number of perturbed passes.
+
+    Parameters
+    ----------
+    split
+        The network, float32, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If OpenVINO is not installed.
+    """
+
+    def __init__(self, split: Split) -> None:
+        check_installed()
+        self._split = split
+        self._compiled: dict[tuple[int, bool], Any] = {}
+        self._lock = Lock()
+
+    def run(self, x: Tensor, masks: Sequence[Sequence[Tensor]], *, cropped: bool) -> list[Tensor]:
+        """Return the output of the unperturbed pass, then one a set of masks.
+
+        Parameters
+        ----------
+        x
+            A batch of the shape that the split was made for, float32 (N, C, [z,] y, x).
+        masks
+            For each perturbed pass one mask (N, C, 1, 1[, 1]) a perturbed layer.
+        cropped
+            Whether outputs are those of the split's crop, not of the whole `x`.
+        """
+        inputs = [x, *(mask for layers in masks for mask in layers)]
+        arrays = [tensor.contiguous().numpy() for tensor in inputs]
+        with self._lock:  # a compiled model holds its activations once
+            key = len(masks), cropped
+            if key not in self._compiled:
+                self._compiled[key] = self._compile(inputs, len(masks), cropped=cropped)
+            # results are copied: the next batch overwrites them
+            results = self._compiled[key].infer(arrays, share_inputs=True)
+            return [torch.from_numpy(results[i]) for i in range(1 + len(masks))]
+
+    def _compile(self, inputs: Sequence[Tensor], count: int, *, cropped: bool) -> Any:
+        crop = self._split.crop if cropped else None
+        together = _Together(self._split, inputs[0], count, crop)
+        with torch.no_grad():
+            graph = convertible(traced(together, *inputs))
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+        }
+        model = _openvino().Core().compile_model(_converted(graph), "CPU", options)
+        return model.create_infer_request()
+
+
+class _Together(nn.Module):
+    """The passes of one batch: (x, *masks) → one output a pass, the unperturbed one first."""
+
+    def __init__(self, split: Split, x: Tensor, count: int, crop: Crop | None) -> None:
+        super().__init__()
+        prefix, suffix = split.traced or (split.prefix, split.suffix)
+        halves = halved(suffix) if count else None
+        self.prefix, self.crop = prefix, crop
+        self.once: GraphModule | None
+        self.once, self.suffix = halves or (None, suffix)
+        self.layers, self.count = len(split.channels), count
+        for i, ones in enumerate(example_masks(x, split.channels, random=False)):
+            self.register_buffer(f"ones_{i}", ones)
+
+    def forward(self, x: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
+        state = tuple(self.prefix(x))
+        if self.crop is not None:
+            state = tuple(m[:, :, *self.crop.inside(m)] for m in state)
+        if self.once is not None:
+            state = tuple(self.once(*state))
+        n = self.layers
+        sets = [masks[i * n : (i + 1) * n] for i in range(self.count)]
+        ones = tuple(self.get_buffer(f"ones_{i}") for i in range(n))
+        return tuple(self.suffix(*state, *layers) for layers in (ones, *sets))
+
+
+def _converted(graph: GraphModule) -> Any:
+    """Return OpenVINO's model of a graph."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    shapes, types = [x.shape for x in inputs], [x.dtype for x in inputs]
+    decoder = TorchFXPythonDecoder(graph, input_shapes=shapes, input_types=types)
+    return frontend.convert(frontend.load(decoder))

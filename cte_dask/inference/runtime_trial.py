@@ -1,0 +1,107 @@
+"""Trying the passes of a network as OpenVINO compiles them: whether right, and how fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from cte_dask.errors import FOREIGN, reason
+from cte_dask.inference.graph.feature_path import FUSED_TOLERANCE, Split, example_masks
+from cte_dask.inference.graph.openvino_passes import is_installed
+from cte_dask.inference.passes import alike
+from cte_dask.inference.settings import TORCH, Runtime
+
+if TYPE_CHECKING:
+    from cte_dask.inference.inputs import TileGroup
+    from cte_dask.inference.predictor import Predictor
+    from cte_dask.perturb import Draw
+
+__all__ = ["confirmed", "try_openvino"]
+
+LEAST_SPEEDUP = 1.1
+ROUNDS = 3
+
+
+def try_openvino(ready: Predictor, draws: Sequence[Draw], *, batches: float | None) -> Runtime:
+    """Compile a model's passes, and leave it with those that it shall use.
+
+    Parameters
+    ----------
+    ready
+        The loaded model, changed in place.
+    draws
+        The perturbed runs that it supports.
+    batches
+        How many a worker will run, if it shall be compiled where that saves time; None if
+        wherever its predictions stay the same.
+    """
+    if ready.device != "cpu" or ready.dtype != torch.float32 or not is_installed():
+        return TORCH
+    if not isinstance(ready.passes.path, Split):
+        return Runtime(why="its passes are not split")
+    try:
+        runtime = _tried(ready, draws)
+    except FOREIGN as error:  # whatever the compiler makes of a foreign network
+        runtime = Runtime(why=f"OpenVINO cannot compile it: {reason(error)}")
+    if batches is not None and not runtime.why:
+        runtime = _worth(runtime, ready, draws, batches)
+    ready.use(runtime.name)
+    return runtime
+
+
+def confirmed(runtime: Runtime, ready: Predictor, group: TileGroup) -> Runtime:
+    """Return what runs a model's passes after a look at some tiles of the target.
+
+    Parameters
+    ----------
+    runtime
+        What was chosen.
+    ready
+        The model, changed in place.
+    group
+        The tiles.
+    """
+    if runtime == TORCH or ready.shares_rightly(group):
+        return runtime
+    ready.use("torch")
+    return replace(runtime, name="torch", why="OpenVINO differs on a tile of the target")
+
+
+def _tried(ready: Predictor, draws: Sequence[Draw]) -> Runtime:
+    """Compile the passes that draws need, and compare one batch with PyTorch's."""
+    began = time.perf_counter()
+    ready.use("openvino")
+    with torch.inference_mode():
+        ready.try_out(draws)
+        seconds = time.perf_counter() - began
+        x = ready.example()
+        channels = ready.path.channels if ready.path else ()
+        masks = [example_masks(x, channels, random=True)] if channels else []
+        ways = (ready.passes, ready.passes.run_by("torch"))
+        outputs = [list(way.run(x, masks, core=way.core)) for way in ways]
+    for got, want in zip(*outputs, strict=True):
+        if not alike(got, want, FUSED_TOLERANCE):
+            return Runtime(compile_seconds=seconds, why="OpenVINO's predictions differ")
+    return Runtime("openvino", compile_seconds=seconds)
+
+
+def _worth(found: Runtime, ready: Predictor, draws: Sequence[Draw], batches: float) -> Runtime:
+    """Time both in turns, and take the compiled passes where they save more than they cost."""
+    ways = {"openvino": ready.passes, "torch": ready.passes.run_by("torch")}
+    least = dict.fromkeys(ways, float("inf"))
+    with torch.inference_mode():
+        for _ in range(ROUNDS):
+            for name, passes in ways.items():
+                began = time.perf_counter()
+                ready.try_out(draws, passes)
+                least[name] = min(least[name], time.perf_counter() - began)
+    speedup = least["torch"] / least["openvino"]
+    saved = (least["torch"] - least["openvino"]) * batches
+    why = "" if speedup >= LEAST_SPEEDUP else f"OpenVINO is {speedup:.2g} times as fast"
+    if not why and saved < found.compile_seconds:
+        why = f"compiling takes {found.compile_seconds:.1f} s, and would save {saved:.1f} s"
+    return Runtime("torch" if why else found.name, speedup, found.compile_seconds, why)

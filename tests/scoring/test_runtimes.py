@@ -1,0 +1,213 @@
+"""What runs a model's passes is chosen once, recorded, and changes scores by rounding alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import blobs, write_bank
+from torch import Tensor, nn
+
+import cte_dask
+from cte_dask.inference import runtime_trial
+from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
+from cte_dask.inference.settings import TORCH, Runtime
+from cte_dask.models import load_bank
+from cte_dask.models.unet import UNet
+from cte_dask.perturb import Perturbation
+from cte_dask.ranking.rank_target import rank_target
+from cte_dask.results.experiment_file import reopen
+from cte_dask.scoring import runtimes
+from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.runtimes import RuntimeChoice
+from cte_dask.scoring.settings import TargetOptions
+from cte_dask.volume import open_volume, write_ome_zarr
+
+DROPOUT = [Perturbation.parse("dropout:0.5")]
+OPTIONS = {"tile": (1, 32, 32), "perturbations": ["dropout:0.5", "gaussian:0.1"]}
+
+
+@pytest.fixture
+def bank_file(tmp_path):
+    return write_bank(tmp_path, 2, halo=4)
+
+
+@pytest.fixture
+def bank(bank_file):
+    return load_bank(bank_file)
+
+
+@pytest.fixture
+def volume():
+    return open_volume(blobs((2, 64, 64)))
+
+
+def settled(volume, bank, **options):
+    return resolve(volume, bank, **{**OPTIONS, **options})
+
+
+def model(volume, bank, **options):
+    """A model that is loaded, and run by torch."""
+    experiment = settled(volume, bank, **options)
+    return predictor(experiment.candidates[0], experiment.inference)
+
+
+class Clock:
+    """Gives the times at which work began and ended."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.now, self.seconds, self.running = 0.0, list(seconds), False
+
+    def perf_counter(self) -> float:
+        if self.running:
+            self.now += self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
+        self.running = not self.running
+        return self.now
+
+
+def timed(monkeypatch, *, compiling: float, openvino: float, torch: float) -> None:
+    seconds = [compiling, *[openvino, torch] * runtime_trial.ROUNDS]
+    monkeypatch.setattr(runtime_trial, "time", Clock(*seconds))
+
+
+def test_scores_differ_by_rounding_alone(volume, bank):
+    plain, compiled = (
+        cte_dask.score(volume, bank, metrics=["nhd", "ei"], runtime=name, **OPTIONS).compute()
+        for name in ("torch", "openvino")
+    )
+    np.testing.assert_allclose(compiled.ei, plain.ei, atol=1e-4)
+    # a voxel at the threshold may fall to either side
+    np.testing.assert_allclose(compiled.nhd, plain.nhd, atol=5e-3)
+
+
+def test_the_compiled_passes_are_what_runs(volume, bank, monkeypatch):
+    calls = []
+    run = OpenVinoPasses.run
+
+    def counted(self, x, masks, **options):
+        calls.append(len(masks))
+        return run(self, x, masks, **options)
+
+    experiment = settled(volume, bank, runtime="openvino")
+    assert [c.runtime.name for c in experiment.candidates] == ["openvino"] * 2
+    monkeypatch.setattr(OpenVinoPasses, "run", counted)
+    cte_dask.score(volume, bank, runtime="torch", **OPTIONS).compute()
+    assert not calls
+    cte_dask.score(volume, bank, runtime="openvino", **OPTIONS).compute()
+    assert {0, 1} <= set(calls)
+
+
+def test_a_short_run_tries_nothing(volume, bank, monkeypatch):
+    monkeypatch.setattr(OpenVinoPasses, "run", None)
+    assert [c.runtime for c in settled(volume, bank).candidates] == [TORCH, TORCH]
+
+
+def test_a_long_run_takes_what_is_faster_and_tells_so(volume, bank, monkeypatch):
+    monkeypatch.setattr(runtimes, "LONG_SECONDS", 0.0)
+    timed(monkeypatch, compiling=0.5, openvino=10.0, torch=20.0)
+    told = []
+    first, _ = settled(volume, bank, tell=told.append).candidates
+    assert first.runtime == Runtime("openvino", 2.0, 0.5)
+    assert "model-0: passes by openvino: 2 times as fast, compiled in 0.5 s" in told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why"),
+    [
+        ({"compiling": 0.1, "openvino": 1.0, "torch": 1.05}, "OpenVINO is 1 times as fast"),
+        (
+            {"compiling": 100.0, "openvino": 1.0, "torch": 2.0},
+            "compiling takes 100.0 s, and would save 3.0 s",
+        ),
+    ],
+)
+def test_what_does_not_pay_is_left_to_torch(volume, bank, monkeypatch, seconds, why):
+    ready = model(volume, bank, batch=1)
+    timed(monkeypatch, **seconds)
+    choice = RuntimeChoice("auto", tiles=3)
+    runtime = choice.choose("model-0", ready, DROPOUT, seconds=1e9)
+    assert (runtime.name, runtime.why) == ("torch", why)
+    assert ready.passes.compiled is None
+    assert runtime.to_dict()["why"] == why
+
+
+def test_predictions_that_differ_are_never_used(volume, bank, monkeypatch):
+    real = OpenVinoPasses.run
+
+    def off(self, x, masks, **options):
+        return [y + 0.01 for y in real(self, x, masks, **options)]
+
+    monkeypatch.setattr(OpenVinoPasses, "run", off)
+    for candidate in settled(volume, bank, runtime="openvino").candidates:
+        assert candidate.runtime.name == "torch"
+        assert candidate.runtime.why == "OpenVINO's predictions differ"
+
+
+def test_a_real_tile_has_the_last_word(volume, bank, monkeypatch):
+    real = OpenVinoPasses.run
+
+    def off(self, x, masks, **options):
+        outputs = real(self, x, masks, **options)
+        is_noise = abs(float(x.mean()) - 0.5) < 0.02
+        return outputs if is_noise else [y + 1 for y in outputs]
+
+    monkeypatch.setattr(OpenVinoPasses, "run", off)
+    for candidate in settled(volume, bank, runtime="openvino").candidates:
+        assert candidate.runtime.why == "OpenVINO differs on a tile of the target"
+        assert candidate.runtime.name == "torch"
+        assert not candidate.whole
+
+
+class Uncommon(UNet):
+    """Ends in an operation that no front end knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.i0e(super().forward(x))
+
+
+def test_a_network_that_cannot_be_compiled_is_run_by_torch(volume, bank):
+    ready = model(volume, bank)
+    torch.manual_seed(0)
+    network: nn.Module = Uncommon(dims=2, features=(4, 6, 8)).eval().requires_grad_(False)
+    ready.network = replace(ready.network, forward=network, code="")
+    ready.open()
+    runtime = RuntimeChoice("openvino").choose("model-0", ready, DROPOUT, seconds=0.0)
+    assert runtime.name == "torch"
+    assert runtime.why.startswith("OpenVINO cannot compile it")
+    ready.check()
+
+
+def test_low_precision_is_not_compiled(volume, bank):
+    for candidate in settled(volume, bank, runtime="openvino", precision="bfloat16").candidates:
+        assert candidate.runtime == TORCH
+
+
+@pytest.mark.parametrize("name", ["jax", "OpenVINO"])
+def test_an_unknown_runtime_is_refused(volume, bank, name):
+    with pytest.raises(ValueError, match=f"--runtime '{name}' must be one of auto, torch"):
+        settled(volume, bank, runtime=name)
+
+
+def test_what_was_chosen_is_recorded_and_taken_again(bank_file, tmp_path, monkeypatch):
+    target, out = tmp_path / "target.zarr", tmp_path / "RUN"
+    write_ome_zarr(
+        target, blobs((2, 64, 64)), axes="zyx", voxel_size_nm=(40.0, 10.0, 10.0), chunks=(1, 32, 32)
+    )
+    arguments = TargetOptions(str(target)), str(bank_file), str(out)
+    options = {"cluster": "none", "block": (1, 2, 2), **OPTIONS}
+    first = rank_target(*arguments, runtime="openvino", **options)
+    models = yaml.safe_load((out / "experiment.yaml").read_text())["models"]
+    assert [m["runtime"] for m in models] == ["openvino", "openvino"]
+    assert all(m["runtime_trial"]["compile_seconds"] > 0 for m in models)
+    assert reopen(str(out)) == replace(first.experiment, excluded={})
+    # the rest of a run, whatever it would choose now
+    again = rank_target(*arguments, resume=True, **options)
+    assert again.experiment.digest() == first.experiment.digest()
+    assert json.dumps(again.result["models"]) == json.dumps(first.result["models"])
+    with pytest.raises(ValueError, match="another"):
+        rank_target(*arguments, resume=True, runtime="torch", **options)
