@@ -335,9 +335,8 @@ def _faster(proven: _Proven, core: Core | None, key: shared.Key) -> Split:
     split, x = proven.split, proven.x
     with torch.no_grad():
         crop = None if core is None else _crop(proven, core, key)
-        quick = replace(split, traced=(split.prefix, split.suffix))
-        quick = replace(quick, prefix=fused(split.prefix, x.device))
-        quick = replace(quick, suffix=fused(split.suffix, x.device))
+        prefix, suffix = fused(split.prefix, x.device), fused(split.suffix, x.device)
+        quick = replace(split, prefix=prefix, suffix=suffix, traced=(split.prefix, split.suffix))
         halves = halved(quick.suffix)
         forms = [replace(quick, once=halves[0], suffix=halves[1])] if halves else []
         candidates = (

@@ -11,17 +11,19 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from cte_dask.inference.graph.crop_to_core import Crop
-from cte_dask.inference.graph.feature_path import Split, example_masks
 from cte_dask.inference.graph.openvino_graph import convertible
 from cte_dask.inference.graph.skip_once import halved
 from cte_dask.inference.graph.trace import traced
+
+if TYPE_CHECKING:
+    from cte_dask.inference.graph.feature_path import Split
 
 __all__ = ["OpenVinoPasses", "check_installed", "is_installed"]
 
@@ -120,8 +122,8 @@ class _Together(nn.Module):
         self.once: GraphModule | None
         self.once, self.suffix = halves or (None, suffix)
         self.layers, self.count = len(split.channels), count
-        for i, ones in enumerate(example_masks(x, split.channels, random=False)):
-            self.register_buffer(f"ones_{i}", ones)
+        for i, maps in enumerate(split.channels):
+            self.register_buffer(f"ones_{i}", torch.ones(len(x), maps, *(1,) * (x.ndim - 2)))
 
     def forward(self, x: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         state = tuple(self.prefix(x))
