@@ -19,7 +19,7 @@ import numpy as np
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = (
     *("torch", "numpy", "numba", "zarr", "dask", "h5py", "monai", "bioimageio.core"),
-    *("scikit-image", "zarrs", "tensorstore"),
+    *("scikit-image", "zarrs", "tensorstore", "openvino"),
 )
 
 
