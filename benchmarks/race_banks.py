@@ -111,7 +111,9 @@ def awkward_bank(rng: np.random.Generator) -> Bank:
     return _of_array(FEW_BLOCKS, _holed(rng, scores))
 
 
-def resampled_bank(rng: np.random.Generator, tiles: NDArray[np.float64]) -> Bank:
+def resampled_bank(
+    rng: np.random.Generator, tiles: NDArray[np.float64], *, models: int | None = None
+) -> Bank:
     """Draw a bank whose tiles are alike as those of a real target are.
 
     Parameters
@@ -120,15 +122,17 @@ def resampled_bank(rng: np.random.Generator, tiles: NDArray[np.float64]) -> Bank
         Source of everything.
     tiles
         Consistencies of real models on the tiles of a real target, (model, plane, place).
+    models
+        How many; None for 3 to 50.
 
     Returns
     -------
     Bank
-        Of 3 to 50 models on 2,000 blocks. A block is a run of up to eight neighbouring planes, the
+        On 2,000 blocks. A block is a run of up to eight neighbouring planes, the
         same ones for all models; a model is a real one whose logits are moved, all alike, so that
         the medians of a bank lie as close or as far as those of other banks do.
     """
-    count, depth = int(rng.integers(3, 51)), min(8, tiles.shape[1])
+    count, depth = models or int(rng.integers(3, 51)), min(8, tiles.shape[1])
     origin = rng.integers(0, len(tiles), count)
     move = rng.normal(0, rng.uniform(0.3, 1.0), count)
     starts = rng.integers(0, tiles.shape[1] - depth + 1, prod(TERABYTE))

@@ -53,6 +53,10 @@ def show_nothing(
 class PlanOptions(ScoringOptions, ClusterOptions, GoalOptions):
     """What decides the cost of a run."""
 
+    def draws_blocks(self, blocks: int, /) -> bool:
+        """Tell whether of so many blocks some are drawn: whether the run is an anytime one."""
+        return self.goal(blocks) is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions(PlanOptions):
@@ -79,6 +83,10 @@ class RankOptions(PlanOptions):
     resume: Annotated[bool, "Go on with the run that is there."] = False
     overwrite: Annotated[bool, "Drop what is there."] = False
     progress: ShowProgress = show_nothing
+
+    def draws_blocks(self, blocks: int, /) -> bool:
+        """See `PlanOptions.draws_blocks`; a shard scores its part of all."""
+        return self.shard is None and PlanOptions.draws_blocks(self, blocks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,17 @@ LEAST_BLOCK_VOXELS = 2**22
 MOST_BLOCK_VOXELS = 2**29
 MOST_SLAB_VOXELS = 2**25  # one layer of chunks along z: what a worker must hold at least
 BLOCKS_PER_VOXEL = 2000 / 2**40
+MOST_DRAWN_BLOCKS = 2**20  # about: a store and an order of them take little memory
 BLOCKS_PER_WORKER = 8  # for balance, progress and resuming
 LEAST_PLENTY = 64
 LEAST_BLOCKS_PER_WORKER = 2  # worth cutting chunks for
 
 
-def plan_blocks(grid: TileGrid, unit: Shape, *, workers: int) -> Shape:
+def plan_blocks(grid: TileGrid, unit: Shape, *, workers: int, drawn: bool = False) -> Shape:
     """Choose the tiles of a block: whole chunks (or shards), enough blocks for the workers.
+
+    Where blocks are drawn until a question is decided, each tells mostly what its place tells, and
+    a large one little more than a small one: they are as small as is worth a task.
 
     Parameters
     ----------
@@ -29,6 +33,8 @@ def plan_blocks(grid: TileGrid, unit: Shape, *, workers: int) -> Shape:
         Voxels that are read together (z, y, x): a chunk, or a shard.
     workers
         Number of workers to keep busy.
+    drawn
+        Whether some blocks are drawn, rather than all scored.
 
     Returns
     -------
@@ -39,7 +45,8 @@ def plan_blocks(grid: TileGrid, unit: Shape, *, workers: int) -> Shape:
     per_block = [min(c, n) for c, n in zip(per_block, grid.counts, strict=True)]
     total = math.prod(grid.shape)
     # blocks that a target of this size should have, none smaller than is worth a task
-    number = min(max(total * BLOCKS_PER_VOXEL, 1), total / LEAST_BLOCK_VOXELS)
+    number = MOST_DRAWN_BLOCKS if drawn else max(total * BLOCKS_PER_VOXEL, 1)
+    number = min(number, total / LEAST_BLOCK_VOXELS)
     target = min(max(total / max(number, 1), LEAST_BLOCK_VOXELS), MOST_BLOCK_VOXELS)
     # half of what a terabyte may have: growing doubles, and must not stop above the whole
     plenty = max(total * BLOCKS_PER_VOXEL / 2, LEAST_PLENTY)

@@ -24,7 +24,7 @@ from cte_dask.scoring.experiment import (
 from cte_dask.scoring.real_tile import real_tile
 from cte_dask.scoring.runtimes import RuntimeChoice, check_runtime
 from cte_dask.scoring.settings import ScoringOptions, keywords
-from cte_dask.tiles import Shape, TileGrid
+from cte_dask.tiles import BlockGrid, Shape, TileGrid
 from cte_dask.volume.channels import channel_indices, channels_shown
 from cte_dask.volume.statistics import IntensityStatistics, intensity_statistics
 
@@ -94,7 +94,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
     )
     if options.perturbations is None:
         perturbations = default_perturbations(candidates)
-    per_block = options.block or plan_blocks(grid, volume.read_unit, workers=options.workers or 1)
+    per_block = options.block or _cut(volume, grid, options)
     seen = sorted({c for one in candidates for c in one.channels or (volume.channel or 0,)})
     mapped = any(one.channels for one in candidates)
     return Experiment(
@@ -122,6 +122,15 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         time_limit=options.time_limit,
         intensities={c: intensities[c] for c in seen if c in intensities} if mapped else {},
     )
+
+
+def _cut(volume: Volume, grid: TileGrid, options: ScoringOptions) -> Shape:
+    """Return the tiles of a block: of few large ones if all are scored, else of many small ones."""
+    workers = options.workers or 1
+    cut = plan_blocks(grid, volume.read_unit, workers=workers)
+    if options.draws_blocks(len(BlockGrid(grid, cut))):
+        return plan_blocks(grid, volume.chunk_unit, workers=workers, drawn=True)
+    return cut
 
 
 def _runtime(options: ScoringOptions, tiles: int) -> RuntimeChoice:

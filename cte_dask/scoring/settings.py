@@ -207,6 +207,10 @@ class ScoringOptions(InferenceOptions):
     apart: bool = False
     runtimes: Mapping[str, str] | None = None
 
+    def draws_blocks(self, _: int, /) -> bool:
+        """Tell whether of so many blocks of a target some are drawn, rather than all scored."""
+        return False
+
 
 A = TypeVar("A")
 B = TypeVar("B")

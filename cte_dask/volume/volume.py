@@ -164,6 +164,11 @@ class Volume:
         return triple(min(u, n) for u, n in zip(unit, self.array_shape, strict=True))
 
     @property
+    def chunk_unit(self) -> Shape:
+        """Extent of a chunk (z, y, x) within the array: the least that a read decodes."""
+        return triple(min(u, n) for u, n in zip(self.chunks, self.array_shape, strict=True))
+
+    @property
     def origin(self) -> Shape:
         """First voxel of the region of interest (z, y, x) in the array."""
         return self.roi.start

@@ -13,10 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cte_dask.engine.cost import plan
+from cte_dask.engine.jobs import MOST_VOTING_TILES
+from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
 from cte_dask.models import load_bank
-from cte_dask.scoring.block_size import plan_blocks
+from cte_dask.ranking.options import PlanOptions
+from cte_dask.ranking.rank_target import plan_target
+from cte_dask.scoring.block_size import MOST_DRAWN_BLOCKS, plan_blocks
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
+from cte_dask.scoring.settings import TargetOptions
 from cte_dask.tiles import BlockGrid, TileGrid
 from cte_dask.volume import open_volume
 
@@ -66,6 +71,41 @@ def test_a_terabyte_has_at_most_two_thousand_blocks():
     draft = Draft((10_000, 10_000, 10_000), (1, 256, 256), (128, 128, 128))
     cut = plan_blocks(draft.grid, draft.volume.read_unit, workers=256)
     assert 512 <= len(BlockGrid(draft.grid, cut)) <= 2000
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile", "tiles"),
+    [
+        ((10_000, 10_000, 10_000), (1, 256, 256), (64, 256)),  # a terabyte
+        ((10_000, 10_000, 10_000), (64, 128, 128), (4, 32)),
+        ((20_000, 50_000, 100_000), (1, 256, 256), (512, 2048)),  # a hundred
+    ],
+)
+def test_blocks_that_are_drawn_are_small(shape, tile, tiles):
+    grid = TileGrid(shape, tile)
+    blocks = BlockGrid(grid, plan_blocks(grid, (64, 64, 64), workers=256, drawn=True))
+    assert tiles[0] <= blocks.tiles_per_block <= tiles[1]
+    assert len(blocks) <= 2 * MOST_DRAWN_BLOCKS
+
+
+@given(drafts(), st.integers(1, 64))
+@examples(200)
+def test_every_drawn_plan_is_a_valid_cut(draft, workers):
+    cut = plan_blocks(draft.grid, draft.volume.read_unit, workers=workers, drawn=True)
+    assert all(1 <= c <= n for c, n in zip(cut, draft.grid.counts, strict=True))
+
+
+def test_a_run_that_is_decided_by_some_blocks_has_many_small_ones(tmp_path, bank_path):
+    """Else a terabyte's votes would be full after eight blocks, and nothing decided."""
+    path = tmp_path / "terabyte.zarr"
+    zarr.create_array(path, shape=(10_000,) * 3, chunks=(64,) * 3, shards=(512,) * 3, dtype="uint8")
+    planned = {
+        name: plan_target(TargetOptions(str(path)), str(bank_path), PlanOptions(**options))[0]
+        for name, options in {"drawn": {}, "all": {"exhaustive": True}}.items()
+    }
+    drawn, every = (planned[n].blocks.tiles_per_block for n in ("drawn", "all"))
+    assert MOST_VOTING_TILES // drawn >= 2 * TYPICAL_BLOCKS[1]
+    assert MOST_VOTING_TILES // every < TYPICAL_BLOCKS[0]
 
 
 @pytest.mark.slow
