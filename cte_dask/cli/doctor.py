@@ -43,6 +43,7 @@ OPTIONAL_FOR = {
     "mrc": "targets in MRC files",
     "nnunet": "models of nnU-Net v2",
     "onnx": "ONNX networks",
+    "openvino": "--runtime openvino: networks compiled for the processor",
     "report": "the pictures of calibrate and evaluate",
     "segment": "watersheds, mutex watershed, multicut, GASP",
     "tensorstore": "targets in N5 and Neuroglancer precomputed",
