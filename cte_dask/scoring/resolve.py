@@ -66,9 +66,12 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
     ------
     ValueError
         For any bad value, naming it; also when no model of the bank is usable.
+    TypeError
+        If the target or the bank is something else, such as an array or a path.
     """
     from cte_dask.scoring.candidates import settle
 
+    _check_opened(volume, bank)
     volume.check_no_labels()
     scales = check_scales(options.scales)
     bank = described_bank(bank)
@@ -122,6 +125,16 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         time_limit=options.time_limit,
         intensities={c: intensities[c] for c in seen if c in intensities} if mapped else {},
     )
+
+
+def _check_opened(volume: object, bank: object) -> None:
+    from cte_dask.models.bank import ModelBank
+    from cte_dask.volume import Volume
+
+    if not isinstance(volume, Volume):
+        raise TypeError(f"a target is opened by cte_dask.open_volume, not {type(volume).__name__}")
+    if not isinstance(bank, ModelBank):
+        raise TypeError(f"a bank is loaded by cte_dask.load_bank, not {type(bank).__name__}")
 
 
 def _cut(volume: Volume, grid: TileGrid, options: ScoringOptions) -> Shape:

@@ -32,3 +32,10 @@ def test_public_functions_show_their_options_with_plain_types(name):
     assert list(shown)[:2] == ["volume", "bank"]
     assert shown["tile"].annotation == "Shape | None"
     assert shown["seed"].default == 0
+
+
+def test_an_array_or_a_path_is_told_how_to_be_opened(image, bank_path):
+    with pytest.raises(TypeError, match=r"opened by cte_dask\.open_volume, not ndarray"):
+        cte_dask.score(image, cte_dask.load_bank(str(bank_path)))
+    with pytest.raises(TypeError, match=r"loaded by cte_dask\.load_bank, not PosixPath"):
+        cte_dask.score(cte_dask.open_volume(image), bank_path)
