@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cte_dask.arrays import namespace, to_torch
 from cte_dask.inference.outputs import resized
-from cte_dask.models.preprocessing import Step, preprocess
+from cte_dask.inference.preprocess import preprocess
+from cte_dask.models.preprocessing import Step, tells_channels_apart
 from cte_dask.perturb.canonical import CANONICAL_PERCENTILES
 from cte_dask.perturb.kinds import DrawnTiles
 
@@ -166,15 +167,22 @@ def samples(
         (S, C, [z,] y, x): planes of a 2D model are samples; a single channel is repeated over all
         that the network takes.
     """
-    xp, channels = namespace(frames), []
-    for number, of_channel in enumerate(intensity):
-        # a 2D model's image is one plane, also for statistics of scope tile
-        units = frames[:, number].reshape(-1, *frames.shape[-spec.dims :])
-        steps = spec.preprocessing
-        if invert:
-            steps = inverted(steps, *(of_channel.percentile(q) for q in CANONICAL_PERCENTILES))
-        channels.append(xp.stack([preprocess(u, steps, of_channel) for u in units]))
-    x = resized(to_torch(_beside(channels), like.device).to(like.dtype), view.frame.extent)
+    steps, xp = spec.preprocessing, namespace(frames)
+    if tells_channels_apart(steps) and len(intensity) < spec.in_channels:
+        # one channel that is repeated: what goes into each input is another image of it
+        frames = xp.broadcast_to(frames, (len(frames), spec.in_channels, *frames.shape[2:]))
+        intensity = list(intensity) * spec.in_channels
+    if invert:
+        ends = [[i.percentile(q) for q in CANONICAL_PERCENTILES] for i in intensity]
+        steps = inverted(steps, *zip(*ends, strict=True))
+    # a 2D model's image is one plane, also for statistics of scope tile
+    extent = frames.shape[-spec.dims :]
+    channels = [frames[:, number].reshape(-1, *extent) for number in range(len(intensity))]
+    images = xp.empty((len(channels[0]), len(channels), *extent), np.float32)
+    for image, *units in zip(images, *channels, strict=True):
+        for number, channel in enumerate(preprocess(units, steps, intensity)):
+            image[number] = channel
+    x = resized(to_torch(images, like.device).to(like.dtype), view.frame.extent)
     return x.expand(-1, spec.in_channels, *x.shape[2:]).contiguous()
 
 
@@ -185,7 +193,9 @@ def _beside(channels: Sequence[Any]) -> Any:
     return namespace(channels[0]).stack(channels, axis=1)
 
 
-def inverted(steps: Sequence[Step], low: float, high: float) -> tuple[Step, ...]:
+def inverted(
+    steps: Sequence[Step], low: Sequence[float], high: Sequence[float]
+) -> tuple[Step, ...]:
     """Return preprocessing that inverts the contrast first: `low` and `high` change places.
 
     Parameters
@@ -193,7 +203,7 @@ def inverted(steps: Sequence[Step], low: float, high: float) -> tuple[Step, ...]
     steps
         The steps that follow; their statistics are those of the inverted target.
     low, high
-        Intensities, raw units.
+        Intensities of each channel, raw units.
     """
-    turned = Step(name="scale_linear", kwargs={"gain": -1.0, "offset": low + high})
-    return (turned, *steps)
+    kwargs = {"gain": -1.0, "offset": [a + b for a, b in zip(low, high, strict=True)]}
+    return (Step.model_validate({"name": "scale_linear", "kwargs": kwargs}), *steps)

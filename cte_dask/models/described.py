@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from cte_dask.models.format_registry import DESCRIPTIONS
 from cte_dask.models.source import fetch
 from cte_dask.models.spec import ModelSpec
 from cte_dask.models.yaml import one_line
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
     from cte_dask.models.bank import ModelBank
 
 __all__ = ["described", "described_bank"]
-
-_READERS = {
-    "bioimageio": "cte_dask.models.formats.bioimageio.description:described_entry",
-    "monai": "cte_dask.models.formats.monai_bundle.config:described_entry",
-    "nnunet": "cte_dask.models.formats.nnunet.plans:described_entry",
-    "pytorch3dunet": "cte_dask.models.formats.pytorch3dunet.config:described_entry",
-}
-"""Format → function of (spec, path) that returns keys of a bank's entry."""
 
 
 def described(spec: ModelSpec, path: Path | None = None) -> ModelSpec:
@@ -48,7 +41,7 @@ def described(spec: ModelSpec, path: Path | None = None) -> ModelSpec:
         If the description cannot be read, contradicts the bank's axes, or asks for something that
         is not there, with the reason in one line.
     """
-    reader = _READERS.get(spec.format)
+    reader = DESCRIPTIONS.get(spec.format)
     if reader is None:
         return spec
     entry: dict[str, Any] = resolve(reader)(spec, path or fetch(spec))

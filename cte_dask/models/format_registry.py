@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cte_dask.registry import Registry
 
-__all__ = ["FORMATS"]
+__all__ = ["DESCRIPTIONS", "FORMATS"]
 
 FORMATS = Registry(
     "format",
@@ -21,3 +21,12 @@ FORMATS = Registry(
     },
 )
 """Name of each format and where its loader is defined, a class that is called without arguments."""
+
+DESCRIPTIONS = {
+    "bioimageio": "cte_dask.models.formats.bioimageio.description:described_entry",
+    "monai": "cte_dask.models.formats.monai_bundle.config:described_entry",
+    "nnunet": "cte_dask.models.formats.nnunet.plans:described_entry",
+    "pytorch3dunet": "cte_dask.models.formats.pytorch3dunet.config:described_entry",
+}
+"""Formats whose packages describe their models → function of (spec, path) that returns keys of a
+bank's entry."""

@@ -1,25 +1,28 @@
-"""Preprocessing: the steps that a bank may name, and how they turn intensities into an input.
+"""Preprocessing: the steps that a bank may name, and which of them can follow one another.
 
 Names, parameters and formulas follow the BioImage.IO model description 0.5
-(https://bioimage.io/docs). Most steps are affine once their statistics are known. Consecutive
-affine steps fold, in float64, into one gain and offset, which is applied once in float32. A step
-needs the statistics of what the step before it returns: those of the raw target, or of the array
-for scope ``tile``, are carried through the earlier steps by arithmetic, without applying these to
-the array.
+(https://bioimage.io/docs); ``channel_wise`` is MONAI's word for what the description says with the
+axes of a step. How steps are applied is in `cte_dask.inference.preprocess`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictInt,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from cte_dask.arrays import Array, namespace
 from cte_dask.models.yaml import Strict
 from cte_dask.registry import unknown
 
@@ -30,14 +33,31 @@ __all__ = [
     "FixedZeroMeanUnitVariance",
     "ScaleLinear",
     "ScaleRange",
-    "Statistics",
     "Step",
     "ZeroMeanUnitVariance",
-    "preprocess",
+    "check_steps",
     "required_percentiles",
+    "tells_channels_apart",
 ]
 
 Eps = Field(default=1e-6, gt=0, le=0.1)
+Positive = Annotated[float, Field(gt=0)]
+
+
+def _kind(value: object) -> str:
+    return "each" if isinstance(value, list | tuple) else "all"
+
+
+# one number for all channels, or one for each: an error names the kind that was given
+Numbers = Annotated[
+    Annotated[float, Tag("all")] | Annotated[tuple[float, ...], Field(min_length=1), Tag("each")],
+    Discriminator(_kind),
+]
+Positives = Annotated[
+    Annotated[Positive, Tag("all")]
+    | Annotated[tuple[Positive, ...], Field(min_length=1), Tag("each")],
+    Discriminator(_kind),
+]
 
 
 class ScaleRange(Strict):
@@ -49,11 +69,14 @@ class ScaleRange(Strict):
         Percentiles, 0 to 100, that become 0 and 1.
     eps
         Keeps the divisor away from zero.
+    channel_wise
+        Whether each channel has percentiles of its own; else those of all voxels of all channels.
     """
 
     min_percentile: float = Field(default=0.0, ge=0, le=100)
     max_percentile: float = Field(default=100.0, ge=0, le=100)
     eps: float = Eps
+    channel_wise: StrictBool = True
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -72,9 +95,13 @@ class ZeroMeanUnitVariance(Strict):
     ----------
     eps
         Keeps the divisor away from zero.
+    channel_wise
+        Whether each channel has a mean and deviation of its own; else those of all voxels of all
+        channels.
     """
 
     eps: float = Eps
+    channel_wise: StrictBool = True
 
 
 class FixedZeroMeanUnitVariance(Strict):
@@ -83,11 +110,12 @@ class FixedZeroMeanUnitVariance(Strict):
     Parameters
     ----------
     mean, std
-        Mean and standard deviation in the units of the step before; raw units for the first.
+        Mean and standard deviation in the units of the step before; raw units for the first. Each
+        is one number, or a list of one for each channel of the network's input.
     """
 
-    mean: float
-    std: float = Field(gt=0)
+    mean: Numbers
+    std: Positives
 
 
 class ScaleLinear(Strict):
@@ -96,11 +124,12 @@ class ScaleLinear(Strict):
     Parameters
     ----------
     gain, offset
-        Factor and summand, the same for every voxel.
+        Factor and summand. Each is one number, or a list of one for each channel of the network's
+        input.
     """
 
-    gain: float = 1.0
-    offset: float = 0.0
+    gain: Numbers = 1.0
+    offset: Numbers = 0.0
 
 
 class Clip(Strict):
@@ -150,6 +179,9 @@ PARAMETERS: dict[str, type[Parameters]] = {
 }
 
 
+_EACH = ("channel_wise", True)
+
+
 class Step(Strict):
     """One preprocessing step.
 
@@ -162,6 +194,8 @@ class Step(Strict):
     scope
         Source of percentiles, mean and standard deviation: the whole target (``"volume"``) or the
         array at hand (``"tile"``). Steps with fixed numbers ignore it.
+    channel
+        The only channel of the network's input that the step changes, from 0; by default all.
 
     Raises
     ------
@@ -172,6 +206,7 @@ class Step(Strict):
     name: str
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     scope: Literal["volume", "tile"] = "volume"
+    channel: StrictInt | None = Field(default=None, ge=0)
 
     @field_validator("name")
     @classmethod
@@ -187,7 +222,23 @@ class Step(Strict):
             return data
         # defaults are written out here, so that they enter comparisons and the digest
         parameters = PARAMETERS[data["name"]].model_validate(data.get("kwargs") or {})
-        return {**data, "kwargs": parameters.model_dump()}
+        kwargs = parameters.model_dump(mode="json")
+        # what says nothing is not written: the digest is that of before there was the key
+        return {**data, "kwargs": {k: v for k, v in kwargs.items() if (k, v) != _EACH}}
+
+    @model_validator(mode="after")
+    def _of_one_channel(self) -> Self:
+        if self.channel is not None and (self.joint or self.lists):
+            raise ValueError(
+                f"{self.name} of channel {self.channel} alone takes one number each, and no "
+                "channel_wise: false"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        return {k: v for k, v in data.items() if (k, v) != ("channel", None)}
 
     @property
     def bends(self) -> bool:
@@ -198,198 +249,101 @@ class Step(Strict):
         )
 
     @property
+    def joint(self) -> bool:
+        """Whether its statistics are those of all channels together."""
+        return self.kwargs.get("channel_wise") is False
+
+    @property
+    def lists(self) -> dict[str, int]:
+        """How many numbers the parameters have that have one for each channel."""
+        return {k: len(v) for k, v in self.kwargs.items() if isinstance(v, list)}
+
+    @property
     def parameters(self) -> Parameters:
         """The validated parameters, as the class of this step."""
         return PARAMETERS[self.name].model_validate(self.kwargs)
 
 
-class Statistics(Protocol):
-    """Intensities of the whole target, in raw units."""
-
-    @property
-    def mean(self) -> float:
-        """Mean intensity."""
-        ...
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the intensities."""
-        ...
-
-    def percentile(self, q: float, /) -> float:
-        """Return the q-th percentile, q in [0, 100]."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Affine:
-    """The map x -> gain · x + offset."""
-
-    gain: float = 1.0
-    offset: float = 0.0
-
-    def then(self, after: _Affine) -> _Affine:
-        """Return the map that applies this one first, then `after`."""
-        return _Affine(after.gain * self.gain, after.gain * self.offset + after.offset)
-
-    def __call__(self, value: float) -> float:
-        return self.gain * value + self.offset
-
-
-@dataclass(frozen=True, slots=True)
-class _Transformed:
-    """Statistics of `source` after the steps in `passed`."""
-
-    source: Statistics
-    passed: tuple[_Affine | Clip | EnsureDtype, ...] = ()
-
-    def after(self, step: _Affine | Clip | EnsureDtype) -> _Transformed:
-        return _Transformed(self.source, (*self.passed, step))
-
-    def percentile(self, q: float) -> float:
-        # a negative gain turns the order around: the 1st percentile becomes the 99th
-        mirrored = math.prod(s.gain for s in self.passed if isinstance(s, _Affine)) < 0
-        value = float(self.source.percentile(100.0 - q if mirrored else q))
-        for step in self.passed:
-            value = step(value) if isinstance(step, _Affine) else float(_bend(value, step))
-        return value
-
-    def moments(self) -> tuple[float, float]:
-        """Return mean and standard deviation; raise if a step in `passed` is not affine."""
-        affine = _Affine()
-        for step in self.passed:
-            if not isinstance(step, _Affine):
-                raise TypeError(f"the mean after {type(step).__name__} is not known")
-            affine = affine.then(step)
-        return affine(float(self.source.mean)), abs(affine.gain) * float(self.source.std)
-
-
-@dataclass(frozen=True, slots=True)
-class _ArrayStatistics:
-    """The statistics of one array, computed on access."""
-
-    x: Array
-
-    @property
-    def mean(self) -> float:
-        return float(self.x.mean(dtype=np.float64))
-
-    @property
-    def std(self) -> float:
-        return float(self.x.std(dtype=np.float64))
-
-    def percentile(self, q: float) -> float:
-        return float(namespace(self.x).percentile(self.x, q))
-
-
-def preprocess(
-    x: Array, steps: Sequence[Step], statistics: Statistics | None
-) -> npt.NDArray[np.float32]:
-    """Apply preprocessing steps to raw intensities.
-
-    Parameters
-    ----------
-    x
-        Raw intensities of any shape and real dtype, NumPy or CuPy; a perturbation may have turned
-        integers into floats.
-    steps
-        The steps in order.
-    statistics
-        Statistics of the whole target in raw units; only steps of scope volume need them.
-
-    Returns
-    -------
-    ndarray of float32, the shape of `x`
-        A new array in the library of `x`.
-
-    Raises
-    ------
-    ValueError
-        If a step of scope volume gets no statistics or not finite ones, or the array is empty.
-
-    Notes
-    -----
-    Formulas of the BioImage.IO model description 0.5; see :class:`Step`. In contrast
-    to a cast, ``ensure_dtype`` to integers rounds and saturates, so that an integer that became
-    4.9999996 on its way stays 5.
-    """
-    if x.size == 0:
-        raise ValueError(f"nothing to preprocess: the array has shape {x.shape}")
-    # of the target, up to the last clip or cast; `pending` holds the affine steps since then
-    of_target = None if statistics is None else _Transformed(statistics)
-    pending = _Affine()
-    for step in steps:
-        parameters = step.parameters
-        if isinstance(parameters, EnsureDtype) and not step.bends:
-            continue  # everything is computed in floating point as it is
-        if isinstance(parameters, Clip | EnsureDtype):
-            if of_target is not None:
-                of_target = of_target.after(pending).after(parameters)
-            x, pending = _bend(_apply(x, pending), parameters), _Affine()
-        else:
-            of_input = _Transformed(_ArrayStatistics(x)) if step.scope == "tile" else of_target
-            of_input = None if of_input is None else of_input.after(pending)
-            pending = pending.then(_affine(parameters, of_input))
-    return _apply(x, pending)
+def tells_channels_apart(steps: Sequence[Step]) -> bool:
+    """Return whether equal channels of a network's input may be unequal after some steps."""
+    return any(step.channel is not None or step.lists for step in steps)
 
 
 def required_percentiles(steps: Sequence[Step], *, invert: bool = False) -> set[float]:
     """Return the percentiles of the whole target that steps need, or if it is inverted first."""
     percentiles: set[float] = set()
-    gain = -1.0 if invert else 1.0
+    signs = {-1 if invert else 1}  # of the gain so far, in one channel or another
     for step in steps:
         parameters = step.parameters
         if isinstance(parameters, ScaleRange) and step.scope == "volume":
             ends = {parameters.min_percentile, parameters.max_percentile}
-            # see `_Transformed.percentile`
-            percentiles |= ends if gain >= 0 else {100.0 - q for q in ends}
+            # a negative gain turns the order around: the 1st percentile becomes the 99th
+            percentiles |= ends if signs - {-1} else set()
+            percentiles |= {100.0 - q for q in ends} if -1 in signs else set()
         if isinstance(parameters, ScaleLinear):
-            gain *= parameters.gain
+            factors = parameters.gain if isinstance(parameters.gain, tuple) else (parameters.gain,)
+            others = signs if step.channel is not None else set()
+            signs = {s * ((f > 0) - (f < 0)) for s in signs for f in factors} | others
     return percentiles
 
 
-def _affine(parameters: Parameters, statistics: _Transformed | None) -> _Affine:
-    """Return the gain and offset of an affine step, given the statistics of its input."""
-    if isinstance(parameters, ScaleLinear):
-        return _Affine(parameters.gain, parameters.offset)
-    if isinstance(parameters, FixedZeroMeanUnitVariance):
-        return _centred(parameters.mean, parameters.std)
-    if statistics is None:
-        raise ValueError("a preprocessing step of scope volume needs the target's statistics")
-    if isinstance(parameters, ScaleRange):
-        low = _finite(statistics.percentile(parameters.min_percentile))
-        high = _finite(statistics.percentile(parameters.max_percentile))
-        return _centred(low, high - low + parameters.eps)
-    if isinstance(parameters, ZeroMeanUnitVariance):
-        mean, std = statistics.moments()
-        return _centred(_finite(mean), _finite(std) + parameters.eps)
-    raise TypeError(f"{type(parameters).__name__} is no affine step")
+def check_steps(steps: Sequence[Step], *, inputs: int | None, seen: int) -> None:
+    """Refuse steps that cannot follow one another, or do not fit the channels of a network.
+
+    Parameters
+    ----------
+    steps
+        The steps in order.
+    inputs
+        Channels of the network's input; None if they are not known yet.
+    seen
+        Channels of the target that it sees.
+
+    Raises
+    ------
+    ValueError
+        With the step and the remedy.
+    """
+    bent: list[Step] = []
+    for step in steps:
+        if inputs is not None:
+            _check_inputs(step, inputs)
+        _check_joint(step, seen)
+        # after a step that is not affine the volume's mean cannot be told from the raw mean
+        of_volume = step.name == "zero_mean_unit_variance" and step.scope == "volume"
+        if of_volume and any(_meet(step, earlier) for earlier in bent):
+            raise ValueError(
+                "zero_mean_unit_variance of scope volume cannot follow clip or an integer type, "
+                "the volume's mean after it is not known: put it before or use scope: tile"
+            )
+        bent += [step] if step.bends else []
 
 
-def _centred(centre: float, width: float) -> _Affine:
-    return _Affine(1.0 / width, -centre / width)
+def _meet(step: Step, other: Step) -> bool:
+    return None in (step.channel, other.channel) or step.channel == other.channel
 
 
-def _finite(value: float) -> float:
-    if not np.isfinite(value):
-        raise ValueError(f"preprocessing needs finite statistics, got {value}: is the data NaN?")
-    return value
+def _check_inputs(step: Step, inputs: int) -> None:
+    takes = f"the network takes {inputs} channel{'' if inputs == 1 else 's'}"
+    for key, count in step.lists.items():
+        if count != inputs:
+            raise ValueError(
+                f"{key} of {step.name} has {count} numbers, {takes}: give one for each, or say "
+                f"in_channels: {count}"
+            )
+    if step.channel is not None and step.channel >= inputs:
+        raise ValueError(f"{step.name} of channel {step.channel}: {takes}, counted from 0")
 
 
-def _apply(x: Array, affine: _Affine) -> npt.NDArray[np.float32]:
-    # a copy even of float32, which the two operations then change in place
-    result: npt.NDArray[np.float32] = x.astype(np.float32)
-    if affine.gain != 1.0:
-        result *= np.float32(affine.gain)
-    if affine.offset != 0.0:
-        result += np.float32(affine.offset)
-    return result
-
-
-def _bend(x: Any, step: Clip | EnsureDtype) -> Any:
-    """Apply a step that is not affine to an array or a number; keep its floating type."""
-    xp = np if isinstance(x, float) else namespace(x)
-    if isinstance(step, Clip):
-        return xp.clip(x, step.min, step.max)
-    limits = np.iinfo(step.dtype)
-    return xp.clip(xp.rint(x), limits.min, limits.max)
+def _check_joint(step: Step, seen: int) -> None:
+    """Refuse percentiles of several channels that those of each do not tell."""
+    parameters = step.parameters
+    if not (isinstance(parameters, ScaleRange) and step.joint and step.scope == "volume"):
+        return
+    ends = (parameters.min_percentile, parameters.max_percentile)
+    if seen > 1 and ends != (0, 100):
+        raise ValueError(
+            f"scale_range with channel_wise: false from percentile {ends[0]:g} to {ends[1]:g} of "
+            f"the whole target: those of {seen} channels together do not follow from those of "
+            "each; use scope: tile, channel_wise: true, or percentiles 0 and 100"
+        )

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, StrictBool, StrictInt, field_validator, model_validator
 
 from cte_dask.models.declared_voxel_size import NANOMETRES, DeclaredVoxelSize
-from cte_dask.models.format_registry import FORMATS
+from cte_dask.models.format_registry import DESCRIPTIONS, FORMATS
 from cte_dask.models.output import Output, Segmentation
-from cte_dask.models.preprocessing import Step
+from cte_dask.models.preprocessing import Step, check_steps
 from cte_dask.models.yaml import Strict
 from cte_dask.registry import is_reference
 from cte_dask.storage import is_url
@@ -278,16 +278,13 @@ class ModelSpec(Strict):
                 raise ValueError(f"{key} along {axis} must be at least {least}, not {value}")
 
     def _check_preprocessing(self, key: str, steps: tuple[Step, ...]) -> None:
-        # after a step that is not affine the volume's mean cannot be told from the raw mean
-        bent = False
-        for step in steps:
-            if bent and step.name == "zero_mean_unit_variance" and step.scope == "volume":
-                raise ValueError(
-                    f"{key}: zero_mean_unit_variance of scope volume cannot follow clip or "
-                    "an integer type, the volume's mean after it is not known: put it before or "
-                    "use scope: tile"
-                )
-            bent = bent or step.bends
+        # what the bank leaves out, a package may tell later
+        settled = "in_channels" in self.model_fields_set or self.format not in DESCRIPTIONS
+        seen = _channel_count(self.channels) or 1
+        try:
+            check_steps(steps, inputs=self.in_channels if settled else None, seen=seen)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
 
     def _check_channels(self) -> None:
         count = _channel_count(self.channels)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from cte_dask.inference.inputs import inverted
-from cte_dask.models.preprocessing import Step, preprocess, required_percentiles
+from cte_dask.inference.preprocess import preprocess
+from cte_dask.models.preprocessing import Step, required_percentiles
 from cte_dask.volume import open_volume
 from cte_dask.volume.statistics import IntensityStatistics, intensity_statistics
 
@@ -22,9 +23,9 @@ def test_inverted_contrast_is_one_minus_the_canonical_image():
     intensity = statistics(image, sorted(needed | {1.0, 99.8}))
     low, high = intensity.percentile(1.0), intensity.percentile(99.8)
     turned = low + high - image
-    got = preprocess(image, inverted(steps, low, high), intensity)
-    want = preprocess(turned, steps, statistics(turned, [1.0, 99.8]))
+    got = preprocess([image], inverted(steps, [low], [high]), [intensity])
+    want = preprocess([turned], steps, [statistics(turned, [1.0, 99.8])])
     np.testing.assert_allclose(got, want, atol=2e-3)
-    raw = preprocess(image, inverted((), low, high), intensity)
+    (raw,) = preprocess([image], inverted((), [low], [high]), [intensity])
     canonical = (image - low) / (high - low)
     np.testing.assert_allclose((raw - low) / (high - low), 1 - canonical, atol=1e-5)

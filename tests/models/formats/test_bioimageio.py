@@ -16,10 +16,10 @@ from torch import nn
 
 from cte_dask.inference.check import check_spec
 from cte_dask.inference.needs import with_needs
+from cte_dask.inference.preprocess import preprocess
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
-from cte_dask.models.preprocessing import preprocess
 from cte_dask.models.source import pinned
 from cte_dask.models.spec import ModelSpec
 from cte_dask.models.unet import UNet
@@ -79,7 +79,7 @@ class Whole:
 def reference(spec: ModelSpec, image: np.ndarray, *, halo: int) -> np.ndarray:
     """Our own prediction of one plane that is the whole target; its frame is mirrored first."""
     frame = np.pad(image, halo, mode="symmetric")
-    ready = preprocess(frame, spec.preprocessing, Whole(frame))
+    ready = preprocess([frame], spec.preprocessing, [Whole(frame)])[0]
     with torch.no_grad():
         y = load_network(spec).forward(torch.from_numpy(ready)[None, None])
     match spec.output.activation:

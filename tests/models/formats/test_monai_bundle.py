@@ -16,11 +16,11 @@ import yaml
 from small_networks import responsive_unet
 
 from cte_dask.inference.graph.feature_path import feature_path
+from cte_dask.inference.preprocess import preprocess
 from cte_dask.inference.trial import check_model
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
-from cte_dask.models.preprocessing import preprocess
 from cte_dask.models.source import pinned
 from cte_dask.models.spec import ModelSpec
 
@@ -99,7 +99,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (48, 32), dtype=np.uint8)
 
 def ours(spec: ModelSpec, image: np.ndarray) -> np.ndarray:
     spec = described(spec)
-    x = torch.from_numpy(preprocess(image, spec.preprocessing, None))[None, None]
+    x = torch.from_numpy(preprocess([image], spec.preprocessing, None)[0])[None, None]
     with torch.no_grad():
         y: np.ndarray = load_network(spec).forward(x).softmax(1)[0, spec.output.channel].numpy()
     return y
@@ -202,7 +202,7 @@ def test_its_steps_compute_what_monais_transforms_do(tmp_path: Path) -> None:
     for number, transform in enumerate(transforms):
         spec = described(write(tmp_path / str(number), configuration(preprocessing=[transform])))
         (expected,) = ConfigParser({"t": [transform]}).get_parsed_content("t")
-        got = preprocess(IMAGE, spec.preprocessing, Raw())
+        (got,) = preprocess([IMAGE], spec.preprocessing, [Raw()])
         image = torch.from_numpy(IMAGE.astype(np.float32))[None]
         np.testing.assert_allclose(got, expected(image)[0].numpy(), rtol=1e-5, atol=1e-5)
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from cte_dask.inference.graph.feature_path import feature_path
+from cte_dask.inference.preprocess import preprocess
 from cte_dask.inference.trial import check_model
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
-from cte_dask.models.preprocessing import preprocess
 from cte_dask.models.source import pinned
 from cte_dask.models.spec import ModelSpec
 
@@ -206,7 +206,7 @@ def test_intensities_are_normalised_by_its_formulas(scheme: str, tmp_path: Path)
 
     changes = {"normalization_schemes": [f"{scheme}Normalization"]}
     spec = described(write(tmp_path / "t__p__2d", plans(configuration=changes)))
-    got = preprocess(image, spec.preprocessing, Raw())
+    (got,) = preprocess([image], spec.preprocessing, [Raw()])
     np.testing.assert_allclose(got, expected[scheme], rtol=1e-5, atol=1e-6)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cte_dask.models.preprocessing import Step, preprocess, required_percentiles
+from cte_dask.inference.preprocess import Statistics, preprocess
+from cte_dask.models.preprocessing import Step, required_percentiles
 from cte_dask.models.spec import ModelSpec
 
 Real = NDArray[np.float64]
@@ -34,6 +37,14 @@ class Of:
 
 def step(name: str, scope: str = "volume", **kwargs: object) -> Step:
     return Step.model_validate({"name": name, "kwargs": kwargs, "scope": scope})
+
+
+def prepared(
+    x: NDArray[Any], steps: Sequence[Step], statistics: Statistics | None
+) -> NDArray[np.float32]:
+    """One channel."""
+    (channel,) = preprocess([x], steps, None if statistics is None else [statistics])
+    return channel
 
 
 def spelled_out(x: Real, steps: list[Step]) -> Real:
@@ -95,7 +106,7 @@ def test_fused_steps_equal_the_formulas_one_after_another(
     partial = [spelled_out(x.astype(np.float64), steps[:i]) for i in range(len(steps) + 1)]
     # A flat intermediate is divided by its own rounding error.
     assume(all(np.subtract(*np.percentile(p, [60, 40])) > 1e-3 for p in partial))
-    got = preprocess(x, steps, Of(x))
+    got = prepared(x, steps, Of(x))
     assert got.dtype == np.float32
     scale = max(1.0, max(float(np.abs(p).max()) for p in partial[1:]) if steps else 1.0)
     gain = max(1.0, *(float(np.ptp(partial[-1]) / np.ptp(p)) for p in partial))
@@ -115,14 +126,14 @@ def test_each_step_is_its_formula() -> None:
         (step("ensure_dtype", dtype="uint8"), np.minimum(x * 1.0, 255)),
     ]
     for one, expected in cases:
-        np.testing.assert_allclose(preprocess(x, [one], Of(x)), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(prepared(x, [one], Of(x)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_scope_decides_whose_statistics_count() -> None:
     volume = np.arange(101.0)
     tile = volume[:11]
-    by_volume = preprocess(tile, [step("scale_range")], Of(volume))
-    by_tile = preprocess(tile, [step("scale_range", "tile")], None)
+    by_volume = prepared(tile, [step("scale_range")], Of(volume))
+    by_tile = prepared(tile, [step("scale_range", "tile")], None)
     np.testing.assert_allclose(by_volume, tile / 100, rtol=1e-6)
     np.testing.assert_allclose(by_tile, tile / 10, rtol=1e-6)
 
@@ -131,30 +142,30 @@ def test_the_volumes_statistics_pass_through_the_steps_before() -> None:
     volume = np.arange(101.0)
     steps = [step("scale_linear", gain=-2, offset=7), step("zero_mean_unit_variance")]
     np.testing.assert_allclose(
-        preprocess(volume[:5], steps, Of(volume)),
+        prepared(volume[:5], steps, Of(volume)),
         (volume.mean() - volume[:5]) / volume.std(),
         rtol=1e-5,
     )
     mirrored = [steps[0], step("scale_range", min_percentile=10, max_percentile=100)]
     np.testing.assert_allclose(
-        preprocess(volume, mirrored, Of(volume)), (90 - volume) / 90, rtol=1e-5, atol=1e-6
+        prepared(volume, mirrored, Of(volume)), (90 - volume) / 90, rtol=1e-5, atol=1e-6
     )
     clipped = [step("clip", max=50), step("scale_range")]
     np.testing.assert_allclose(
-        preprocess(volume, clipped, Of(volume)), np.minimum(volume, 50) / 50, rtol=1e-5
+        prepared(volume, clipped, Of(volume)), np.minimum(volume, 50) / 50, rtol=1e-5
     )
 
 
 def test_an_integer_that_became_almost_one_stays_it() -> None:
     x = np.array([4.9999996, 5.0000004, -3.0, 300.0])
-    got = preprocess(x, [step("ensure_dtype", dtype="uint8")], None)
+    got = prepared(x, [step("ensure_dtype", dtype="uint8")], None)
     np.testing.assert_array_equal(got, [5, 5, 0, 255])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64", "bool"])
 def test_every_raw_type_becomes_a_new_float32_array(dtype: str) -> None:
     x = np.array([0, 1, 1], dtype=dtype)
-    got = preprocess(x, [], None)
+    got = prepared(x, [], None)
     assert got.dtype == np.float32
     got += 1
     np.testing.assert_array_equal(x.astype(int), [0, 1, 1])
@@ -164,24 +175,24 @@ def test_the_input_is_never_changed() -> None:
     x = np.linspace(0, 9, 7, dtype=np.float32)
     before = x.copy()
     steps = [step("clip", min=1), step("scale_range", "tile"), step("scale_linear", gain=3)]
-    preprocess(x, steps, None)
+    prepared(x, steps, None)
     np.testing.assert_array_equal(x, before)
 
 
 def test_a_flat_tile_stays_finite() -> None:
     flat = np.full((4, 4), 7, np.uint16)
     for name in ("scale_range", "zero_mean_unit_variance"):
-        assert np.isfinite(preprocess(flat, [step(name, "tile")], None)).all()
+        assert np.isfinite(prepared(flat, [step(name, "tile")], None)).all()
 
 
 def test_missing_or_bad_statistics_and_empty_arrays_are_refused() -> None:
     x = np.arange(4.0)
     with pytest.raises(ValueError, match="needs the target's statistics"):
-        preprocess(x, [step("scale_range")], None)
+        prepared(x, [step("scale_range")], None)
     with pytest.raises(ValueError, match="finite statistics, got nan"):
-        preprocess(x, [step("zero_mean_unit_variance")], Of(np.array([np.nan])))
+        prepared(x, [step("zero_mean_unit_variance")], Of(np.array([np.nan])))
     with pytest.raises(ValueError, match=r"shape \(0, 3\)"):
-        preprocess(np.zeros((0, 3)), [], None)
+        prepared(np.zeros((0, 3)), [], None)
 
 
 def test_the_percentiles_asked_for_are_the_percentiles_read() -> None:
@@ -199,6 +210,6 @@ def test_the_percentiles_asked_for_are_the_percentiles_read() -> None:
         step("scale_range", "tile", min_percentile=3, max_percentile=70),
     )
     read: set[float] = set()
-    preprocess(np.arange(50.0), steps, Recorder(np.arange(200.0)))
+    prepared(np.arange(50.0), steps, Recorder(np.arange(200.0)))
     spec = ModelSpec(name="m", format="torchscript", source="s", preprocessing=steps)
     assert required_percentiles(spec.preprocessing) == read == {1, 99.8, 95, 10, 0, 100}
