@@ -45,7 +45,10 @@ def axes(tensor: str, order: str, channels: tuple[str, ...], step: int, halo: in
 
 
 def description(folder: Path, **keys: Any) -> dict[str, Any]:
-    """Return the document of an rdf.yaml; `keys` may hold weights, order, pre, post, channels."""
+    """Return the document of an rdf.yaml.
+
+    `keys` may hold weights, order, pre, post, channels (of the output), inputs (of the image).
+    """
     order = keys.get("order", "bcyx")
     channels = keys.get("channels", ("foreground",))
     np.save(folder / "test_raw.npy", np.zeros([1] * len(order), np.float32))
@@ -64,7 +67,7 @@ def description(folder: Path, **keys: Any) -> dict[str, Any]:
         "inputs": [
             {
                 "id": "raw",
-                "axes": axes("raw", order, ("raw",), step, halo),
+                "axes": axes("raw", order, keys.get("inputs", ("raw",)), step, halo),
                 "data": {"type": "float32"},
                 "test_tensor": file_entry(folder / "test_raw.npy"),
                 "preprocessing": keys.get("pre", []),
@@ -91,12 +94,14 @@ def description_0_4(folder: Path, **keys: Any) -> dict[str, Any]:
         np.save(folder / name, np.zeros([1] * len(order), np.float32))
     (folder / "README.md").write_text("# Small\n\n## Validation\n\nNone: a test.\n")
     step, halo = keys.get("step", 2), keys.get("halo", 8)
-    size = {"b": (1, 0), "c": (1, 0)} | dict.fromkeys("zyx", (16 * step, step))
+    channels = len(keys.get("inputs", ("raw",)))
+    size = {"b": (1, 0), "c": (channels, 0)} | dict.fromkeys("zyx", (16 * step, step))
     shape = {"min": [size[a][0] for a in order], "step": [size[a][1] for a in order]}
     reference = {
         "reference_tensor": "raw",
-        "scale": [1.0] * len(order),
-        "offset": [0.0] * len(order),
+        # the mask has one channel, whatever the image has
+        "scale": [0.0 if a == "c" and channels > 1 else 1.0 for a in order],
+        "offset": [0.5 if a == "c" and channels > 1 else 0.0 for a in order],
     }
     return {
         "format_version": "0.4.10",
@@ -149,13 +154,15 @@ def write_rdf(folder: Path, document: dict[str, Any]) -> Path:
     return path
 
 
-def state_dict_weights(folder: Path, network: nn.Module, **architecture: Any) -> dict[str, Any]:
+def state_dict_weights(
+    folder: Path, network: nn.Module, *, channels: int = 1, **architecture: Any
+) -> dict[str, Any]:
     path = folder / "weights.pt"
     torch.save(network.state_dict(), path)
     known = {
         "import_from": "cte_dask.models.unet",
         "callable": "UNet",
-        "kwargs": {"dims": 2, "features": [4, 8]},
+        "kwargs": {"dims": 2, "features": [4, 8], "in_channels": channels},
     }
     return file_entry(
         path,
@@ -176,19 +183,20 @@ def zipped(folder: Path) -> Path:
     return Path(shutil.make_archive(str(folder) + "-packed", "zip", folder))
 
 
-def weights_of(kind: str, folder: Path, network: nn.Module) -> dict[str, Any]:
-    """Return the entry of one kind of weights of a network for planes."""
+def weights_of(kind: str, folder: Path, network: nn.Module, *, channels: int = 1) -> dict[str, Any]:
+    """Return the entry of one kind of weights of a network for planes of some channels."""
+    example = torch.rand(1, channels, 32, 32)
     if kind == "pytorch_state_dict":
-        return state_dict_weights(folder, network)
+        return state_dict_weights(folder, network, channels=channels)
     if kind == "torchscript":
-        return torchscript_weights(folder, network, torch.rand(1, 1, 32, 32))
+        return torchscript_weights(folder, network, example)
     path = folder / "model.onnx"
     names = {0: "batch", 2: "y", 3: "x"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter of torch warns about itself
         torch.onnx.export(
             network,
-            (torch.rand(1, 1, 32, 32),),
+            (example,),
             path,
             dynamo=False,
             input_names=["raw"],

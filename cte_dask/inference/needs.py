@@ -1,4 +1,4 @@
-"""What a network needs around a tile: where its channels stand, its extents, its halo.
+"""What a network needs around a tile: where its channels stand, how many, its extents, its halo.
 
 What the bank does not say is found by trying, in an order that costs little: channels first, at
 extents of any multiple; then at one extent alone; then the same with the channels last.
@@ -6,7 +6,8 @@ extents of any multiple; then at one extent alone; then the same with the channe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cte_dask.models.spec import ModelSpec
 
 __all__ = [
+    "channels_told",
     "described_spec",
     "halo_of",
     "one_at_a_time",
@@ -34,6 +36,9 @@ __all__ = [
 ]
 
 Forward = Callable[[Tensor], Tensor]
+
+_MOST_CHANNELS = 8
+_EXTENT = {2: 64, 3: 32}
 
 
 def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
@@ -133,6 +138,75 @@ def _with_extents(spec: ModelSpec) -> tuple[ModelSpec, Network]:
     if all(extent):
         filled["extent"] = filled["multiple"]
     return spec.model_copy(update=filled), replace(network, window=extent)
+
+
+@contextmanager
+def channels_told(spec: ModelSpec) -> Iterator[None]:
+    """Tell in our words, with the remedy, that a model failed as it takes other channels.
+
+    Parameters
+    ----------
+    spec
+        The model, completed by its package.
+
+    Raises
+    ------
+    ValueError
+        If that is why it failed; whatever else it raised is raised as it is.
+    """
+    try:
+        yield
+    except (ModelError, OutputError):
+        raise
+    except FOREIGN as error:
+        count = None if out_of_memory(error) else _channels_found(spec)
+        if count is None or count == spec.in_channels:
+            raise
+        raise ValueError(_other_channels(spec, count)) from error
+
+
+def _other_channels(spec: ModelSpec, count: int) -> str:
+    channels = f"{count} channel{'' if count == 1 else 's'}"
+    if len(spec.channels) > 1:
+        named = f"name {channels} of the target in channels"
+    elif count == 1:
+        named = "say in_channels: 1 in the bank"
+    else:
+        others = "rgb" if count == 3 else str(list(range(count)))
+        named = (
+            f"say in_channels: {count} in the bank, which repeats one channel of the target, or "
+            f"channels: {others}"
+        )
+    return f"its network takes {channels}, not {spec.in_channels}: {named}"
+
+
+def _channels_found(spec: ModelSpec) -> int | None:
+    """Return how many channels a network takes, wherever they stand."""
+    layouts = [spec.layout] if spec.layout else [None, "channels_last"]
+    counts = (_channels_taken(spec.model_copy(update={"layout": one})) for one in layouts)
+    return next((count for count in counts if count is not None), None)
+
+
+def _channels_taken(spec: ModelSpec) -> int | None:
+    """Return how many channels a network takes, those of the bank first; None if that is not it."""
+    try:
+        network = load_network(spec)
+    except FOREIGN:
+        return None
+    forward = one_at_a_time(network)
+    only = only_extent(spec, network) or (None,) * spec.dims
+    multiple = (spec.multiple_zyx or (1, 1, 1))[3 - spec.dims :]
+    least = _EXTENT[spec.dims]
+    extent = [n or -(-least // m) * m for n, m in zip(only, multiple, strict=True)]
+    counts: list[int] = [spec.in_channels, *range(1, _MOST_CHANNELS + 1)]
+    for count in counts:
+        try:
+            with torch.no_grad():
+                forward(torch.zeros(1, count, *extent))
+        except FOREIGN:
+            continue
+        return count
+    return None
 
 
 def only_extent(spec: ModelSpec, network: Network) -> tuple[int | None, ...] | None:

@@ -17,6 +17,7 @@ from cte_dask.consistency.degenerate import UNSTEADY
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.conduct import ALONE, conduct_of
 from cte_dask.inference.needs import (
+    channels_told,
     described_spec,
     halo_of,
     one_at_a_time,
@@ -94,7 +95,8 @@ def check_model(spec: ModelSpec) -> ModelReport:
     """
     spec = described_spec(spec)
     try:
-        return _inspect(*with_extents(spec))
+        with channels_told(spec):
+            return _inspect(*with_extents(spec))
     except ModelError:
         raise
     # The network's own code runs here and may raise anything.

@@ -16,7 +16,7 @@ from cte_dask.inference.apart import EndedError, done_apart
 from cte_dask.inference.conduct import ALONE, conduct_of
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import batch_size, bytes_for_models, bytes_of, out_of_memory
-from cte_dask.inference.needs import with_needs
+from cte_dask.inference.needs import channels_told, with_needs
 from cte_dask.inference.predictor import Predictor
 from cte_dask.inference.runtime_trial import confirmed
 from cte_dask.inference.settings import Inference
@@ -234,11 +234,12 @@ def _settled(
 ) -> tuple[Candidate, _Needs]:
     """Load a model and try it, as one candidate of it; the first one measures what it needs."""
     channels = channel_indices(volume, spec.channels)
-    draft = _settle(needs.of(spec), variant, trial.inference, volume.voxel_size, batch=batch)
-    seen = seen_note(volume, spec.channels, draft.spec.in_channels)
-    draft = replace(draft, channels=channels, note=_joined(draft.note, seen))
-    network = _shared_network(draft.spec, trial.inference) if shared else None
-    return _fitting(draft, trial, network), needs
+    with channels_told(spec):
+        draft = _settle(needs.of(spec), variant, trial.inference, volume.voxel_size, batch=batch)
+        seen = seen_note(volume, spec.channels, draft.spec.in_channels)
+        draft = replace(draft, channels=channels, note=_joined(draft.note, seen))
+        network = _shared_network(draft.spec, trial.inference) if shared else None
+        return _fitting(draft, trial, network), needs
 
 
 def _settled_apart(

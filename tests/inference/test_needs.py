@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cte_dask.models.bank import ModelBank
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
 from cte_dask.models.spec import ModelSpec
+from cte_dask.models.unet import UNet
 from cte_dask.scoring.candidates import predictor
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles
@@ -55,8 +57,8 @@ def test_other_networks_have_no_such_extent_and_a_coarse_output_decides_the_mult
 def test_channels_that_stand_last_are_found_and_an_unfit_network_keeps_its_first_reason() -> None:
     spec, _ = with_extents(model("channels_last_in"))
     assert spec.layout == "channels_last"
-    with pytest.raises(ModelError, match=r"no input extent up to .* takes 3 channels"):
-        check_model(model("three_channels"))
+    with pytest.raises(ValueError, match=r"no input extent up to .* takes 3 channels"):
+        with_extents(model("three_channels"))
 
 
 def test_outputs_between_which_nothing_tells_are_the_reason_and_no_extent_is_searched_for() -> None:
@@ -179,3 +181,65 @@ def test_a_tile_that_fits_is_read_at_the_only_extent() -> None:
     )
     (candidate,) = experiment.candidates
     assert candidate.frame((1, 32, 32)).extent == (1, 64, 64)
+
+
+def of_colours(tmp_path: Path, kind: str, **keys: Any) -> ModelSpec:
+    """Return a model of three channels, of which the bank says what `keys` say."""
+    torch.manual_seed(0)
+    network, x = UNet(dims=2, features=(4, 8), in_channels=3).eval(), torch.rand(1, 3, 64, 64)
+    path = tmp_path / "colours.pt"
+    entry: dict[str, Any] = {"name": "colours", "format": kind, "source": str(path)}
+    match kind:
+        case "state_dict":
+            torch.save(network.state_dict(), path)
+            entry["architecture"] = "cte_dask.models.unet:UNet"
+            entry["arguments"] = {"dims": 2, "features": [4, 8], "in_channels": 3}
+        case "torchscript":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # making one is deprecated, and so noisy
+                torch.jit.save(torch.jit.trace(network, x), path)
+        case "torch_export":
+            torch.export.save(torch.export.export(network, (x,)), path)
+    return ModelSpec.model_validate(entry | keys)
+
+
+@pytest.mark.parametrize("keys", [{}, {"halo": {"y": 8, "x": 8}, "multiple": {"y": 2, "x": 2}}])
+@pytest.mark.parametrize("kind", ["state_dict", "torchscript", "torch_export"])
+def test_a_network_of_other_channels_than_the_bank_says_is_told_with_the_remedy(
+    kind: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = of_colours(tmp_path, kind, **keys)
+    remedy = (
+        "its network takes 3 channels, not 1: say in_channels: 3 in the bank, which repeats one "
+        "channel of the target, or channels: rgb"
+    )
+    with pytest.raises(ModelError) as caught:
+        check_model(spec)
+    assert str(caught.value) == f"model 'colours': {remedy}"
+    bank = ModelBank((spec, model("coarse", {})))
+    volume = open_volume(blobs((1, 64, 64)))
+    experiment = resolve(volume, bank, perturbations=("gaussian:0.1",), tile=(1, 64, 64))
+    assert experiment.excluded == {"colours": remedy}
+    repeated = spec.model_copy(update={"in_channels": 3})
+    assert not resolve(
+        volume, ModelBank((repeated,)), perturbations=("gaussian:0.1",), tile=(1, 64, 64)
+    ).excluded
+
+
+@pytest.mark.parametrize(
+    ("keys", "remedy"),
+    [
+        ({"in_channels": 2}, "takes 3 channels, not 2: say in_channels: 3 in the bank"),
+        ({"channels": [0, 1]}, "takes 3 channels, not 2: name 3 channels of the target"),
+    ],
+)
+def test_channels_that_are_named_but_too_few_are_told_too(
+    keys: dict[str, Any], remedy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=remedy):
+        check_model(of_colours(tmp_path, "state_dict", **keys))
+
+
+def test_a_network_of_one_channel_says_so_where_the_bank_has_more() -> None:
+    with pytest.raises(ModelError, match="takes 1 channel, not 3: say in_channels: 1 in the bank"):
+        check_model(model("coarse", {}, in_channels=3))

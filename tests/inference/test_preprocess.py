@@ -185,6 +185,98 @@ def test_a_flat_tile_stays_finite() -> None:
         assert np.isfinite(prepared(flat, [step(name, "tile")], None)).all()
 
 
+CHANNELS = st.integers(0, 2**32 - 1).map(
+    lambda seed: np.random.default_rng(seed).gamma(2, 30, (3, 101)) * [[1], [4], [0.2]]
+)
+
+
+def of_each(channels: Sequence[Real]) -> list[Of]:
+    return [Of(c) for c in channels]
+
+
+@given(x=ARRAYS, steps=st.lists(STEPS, max_size=3), scope=SCOPES)
+def test_statistics_of_equal_channels_together_are_those_of_each(
+    x: NDArray[np.uint8], steps: list[Step], scope: str
+) -> None:
+    assume(chain_is_known([*steps, step("zero_mean_unit_variance", scope)]))
+    assume(np.ptp(prepared(x, steps, Of(x))) > 0.1)  # else divided by its own rounding error
+    for name in ("zero_mean_unit_variance", "scale_range"):
+        each, together = step(name, scope), step(name, scope, channel_wise=False)
+        alone = prepared(x, [*steps, each], Of(x))
+        for channel in preprocess([x, x], [*steps, together], of_each([x, x])):
+            np.testing.assert_allclose(channel, alone, rtol=1e-3, atol=1e-3)
+
+
+@given(channels=CHANNELS, scope=SCOPES, order=st.permutations(range(3)), invert=st.booleans())
+def test_channels_permuted_with_their_numbers_permute_the_input_and_change_nothing_else(
+    channels: Real, scope: str, order: list[int], invert: bool
+) -> None:
+    mean, std, gain = [3.0, 20.0, 90.0], [1.0, 2.0, 3.0], [-1.0 if invert else 1.0, 0.5, 2.0]
+
+    def steps(order: Sequence[int]) -> list[Step]:
+        of = {old: new for new, old in enumerate(order)}
+        return [
+            step("fixed_zero_mean_unit_variance", mean=[mean[i] for i in order],
+                 std=[std[i] for i in order]),
+            step("scale_linear", gain=[gain[i] for i in order]),
+            step("zero_mean_unit_variance", scope, channel_wise=False),
+            Step(name="clip", kwargs={"max": 1}, channel=of[2]),
+            step("scale_range", scope, channel_wise=False),
+            Step(name="scale_linear", kwargs={"gain": 3}, channel=of[0]),
+        ]  # fmt: skip
+
+    plain = preprocess(channels, steps(range(3)), of_each(channels))
+    turned = preprocess(channels[order], steps(order), of_each(channels[order]))
+    for place, number in enumerate(order):
+        np.testing.assert_allclose(turned[place], plain[number], rtol=1e-4, atol=1e-4)
+    assert np.abs(plain[0] - plain[1]).max() > 1e-3
+
+
+@given(channels=CHANNELS)
+def test_a_number_for_each_channel_is_that_of_the_channel_alone(channels: Real) -> None:
+    numbers = {"mean": [3.0, 20.0, 90.0], "std": [1.0, 2.0, 3.0]}
+    together = preprocess(channels, [step("fixed_zero_mean_unit_variance", **numbers)], None)
+    for number, channel in enumerate(channels):
+        alone = {key: values[number] for key, values in numbers.items()}
+        expected = prepared(channel, [step("fixed_zero_mean_unit_variance", **alone)], None)
+        np.testing.assert_array_equal(together[number], expected)
+
+
+@given(channels=CHANNELS, scope=SCOPES)
+def test_statistics_together_are_those_of_all_voxels(channels: Real, scope: str) -> None:
+    known = of_each(channels) if scope == "volume" else None
+    before = step("scale_linear", gain=[2, -1, 1], offset=[0, 5, 0])
+    x = channels * [[2], [-1], [1]] + [[0], [5], [0]]
+    cases = [
+        (step("zero_mean_unit_variance", scope, channel_wise=False), (x - x.mean()) / x.std()),
+        (step("scale_range", scope, channel_wise=False), (x - x.min()) / np.ptp(x)),
+    ]
+    if scope == "tile":
+        low, high = np.percentile(x, [2, 70])
+        ends = {"min_percentile": 2, "max_percentile": 70}
+        cases += [
+            (step("scale_range", scope, channel_wise=False, **ends), (x - low) / (high - low))
+        ]
+    for one, expected in cases:
+        got = preprocess(channels, [before, one], known)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_of_one_channel_leaves_the_others() -> None:
+    x = np.arange(101.0)
+    steps = (
+        Step(name="clip", kwargs={"max": 50}, channel=0),
+        Step(name="zero_mean_unit_variance", channel=1),
+    )
+    first, second = preprocess([x, 2 * x], steps, of_each([x, 2 * x]))
+    np.testing.assert_array_equal(first, np.minimum(x, 50))
+    np.testing.assert_allclose(second, (x - x.mean()) / x.std(), rtol=1e-5)
+    assert required_percentiles([
+        Step(name="scale_linear", kwargs={"gain": -1}, channel=0), step("scale_range",
+        min_percentile=1),
+    ]) == {0, 1, 99, 100}  # fmt: skip
+
+
 def test_missing_or_bad_statistics_and_empty_arrays_are_refused() -> None:
     x = np.arange(4.0)
     with pytest.raises(ValueError, match="needs the target's statistics"):

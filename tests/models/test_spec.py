@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cte_dask.models.spec import ModelSpec
+from cte_dask.models.spec import ModelSpec, Step
 
 BASE = {
     "name": "m",
@@ -59,6 +59,23 @@ def test_defaults_written_out_are_the_same_model() -> None:
     written = [{"name": "scale_range", "kwargs": long, "scope": "volume"}]
     assert short == spec(preprocessing=written)
     assert short.digest() == spec(preprocessing=written).digest()
+
+
+def test_what_a_bank_of_before_says_has_the_digest_of_before() -> None:
+    steps = [
+        {"name": "scale_range", "kwargs": {"min_percentile": 1}},
+        {"name": "zero_mean_unit_variance", "scope": "tile"},
+        {"name": "fixed_zero_mean_unit_variance", "kwargs": {"mean": 3, "std": 2}},
+        {"name": "scale_linear"},
+        {"name": "clip", "kwargs": {"max": 1}},
+    ]
+    one = ModelSpec(name="m", format="torchscript", source="/w.pt", preprocessing=steps)
+    digest = "605aa405d32583156e65395bcbb70af78d8e216d4c2e0b04bdcfc8f33f28b4f4"
+    assert one.digest() == digest
+    steps[0]["kwargs"] = {"min_percentile": 1, "channel_wise": True}
+    assert one.model_copy(update={"preprocessing": tuple(map(Step.model_validate, steps))}) == one
+    steps[0]["kwargs"] = {"min_percentile": 1, "channel_wise": False}
+    assert spec(preprocessing=steps).digest() != spec(preprocessing=one.preprocessing).digest()
 
 
 @pytest.mark.parametrize(
@@ -126,6 +143,54 @@ def test_a_bad_preprocessing_step_is_refused(step: dict[str, object], message: s
     with pytest.raises(ValueError, match=r"[\s\S]*") as caught:
         spec(preprocessing=[step])
     assert message in str(caught.value)
+
+
+RANGE = {"min_percentile": 1, "channel_wise": False}
+
+
+@pytest.mark.parametrize(
+    ("step", "keys", "message"),
+    [
+        ({"name": "fixed_zero_mean_unit_variance", "kwargs": {"mean": [1, 2, 3], "std": 1}}, {},
+         "mean of fixed_zero_mean_unit_variance has 3 numbers, the network takes 1 channel: give "
+         "one for each, or say in_channels: 3"),
+        ({"name": "scale_linear", "kwargs": {"offset": [1, 2]}}, {"channels": "rgb"},
+         "offset of scale_linear has 2 numbers, the network takes 3 channels"),
+        ({"name": "scale_linear", "channel": 1}, {}, "of channel 1: the network takes 1"),
+        ({"name": "scale_linear", "kwargs": {"gain": [1]}, "channel": 0}, {}, "takes one number"),
+        ({"name": "scale_range", "kwargs": RANGE, "channel": 0}, {}, "no channel_wise: false"),
+        ({"name": "scale_range", "kwargs": RANGE}, {"channels": [0, 1]},
+         "from percentile 1 to 100 of the whole target: those of 2 channels together do not follow "
+         "from those of each; use scope: tile"),
+        ({"name": "fixed_zero_mean_unit_variance", "kwargs": {"mean": 1, "std": [1, 0]}}, {},
+         "std.each.1"),
+        ({"name": "scale_linear", "kwargs": {"gain": []}}, {}, "gain.each"),
+        ({"name": "scale_range", "kwargs": {"channel_wise": "no"}}, {}, "channel_wise"),
+    ],
+)  # fmt: skip
+def test_steps_that_do_not_fit_the_channels_are_refused(
+    step: dict[str, object], keys: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=r"[\s\S]*") as caught:
+        spec(preprocessing=[step], **keys)
+    assert message in str(caught.value)
+
+
+def test_steps_that_fit_the_channels_are_taken() -> None:
+    linear = {"name": "scale_linear", "kwargs": {"gain": [1, 2, 3]}}
+    spec(preprocessing=[linear], channels="rgb")
+    spec(preprocessing=[linear], channels="red", in_channels=3)
+    together = {"name": "scale_range", "kwargs": RANGE}
+    spec(preprocessing=[together])  # one channel, repeated or not, is all there is
+    spec(preprocessing=[together | {"scope": "tile"}], channels="rgb")
+    spec(preprocessing=[{"name": "scale_range", "kwargs": {"channel_wise": False}}], channels="rgb")
+    # a package may yet say how many channels its network takes
+    ModelSpec(name="m", format="bioimageio", source="/p", preprocessing=[linear])
+    clip = {"name": "clip", "kwargs": {"max": 1}, "channel": 0}
+    mean = {"name": "zero_mean_unit_variance"}
+    spec(preprocessing=[clip, mean | {"channel": 1}], in_channels=2)
+    with pytest.raises(ValueError, match="cannot follow clip"):
+        spec(preprocessing=[clip, mean], in_channels=2)
 
 
 def test_a_mean_that_nobody_can_know_is_refused() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bioimageio_packages as made
+import channel_networks
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ import yaml
 from torch import nn
 
 from cte_dask.inference.check import check_spec
+from cte_dask.inference.inputs import samples
 from cte_dask.inference.needs import with_needs
 from cte_dask.inference.preprocess import preprocess
 from cte_dask.models.described import described
@@ -23,6 +25,8 @@ from cte_dask.models.network import ModelError
 from cte_dask.models.source import pinned
 from cte_dask.models.spec import ModelSpec
 from cte_dask.models.unet import UNet
+from cte_dask.perturb.views import TileContext, view_of
+from cte_dask.volume import intensity_statistics, open_volume
 
 pytest.importorskip("bioimageio.spec")
 
@@ -238,6 +242,125 @@ def test_the_runtime_of_an_older_package_gives_the_same_output(
     ours = reference(described(spec_of(folder)), image, halo=0)
     assert theirs.std() > 1e-3
     assert np.abs(ours - theirs[0]).max() <= 4e-6
+
+
+IMAGENET = {
+    "id": "fixed_zero_mean_unit_variance",
+    "kwargs": {"axis": "channel", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+}
+LINEARS = {
+    "id": "scale_linear",
+    "kwargs": {"axis": "channel", "gain": [2.0, 1.0, 0.5], "offset": [0.0, -1.0, 0.25]},
+}
+OVER = {
+    "id": "scale_range",
+    "kwargs": {"axes": ["channel", "y", "x"], "min_percentile": 2.0, "max_percentile": 99.0},
+}
+OLDER = [
+    {"name": "zero_mean_unit_variance",
+     "kwargs": {"mode": "fixed", "axes": "yx", "mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.1]}},
+    {"name": "zero_mean_unit_variance", "kwargs": {"mode": "per_sample", "axes": "cyx"}},
+    {"name": "zero_mean_unit_variance", "kwargs": {"mode": "per_sample", "axes": "yx"}},
+    {"name": "scale_range",
+     "kwargs": {"mode": "per_sample", "axes": "cyx", "max_percentile": 98.0}},
+]  # fmt: skip
+COLOURS = {"inputs": ("red", "green", "blue"), "halo": 0}
+
+
+def predicted(spec: ModelSpec, image: np.ndarray, seen: list[int]) -> np.ndarray:
+    """Our own logits of a target (c, y, x) that is one tile, without context."""
+    spec = described(spec)
+    intensity = [intensity_statistics(open_volume(c), percentiles=[0, 1, 99.8, 100]) for c in image]
+    view = view_of(None, TileContext((1, *image.shape[1:]), 2, (0, 0, 0), (1, 1, 1)))
+    options: Any = {"view": view, "like": torch.empty(0)}
+    frames = image[None, seen, None]
+    x = samples(frames, spec, intensity=[intensity[c] for c in seen], **options)
+    with torch.no_grad():
+        y: np.ndarray = load_network(spec).forward(x).numpy()
+    return y[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Conversion of channel size:UserWarning")
+@pytest.mark.filterwarnings("ignore:Computed dataset percentiles:UserWarning")
+@pytest.mark.parametrize("grey", [False, True], ids=["colour", "grey"])
+@pytest.mark.parametrize(
+    "pre",
+    [
+        [IMAGENET],
+        [STANDARD, LINEARS],  # its runtime takes statistics of the raw image only
+        [{"id": "zero_mean_unit_variance", "kwargs": {}}],
+        [{"id": "scale_range", "kwargs": {"axes": ["batch", "channel", "y", "x"]}}, IMAGENET],
+        [OVER, CLIP],
+        [OVER, IMAGENET],
+        [RANGE],
+        *([one] for one in OLDER),
+    ],
+    ids=lambda pre: "+".join(str(s.get("id", s)) for s in pre),
+)
+def test_its_own_runtime_gives_the_same_output_of_several_channels(
+    pre: list[Any], grey: bool, folder: Path
+) -> None:
+    core = pytest.importorskip("bioimageio.core")
+    spec_library = pytest.importorskip("bioimageio.spec")
+    network = channel_networks.network(3)
+    older = "name" in pre[0]
+    weights = {
+        "pytorch_state_dict": made.weights_of("pytorch_state_dict", folder, network, channels=3)
+    }
+    if older:
+        made.as_of_0_4(weights["pytorch_state_dict"])
+    make = made.description_0_4 if older else made.description
+    made.write_rdf(folder, make(folder, weights=weights, pre=pre, **COLOURS))
+    image = np.random.default_rng(0).random((3, 48, 32), np.float32) * [[[1]], [[3]], [[0.5]]]
+    seen, image = [1] * 3 if grey else [0, 1, 2], image.astype(np.float32)
+    model = spec_library.load_model_description(folder / "rdf.yaml", perform_io_checks=False)
+    theirs = core.predict(model=model, inputs=image[None, seen]).members["mask"].data.to_numpy()
+    ours = predicted(spec_of(folder), image, [1] if grey else seen)
+    # percentiles of three equal channels lie between other voxels than those of one
+    assert np.abs(ours - theirs[0]).max() <= (2e-3 if grey else 2e-5) * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize(
+    ("pre", "expected"),
+    [
+        (OVER, {"axes": ["channel", "y", "x"]}),
+        (OVER, {"axes": ["y", "x"]}),
+        (IMAGENET, None),
+    ],
+)
+def test_what_a_package_says_of_channels_is_taken_over(
+    pre: dict[str, Any], expected: dict[str, Any] | None, folder: Path
+) -> None:
+    network = UNet(dims=2, features=(4, 8), in_channels=3).eval()
+    weights = {"pytorch_state_dict": made.state_dict_weights(folder, network, channels=3)}
+    pre = pre if expected is None else pre | {"kwargs": pre["kwargs"] | expected}
+    spec = described(package(folder, network, weights=weights, pre=[pre], **COLOURS))
+    (step,) = spec.preprocessing
+    if expected is None:
+        assert (step.kwargs["mean"], step.channel) == (pre["kwargs"]["mean"], None)
+    else:
+        assert step.joint == ("channel" in expected["axes"])
+        assert step.scope == "tile"
+
+
+def test_numbers_for_other_channels_than_it_takes_are_refused_in_one_line(
+    folder: Path, unet: UNet
+) -> None:
+    message = refusal(package(folder, unet, pre=[IMAGENET]))
+    assert "mean of fixed_zero_mean_unit_variance has 3 numbers, the network takes 1" in message
+    along = IMAGENET | {"kwargs": IMAGENET["kwargs"] | {"axis": "x"}}
+    assert "another mean along x is not known" in refusal(package(folder, unet, pre=[along]))
+    ranges = {"id": "scale_range", "kwargs": {"min_percentile": 2.0}}
+    weights = {
+        "pytorch_state_dict": made.state_dict_weights(
+            folder, UNet(dims=2, features=(4, 8), in_channels=3), channels=3
+        )
+    }
+    package(folder, unet, weights=weights, pre=[ranges], **COLOURS)
+    assert described(spec_of(folder)).preprocessing[0].joint
+    assert "those of 3 channels together" in refusal(spec_of(folder, channels="rgb"))
 
 
 @pytest.mark.parametrize("order", ["byxc", "cyx", "yx", "bcxy", "bczyx"])

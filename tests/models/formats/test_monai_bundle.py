@@ -16,6 +16,7 @@ import yaml
 from small_networks import responsive_unet
 
 from cte_dask.inference.graph.feature_path import feature_path
+from cte_dask.inference.inputs import samples
 from cte_dask.inference.preprocess import preprocess
 from cte_dask.inference.trial import check_model
 from cte_dask.models.described import described
@@ -23,6 +24,8 @@ from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
 from cte_dask.models.source import pinned
 from cte_dask.models.spec import ModelSpec
+from cte_dask.perturb.views import TileContext, view_of
+from cte_dask.volume import intensity_statistics, open_volume
 
 pytest.importorskip("monai")
 
@@ -205,6 +208,96 @@ def test_its_steps_compute_what_monais_transforms_do(tmp_path: Path) -> None:
         (got,) = preprocess([IMAGE], spec.preprocessing, [Raw()])
         image = torch.from_numpy(IMAGE.astype(np.float32))[None]
         np.testing.assert_allclose(got, expected(image)[0].numpy(), rtol=1e-5, atol=1e-5)
+
+
+PAIR = np.stack([IMAGE, IMAGE[::-1] // 4 + 90]).astype(np.float32)
+"""A target of two channels."""
+
+
+def seen_of_pair(spec: ModelSpec) -> np.ndarray:
+    """What a network sees of the pair, (c, y, x), where all of it is one tile."""
+    intensity = [intensity_statistics(open_volume(c), percentiles=[0, 1, 99.8, 100]) for c in PAIR]
+    view = view_of(None, TileContext((1, *IMAGE.shape), 2, (0, 0, 0), (1, 1, 1)))
+    x = samples(PAIR[None, :, None], spec, view=view, intensity=intensity, like=torch.empty(0))
+    array: np.ndarray = x[0].numpy()
+    return array
+
+
+def transformed(transform: dict[str, Any]) -> np.ndarray:
+    from monai.bundle import ConfigParser
+
+    (theirs,) = ConfigParser({"t": [transform]}).get_parsed_content("t")
+    array: np.ndarray = theirs(torch.from_numpy(PAIR.copy())).numpy()
+    return array
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"_target_": "NormalizeIntensity"},
+        {"_target_": "NormalizeIntensity", "channel_wise": True},
+        {"_target_": "NormalizeIntensity", "channel_wise": True, "subtrahend": [90, 120],
+         "divisor": [4, 9]},
+        {"_target_": "NormalizeIntensity", "subtrahend": 90, "divisor": 4},
+        {"_target_": "ScaleIntensity", "minv": -2, "maxv": 3},
+        {"_target_": "ScaleIntensity", "channel_wise": True},
+        {"_target_": "ScaleIntensity", "minv": None, "maxv": None, "factor": 0.5},
+        {"_target_": "ScaleIntensityRangePercentiles", "lower": 0, "upper": 100, "b_min": 0,
+         "b_max": 1},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_several_channels_become_is_what_monais_transforms_make_of_the_whole_image(
+    transform: dict[str, Any], tmp_path: Path
+) -> None:
+    document = configuration(preprocessing=[transform], network_def=NETWORK | {"in_channels": 2})
+    spec = write(tmp_path / "a", document).model_copy(update={"channels": (0, 1), "in_channels": 2})
+    spec = described(spec)
+    joint = transform.get("channel_wise", False) is False
+    assert [s.joint for s in spec.preprocessing if s.name in ("scale_range",
+            "zero_mean_unit_variance")] in ([], [joint])  # fmt: skip
+    expected = transformed(transform)
+    np.testing.assert_allclose(seen_of_pair(spec), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channel_wise", [False, True])
+@pytest.mark.parametrize("step", ["scale_range", "zero_mean_unit_variance"])
+def test_statistics_of_a_tile_over_channels_are_those_of_monais_transforms(
+    step: str, channel_wise: bool
+) -> None:
+    ends = {"min_percentile": 5, "max_percentile": 90} if step == "scale_range" else {}
+    kwargs = {"channel_wise": channel_wise, "eps": 1e-10, **ends}
+    spec = ModelSpec(
+        name="m", format="torchscript", source="s", channels=(0, 1),
+        preprocessing=[{"name": step, "kwargs": kwargs, "scope": "tile"}],
+    )  # fmt: skip
+    transform = {
+        "scale_range": {"_target_": "ScaleIntensityRangePercentiles", "lower": 5, "upper": 90,
+                        "b_min": 0, "b_max": 1},
+        "zero_mean_unit_variance": {"_target_": "NormalizeIntensity"},
+    }[step]  # fmt: skip
+    expected = transformed(transform | {"channel_wise": channel_wise})
+    np.testing.assert_allclose(seen_of_pair(spec), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_percentiles_of_all_channels_of_the_target_are_refused_where_there_are_several(
+    tmp_path: Path,
+) -> None:
+    transform = {
+        "_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 1, "upper": 99,
+        "b_min": 0, "b_max": 1,
+    }  # fmt: skip
+    network = NETWORK | {"in_channels": 2}
+    spec = write(tmp_path / "a", configuration(preprocessing=[transform], network_def=network))
+    assert described(spec).preprocessing[0].joint  # one channel, repeated
+    both = spec.model_copy(update={"channels": (0, 1)})
+    with pytest.raises(ValueError, match="those of 2 channels together do not follow") as caught:
+        described(both)
+    assert "\n" not in str(caught.value)
+    numbers = {"_target_": "NormalizeIntensity", "subtrahend": [1, 2], "divisor": [3, 4]}
+    spec = write(tmp_path / "b", configuration(preprocessing=[numbers], network_def=network))
+    with pytest.raises(ValueError, match="another number for each channel is not channel_wise"):
+        described(spec)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
 from cte_dask.models.source import pinned
 from cte_dask.models.spec import ModelSpec
+from cte_dask.volume import intensity_statistics, open_volume
 
 pytest.importorskip("dynamic_network_architectures")
 
@@ -318,14 +319,42 @@ def test_what_is_not_known_is_refused_in_one_line(what: str, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_channels_that_are_normalised_apart_are_refused(tmp_path: Path) -> None:
-    schemes = ["CTNormalization", "ZScoreNormalization"]
+def test_channels_are_normalised_apart_by_the_scheme_of_each(tmp_path: Path) -> None:
+    schemes = ["CT", "ZScore", "RescaleTo01", "RGBTo01", "No"]
+    names = {str(number): name for number, name in enumerate(schemes)}
+    changes = {"normalization_schemes": [f"{scheme}Normalization" for scheme in schemes]}
+    files = plans(configuration=changes), dataset(channel_names=names)
+    spec = described(write(tmp_path / "t__p__2d", *files))
+    image = np.random.default_rng(0).gamma(2, 30, (5, 16, 16)).astype(np.float32)
+    intensity = [intensity_statistics(open_volume(c), percentiles=[0, 100]) for c in image]
+    got = preprocess(image, spec.preprocessing, intensity)
+    clipped = np.clip(image[0], CT["percentile_00_5"], CT["percentile_99_5"])
+    expected = [
+        (clipped - CT["mean"]) / CT["std"],
+        (image[1] - image[1].mean()) / image[1].std(),
+        (image[2] - image[2].min()) / np.ptp(image[2]),
+        image[3] / 255,
+        image[4],
+    ]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_of_each_channels_training_are_those_of_the_channel(tmp_path: Path) -> None:
+    numbers = {"0": CT, "1": CT | {"mean": 10.0, "std": 5.0}}
     files = (
-        plans(configuration={"normalization_schemes": schemes}),
+        plans(
+            configuration={"normalization_schemes": ["CTNormalization"] * 2},
+            foreground_intensity_properties_per_channel=numbers,
+        ),
         dataset(channel_names={"0": "a", "1": "b"}),
     )
-    with pytest.raises(ValueError, match="another normalisation for each channel"):
-        described(write(tmp_path / "t__p__2d", *files))
+    steps = described(write(tmp_path / "t__p__2d", *files)).preprocessing
+    assert [(s.name, s.channel, s.kwargs.get("mean")) for s in steps] == [
+        ("clip", 0, None),
+        ("fixed_zero_mean_unit_variance", 0, 90.0),
+        ("clip", 1, None),
+        ("fixed_zero_mean_unit_variance", 1, 10.0),
+    ]
 
 
 @pytest.mark.parametrize(

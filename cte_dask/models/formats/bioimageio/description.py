@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cte_dask.models import yaml as safe_yaml
 from cte_dask.models.formats.bioimageio.mapping import (
     axes_of,
+    channels_of,
     extents,
     output_of,
     place_of,
@@ -84,7 +85,7 @@ def described_entry(spec: ModelSpec, path: Path) -> dict[str, Any]:
     tensor = model.outputs[place_of(model, spec.output)]
     entry: dict[str, Any] = {
         "axes": "".join(a for a in "zyx" if a in axes),
-        "in_channels": next((a.size for a in image.axes if a.type == "channel"), 1),
+        "in_channels": channels_of(image),
         **extents(image, tensor),
     }
     if str(tensor.id) in description.halos:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cte_dask.models.output import Output
 
-__all__ = ["axes_of", "extents", "fixed_shape", "output_of", "place_of", "steps_of", "voxel_size"]
+__all__ = [
+    "axes_of",
+    "channels_of",
+    "extents",
+    "fixed_shape",
+    "output_of",
+    "place_of",
+    "steps_of",
+    "voxel_size",
+]
 
 _NANOMETRES = {
     "picometer": 1e-3, "angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6,
@@ -91,7 +100,7 @@ def steps_of(tensor: Any) -> list[dict[str, Any]]:
     """Return the preprocessing of an image as the steps of a bank.
 
     Statistics of each sample become those of the tile, statistics of a dataset those of the
-    whole target.
+    whole target; those over an axis of several channels are of the channels together.
 
     Raises
     ------
@@ -118,16 +127,29 @@ def _step(tensor: Any, step: Any) -> dict[str, Any]:
     if step.id in ("scale_range", "zero_mean_unit_variance"):
         names = ("min_percentile", "max_percentile", "eps")
         numbers = {name: getattr(kwargs, name) for name in names if hasattr(kwargs, name)}
-        return {"name": step.id, "kwargs": numbers, "scope": _scope(tensor, step)}
+        together = {"channel_wise": False} if _over_channels(tensor, step) else {}
+        return {"name": step.id, "kwargs": numbers | together, "scope": _scope(tensor, step)}
     if step.id in ("scale_linear", "fixed_zero_mean_unit_variance"):
         pair = ("gain", "offset") if step.id == "scale_linear" else ("mean", "std")
-        return {"name": step.id, "kwargs": {name: _one(step, name) for name in pair}}
+        return {"name": step.id, "kwargs": {name: _numbers(tensor, step, name) for name in pair}}
     if step.id == "clip" and kwargs.min_percentile is None and kwargs.max_percentile is None:
         return {"name": "clip", "kwargs": {"min": kwargs.min, "max": kwargs.max}}
     if step.id == "ensure_dtype":
         return {"name": "ensure_dtype", "kwargs": {"dtype": str(kwargs.dtype)}}
     name = "clip at percentiles" if step.id == "clip" else step.id
     raise ValueError(f"the preprocessing step {name} of the package is not known: {_REMEDY}")
+
+
+def channels_of(tensor: Any) -> int:
+    """Return how many channels a tensor has: 1 without such an axis."""
+    return next((int(a.size) for a in tensor.axes if a.type == "channel"), 1)
+
+
+def _over_channels(tensor: Any, step: Any) -> bool:
+    """Tell whether a step takes its statistics over several channels; without axes, over all."""
+    axes = step.kwargs.axes
+    over = {str(a.id) for a in tensor.axes if a.type == "channel"}
+    return channels_of(tensor) > 1 and (axes is None or bool(over & {str(a) for a in axes}))
 
 
 def _scope(tensor: Any, step: Any) -> str:
@@ -144,6 +166,18 @@ def _scope(tensor: Any, step: Any) -> str:
         )
     # statistics over the batch too are those of a data set
     return "volume" if "batch" in axes else "tile"
+
+
+def _numbers(tensor: Any, step: Any, name: str) -> float | list[float]:
+    """Return the number of a step; a list for each channel only where they differ."""
+    value = getattr(step.kwargs, name)
+    values = list(map(float, value)) if isinstance(value, list | tuple) else [float(value)]
+    if len(set(values)) == 1:
+        return values[0]
+    axis = str(step.kwargs.axis)
+    if axis not in {str(a.id) for a in tensor.axes if a.type == "channel"}:
+        raise ValueError(f"{step.id} with another {name} along {axis} is not known: {_REMEDY}")
+    return values
 
 
 def _one(step: Any, name: str) -> float:

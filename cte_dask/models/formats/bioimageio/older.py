@@ -29,7 +29,8 @@ class Older:
         """Give a model of format 0.5 back what its conversion lost."""
         ranges = [s for s in model.inputs[0].preprocessing if s.id == "scale_range"]
         for number in self.per_dataset:
-            ranges[number].kwargs.axes = None  # of all axes, the batch's too
+            kwargs = ranges[number].kwargs
+            kwargs.axes = ["batch", *(kwargs.axes or ())]
 
 
 def set_aside(document: dict[str, Any]) -> tuple[dict[str, Any], Older]:

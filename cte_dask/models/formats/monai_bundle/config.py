@@ -354,7 +354,7 @@ def described_entry(spec: ModelSpec, path: Path) -> dict[str, Any]:
         "in_channels": bundle.in_channels,
     }
     if "preprocessing" not in spec.model_fields_set:
-        entry["preprocessing"] = steps_of(bundle.transforms())
+        entry["preprocessing"] = steps_of(bundle.transforms(), bundle.in_channels)
         if (size := voxel_size_of(bundle.transforms(), bundle.order)) is not None:
             entry["voxel_size"] = size
     if "activation" not in spec.output.model_fields_set:

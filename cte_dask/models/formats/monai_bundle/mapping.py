@@ -15,6 +15,7 @@ __all__ = ["Transform", "image_transforms", "output_of", "steps_of", "voxel_size
 
 # MONAI divides by a range or deviation as it is
 _EPS = 1e-10
+_MEASURED = ("scale_range", "zero_mean_unit_variance")
 _INPUT_REMEDY = "say in the bank's preprocessing what is to happen"
 _OUTPUT_REMEDY = "say in the bank's output what its activation is"
 
@@ -108,27 +109,40 @@ def _acts_on(transform: Transform, key: str) -> bool:
     return key in ([keys] if isinstance(keys, str) else keys)
 
 
-def steps_of(transforms: Sequence[Transform]) -> list[dict[str, Any]]:
+def steps_of(transforms: Sequence[Transform], channels: int) -> list[dict[str, Any]]:
     """Return the preprocessing of an image as the steps of a bank.
 
-    Statistics of an image become those of the whole target.
+    Statistics of an image become those of the whole target, of all its channels together unless a
+    transform is ``channel_wise``.
+
+    Parameters
+    ----------
+    transforms
+        Those of the image.
+    channels
+        Channels of the image.
 
     Raises
     ------
     ValueError
         If a transform has no counterpart.
     """
-    return [step for transform in transforms for step in _steps(transform)]
+    return [step for transform in transforms for step in _steps(transform, channels)]
 
 
-def _steps(transform: Transform) -> list[dict[str, Any]]:
+def _steps(transform: Transform, channels: int) -> list[dict[str, Any]]:
     if transform.name in _INERT:
         return []
     if transform.name == "CastToType" and "float" in str(transform.section.get("dtype", "float")):
         return []
     if transform.name not in _STEPS:
         raise ValueError(f"the transform {transform.name} has no counterpart here: {_INPUT_REMEDY}")
-    return _STEPS[transform.name](transform)
+    steps = _STEPS[transform.name](transform)
+    if channels > 1 and not transform.get("channel_wise", False):
+        for step in steps:
+            if step["name"] in _MEASURED:
+                step["kwargs"]["channel_wise"] = False
+    return steps
 
 
 def _scale_intensity(transform: Transform) -> list[dict[str, Any]]:
@@ -167,7 +181,7 @@ def _normalize(transform: Transform) -> list[dict[str, Any]]:
             f"{transform.name} with one of subtrahend, divisor has no counterpart here: "
             f"{_INPUT_REMEDY}"
         )
-    kwargs = {"mean": _one(transform, mean), "std": _one(transform, std)}
+    kwargs = {"mean": _numbers(transform, mean), "std": _numbers(transform, std)}
     return [{"name": "fixed_zero_mean_unit_variance", "kwargs": kwargs}]
 
 
@@ -192,14 +206,17 @@ def _ends(transform: Transform) -> tuple[float, float]:
     return transform.number("b_min"), transform.number("b_max")
 
 
-def _one(transform: Transform, value: Any) -> float:
-    values = set(value) if isinstance(value, list) else {value}
-    if len(values) != 1:
+def _numbers(transform: Transform, value: Any) -> float | list[float]:
+    """Return one number; a list for each channel only where they differ."""
+    values = [float(v) for v in (value if isinstance(value, list) else [value])]
+    if len(set(values)) == 1:
+        return values[0]
+    if not transform.get("channel_wise", False):
         raise ValueError(
-            f"{transform.name} with another number for each channel has no counterpart here: "
+            f"{transform.name} with another number for each channel is not channel_wise: "
             f"{_INPUT_REMEDY}"
         )
-    return float(values.pop())
+    return values
 
 
 def _range(low: float, high: float) -> dict[str, Any]:

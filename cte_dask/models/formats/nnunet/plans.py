@@ -234,7 +234,7 @@ def _output(plans: Plans) -> dict[str, Any]:
 
 
 def _steps(plans: Plans) -> list[dict[str, Any]]:
-    """Return the normalisation, if it is one for all channels."""
+    """Return the normalisation: of all channels alike, or one channel after the other."""
     schemes = plans.configuration.get("normalization_schemes", [])
     masks = plans.configuration.get("use_mask_for_norm", [])
     if any(masks):
@@ -243,11 +243,9 @@ def _steps(plans: Plans) -> list[dict[str, Any]]:
     if unknown:
         raise ValueError(f"the normalisation {unknown[0]} has no counterpart here: {_REMEDY}")
     each = [_NORMALISATIONS[s](_intensities(plans, channel)) for channel, s in enumerate(schemes)]
-    if any(steps != each[0] for steps in each):
-        raise ValueError(
-            f"another normalisation for each channel has no counterpart here: {_REMEDY}"
-        )
-    return each[0] if each else []
+    if all(steps == each[0] for steps in each):
+        return each[0] if each else []
+    return [step | {"channel": channel} for channel, steps in enumerate(each) for step in steps]
 
 
 def _intensities(plans: Plans, channel: int) -> Mapping[str, float]:
