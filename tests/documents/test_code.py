@@ -65,7 +65,7 @@ def test_the_banks_in_the_documentation_are_valid(block: Block, tmp_path):
         assert len(load_bank(path)) == 1
     else:
         spec = ModelSpec.model_validate({**BASE, **yaml.safe_load(text)})
-        assert spec.segmenter or spec.variants
+        assert spec.segmenter or spec.variants or spec.preprocessing
 
 
 def test_the_page_on_banks_shows_every_key_of_a_model():

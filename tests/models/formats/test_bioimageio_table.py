@@ -39,6 +39,7 @@ class Package:
     keys: Document = field(default_factory=dict)
     older: bool = False
     two: bool = False
+    colours: bool = False
 
 
 class TwoOutputs(nn.Module):
@@ -126,6 +127,53 @@ PACKAGES = (
     Package(
         "a fixed mean and deviation", keys=pre("fixed_zero_mean_unit_variance", mean=0.4, std=0.3)
     ),
+    Package(
+        "three channels, a mean and deviation for each",
+        keys=pre(
+            "fixed_zero_mean_unit_variance", axis="channel", mean=[0.5, 0.4, 0.3], std=[0.2] * 3
+        ),
+        colours=True,
+    ),
+    Package(
+        "three channels, a gain for each",
+        keys=pre("scale_linear", axis="channel", gain=[1.0, 0.5, 2.0]),
+        colours=True,
+    ),
+    Package(
+        "three channels, standardised together",
+        keys=pre("zero_mean_unit_variance", axes=["channel", "y", "x"]),
+        colours=True,
+    ),
+    Package(
+        "three channels, standardised one by one",
+        keys=pre("zero_mean_unit_variance", axes=["y", "x"]),
+        colours=True,
+    ),
+    Package(
+        "three channels, percentiles of a sample together",
+        keys=pre("scale_range", axes=["channel", "y", "x"], min_percentile=1.0),
+        colours=True,
+    ),
+    Package(
+        "three channels, the range of the data set together",
+        keys=pre("scale_range", axes=["batch", "channel", "y", "x"]),
+        colours=True,
+    ),
+    Package(
+        "three channels, percentiles of the data set together",
+        keys=pre("scale_range", axes=["batch", "channel", "y", "x"], min_percentile=1.0),
+        colours=True,
+    ),
+    Package(
+        "one channel, three means",
+        keys=pre(
+            "fixed_zero_mean_unit_variance", axis="channel", mean=[0.5, 0.4, 0.3], std=[0.2] * 3
+        ),
+    ),
+    Package(
+        "a mean for each row",
+        keys=pre("fixed_zero_mean_unit_variance", axis="y", mean=[0.5, 0.4], std=[0.2] * 2),
+    ),
     Package("clipping at percentiles", keys=pre("clip", min_percentile=1.0, max_percentile=99.0)),
     Package("a binary image as input", keys=pre("binarize", threshold=0.5)),
     Package(
@@ -152,6 +200,20 @@ PACKAGES = (
         ),
         older=True,
     ),
+    Package(
+        "version 0.4: three channels, `mode: fixed`, `axes: xy`",
+        keys=named(
+            "zero_mean_unit_variance", mode="fixed", axes="xy", mean=[0.5, 0.4, 0.3], std=[0.2] * 3
+        ),
+        older=True,
+        colours=True,
+    ),
+    Package(
+        "version 0.4: three channels, `mode: per_sample`, `axes: cxy`",
+        keys=named("zero_mean_unit_variance", mode="per_sample", axes="cxy"),
+        older=True,
+        colours=True,
+    ),
     Package("a time axis", time_axis),
     Package("two images as inputs", second_input),
     Package("only Keras weights", keras),
@@ -168,14 +230,18 @@ def network() -> UNet:
 def written(package: Package, folder: Path, network: UNet) -> ModelSpec:
     kind = "torchscript" if package.two else "pytorch_state_dict"
     given = TwoOutputs(network) if package.two else network
-    weights = {kind: made.weights_of(kind, folder, given)}
+    names = ("red", "green", "blue") if package.colours else ("raw",)
+    if package.colours:
+        given = UNet(dims=2, features=(4, 8), in_channels=3).eval()
+    weights = {kind: made.weights_of(kind, folder, given, channels=len(names))}
     make = made.description_0_4 if package.older else made.description
-    document = make(folder, weights=weights, **package.keys)
+    document = make(folder, weights=weights, inputs=names, **package.keys)
     if package.older:
         made.as_of_0_4(weights["pytorch_state_dict"])
     package.change(document)
     made.write_rdf(folder, document)
-    return ModelSpec(name="zoo", format="bioimageio", source=str(folder))
+    spec = ModelSpec(name="zoo", format="bioimageio", source=str(folder))
+    return spec.model_copy(update={"channels": ("rgb",)}) if package.colours else spec
 
 
 def outcome(spec: ModelSpec) -> str:
@@ -188,7 +254,9 @@ def outcome(spec: ModelSpec) -> str:
     scopes = {"tile": " of the tile", "volume": " of the whole target"}
     measured = ("scale_range", "zero_mean_unit_variance")
     steps = [
-        f"`{s.name}`{scopes[s.scope] if s.name in measured else ''}" for s in spec.preprocessing
+        f"`{s.name}`{scopes[s.scope] if s.name in measured else ''}"
+        f"{' over all channels' if s.joint else ' of each channel' if s.lists else ''}"
+        for s in spec.preprocessing
     ]
     facts = [
         f"halo {spec.halo['y']}" if spec.halo else "halo measured",
