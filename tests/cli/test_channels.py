@@ -15,6 +15,13 @@ from cte_dask.volume import write_ome_zarr
 
 NAMES = ["phase", "nuclei", "actin", "tubulin"]
 MODELS = {"first": None, "second": "nuclei", "both": ["phase", "nuclei"], "three": [0, 3, 2]}
+STEPS = {
+    "both": [{"name": "zero_mean_unit_variance", "kwargs": {"channel_wise": False}}],
+    "three": [
+        {"name": "fixed_zero_mean_unit_variance", "kwargs": {"mean": [90, 80, 70], "std": 40}},
+        {"name": "clip", "kwargs": {"max": 3}, "channel": 1},
+    ],
+}
 OPTIONS = ["--cluster", "none", "--tile", "1,32,32", "--perturb", "dropout:0.2", "--quiet"]
 
 
@@ -37,7 +44,7 @@ def folder(tmp_path_factory):
             "trust": True,
             "halo": {"y": 8, "x": 8},
             "multiple": {"y": 2, "x": 2},
-            "preprocessing": [{"name": "zero_mean_unit_variance"}],
+            "preprocessing": STEPS.get(name, [{"name": "zero_mean_unit_variance"}]),
             **({} if channels is None else {"channels": channels}),
         }
     (place / "bank.yaml").write_text(yaml.safe_dump({"schema": "cte-bank/1", "models": models}))

@@ -128,6 +128,26 @@ def test_swapping_the_channels_and_their_mapping_together_changes_nothing():
         assert_same(scores(target(), bank(MIXED.models[1])), scores(target(), swapped))
 
 
+def test_steps_of_several_channels_go_with_the_channels_that_the_bank_gives():
+    steps = [
+        {"name": "fixed_zero_mean_unit_variance", "kwargs": {"mean": [40, 90], "std": [30, 50]}},
+        {"name": "scale_range", "kwargs": {"channel_wise": False}},
+        {"name": "scale_linear", "kwargs": {"gain": 2}, "channel": 1},
+        {"name": "zero_mean_unit_variance", "kwargs": {"channel_wise": False}, "scope": "tile"},
+    ]
+
+    def of(preprocessing, channels=("phase", "green")):
+        entry = model("two", 2, channels=channels).model_dump() | {"preprocessing": preprocessing}
+        return bank(ModelSpec.model_validate(entry))
+
+    plain = scores(target(), of(steps))
+    assert_same(plain, scores(target((2, 0, 3, 1)), of(steps)))
+    assert_same(plain, scores(target((2, 0, 3, 1)), of(steps, (1, 0))))
+    for other in (steps[1:], steps[:1] + steps[2:], steps[:2] + steps[3:], steps[:3]):
+        with pytest.raises(AssertionError):
+            assert_same(plain, scores(target(), of(other)))
+
+
 def test_scores_of_a_model_do_not_depend_on_what_others_see():
     image = IMAGE.copy()
     image[0, :, :32, :32] = 7  # the first tile holds nothing in one channel
