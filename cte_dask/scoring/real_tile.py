@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from cte_dask.volume import Volume
     from cte_dask.volume.statistics import IntensityStatistics
 
-__all__ = ["RealTile", "real_tile"]
+__all__ = ["RealTile", "real_tiles"]
 
 MOST_LOOKED_AT = 8
 """Tiles that are read in search of one that holds something."""
+MOST_BOXES = 4
+"""That are held of a tile."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +69,32 @@ class RealTile:
         OSError
             If the storage fails.
         """
+        frames, intensity = self._frames(view, device, channels)
+
+        def around(other: View) -> NDArray[Any]:
+            return self._frames(other, device, channels)[0]
+
+        return TileGroup(frames, [self.tile], intensity, 0, around)
+
+    def _frames(
+        self, view: View, device: str, channels: Sequence[int]
+    ) -> tuple[NDArray[Any], list[IntensityStatistics]]:
         before, shape = view.box
         start = shifted(self.tile.start, before, -1)
         stop = shifted(start, shape, 1)
-        if (start, stop) not in self._read:  # models of a bank mostly read the same box
-            self._read.clear()
+        if (start, stop) not in self._read:  # models of a bank mostly read the same boxes
+            if len(self._read) == MOST_BOXES:
+                self._read.clear()
             self._read[start, stop] = read_box(self.volume, start, stop)
         window = Window.on(device, self._read[start, stop], start, self.volume)
         frames = window.frame(start, shape, channels)[None].astype("float32")
-        intensity = [self.intensity[c] for c in channels or (window.channel,)]
-        return TileGroup(frames, [self.tile], intensity, 0)
+        return frames, [self.intensity[c] for c in channels or (window.channel,)]
 
 
-def real_tile(
-    volume: Volume, grid: TileGrid, intensity: Mapping[int, IntensityStatistics]
-) -> RealTile | None:
-    """Return a whole tile of the target that is not one value everywhere.
+def real_tiles(
+    volume: Volume, grid: TileGrid, intensity: Mapping[int, IntensityStatistics], *, most: int = 1
+) -> tuple[RealTile, ...]:
+    """Return whole tiles of the target that are not one value everywhere.
 
     None if few looks find none: an empty target, or one that cannot be read; that is told when it
     is scored.
@@ -93,9 +105,13 @@ def real_tile(
         The target and its tiles.
     intensity
         Intensity statistics of each channel in the whole target, raw units.
+    most
+        How many are wanted; the first one is the same for any number.
     """
-    others = np.random.default_rng(0).integers(len(grid), size=MOST_LOOKED_AT - 1)
-    for index in (len(grid) // 2, *map(int, others)) if len(grid) else ():
+    looks = MOST_LOOKED_AT * most
+    others = np.random.default_rng(0).integers(len(grid), size=looks - 1) if len(grid) else ()
+    found: list[RealTile] = []
+    for index in dict.fromkeys((len(grid) // 2, *map(int, others))) if len(grid) else ():
         tile = grid.tile_at(index)
         if tile.shape != grid.tile:
             continue
@@ -104,5 +120,7 @@ def real_tile(
         except OSError:
             continue
         if bool(np.isfinite(voxels).all()) and voxels.min() < voxels.max():
-            return RealTile(volume, tile, intensity)
-    return None
+            found.append(RealTile(volume, tile, intensity))
+        if len(found) == most:
+            break
+    return tuple(found)

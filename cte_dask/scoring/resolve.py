@@ -21,7 +21,7 @@ from cte_dask.scoring.experiment import (
     check_at_least,
     check_measures,
 )
-from cte_dask.scoring.real_tile import real_tile
+from cte_dask.scoring.real_tile import real_tiles
 from cte_dask.scoring.runtimes import RuntimeChoice, check_runtime
 from cte_dask.scoring.settings import ScoringOptions, keywords
 from cte_dask.tiles import BlockGrid, Shape, TileGrid
@@ -82,7 +82,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
     inference = _inference(options, tile, perturbations)
     grid = TileGrid(volume.shape, tile)
     intensities = _intensities(volume, bank, options) if options.sample else {}
-    proof = real_tile(_seeing(volume, intensities), grid, intensities) if intensities else None
+    proofs = real_tiles(_seeing(volume, intensities), grid, intensities) if intensities else ()
     candidates, excluded = settle(
         members,
         inference,
@@ -91,7 +91,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         volume=volume,
         perturbations=perturbations,
         apart=options.apart,
-        proof=proof,
+        proof=next(iter(proofs), None),
         runtime=_runtime(options, len(grid)),
         tell=options.tell,
     )
