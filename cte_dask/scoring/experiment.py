@@ -290,8 +290,8 @@ class Experiment:
 
     def digest(self) -> str:
         """Return the SHA-256 of `identity` and the blocks: what a score store must match."""
-        data = {**self.identity(), "per_block": list(self.per_block)}
-        data["target"].pop("anonymous", None)  # the same voxels, signed for or not
+        more = {"target": self.volume.identity(), "per_block": list(self.per_block)}
+        data = {**self.identity(), **more}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from fsspec.registry import registry
 
 from cte_dask.storage.faults import StorageError
 
-__all__ = ["StorageError", "is_cloud", "is_url", "open_file"]
+__all__ = ["StorageError", "is_cloud", "is_url", "open_file", "without_query"]
 
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss")
 """URL schemes of object stores: Amazon's (and all that speak its language), Google's, Azure's."""
@@ -55,6 +55,27 @@ def is_cloud(url: str) -> bool:
         Whether it begins as those of S3, Google or Azure do.
     """
     return "://" in url and url.partition("://")[0] in PROTOCOLS
+
+
+def without_query(url: str) -> str:
+    """Return a URL as messages show it: the query of a signed one opens the file to who reads it.
+
+    Parameters
+    ----------
+    url
+        A URL, also one that is followed by a place inside the file.
+
+    Returns
+    -------
+    str
+        One of http and https without query and fragment; any other as it is.
+
+    Examples
+    --------
+    >>> without_query("https://host/a.h5?X-Amz-Signature=1"), without_query("s3://bucket/a.h5")
+    ('https://host/a.h5', 's3://bucket/a.h5')
+    """
+    return re.sub(r"(https?://[^?#]*)[?#].*?(?=::|$)", r"\1", url)
 
 
 def register() -> None:

@@ -12,7 +12,7 @@ from cte_dask.storage.retries import TIMEOUTS, retry_config
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["bucket_url", "open_bucket", "options_of"]
+__all__ = ["bucket_url", "check_bucket", "open_bucket", "options_of"]
 
 OPTIONS = {"anonymous": "skip_signature", "endpoint": "endpoint", "region": "region"}
 """The options that the environment need not hold, and obstore's names for them; no credential."""
@@ -94,6 +94,41 @@ def open_bucket(
         patience,
         os.getpid(),
     )
+
+
+@lru_cache(maxsize=256)
+def check_bucket(bucket: str, options: tuple[tuple[str, Any], ...]) -> None:
+    """List one object, to learn early whether a bucket can be reached at all.
+
+    Parameters
+    ----------
+    bucket
+        URL of a bucket.
+    options
+        As `open_bucket` takes them, in pairs.
+
+    Raises
+    ------
+    StorageError
+        If key, bucket or region are wrong, or nobody answers.
+    """
+    store = open_bucket(bucket, dict(options), patience="first")
+    import obstore
+    from obstore.exceptions import BaseError
+
+    from cte_dask.storage.faults import REMEDIES, explained
+
+    try:
+        next(iter(obstore.list(store, chunk_size=1)))
+    except StopIteration:
+        return
+    except (BaseError, OSError) as error:
+        # listing may be forbidden where reading is allowed
+        fatal = [code for code in REMEDIES if code != "AccessDenied"]
+        text = str(error)
+        if "403 Forbidden" in text and not any(f">{code}<" in text for code in fatal):
+            return
+        raise explained(error, bucket, signed=("anonymous", True) not in options) from None
 
 
 @lru_cache(maxsize=256)

@@ -101,7 +101,8 @@ def replacing(url: str, mode: str = "w") -> Iterator[Any]:
 class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
     """Whole objects by URL, read into memory and written in parts.
 
-    Credentials, retries and timeouts are those of all object stores.
+    Credentials, retries and timeouts are those of all object stores, and so are the options
+    ``anonymous``, ``endpoint`` and ``region``.
     """
 
     cachable = False
@@ -117,7 +118,7 @@ class CloudFiles(AbstractFileSystem):  # type: ignore[misc]
         scheme = self.protocol if isinstance(self.protocol, str) else self.protocol[0]
         url = f"{scheme}://{self._strip_protocol(path)}"
         bucket = bucket_url(url)
-        return open_bucket(bucket), url.removeprefix(bucket).strip("/"), url
+        return open_bucket(bucket, self.storage_options), url.removeprefix(bucket).strip("/"), url
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
         bucket, key, url = self._located(path)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import AbstractContextManager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import zarr
 from zarr.storage import ObjectStore
 
-from cte_dask.storage.buckets import bucket_url, open_bucket
-from cte_dask.storage.faults import REMEDIES, explained, explaining
+from cte_dask.storage.buckets import bucket_url, check_bucket, open_bucket
+from cte_dask.storage.faults import explaining
 from cte_dask.storage.retries import read_again
 
 if TYPE_CHECKING:
@@ -51,32 +50,10 @@ def zarr_store(
     if zarr.config.get("async.concurrency") == _ZARRS_OWN:
         zarr.config.set({"async.concurrency": CONCURRENCY})
     storage_options = dict(options or {})
-    _look(bucket_url(url), tuple(sorted(storage_options.items())))
+    check_bucket(bucket_url(url), tuple(sorted(storage_options.items())))
     signed = not storage_options.get("anonymous", False)
     store = open_bucket(url.rstrip("/"), storage_options)
     return CloudStore(store, url=url, read_only=read_only, signed=signed)
-
-
-@lru_cache(maxsize=256)
-def _look(bucket: str, options: tuple[tuple[str, Any], ...]) -> None:
-    """List one object, to learn early whether the bucket can be reached at all."""
-    store = open_bucket(bucket, dict(options), patience="first")
-    import obstore
-    from obstore.exceptions import BaseError
-
-    try:
-        next(iter(obstore.list(store, chunk_size=1)))
-    except StopIteration:
-        return
-    except (BaseError, OSError) as error:
-        # listing may be forbidden where reading is allowed
-        text = str(error)
-        if "403 Forbidden" in text and not any(f">{code}<" in text for code in _FATAL):
-            return
-        raise explained(error, bucket, signed=("anonymous", True) not in options) from None
-
-
-_FATAL = [code for code in REMEDIES if code != "AccessDenied"]
 
 
 class CloudStore(ObjectStore[Any]):

@@ -20,7 +20,7 @@ from cte_dask.storage.faults import CutShortError, StorageError
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, RetryConfig
 
-__all__ = ["PATIENCE", "TIMEOUTS", "read_again", "read_patiently", "retry_config"]
+__all__ = ["PATIENCE", "TIMEOUTS", "read_again", "read_complete", "read_patiently", "retry_config"]
 
 TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "300s"}
 """Limits of one request to an object store: to connect, between two bytes, and in all."""
@@ -57,6 +57,15 @@ async def read_again(read: Callable[[], Awaitable[T]]) -> T:
             return await read()
         await asyncio.sleep(wait)
     return await read()
+
+
+def read_complete(read: Callable[[], T]) -> T:
+    """Do as `read_again` does, in the thread that calls."""
+    for wait in CUT_SHORT_WAITS:
+        with suppress(CutShortError):
+            return read()
+        time.sleep(wait)
+    return read()
 
 
 def read_patiently(read: Callable[[], T]) -> T:

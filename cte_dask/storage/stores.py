@@ -10,12 +10,11 @@ from typing import Any
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 
 from cte_dask.errors import VolumeError, cause
 from cte_dask.storage import StorageError, is_cloud, is_url
 from cte_dask.storage.objects import zarr_store
-from cte_dask.storage.zip_files import zip_store
 
 __all__ = ["StrictStore", "absolute", "is_remote", "names_below", "open_store"]
 
@@ -38,7 +37,7 @@ def absolute(target: str | os.PathLike[str]) -> str:
 
 
 def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = True) -> Store:
-    """Open the store below a URL or absolute local path; a local zip file is one, too.
+    """Open the store below a URL or absolute local path.
 
     Raises
     ------
@@ -46,8 +45,7 @@ def open_store(url: str, storage_options: StorageOptions, *, read_only: bool = T
         If the protocol is not known, or what it needs is not installed.
     """
     if not is_remote(url):
-        zipped = zip_store(url) if read_only else None
-        return zipped or LocalStore(url, read_only=read_only)
+        return LocalStore(url, read_only=read_only)
     if is_cloud(url):
         try:
             return zarr_store(url, storage_options, read_only=read_only)
@@ -143,7 +141,8 @@ class StrictStore(WrapperStore[Store]):
         Requests one byte of it, since the existence checks of some fsspec file systems answer
         "no" to any failure.
         """
-        if isinstance(self._store, LocalStore):
+        inner = self._store._store if isinstance(self._store, WrapperStore) else self._store
+        if isinstance(inner, LocalStore | ZipStore):
             return await self._store.exists(key)
         first = RangeByteRequest(0, 1)
         return await self._store.get(key, default_buffer_prototype(), first) is not None

@@ -30,6 +30,7 @@ FORMATS = Registry(
         "planes": "cte_dask.volume.planes_image:find_planes",
         "zip": "cte_dask.volume.zip_image:find_zip",
         "zarr": "cte_dask.volume.zarr_image:find_zarr",
+        "listed planes": "cte_dask.volume.planes_image:find_listed_planes",
     },
 )
 """Name of each volume format and the function that finds its images."""
@@ -54,8 +55,8 @@ def find_image(target: object, storage_options: Mapping[str, Any]) -> Image:
             return image
     raise VolumeError(
         f"a target of type {type(target).__name__} is not supported: want a path or URL of a zarr, "
-        "N5 or precomputed volume, the path of an HDF5, TIFF or MRC file, or a zarr, numpy, "
-        "dask or xarray array"
+        "an N5 or precomputed volume, an HDF5, TIFF or MRC file, or a zarr, numpy, dask or xarray "
+        "array"
     )
 
 

@@ -1,11 +1,14 @@
-"""Targets that are datasets of an HDF5 file: ``FILE`` or ``FILE::path/of/dataset``."""
+"""Targets that are datasets of an HDF5 file: ``FILE`` or ``FILE::path/of/dataset``.
+
+A file elsewhere is kept open by each process, and what a box needs of it is fetched in few requests
+before HDF5 reads it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -15,10 +18,14 @@ from numpy.typing import NDArray
 
 from cte_dask.errors import VolumeError, VolumeReadError, cause
 from cte_dask.registry import unknown
+from cte_dask.storage import without_query
+from cte_dask.storage.stored_file import Range, StoredFile
 from cte_dask.volume.axes import letters
-from cte_dask.volume.file_source import FileKind, FileSource, FileTarget, library
+from cte_dask.volume.file_source import FileKind, FileTarget, StoredFileSource, library
+from cte_dask.volume.hdf5_file import open_hdf5
 from cte_dask.volume.image import Image, Selection, checked_dtype
 from cte_dask.volume.ngff import LevelScale
+from cte_dask.volume.rows import box_of_rows, rows
 from cte_dask.volume.voxel_size import VoxelSize
 
 __all__ = ["find_hdf5"]
@@ -31,10 +38,9 @@ MOST_LISTED = 12
 
 
 @dataclass(frozen=True)
-class HDF5Source(FileSource):
+class HDF5Source(StoredFileSource):
     """A dataset of an HDF5 file."""
 
-    file: str
     dataset: str
     fill: float | int | None = field(compare=False)
 
@@ -44,10 +50,31 @@ class HDF5Source(FileSource):
         return self.fill
 
     def _read(self, selection: Selection) -> NDArray[Any]:
-        with _opened(self.file) as file:
-            dataset = file[self.dataset]
-            self._check(dataset.shape, dataset.dtype)
-            return np.asarray(dataset[selection])
+        with open_hdf5(self.file) as file:
+            dataset = self._dataset(file)
+            if not self.file.is_remote:
+                return np.asarray(dataset[selection])
+            offset, stored = dataset.id.get_offset(), dataset.dtype
+            ranges = self._chunks_of(dataset, selection)
+        if offset is not None:  # in one piece
+            pieces = self.file.read(rows(selection, self.shape, stored.itemsize, offset))
+            return box_of_rows(pieces, selection, self.shape, stored)
+        contents = self.file.read(ranges)
+        with open_hdf5(self.file, ranges, contents) as file:
+            return np.asarray(self._dataset(file)[selection])
+
+    def _dataset(self, file: Any) -> Any:
+        dataset = file[self.dataset]
+        self._check(dataset.shape, dataset.dtype)
+        return dataset
+
+    def _chunks_of(self, dataset: Any, selection: Selection) -> list[Range]:
+        """Return where the file holds the chunks of a box; none if it is not stored in chunks."""
+        if dataset.chunks is None:
+            return []
+        stored = dataset.id.get_chunk_info_by_coord
+        chunks = (stored(corner) for corner in product(*map(_corners, selection, self.chunks)))
+        return [(c.byte_offset, c.size) for c in chunks if c.byte_offset is not None]
 
     def missing(self, selection: Selection) -> int:
         """Return how many chunks of the selection were never written.
@@ -61,12 +88,12 @@ class HDF5Source(FileSource):
             return 0
         corners = product(*map(_corners, selection, self.chunks))
         try:
-            with _opened(self.file) as file:
+            with open_hdf5(self.file) as file:
                 stored = file[self.dataset].id.get_chunk_info_by_coord
                 return sum(stored(corner).byte_offset is None for corner in corners)
         except Exception as error:  # a damaged index raises whatever HDF5 does
             raise VolumeReadError(
-                f"cannot look up the chunks of {self.url}: {cause(error)}"
+                f"cannot look up the chunks of {without_query(self.url)}: {cause(error)}"
             ) from error
 
 
@@ -76,36 +103,26 @@ def find_hdf5(target: object, storage_options: Mapping[str, Any]) -> Image | Non
     Parameters
     ----------
     target
-        ``FILE`` or ``FILE::path/of/dataset``, on this machine.
+        ``FILE`` or ``FILE::path/of/dataset``, a path or URL.
     storage_options
-        Not used.
+        For opening a URL.
 
     Raises
     ------
     VolumeError
         If the file cannot be read here, or does not hold the dataset.
     """
-    place = HDF5.parse(target)
+    place = HDF5.parse(target, storage_options)
     if place is None:
         return None
     try:
-        with _opened(place.file) as file:
+        with open_hdf5(place.file) as file:
             dataset = _dataset(file, place)
             return _image(dataset, place.file)
-    except VolumeError:
-        raise
-    except MemoryError:
+    except (VolumeError, MemoryError):
         raise
     except Exception as error:  # a damaged file raises whatever HDF5 does
-        raise VolumeError(f"{place.file} cannot be opened as HDF5: {cause(error)}") from error
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[Any]:
-    # best effort: disks that know no locks, or that may not be written, are read all the same
-    h5py = library("h5py", extra="h5", kind="HDF5")
-    with h5py.File(file, "r", locking="best-effort") as opened:
-        yield opened
+        raise VolumeError(f"{place.name} cannot be opened as HDF5: {cause(error)}") from error
 
 
 def _dataset(file: Any, place: FileTarget) -> Any:
@@ -114,21 +131,21 @@ def _dataset(file: Any, place: FileTarget) -> Any:
     if inside:
         if inside not in file:
             names = [d.name.strip("/") for d in _candidates(file)]
-            raise VolumeError(f"{place.file}: {unknown('dataset', inside, names)}")
+            raise VolumeError(f"{place.name}: {unknown('dataset', inside, names)}")
         group = file[inside]
     if hasattr(group, "shape"):
         return group
     candidates = _candidates(group)
     if len(candidates) == 1:
         return candidates[0]
-    name = f"{place.file}::{inside}" if inside else place.file
+    name = f"{place.name}::{inside}" if inside else place.name
     if not candidates:
         raise VolumeError(f"{name} holds no dataset of numbers with 2 to 5 axes")
     listed = [f"{d.name.strip('/')} {d.dtype}{d.shape}" for d in candidates[:MOST_LISTED]]
     more = f" and {len(candidates) - MOST_LISTED} more" if len(candidates) > MOST_LISTED else ""
     raise VolumeError(
         f"{name} holds {len(candidates)} datasets",
-        remedy=f"name one, as {place.file}::{candidates[0].name.strip('/')}",
+        remedy=f"name one, as {place.name}::{candidates[0].name.strip('/')}",
         details=f"there are {', '.join(listed)}{more}",
     )
 
@@ -144,13 +161,15 @@ def _candidates(group: Any) -> list[Any]:
     return sorted(datasets, key=lambda d: str(d.name))
 
 
-def _image(dataset: Any, file: str) -> Image:
+def _image(dataset: Any, file: StoredFile) -> Image:
     name = dataset.name.strip("/")
-    url = f"{file}::{name}"
+    url = f"{file.name}::{name}"
     if dataset.shape is None:
         raise VolumeError(f"{url} holds no voxels")
     shape = tuple(int(n) for n in dataset.shape)
     _check_filters(dataset, url)
+    if file.is_remote:
+        _check_alone(dataset, url)
     source = HDF5Source(
         url=url,
         shape=shape,
@@ -163,6 +182,18 @@ def _image(dataset: Any, file: str) -> Image:
     )
     level, notes = _scale(dataset.attrs)
     return Image(url, _axes(dataset), (level,), lambda _: source, notes=notes)
+
+
+def _check_alone(dataset: Any, url: str) -> None:
+    # HDF5 looks on this machine, and has fill values where it finds nothing
+    others = [name for name, *_ in dataset.external or ()]
+    if dataset.is_virtual:
+        others += [source.file_name for source in dataset.virtual_sources()]
+    if others := [name for name in others if name != "."]:
+        raise VolumeError(
+            f"{url} lies in other files, such as {others[0]}, which are read on this machine alone",
+            "download all of them first, or rewrite it as one dataset with h5repack",
+        )
 
 
 def _check_filters(dataset: Any, url: str) -> None:

@@ -1,4 +1,4 @@
-"""Targets that are MRC files (``.mrc``, ``.map``, ``.rec`` …), mapped into memory and read by box.
+"""Targets that are MRC files (``.mrc``, ``.map``, ``.rec`` …), read by box.
 
 Source: A. Cheng et al., MRC2014: extensions to the MRC format header for electron cryo-microscopy
 and tomography, J. Struct. Biol. 192 (2015), https://doi.org/10.1016/j.jsb.2015.04.002; and
@@ -8,6 +8,7 @@ https://bio3d.colorado.edu/imod/doc/mrc_format.txt for what IMOD adds.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -18,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cte_dask.errors import VolumeError, cause
-from cte_dask.volume.file_source import FileKind, FileSource, library
+from cte_dask.storage.stored_file import StoredFile
+from cte_dask.volume.file_source import FileKind, StoredFileSource, library
 from cte_dask.volume.image import Image, Selection, checked_dtype
 from cte_dask.volume.ngff import LevelScale
+from cte_dask.volume.rows import box_of_rows, rows
 from cte_dask.volume.voxel_size import VoxelSize
 
 __all__ = ["find_mrc"]
@@ -34,13 +37,11 @@ IMOD_ORDER: dict[bytes, Literal["little", "big"]] = {b"IMOD": "little", b"DOMI":
 
 
 @dataclass(frozen=True)
-class MrcSource(FileSource):
+class MrcSource(StoredFileSource):
     """The voxels of an MRC file.
 
     Parameters
     ----------
-    file
-        Absolute path.
     stored
         Element type with the byte order of the file.
     offset
@@ -49,7 +50,6 @@ class MrcSource(FileSource):
         Checksum of the header: it holds extents, type and date.
     """
 
-    file: str
     stored: str
     offset: int
     header: int
@@ -57,8 +57,12 @@ class MrcSource(FileSource):
     def _read(self, selection: Selection) -> NDArray[Any]:
         if _checksum(self.file) != self.header:
             raise VolumeError("it has changed since it was opened: open it again")
+        if self.file.is_remote:
+            itemsize = np.dtype(self.stored).itemsize
+            pieces = self.file.read(rows(selection, self.shape, itemsize, self.offset))
+            return box_of_rows(pieces, selection, self.shape, self.stored)
         # mapped for one read: a file that is too short for its voxels is an error here
-        voxels = np.memmap(self.file, self.stored, "r", self.offset, self.shape)
+        voxels = np.memmap(self.file.name, self.stored, "r", self.offset, self.shape)
         return np.array(voxels[selection])
 
 
@@ -68,54 +72,64 @@ def find_mrc(target: object, storage_options: Mapping[str, Any]) -> Image | None
     Parameters
     ----------
     target
-        Path of a file, on this machine.
+        Path or URL of a file.
     storage_options
-        Not used.
+        For opening a URL.
 
     Raises
     ------
     VolumeError
         If the file cannot be read here.
     """
-    place = MRC.parse(target)
+    place = MRC.parse(target, storage_options)
     if place is None:
         return None
     if place.inside:
-        raise VolumeError(f"{place.file} holds one volume: leave out ::{place.inside}")
-    mrcfile = library("mrcfile", extra="mrc", kind="MRC")
+        raise VolumeError(f"{place.name} holds one volume: leave out ::{place.inside}")
+    interpreter = library("mrcfile", extra="mrc", kind="MRC").mrcinterpreter.MrcInterpreter
     try:
         with warnings.catch_warnings(record=True) as messages:
             warnings.simplefilter("always")
-            with mrcfile.mmap(place.file, mode="r") as opened:
-                image = _image(opened, place.file)
+            # closed first: an interpreter that is closed before its stream writes to it
+            with place.file.open() as stream:
+                opened = interpreter(stream, header_only=True)
+                image = _image(opened, stream.seek(0, os.SEEK_END), place.file)
     except (VolumeError, MemoryError):
         raise
     except Exception as error:  # a damaged header leads to whatever it does
-        raise VolumeError(f"{place.file} cannot be opened as MRC: {cause(error)}") from error
-    # such as bytes behind the voxels, which many programs leave there
-    return replace(image, notes=tuple(f"mrcfile: {message.message}" for message in messages))
+        raise VolumeError(f"{place.name} cannot be opened as MRC: {cause(error)}") from error
+    remarks = (f"mrcfile: {message.message}" for message in messages)
+    return replace(image, notes=(*remarks, *image.notes))
 
 
-def _image(opened: Any, file: str) -> Image:
-    header, data = opened.header, opened.data
-    stored = np.dtype(np.uint8) if _has_unsigned_bytes(header) else data.dtype
+def _image(opened: Any, size: int, file: StoredFile) -> Image:
+    utils = library("mrcfile", extra="mrc", kind="MRC").utils
+    header = opened.header
+    shape = tuple(int(n) for n in utils.data_shape_from_header(header))
+    stored = np.dtype(utils.data_dtype_from_header(header))
+    stored = np.dtype(np.uint8) if _has_unsigned_bytes(header) else stored
     source = MrcSource(
-        url=file,
-        shape=tuple(int(n) for n in data.shape),
-        dtype=checked_dtype(stored, file),
+        url=file.name,
+        shape=shape,
+        dtype=checked_dtype(stored, file.name),
         # in one piece on the disk: a plane of it is a good read
-        chunks=(*[1] * (data.ndim - 2), *data.shape[-2:]),
+        chunks=(*[1] * (len(shape) - 2), *shape[-2:]),
         file=file,
         stored=stored.str,
         offset=HEADER_BYTES + int(header.nsymbt),
         header=_checksum(file),
     )
-    level = _scale(opened)
-    return Image(file, _axes(header, data.ndim), (level,), lambda _: source)
+    more = size - source.offset - math.prod(shape) * stored.itemsize
+    if more < 0:
+        raise VolumeError(f"{file.name} is cut off: it ends {-more} bytes before its voxels do")
+    # many programs leave some there
+    notes = (f"{more} bytes follow the voxels and are not read",) if more else ()
+    axes = _axes(header, len(shape))
+    return Image(file.name, axes, (_scale(opened),), lambda _: source, notes=notes)
 
 
-def _checksum(file: str) -> int:
-    with open(file, "rb") as opened:
+def _checksum(file: StoredFile) -> int:
+    with file.open() as opened:
         return zlib.crc32(opened.read(HEADER_BYTES))
 
 

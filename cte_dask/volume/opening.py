@@ -41,9 +41,10 @@ def open_volume(
     target
         Path or fsspec URL of a zarr array (v2, v3, sharded), of a group holding one array, or of
         an OME-Zarr image (0.1 to 0.6; a label image too), ``"a.zarr::name"`` where a group leads
-        to several; or a zarr array or group, or a NumPy, dask or xarray array; or the path of a
-        file of HDF5, ``"file.h5::path/of/dataset"``, or TIFF, ``"file.tif::series"``, MRC, or a
-        zarr in a zip file; or N5 and Neuroglancer precomputed volumes, ``"n5://PLACE"`` and ``"precomputed://PLACE"``.
+        to several; or a zarr array or group, or a NumPy, dask or xarray array; or the path or
+        URL of a file of HDF5, ``"file.h5::path/of/dataset"``, or TIFF, ``"file.tif::series"``, MRC,
+        or a zarr in a zip file; of a folder of planes, PNG, JPEG or TIFF; or N5 and Neuroglancer
+        precomputed volumes, ``"n5://PLACE"`` and ``"precomputed://PLACE"``.
         ``"your_package.module:find::PATH"`` is found by a format of yours
         (`cte_dask.volume.formats`).
     level

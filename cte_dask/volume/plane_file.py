@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cte_dask.errors import VolumeError, cause
+from cte_dask.storage.stored_file import StoredFile, suffix_path
 from cte_dask.volume.file_source import FileKind, library
-from cte_dask.volume.tiff_source import open_series, remarks
+from cte_dask.volume.tiff_source import open_series, open_tiff, remarks
 
 __all__ = [
     "COLOURS",
@@ -32,8 +33,8 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 PLANES = ("YX", "YXS")
 """Axes of TIFF pages that are planes here."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG = FileKind("PNG", PNG_SUFFIXES, (SIGNATURE,))
-JPEG = FileKind("JPEG", JPEG_SUFFIXES, (b"\xff\xd8\xff",))
+PNG = FileKind("PNG", PNG_SUFFIXES, (SIGNATURE,), whole=True)
+JPEG = FileKind("JPEG", JPEG_SUFFIXES, (b"\xff\xd8\xff",), whole=True)
 END_OF_IMAGE, START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
 """Markers of JPEG behind and before voxels, among which they cannot stand."""
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -48,7 +49,7 @@ PlaneType = tuple[tuple[int, int, int], str]
 """Extents along y and x, samples a voxel, and the name of the element type."""
 
 
-def plane_type(file: str) -> PlaneType:
+def plane_type(file: StoredFile) -> PlaneType:
     """Return extents and element type of a plane; only the head of the file is read.
 
     Raises
@@ -56,16 +57,16 @@ def plane_type(file: str) -> PlaneType:
     VolumeError
         If the file is damaged, or holds anything but one plane, grey or in colour.
     """
-    read = _tiff_type if file.lower().endswith(TIFF_SUFFIXES) else _picture_type
+    read = _tiff_type if suffix_path(file.name).endswith(TIFF_SUFFIXES) else _picture_type
     try:
         return read(file)
     except (VolumeError, MemoryError):
         raise
     except Exception as error:  # a damaged head raises whatever it leads to
-        raise VolumeError(f"{file} cannot be opened as an image: {cause(error)}") from error
+        raise VolumeError(f"{file.name} cannot be opened as an image: {cause(error)}") from error
 
 
-def read_plane(file: str, y: range, x: range) -> NDArray[Any]:
+def read_plane(file: StoredFile, y: range, x: range) -> NDArray[Any]:
     """Return rows and columns of a plane, (y, x, samples).
 
     Raises
@@ -73,33 +74,32 @@ def read_plane(file: str, y: range, x: range) -> NDArray[Any]:
     VolumeError
         If the file ends before they do.
     """
-    if file.lower().endswith(TIFF_SUFFIXES):
+    if suffix_path(file.name).endswith(TIFF_SUFFIXES):
         series = open_series(file, 0, 0)
         if series.axes not in PLANES:
-            raise VolumeError(f"{file} has changed since it was opened: open it again")
+            raise VolumeError(f"{file.name} has changed since it was opened: open it again")
         samples = range(dict(zip(series.axes, series.shape, strict=True)).get("S", 1))
         stored = series.read([], {"Y": y, "X": x, "S": samples})
         return stored[..., np.newaxis] if series.axes == "YX" else stored
     imagecodecs = library("imagecodecs", extra="tiff", kind="PNG and JPEG")
-    with open(file, "rb") as opened:
+    with file.open() as opened:
         content = opened.read()
     is_jpeg = content.startswith(JPEG.magic)
     decode = imagecodecs.jpeg8_decode if is_jpeg else imagecodecs.png_decode
     # of a file that was cut off, the decoder fills up what is missing
     if is_jpeg and content.rfind(END_OF_IMAGE) < content.rfind(START_OF_SCAN):
-        raise VolumeError(f"{file} is cut off")
+        raise VolumeError(f"{file.name} is cut off")
     plane: NDArray[Any] = decode(content)
     return plane.reshape(*plane.shape[:2], -1)[y.start : y.stop, x.start : x.stop]
 
 
-def _tiff_type(file: str) -> PlaneType:
-    tifffile = library("tifffile", extra="tiff", kind="TIFF")
-    with remarks(), tifffile.TiffFile(file) as tiff:
+def _tiff_type(file: StoredFile) -> PlaneType:
+    with remarks(), open_tiff(file) as tiff:
         page, count = tiff.pages.first, len(tiff.pages)
         if count != 1 or page.axes not in PLANES or not _grey_or_rgb(page):
             raise VolumeError(
-                f"{file} holds {count} pages of {page.axes}, not one plane, grey or RGB: name it "
-                "by itself"
+                f"{file.name} holds {count} pages of {page.axes}, not one plane, grey or RGB: name "
+                "it by itself"
             )
         extent = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
         return extent, np.dtype(page.dtype).name
@@ -110,14 +110,14 @@ def _grey_or_rgb(page: Any) -> bool:
     return samples == 1 or (page.photometric == RGB and samples <= len(COLOURS))
 
 
-def _picture_type(file: str) -> PlaneType:
+def _picture_type(file: StoredFile) -> PlaneType:
     library("imagecodecs", extra="tiff", kind="PNG and JPEG")
-    with open(file, "rb") as opened:
+    with file.open() as opened:
         head = opened.read(26)
         # by content: what a camera wrote may have been given the other name
         if head.startswith(JPEG.magic):
-            return _jpeg_type(file, opened)
-    return _png_type(file, head)
+            return _jpeg_type(file.name, opened)
+    return _png_type(file.name, head)
 
 
 def _png_type(file: str, head: bytes) -> PlaneType:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from cte_dask.errors import VolumeError, cause
+from cte_dask.storage.stored_file import StoredFile
 from cte_dask.volume.axes import letters
 from cte_dask.volume.file_source import FileKind, FileTarget, library
 from cte_dask.volume.image import Image, checked_dtype
 from cte_dask.volume.ngff import LevelScale
 from cte_dask.volume.plane_file import COLOURS, RGB
-from cte_dask.volume.tiff_source import TiffSource, open_series, remarks
+from cte_dask.volume.tiff_source import TiffSource, open_series, open_tiff, remarks
 from cte_dask.volume.voxel_size import VoxelSize, nanometres
 
 __all__ = ["find_tiff"]
@@ -35,28 +36,27 @@ def find_tiff(target: object, storage_options: Mapping[str, Any]) -> Image | Non
     Parameters
     ----------
     target
-        ``FILE`` or ``FILE::NUMBER``, on this machine.
+        ``FILE`` or ``FILE::NUMBER``, a path or URL.
     storage_options
-        Not used.
+        For opening a URL.
 
     Raises
     ------
     VolumeError
         If the file cannot be read here, or does not hold the series.
     """
-    place = TIFF.parse(target)
+    place = TIFF.parse(target, storage_options)
     if place is None:
         return None
-    tifffile = library("tifffile", extra="tiff", kind="TIFF")
     try:
-        with remarks() as messages, tifffile.TiffFile(place.file) as tiff:
+        with remarks() as messages, open_tiff(place.file) as tiff:
             image = _image(tiff, place)
     except (VolumeError, MemoryError):
         raise
     except Exception as error:  # a damaged file raises whatever it leads to
-        raise VolumeError(f"{place.file} cannot be opened as TIFF: {cause(error)}") from error
+        raise VolumeError(f"{place.name} cannot be opened as TIFF: {cause(error)}") from error
     if damage := next(filter(None, map(DAMAGE.search, messages)), None):
-        raise VolumeError(f"{place.file} is damaged or cut off: {damage[0]}")
+        raise VolumeError(f"{place.name} is damaged or cut off: {damage[0]}")
     return replace(image, notes=(*image.notes, *dict.fromkeys(map(_note, messages))))
 
 
@@ -69,7 +69,8 @@ def _note(message: str) -> str:
 def _image(tiff: Any, place: FileTarget) -> Image:
     number = _number(tiff, place)
     series = tiff.series[number]
-    url = f"{place.file}::{number}" if len(tiff.series) > 1 else place.file
+    name = place.file.name
+    url = f"{name}::{number}" if len(tiff.series) > 1 else name
     axes, channels = _axes(series, url)
     size, notes = _voxel_size(tiff, series, number)
 
@@ -86,7 +87,7 @@ def _image(tiff: Any, place: FileTarget) -> Image:
     )
 
 
-def _source(url: str, file: str, number: int, level: int) -> TiffSource:
+def _source(url: str, file: StoredFile, number: int, level: int) -> TiffSource:
     try:
         opened = open_series(file, number, level)
     except MemoryError:
@@ -100,7 +101,7 @@ def _source(url: str, file: str, number: int, level: int) -> TiffSource:
 def _number(tiff: Any, place: FileTarget) -> int:
     count = len(tiff.series)
     if not count:
-        raise VolumeError(f"{place.file} holds no image")
+        raise VolumeError(f"{place.name} holds no image")
     if place.inside.isdecimal() and int(place.inside) < count:
         return int(place.inside)
     if not place.inside and count == 1:
@@ -109,8 +110,8 @@ def _number(tiff: Any, place: FileTarget) -> int:
     more = f" and {count - MOST_LISTED} more" if count > MOST_LISTED else ""
     asked = f"no series {place.inside!r}" if place.inside else f"{count} series"
     raise VolumeError(
-        f"{place.file} holds {asked}",
-        remedy=f"name one by its number, as {place.file}::0",
+        f"{place.name} holds {asked}",
+        remedy=f"name one by its number, as {place.name}::0",
         details=f"there are {', '.join(listed[:MOST_LISTED])}{more}",
     )
 

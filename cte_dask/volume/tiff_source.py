@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cte_dask.errors import VolumeError, VolumeReadError, cause
-from cte_dask.volume.file_source import FileSource, library
+from cte_dask.storage import without_query
+from cte_dask.storage.stored_file import StoredFile
+from cte_dask.volume.file_source import StoredFileSource, library
 from cte_dask.volume.image import Selection
 
-__all__ = ["OpenSeries", "TiffSource", "open_series", "remarks"]
+__all__ = ["OpenSeries", "TiffSource", "open_series", "open_tiff", "remarks"]
 
 _MOST_OPEN = 32  # series a process holds parsed, each with its file
 _ROWS_VOXELS = 2**24  # a plane in strips that is larger than this is read in parts
@@ -29,20 +31,17 @@ _lock = RLock()
 
 
 @dataclass(frozen=True)
-class TiffSource(FileSource):
+class TiffSource(StoredFileSource):
     """One level of a series of a TIFF file.
 
     Parameters
     ----------
-    file
-        Absolute path.
     series, level
         Their numbers in the file.
     fill
         Value of a tile that the file omits; None where it cannot omit one.
     """
 
-    file: str
     series: int
     level: int
     fill: float | int | None = field(compare=False)
@@ -68,15 +67,18 @@ class TiffSource(FileSource):
             return sum(opened.missing(place, box) for place in product(*places))
         except Exception as error:  # a damaged file raises whatever its decoder does
             raise VolumeReadError(
-                f"cannot look up the tiles of {self.url}: {cause(error)}"
+                f"cannot look up the tiles of {without_query(self.url)}: {cause(error)}"
             ) from error
 
     def _read(self, selection: Selection) -> NDArray[Any]:
         opened = self._opened()
         places, box = _planes_and_box(opened, selection)
         data = np.empty([len(along) for along in (*places, *box.values())], self.dtype)
-        for place in product(*map(enumerate, places)):
+
+        def fill(place: Sequence[tuple[int, int]]) -> None:
             data[tuple(i for i, _ in place)] = opened.read([n for _, n in place], box)
+
+        self.file.for_each(fill, product(*map(enumerate, places)))
         return data[tuple(0 if isinstance(s, int) else slice(None) for s in selection)]
 
     def _opened(self) -> OpenSeries:
@@ -120,11 +122,11 @@ class OpenSeries:
         If its pages do not make up its shape, or hold more than planes.
     """
 
-    def __init__(self, file: str, series: int, level: int) -> None:
-        tifffile = library("tifffile", extra="tiff", kind="TIFF")
-        tiff = tifffile.TiffFile(file)
+    def __init__(self, file: StoredFile, series: int, level: int) -> None:
+        tiff = open_tiff(file)
         weakref.finalize(self, tiff.close)
         self._lock = RLock()
+        self._file, self._tiff = file, tiff
         self._level = tiff.series[series].levels[level]
         self._byteorder = tiff.byteorder
         page = self._level.keyframe
@@ -207,12 +209,12 @@ class OpenSeries:
         samples = page.samplesperpixel if page.planarconfig == 1 else 1
         row = page.imagewidth * samples * self.dtype.itemsize
         if self._first is None:
-            path, (offset, *_), _ = self._places(region.page)
+            file, (offset, *_), _ = self._places(region.page)
         else:
-            path = page.parent.filehandle.path
+            file = self._file_of(page)
             offset = self._first + region.page * page.nbytes
         offset += (region.plane * page.imagelength + region.y.start) * row
-        content = _bytes(path, offset, len(region.y) * row)
+        [content] = file.read([(offset, len(region.y) * row)])
         values = np.frombuffer(content, self.dtype.newbyteorder(self._byteorder))
         columns = slice(region.x.start, region.x.stop)
         pixels = values.reshape(-1, page.imagewidth, samples)[:, columns, region.within]
@@ -221,11 +223,10 @@ class OpenSeries:
     def _fill_segments(self, data: NDArray[Any], region: _Region) -> None:
         """Fill in what strips or tiles of a plane hold of a box."""
         page, (y, x) = self._level.keyframe, (region.y, region.x)
-        path, offsets, lengths = self._places(region.page)
-        for index, top, left in self._segments(region):
-            if not offsets[index] or not lengths[index]:
-                continue
-            content = _bytes(path, offsets[index], lengths[index])
+        file, offsets, lengths = self._places(region.page)
+        stored = [s for s in self._segments(region) if offsets[s[0]] and lengths[s[0]]]
+        contents = file.read([(offsets[index], lengths[index]) for index, _, _ in stored])
+        for (index, top, left), content in zip(stored, contents, strict=True):
             segment, _, shape = page.decode(content, index, **self._tables(region.page))
             bottom, right = min(y.stop, top + shape[1]), min(x.stop, left + shape[2])
             low, first = max(y.start, top), max(x.start, left)
@@ -245,10 +246,15 @@ class OpenSeries:
         for i, j in product(rows, columns):
             yield (region.plane * down + i) * across + j, i * height, j * width
 
-    def _places(self, number: int) -> tuple[str, Sequence[int], Sequence[int]]:
+    def _places(self, number: int) -> tuple[StoredFile, Sequence[int], Sequence[int]]:
         """Return the file of a page, and offset and length of each of its strips or tiles."""
         page = self._page(number)
-        return page.parent.filehandle.path, page.dataoffsets, page.databytecounts
+        return self._file_of(page), page.dataoffsets, page.databytecounts
+
+    def _file_of(self, page: Any) -> StoredFile:
+        # an OME-TIFF on this machine may have pages in files beside it
+        is_own = page.parent is self._tiff
+        return self._file if is_own else StoredFile(page.parent.filehandle.path)
 
     def _tables(self, number: int) -> dict[str, Any]:
         page = self._page(number)
@@ -281,10 +287,19 @@ def remarks() -> Iterator[list[str]]:
             log.removeFilter(collect)
 
 
-def open_series(file: str, series: int, level: int) -> OpenSeries:
+def open_tiff(file: StoredFile) -> Any:
+    """Return a file as tifffile's ``TiffFile``."""
+    tifffile = library("tifffile", extra="tiff", kind="TIFF")
+    return tifffile.TiffFile(file.open() if file.is_remote else file.name)
+
+
+def open_series(file: StoredFile, series: int, level: int) -> OpenSeries:
     """Return a level of a series, parsed once by a process as long as the file is not rewritten."""
-    status = os.stat(file)
-    key = os.getpid(), file, status.st_mtime_ns, status.st_size, series, level
+    version: tuple[object, ...] = (repr(sorted(file.storage_options.items())),)
+    if not file.is_remote:
+        status = os.stat(file.name)
+        version = status.st_mtime_ns, status.st_size
+    key = os.getpid(), file, version, series, level
     with _lock:
         if key not in _opened:
             with remarks():  # whoever opened the target has heard them
@@ -308,12 +323,3 @@ def _page_axes(page: Any) -> str:
     if page.axes not in ("YX", "YXS", "SYX"):
         raise VolumeError(f"pages with axes {page.axes} are not read: convert it to zarr")
     return str(page.axes)
-
-
-def _bytes(path: str, offset: int, length: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        content = file.read(length)
-    if len(content) < length:
-        raise VolumeError(f"{path} is truncated: {len(content)} of {length} bytes at {offset}")
-    return content

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cte_dask.errors import VolumeError
+from cte_dask.storage import without_query
 from cte_dask.tiles import Shape
 from cte_dask.volume.box import Box, triple
 from cte_dask.volume.mask import Mask
@@ -343,4 +344,15 @@ class Volume:
             "notes": list(self.notes),
             **({"member": self.member} if self.member else {}),
             **({"anonymous": True} if self.anonymous else {}),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """Return `describe` without what differs for the same voxels: whether and how one signs."""
+        description = self.describe()
+        description.pop("anonymous", None)
+        mask = description["mask"]
+        return {
+            **description,
+            "url": without_query(description["url"]),
+            "mask": None if mask is None else without_query(mask),
         }

@@ -12,18 +12,19 @@ import zarr
 from zarr.storage import LocalStore
 
 from cte_dask.errors import VolumeError, cause
-from cte_dask.storage.stores import absolute
+from cte_dask.storage.stores import absolute, is_remote
 from cte_dask.volume.axes import letters
 from cte_dask.volume.image import Image
 from cte_dask.volume.ngff import LevelScale, Multiscale, ome_attributes, parse_multiscales
 from cte_dask.volume.zarr_members import MOST_LISTED, Members, members_of
 from cte_dask.volume.zarr_place import ZarrPlace, split_target
+from cte_dask.volume.zarr_source import NotZarrError
 
 __all__ = ["find_zarr", "image_at"]
 
 
 def find_zarr(target: object, storage_options: Mapping[str, Any]) -> Image | None:
-    """Return the image at a path, URL or zarr node, None if the target is none of these.
+    """Return the image at a path, URL or zarr node; None of others, and where a URL has no zarr.
 
     Parameters
     ----------
@@ -43,7 +44,12 @@ def find_zarr(target: object, storage_options: Mapping[str, Any]) -> Image | Non
         return image_at(_place_of(target))
     if isinstance(target, str | os.PathLike):
         url, member = split_target(target)
-        return image_at(ZarrPlace(url, "", storage_options), member)
+        try:
+            return image_at(ZarrPlace(url, "", storage_options), member)
+        except NotZarrError as error:
+            # asked for nothing else before: where a zarr is, each request costs
+            if member or error.place != url or not is_remote(url):
+                raise
     return None
 
 

@@ -13,7 +13,7 @@ from zarr.abc.store import Store
 
 from cte_dask.storage import is_cloud
 from cte_dask.storage.stores import absolute
-from cte_dask.storage.zip_files import ZIP_SUFFIXES
+from cte_dask.storage.zip_files import is_zip_file
 from cte_dask.volume.zarr_source import ZarrSource, open_node, open_zarr_source, strict_store
 
 __all__ = ["ZarrPlace", "split_target"]
@@ -54,8 +54,7 @@ class ZarrPlace:
         path = path.strip("/")
         if self.store is not None:
             return self.below(path)
-        is_zip_file = not self.path and self.url.lower().endswith(ZIP_SUFFIXES)
-        joint = "::" if is_zip_file and os.path.isfile(self.url) else "/"
+        joint = "::" if not self.path and is_zip_file(self.url) else "/"
         return replace(self, url=f"{self.name}{joint}{path}", path="")
 
     def node(self) -> zarr.Array[Any] | zarr.Group:

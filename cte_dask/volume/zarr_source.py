@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from threading import RLock
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import zarr
@@ -20,13 +21,21 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from cte_dask.errors import VolumeError, VolumeReadError, cause
-from cte_dask.storage import StorageError
+from cte_dask.storage import StorageError, without_query
 from cte_dask.storage.retries import read_patiently
 from cte_dask.storage.stores import StrictStore, is_remote, open_store
+from cte_dask.storage.zip_files import zip_store
 from cte_dask.volume.image import Selection, checked_dtype, shown
 from cte_dask.volume.shards import fetched_together
 
-__all__ = ["ZarrSource", "open_node", "open_zarr_source", "strict_store"]
+__all__ = [
+    "NotZarrError",
+    "ZarrSource",
+    "not_zarr",
+    "open_node",
+    "open_zarr_source",
+    "strict_store",
+]
 
 _LOOKED_UP = 8192  # more keys are listed, where the store can list
 _MOST_LOOKED_UP = 2**20  # of a store that cannot list
@@ -153,7 +162,8 @@ class ZarrSource:
 
     @property
     def _name(self) -> str:
-        return f"{self.url}/{self.path}" if self.path else self.url
+        place = without_query(self.url)
+        return f"{place}/{self.path}" if self.path else place
 
     def _array(self) -> _Opened:
         # the lock covers the opening: once per process, however many threads ask
@@ -225,9 +235,16 @@ def open_zarr_source(
 
 def strict_store(url: str, storage_options: Mapping[str, Any], store: Store | None) -> StrictStore:
     """Return the given store, or the one at the URL, read-only and refusing truncated objects."""
-    opened = open_store(url, storage_options) if store is None else store
+    opened = _opened_store(url, storage_options) if store is None else store
     # zarr copies a writable store to read from it, and misses would be counted in the copy
     return StrictStore(opened if opened.read_only else opened.with_read_only(True))
+
+
+def _opened_store(url: str, storage_options: Mapping[str, Any]) -> Store:
+    try:
+        return zip_store(url, storage_options) or open_store(url, storage_options)
+    except (StorageError, BadZipFile) as error:
+        raise VolumeError(cause(error)) from error
 
 
 def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.Group:
@@ -251,7 +268,7 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
     try:
         return zarr.open(store, path=path, mode="r")
     except FileNotFoundError as error:
-        raise _refusal(name) from error
+        raise not_zarr(name) from error
     except StorageError as error:  # its message names the place and the remedy already
         raise VolumeError(cause(error)) from error
     except PermissionError as error:
@@ -263,19 +280,29 @@ def open_node(url: str, store: Store, path: str = "") -> zarr.Array[Any] | zarr.
         raise VolumeError(f"{name} cannot be opened as zarr: {cause(error)}") from error
 
 
-def _refusal(name: str) -> VolumeError:
-    if not is_remote(name) and not os.path.exists(name):
-        return VolumeError(f"{name} does not exist")
-    if os.path.isfile(name):
-        return VolumeError(
-            f"{name} is a file, not a zarr, and of no other format that is read (HDF5, MRC, TIFF, "
-            "PNG, JPEG)",
-            "convert it to zarr first",
+class NotZarrError(VolumeError):
+    """There is no zarr at a place."""
+
+    place = ""
+
+
+def not_zarr(place: str, *, besides: str = "") -> NotZarrError:
+    """Return the error of a path or URL where no zarr is, nor what else was looked for."""
+    line = f"{place} is not a zarr: no zarr.json, .zarray or .zgroup there{besides}"
+    remedy = ""
+    if is_remote(place):
+        line += "; N5 and precomputed volumes are named n5://… and precomputed://…"
+    elif not os.path.exists(place):
+        line = f"{place} does not exist"
+    elif os.path.isfile(place):
+        line = (
+            f"{place} is a file, not a zarr, and of no other format that is read (HDF5, MRC, TIFF, "
+            "PNG, JPEG)"
         )
-    line = f"{name} is not a zarr: no zarr.json, .zarray or .zgroup there"
-    if not is_remote(name):
-        return VolumeError(line)
-    return VolumeError(f"{line}; N5 and precomputed volumes are named n5://… and precomputed://…")
+        remedy = "convert it to zarr first"
+    error = NotZarrError(line, remedy)
+    error.place = place
+    return error
 
 
 async def _count(store: StrictStore, keys: Iterable[str]) -> int:

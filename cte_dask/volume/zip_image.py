@@ -28,29 +28,30 @@ def find_zip(target: object, storage_options: Mapping[str, Any]) -> Image | None
     Parameters
     ----------
     target
-        ``FILE``, whose root or only folder is a zarr, or ``FILE::FOLDER``, on this machine; each
-        may end in ``::MEMBER``.
+        ``FILE``, a path or URL, whose root or only folder is a zarr, or ``FILE::FOLDER``; each may
+        end in ``::MEMBER``.
     storage_options
-        Not used.
+        For opening a URL.
 
     Raises
     ------
     VolumeError
         If the file cannot be read here, or holds no zarr or several.
     """
-    place = ZIP.parse(target)
+    place = ZIP.parse(target, storage_options)
     if place is None:
         return None
     try:
         folders = zarr_folders(place.file)
     except Exception as error:  # a damaged file raises whatever its content leads to
-        raise VolumeError(f"{place.file} cannot be opened as zip: {cause(error)}") from error
+        raise VolumeError(f"{place.name} cannot be opened as zip: {cause(error)}") from error
     folder, _, member = place.inside.strip("/").partition("::")
     folder = folder.rstrip("/")
     if not folder or folder not in folders:
-        folder, member = _only_zarr(place.file, folders), place.inside
-    url = f"{place.file}::{folder}" if folder else place.file
-    return image_at(ZarrPlace(url, "", {}), member)
+        folder, member = _only_zarr(place.name, folders), place.inside
+    name = place.file.name
+    url = f"{name}::{folder}" if folder else name
+    return image_at(ZarrPlace(url, "", storage_options), member)
 
 
 def _only_zarr(file: str, folders: Sequence[str]) -> str:

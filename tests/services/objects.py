@@ -63,6 +63,8 @@ class Place:
 class Front(ThreadingHTTPServer):
     """Forwards to a server; `failing` requests in a row are answered with 503 first.
 
+    What was asked for is in `asked`, method and path.
+
     Who asks for a key that ends with `refused` gets an error of no known code which, as some
     providers' do, repeats the request with its signature.
     """
@@ -74,6 +76,7 @@ class Front(ThreadingHTTPServer):
         self.upstream, self.kind, self.token = port, kind, token
         self.failing, self.refused = 0, "\0"
         self.faltering = Faltering()
+        self.asked: list[str] = []
         Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @property
@@ -86,6 +89,7 @@ class _Forward(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.asked.append(f"{self.command} {self.path}")
         fault = self.server.faltering.next(self.command)
         if fault == "reset":
             self._reset()

@@ -11,13 +11,16 @@ from urllib.parse import parse_qs, quote
 
 import cloudpickle
 import fsspec
+import h5py
 import numpy as np
 import pytest
+import tifffile
+from conftest import blobs
 from services import objects
 from services.faltering import KINDS, Faltering
 from services.objects import REGION, Place
 from typer.testing import CliRunner, Result
-from volume.test_other_formats import WRITERS
+from volume.test_other_formats import WRITERS, write_zarr
 
 from cte_dask.cli.app import app
 from cte_dask.demo import bank_path
@@ -30,7 +33,7 @@ from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring.resolve import resolve
 from cte_dask.storage import buckets, retries
 from cte_dask.storage.files import replacing
-from cte_dask.storage.objects import _look, zarr_store
+from cte_dask.storage.objects import zarr_store
 from cte_dask.volume import VolumeReadError, open_volume
 
 # a machine that does much else is slow, not wrong: only one that hangs meets the limit
@@ -69,7 +72,7 @@ def entered(patch: pytest.MonkeyPatch, place: Place, **changes: str | None) -> N
 def forget() -> None:
     """Open stores anew, as a new process would."""
     buckets._opened.cache_clear()
-    _look.cache_clear()
+    buckets.check_bucket.cache_clear()
 
 
 def upload(folder: Path, url: str) -> None:
@@ -332,6 +335,110 @@ def test_n5_and_precomputed_volumes_are_read_from_a_bucket(store, name, tmp_path
     volume = open_volume(f"{name}://{store.url}/{name}/{Path(folder).relative_to(tmp_path)}")
     np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), voxels)
     assert volume.missing_chunks((0, 0, 0), volume.shape) == 0
+
+
+FILES = ("hdf5", "ome-tiff", "mrc", "ozx", "planes")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_read_from_a_bucket_with_the_scores_of_the_local_zarr_to_the_bit(
+    store, name, bank, tmp_path, monkeypatch
+):
+    entered(monkeypatch, store)
+    image = blobs((2, 64, 64)).astype(np.uint16)
+    path = WRITERS[name](tmp_path, image)
+    upload(tmp_path, f"{store.url}/{name}")
+    target = f"{store.url}/{name}{path.removeprefix(str(tmp_path))}"
+    volume = open_volume(target)
+    assert volume.describe() == {**open_volume(path).describe(), "url": target}
+    np.testing.assert_array_equal(volume.read((0, 3, 5), (2, 60, 50)), image[:, 3:60, 5:50])
+    models = []
+    for number, each in enumerate((write_zarr(tmp_path, image), target)):
+        out = tmp_path / str(number)
+        assert ranked(each, bank, out, "--cluster", "none").exit_code == 0
+        models.append(result_of(str(out))["models"])
+    assert models[0] == models[1]
+    np.testing.assert_array_equal(reopen(str(out)).volume.read((0, 0, 0), image.shape), image)
+
+
+def test_of_a_large_file_in_a_bucket_few_requests_fetch_a_box(store, tmp_path, monkeypatch):
+    entered(monkeypatch, store)
+    image = np.random.default_rng(0).integers(0, 60000, (4, 512, 640)).astype(np.uint16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("raw", data=image, chunks=(1, 128, 128), compression="gzip")
+    options = {"tile": (128, 128), "compression": "zlib", "photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "a.tif", image, **options)
+    upload(tmp_path, f"{store.url}/large")
+    for name in ("a.h5", "a.tif"):
+        store.front.asked.clear()
+        volume = open_volume(f"{store.url}/large/{name}")
+        assert len(store.front.asked) <= 8
+        store.front.asked.clear()
+        box = volume.read((1, 130, 140), (3, 250, 250))
+        np.testing.assert_array_equal(box, image[1:3, 130:250, 140:250])
+        assert len(store.front.asked) <= 8
+
+
+def test_what_is_wrong_with_a_file_in_a_bucket_is_told_in_one_line(
+    store, bank, tmp_path, monkeypatch
+):
+    entered(monkeypatch, store)
+    monkeypatch.setitem(retries.PATIENCE, "first", (2, 5.0))  # a connection may be stale
+    for name in ("a.h5", "a.tif", "a.mrc", "a.ozx", "a.png"):
+        line = refused(store, bank, tmp_path, f"{store.url}/absent/{name}")
+        assert f"{name} does not exist" in line
+        line = refused(store, bank, tmp_path, f"{store.scheme}://cte-nowhere/{name}")
+        assert "no such bucket" in line or "no bucket named cte-nowhere" in line
+    for number, (changes, told) in enumerate(WRONG[store.scheme]):
+        entered(monkeypatch, store, **completed(changes, store, tmp_path))
+        line = refused(store, bank, tmp_path / str(number), f"{store.url}/a.h5")
+        assert told in line
+
+
+def test_a_file_in_a_bucket_that_is_replaced_meanwhile_is_an_error(store, tmp_path, monkeypatch):
+    entered(monkeypatch, store)
+    image = np.random.default_rng(0).integers(0, 60000, (4, 512, 640)).astype(np.uint16)
+    path = WRITERS["mrc"](tmp_path, image)
+    upload(tmp_path, f"{store.url}/replaced")
+    volume = open_volume(f"{store.url}/replaced/{Path(path).name}")
+    WRITERS["mrc"](tmp_path, image[::-1])
+    upload(tmp_path, f"{store.url}/replaced")
+    with pytest.raises(VolumeReadError, match="has changed since it was opened: open it again"):
+        volume.read((1, 0, 0), (2, 512, 640))
+
+
+def test_a_store_that_falters_costs_a_file_no_bit(store, tmp_path, monkeypatch):
+    entered(monkeypatch, store)
+    image = np.random.default_rng(0).integers(0, 60000, (6, 128, 160)).astype(np.uint16)
+    path = WRITERS["hdf5"](tmp_path, image)
+    upload(tmp_path, f"{store.url}/faltering")
+    volume = open_volume(f"{store.url}/faltering{path.removeprefix(str(tmp_path))}")
+    rates = {"busy": 0.1, "reset": 0.1, "slow": 0.02, "cut": 0.1}
+    monkeypatch.setattr(store.front, "faltering", Faltering(rates, seed=1))
+    for z in [0, 1, 2, 3, 4, 5] * 4:
+        read = volume.read((z, 0, 0), (z + 1, 128, 160))
+        np.testing.assert_array_equal(read, image[z : z + 1])
+    assert {"busy", "reset", "cut"} <= set(store.front.faltering.counts)
+
+
+def test_a_file_in_a_public_bucket_is_ranked_without_credentials(
+    store, bank, tmp_path, monkeypatch
+):
+    entered(monkeypatch, store)
+    image = blobs((1, 64, 64)).astype(np.uint16)
+    (tmp_path / "files").mkdir()
+    for name in ("hdf5", "planes"):
+        WRITERS[name](tmp_path / "files", image)
+    upload(tmp_path / "files", f"{store.public}/files")
+    where = {n: v for n, v in store.environment.items() if n.endswith(("URL", "ENDPOINT"))}
+    account = {n: v for n, v in store.environment.items() if n.endswith("ACCOUNT_NAME")}
+    entered(monkeypatch, store, **{**dict.fromkeys(store.environment), **where, **account})
+    for number, name in enumerate(("volume.h5", "planes")):
+        out = tmp_path / str(number)
+        target = f"{store.public}/files/{name}"
+        done = ranked(target, bank, out, "--cluster", "none", "--anonymous")
+        assert done.exit_code == 0, done.output
+        assert reopen(str(out)).volume.read((0, 0, 0), image.shape).any()
 
 
 def test_omitted_chunks_are_counted(store, monkeypatch):

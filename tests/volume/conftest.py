@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import zarr
 from fsspec.implementations.memory import MemoryFileSystem
 from numpy.typing import NDArray
+from volume.web_server import serving
 
 SHAPE = (6, 20, 26)
 
@@ -41,3 +43,10 @@ def write_array(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Return a starter of a web server of the test's folder, which gives its URL."""
+    with ExitStack() as servers:
+        yield lambda **changes: servers.enter_context(serving(tmp_path, **changes))

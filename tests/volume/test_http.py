@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -24,54 +20,6 @@ from cte_dask.volume import VolumeError, VolumeReadError, open_volume, write_ome
 
 pytestmark = pytest.mark.service
 ZERO = (0, 0, 0)
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Files of a folder with byte ranges; paths can be made to fail with a status."""
-
-    failing: tuple[str, int] = ("", 0)
-    ranges = True
-
-    def do_GET(self) -> None:
-        segment, status = self.failing
-        path = Path(self.translate_path(self.path))
-        if segment and segment in self.path:
-            self.send_error(status)
-        elif self.ranges and path.is_file() and "Range" in self.headers:
-            self._send_range(path.read_bytes())
-        else:
-            super().do_GET()
-
-    def _send_range(self, content: bytes) -> None:
-        low, high = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"]).groups()
-        body = content[-int(high) :] if not low else content[int(low) : int(high or -2) + 1]
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Return a starter of a server of the test's folder, which gives its URL."""
-    servers = []
-
-    def start(**changes: Any) -> str:
-        handler = type("Handler", (Handler,), changes)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_an_ome_zarr_is_read_over_http(
@@ -204,11 +152,6 @@ def test_a_part_of_a_shard_takes_few_requests_and_an_omitted_chunk_is_one(
     index_location: str, tmp_path: Path, serve: Callable[..., str]
 ) -> None:
     asked: list[str] = []
-
-    def counted(self: Handler) -> None:
-        asked.append(self.path)
-        Handler.do_GET(self)
-
     shape, chunk = (24, 64, 128), (4, 16, 16)  # two shards of 96 chunks
     sharding = ShardingCodec(chunk_shape=chunk, index_location=index_location)
     array = zarr.create_array(
@@ -223,7 +166,7 @@ def test_a_part_of_a_shard_takes_few_requests_and_an_omitted_chunk_is_one(
     expected = np.random.default_rng(0).integers(8, 999, shape).astype(np.uint16)
     expected[8:12, 16:32, 16:32] = 7
     array[:] = expected
-    volume = open_volume(f"{serve(do_GET=counted)}/a")
+    volume = open_volume(f"{serve(asked=asked)}/a")
     for box in [((1, 0, 3), (20, 60, 120)), ((0, 0, 0), (24, 64, 64)), ((8, 17, 17), (10, 20, 20))]:
         asked.clear()
         np.testing.assert_array_equal(

@@ -31,8 +31,8 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
     path = tmp_path / "nothing.zarr"
     assert why(path) == f"{path} does not exist"
     assert why("memory://nothing") == (
-        "memory://nothing is not a zarr: no zarr.json, .zarray or .zgroup there; "
-        "N5 and precomputed volumes are named n5://… and precomputed://…"
+        "memory://nothing is not a zarr: no zarr.json, .zarray or .zgroup there, nor planes "
+        "that the server lists; N5 and precomputed volumes are named n5://… and precomputed://…"
     )
 
 
