@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import h5py
 import pytest
 from documents.pages import blocks, commands
 from documents.test_commands import kind
@@ -16,6 +17,8 @@ from services.objects import PUBLIC
 from services.slurm import until
 from services.test_objects import entered, upload
 from services.test_slurm import jobs, write_site
+
+from cte_dask.volume import open_volume
 
 pytestmark = pytest.mark.service
 
@@ -84,6 +87,12 @@ def place(template, tmp_path_factory):
             entered(patch, place)
             for bucket in (place.url, f"s3://{PUBLIC}"):
                 upload(template / "TARGET", f"{bucket}/brain.zarr")
+            files = tmp_path_factory.mktemp("files")
+            volume = open_volume(template / "TARGET")
+            with h5py.File(files / "brain.h5", "w") as file:
+                file["volume/raw"] = volume.read((0, 0, 0), volume.shape)
+                file["volume/raw"].attrs["resolution"] = volume.voxel_size.lengths
+            upload(files, place.url)
         yield place
 
 
