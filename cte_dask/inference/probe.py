@@ -6,7 +6,7 @@ Only forward passes are used, so it works for anything that maps an array to an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ _LARGEST_MULTIPLE = 64
 _EXTENTS = {2: (*range(16, 1025, 16), 518), 3: (*range(16, 257, 16),)}
 """At which networks of one extent are trained."""
 _LIMITS = {2: 256, 3: 64}
+_SHUFFLED = 2
+"""Which of the outsides has the statistics of the inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,21 +262,29 @@ class _Search:
         if (only := self.extent[axis]) is not None:
             limit = half = max(1, 3 * only // 8)
         while True:
-            changes = self._changes(axis, half)
             # of a single extent most of the core is needed to measure in
             deep = half // 2 if only is None else 3 * half // 4
-            middle = max(float(change[deep:].max()) for change in changes)
+            changes, middle = [], 0.0
+            for change in self._changes(axis, half):
+                changes.append(change)
+                middle = max(middle, float(change[deep:].max()))
+                if middle > self.tolerance and half < limit:
+                    break  # a larger core is needed whatever the other outsides show
             if middle <= self.tolerance:
                 return max(_depth(change, self.tolerance) for change in changes), middle
             if half >= limit:
                 # Only the shuffled outside leaves the statistics of the whole input as they were.
-                floor = max(self.tolerance, 2 * float(changes[0][deep:].max()))
+                shuffled = changes[_SHUFFLED]
+                floor = max(self.tolerance, 2 * float(shuffled[deep:].max()))
                 most = self.limit if only is None else min(self.limit, only // 4)
-                return min(_depth(changes[0], floor), most), middle
+                return min(_depth(shuffled, floor), most), middle
             half = min(2 * half, limit)
 
-    def _changes(self, axis: int, half: int) -> list[Tensor]:
-        """Return, for each pair of inputs, the largest change at depths 0 … half - 1."""
+    def _changes(self, axis: int, half: int) -> Iterator[Tensor]:
+        """Yield, for each pair of inputs, the largest change at depths 0 … half - 1.
+
+        That which mostly reaches farthest comes first.
+        """
         least = _least(len(self.strides))
         sizes = zip(least, self.strides, self.extent, strict=True)
         shape = [only or _up(n, stride) for n, stride, only in sizes]
@@ -286,8 +296,7 @@ class _Search:
         noise = torch.rand(1, self.in_channels, *shape, generator=torch.Generator().manual_seed(0))
         dark = torch.zeros_like(noise)
         # Maximum pooling hides a small change beside a larger value: in a flat core there is none.
-        pairs = ((noise, (_shuffled(noise, axis), dark, 4 + noise)), (dark, (1 + dark,)))
-        changes = []
+        pairs = ((noise, (4 + noise, dark, _shuffled(noise, axis))), (dark, (1 + dark,)))
         for inside, outsides in pairs:
             reference = self._predict(inside)
             for outside in outsides:
@@ -295,8 +304,7 @@ class _Search:
                 x.narrow(axis + 2, margin, 2 * half).copy_(
                     inside.narrow(axis + 2, margin, 2 * half)
                 )
-                changes.append(self._depths(self._predict(x) - reference, axis, margin))
-        return changes
+                yield self._depths(self._predict(x) - reference, axis, margin)
 
     def _depths(self, difference: Tensor, axis: int, margin: int) -> Tensor:
         other = [d for d in range(difference.ndim) if d != axis + 2]
