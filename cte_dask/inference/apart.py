@@ -14,14 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cte_dask.errors import FOREIGN, reason
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["EndedError", "FailedError", "done_apart", "end_all"]
+__all__ = ["Apart", "EndedError", "FailedError", "done_apart", "end_all"]
 
 T = TypeVar("T")
 
@@ -65,29 +65,79 @@ def done_apart(
     FailedError
         If `work` raises an error.
     """
-    if _CONTEXT.get_start_method() == "forkserver":
-        _CONTEXT.set_forkserver_preload(_PRELOADED)
-    running = set() if running is None else running
-    receiver, sender = _CONTEXT.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory() as folder, receiver:
-        arguments = work, sender, processor_seconds, folder
-        process = _CONTEXT.Process(target=_main, args=arguments)
-        process.start()
-        sender.close()
-        running.add(process)
+    with Apart(processor_seconds=processor_seconds, running=running) as apart:
+        return apart.do(work, seconds=seconds)
+
+
+class Apart:
+    """A process that does one thing after another; if it ends, the next thing gets a new one.
+
+    A context manager, which ends the process. What one piece of work leaves in the process, as
+    the trace of a network, is there for the next.
+
+    Parameters
+    ----------
+    processor_seconds, running
+        As `done_apart` takes them.
+    """
+
+    def __init__(
+        self, *, processor_seconds: float | None = None, running: set[Any] | None = None
+    ) -> None:
+        self._processor_seconds = processor_seconds
+        self._running = set() if running is None else running
+        self._process: Any = None
+        self._connection: Any = None
+        self._folder: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def do(self, work: Callable[[Path], T], *, seconds: float) -> T:
+        """Do some work and return what it gives; otherwise as `done_apart`."""
+        if self._process is None:
+            self._start()
+        process, folder = self._process, self._folder.name
+        answer = None
         try:
-            answer = _answer(receiver, process, seconds)
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self._connection.send(work)
+                answer = _answer(self._connection, process, seconds)
         finally:
-            running.discard(process)
-            _kill(process)
+            if answer is None:
+                _kill(process)
+                speech = Path(folder, SPEECH)
+                said = speech.read_text(errors="replace") if speech.exists() else ""
+                self._end()
         if answer is None:
-            speech = Path(folder, SPEECH)
-            said = speech.read_text(errors="replace") if speech.exists() else ""
-            raise EndedError(_ending(process.exitcode, said, seconds, processor_seconds))
-    result, error = answer
-    if error:
-        raise FailedError(error)
-    return result  # type: ignore[no-any-return]
+            raise EndedError(_ending(process.exitcode, said, seconds, self._processor_seconds))
+        result, error = answer
+        if error:
+            raise FailedError(error)
+        return result  # type: ignore[no-any-return]
+
+    def _start(self) -> None:
+        if _CONTEXT.get_start_method() == "forkserver":
+            _CONTEXT.set_forkserver_preload(_PRELOADED)
+        self._folder = tempfile.TemporaryDirectory()
+        self._connection, there = _CONTEXT.Pipe()
+        arguments = there, self._processor_seconds, self._folder.name
+        self._process = _CONTEXT.Process(target=_main, args=arguments)
+        self._process.start()
+        there.close()
+        self._running.add(self._process)
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        self._running.discard(self._process)
+        _kill(self._process)
+        self._connection.close()
+        self._folder.cleanup()
+        self._process = None
 
 
 def end_all(running: set[Any]) -> None:
@@ -131,15 +181,25 @@ def _kill(process: Any) -> None:
     process.join()
 
 
-def _main(
-    work: Callable[[Path], Any], sender: Connection, processor_seconds: float | None, folder: str
-) -> None:
+def _main(connection: Connection, processor_seconds: float | None, folder: str) -> None:
     _go_apart(processor_seconds, os.path.join(folder, SPEECH))
-    try:
-        answer = work(Path(folder)), ""
-    except FOREIGN as error:
-        answer = None, reason(error)
-    sender.send(answer)
+    while True:
+        try:
+            work = connection.recv()
+            answer = work(Path(folder)), ""
+        except EOFError:
+            return
+        except FOREIGN as error:
+            answer = None, reason(error)
+        _forget_speech()
+        connection.send(answer)
+
+
+def _forget_speech() -> None:
+    """Drop what was said during work that is done: the next work may end without a word."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.ftruncate(1, 0)
 
 
 def _go_apart(processor_seconds: float | None, speech: str) -> None:
@@ -153,6 +213,6 @@ def _go_apart(processor_seconds: float | None, speech: str) -> None:
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
     sys.stdout.flush()
     sys.stderr.flush()
-    file = os.open(speech, os.O_WRONLY | os.O_CREAT)
+    file = os.open(speech, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
