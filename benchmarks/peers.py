@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from cte_dask import load_bank, open_volume, resolve
 from cte_dask.models.unet import UNet
-from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.score_block import score_block
 
 TILE = 128

@@ -33,8 +33,8 @@ from cte_dask.perturb import draws_of
 from cte_dask.results.layout import layout_of
 from cte_dask.results.new_store import create
 from cte_dask.scoring.block_reader import read_window
-from cte_dask.scoring.candidates import predictor
 from cte_dask.scoring.experiment import Experiment
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.score_block import score_block
 from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.scoring.tile_statistics import tile_statistics

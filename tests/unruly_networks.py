@@ -75,7 +75,7 @@ class Blind(Simple):
         return pattern + 0.01 * super().forward(x)
 
 
-TRIALS = {"ignores_image", "shares_rightly"}
+TRIALS = {"ignores_image", "sees", "shares_rightly"}
 """Functions that show a network a tile of the target before anything is scored."""
 
 

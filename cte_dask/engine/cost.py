@@ -21,7 +21,7 @@ from cte_dask.inference.trial import seconds_per_tile
 from cte_dask.results.block_codec import COLUMNS, vote_columns
 from cte_dask.scoring.bank_votes import bytes_of_tile, kept_bytes
 from cte_dask.scoring.block_reader import largest_slab, margins_of, slabs_of
-from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.loaded import predictor
 from cte_dask.tiles import BlockGrid, Shape
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from cte_dask.evaluation.labels import read_labels
 from cte_dask.evaluation.result import MEASURES
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.scoring.block_reader import Window, read_window
-from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.scoring.tile_accuracy import accuracy_of
 

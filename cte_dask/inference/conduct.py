@@ -51,7 +51,7 @@ def conduct_of(network: Network, x: Tensor, *, raw: bool) -> Conduct:
     network
         The network.
     x
-        A batch of noise from 0 to 1, (N, C, [z,] y, x), of the shape that it will see.
+        A batch of noise from 0 to 1, (N, C, [z,] y, x), of an extent that the network takes.
     raw
         Whether it takes intensities as they are stored.
 

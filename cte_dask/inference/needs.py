@@ -29,6 +29,7 @@ __all__ = [
     "channels_told",
     "described_spec",
     "halo_of",
+    "measured",
     "one_at_a_time",
     "only_extent",
     "with_extents",
@@ -37,6 +38,8 @@ __all__ = [
 
 Forward = Callable[[Tensor], Tensor]
 
+_MULTIPLES: dict[tuple[str, int, int], int] = {}
+"""What extents must be a multiple of, by code, dimensions and channels of networks."""
 _MOST_CHANNELS = 8
 _EXTENT = {2: 64, 3: 32}
 
@@ -58,14 +61,24 @@ def with_needs(spec: ModelSpec, *, limit: int) -> ModelSpec:
     ValueError
         If its needs cannot be measured.
     """
+    return measured(spec, limit=limit)[0]
+
+
+def measured(spec: ModelSpec, *, limit: int) -> tuple[ModelSpec, Network | None]:
+    """Return the model as `with_needs` does, and the network that was loaded to measure them.
+
+    None where nothing was measured, or what is measured changes how the network is loaded.
+    """
     spec = described_spec(spec)
     if spec.halo is not None and spec.multiple is not None:
-        return spec
+        return spec, None
     spec, network = with_extents(spec)
-    if spec.halo is not None:
-        return spec
-    halo = halo_of(spec, network, limit=limit).zyx
-    return spec.model_copy(update={"halo": dict(zip(spec.axes, halo[-spec.dims :], strict=True))})
+    if spec.halo is None:
+        halo = halo_of(spec, network, limit=limit).zyx
+        filled = dict(zip(spec.axes, halo[-spec.dims :], strict=True))
+        spec = spec.model_copy(update={"halo": filled})
+    alike = only_extent(spec, network) is None
+    return spec, network if alike else None
 
 
 def described_spec(spec: ModelSpec) -> ModelSpec:
@@ -123,8 +136,9 @@ def _with_extents(spec: ModelSpec) -> tuple[ModelSpec, Network]:
     if extent is None:
         forward = one_at_a_time(network)
         options = {"dims": spec.dims, "in_channels": spec.in_channels}
+        key = (network.code, spec.dims, spec.in_channels)
         try:
-            multiple = probe_multiple(forward, **options)
+            multiple = _MULTIPLES.get(key) or probe_multiple(forward, **options)
         except OutputError:
             raise
         except ValueError as error:
@@ -133,6 +147,8 @@ def _with_extents(spec: ModelSpec) -> tuple[ModelSpec, Network]:
                 raise error from None
             extent = (alone,) * spec.dims
         else:
+            if network.code:
+                _MULTIPLES[key] = multiple
             return spec.model_copy(update={"multiple": dict.fromkeys(spec.axes, multiple)}), network
     filled = {"multiple": {a: n or 1 for a, n in zip(spec.axes, extent, strict=True)}}
     if all(extent):

@@ -12,7 +12,7 @@ from cte_dask.inference.graph.crop_to_core import Core
 from cte_dask.inference.graph.feature_path import FeaturePath, Split, example_masks
 from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
 
-__all__ = ["LOW_PRECISION", "Passes", "alike", "correlation", "fitting", "padded"]
+__all__ = ["LOW_PRECISION", "Passes", "Seen", "alike", "correlation", "fitting", "padded"]
 
 LOW_PRECISION = 1e-2
 """Of the largest output: what rounding explains where precision is lower than float32."""
@@ -84,6 +84,22 @@ class Passes:
         for layers in (ones, *masks):
             output = self.path.decode(state, layers)
             yield fitting(output, x) if core is None else output
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What the whole network gives for a batch.
+
+    Parameters
+    ----------
+    x
+        The batch, (N, C, [z,] y, x).
+    output
+        Maps of the same extent.
+    """
+
+    x: Tensor
+    output: Tensor
 
 
 def fitting(output: object, x: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
 from cte_dask.inference.graph.crop_to_core import Core, inner_view
 from cte_dask.inference.graph.feature_path import (
     FeaturePath,
-    Plain,
     example_masks,
     feature_path,
 )
+from cte_dask.inference.graph.paths import Proof, proof_of
 from cte_dask.inference.graph.trace import flops_of
 from cte_dask.inference.inputs import Around, TileGroup, feature_masks, perturbed, samples
 from cte_dask.inference.instances import tile_labels
@@ -34,10 +34,8 @@ from cte_dask.inference.outputs import (
     segmenter_of,
 )
 from cte_dask.inference.passes import (
-    LOW_PRECISION,
     Passes,
-    alike,
-    correlation,
+    Seen,
     fitting,
     padded,
 )
@@ -59,11 +57,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor"]
 
-SHARED_TOLERANCE = 1e-3
-"""Of the largest output: what the rounding of fused layers explains on any image."""
-
-SAME_PLACES = 0.95
-"""Correlation of the foreground of two images from which on it is that of no image."""
+SMALL = {2: (64, 64), 3: (16, 32, 32)}
+"""Extents at which a network shows how it behaves from call to call, if they are multiples."""
 
 MOST_HANGS = 2
 """How often a process tries a network that does not come back."""
@@ -94,6 +89,10 @@ class Predictor:
         Whether every pass runs the whole network, as its shared ones were found to differ.
     runtime
         What runs the passes: ``"torch"`` or ``"openvino"``.
+    proof
+        What was proven of its passes when it was tried; where it holds they are not tried again.
+    shown
+        Whether it will be compared on a real tile before it is used.
 
     Raises
     ------
@@ -116,6 +115,8 @@ class Predictor:
         tried_seconds: float = 0.0,
         whole: bool = False,
         runtime: str = "torch",
+        proof: Proof | None = None,
+        shown: bool = False,
     ) -> None:
         self.spec = spec
         self.device = inference.device
@@ -136,7 +137,9 @@ class Predictor:
         self.samples_per_tile = 1 if spec.dims == 3 else self.tile[0]
         self.instances, self._features = inference.instances, inference.features
         self.time_limit = time_limit(inference.time_limit, tried_seconds)
-        self._hung, self._whole, self._runtime = 0, whole, runtime
+        self._hung, self._whole, self._proof = 0, whole, proof
+        self._runtime = runtime
+        self._small = self.small_example() if shown else None
         self.open()
         self.segmenter = segmenter_of(spec) if self.instances else None
         self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
@@ -148,7 +151,7 @@ class Predictor:
         inside = [slice(b, b + t) for b, t in zip(self.frame.before, self.tile, strict=True)]
         # a segmenter sees the whole frame, and so does what resamples
         uncut = self.instances or self.frame.shape != self.frame.extent
-        self._core: Core | None = None if uncut else tuple(inside[-spec.dims :])
+        self.core: Core | None = None if uncut else tuple(inside[-spec.dims :])
         opened = None
         try:
             opened = self._opened(names)
@@ -166,8 +169,25 @@ class Predictor:
     def _opened(self, names: tuple[str, ...]) -> FeaturePath | None:
         if self._whole and not self._features:
             return None
-        x = self.example()
-        return feature_path(self.network, x, names=names, core=self._core, whole=self._whole)
+        x, proof = self.example(), self._proof
+        if proof is not None and not proof.holds(tuple(x.shape), self.device):
+            proof = None
+        return feature_path(
+            self.network,
+            x,
+            names=names,
+            core=self.core,
+            whole=self._whole,
+            proof=proof,
+            small=self._small,
+        )
+
+    @property
+    def proof(self) -> Proof | None:
+        """What was proven of its passes; None if they are those of the whole network."""
+        if self.passes.path is None or self._whole:
+            return None
+        return proof_of(self.passes.path, (self.batch, *self.example().shape[1:]), self.device)
 
     def view(self, perturbation: Perturbation | None) -> View:
         """Return what the model reads and sees of a tile under a perturbation, or none."""
@@ -179,6 +199,20 @@ class Predictor:
         x = torch.empty(self.batch, self.spec.in_channels, *extent, device=self.device)
         return x.uniform_(generator=torch.Generator(self.device).manual_seed(0)).to(self.dtype)
 
+    def small_example(self) -> Tensor:
+        """Return two samples of noise, or fewer, of the least extent that the network takes.
+
+        Where it takes one extent alone, they have that of its tiles.
+        """
+        x, spec = self.example()[:2], self.spec
+        if self.network.window is not None or self.network.fixed_shape is not None:
+            return x
+        strides = (spec.multiple_zyx or (1, 1, 1))[3 - spec.dims :]
+        least = (max(2, -(-n // m)) * m for n, m in zip(SMALL[spec.dims], strides, strict=True))
+        for axis, extent in enumerate(least, start=2):
+            x = x.narrow(axis, 0, min(extent, x.shape[axis]))
+        return x.contiguous()
+
     def check(self, perturbation: Perturbation | None = None) -> None:
         """Run one batch, of the shape that a geometric perturbation gives it.
 
@@ -187,63 +221,31 @@ class Predictor:
         ValueError
             If the network fails on it or its output does not fit its input.
         """
-        x = self.example(perturbation)
+        self._check(self._seen(self.example(perturbation)), perturbation)
+
+    def _seen(self, x: Tensor) -> Seen:
         with torch.inference_mode():
-            output = self.network.forward(x)
-        output = fitting(output, x)
-        check_fraction(self.network, x)
+            return Seen(x, fitting(self.network.forward(x), x))
+
+    def _check(self, seen: Seen, perturbation: Perturbation | None = None) -> None:
+        check_fraction(self.network, seen.x)
         view = self.view(perturbation)
-        warp = None if perturbation is None else perturbation.warp(view, [(0, 0)] * len(x))
-        self._predicted(output, warp or unmoved(view), view.frame, 0)
+        warp = None if perturbation is None else perturbation.warp(view, [(0, 0)] * len(seen.x))
+        with torch.inference_mode():
+            self._predicted(seen.output, warp or unmoved(view), view.frame, 0)
 
-    def shares_rightly(self, group: TileGroup) -> bool:
-        """Tell whether the passes, as they are run, give what the whole network gives.
+    def sees(self, group: TileGroup) -> Seen:
+        """Run the whole network on one batch of real tiles; otherwise as `check`.
 
         Parameters
         ----------
         group
-            Some tiles of the target; one batch of them is compared.
-        """
-        if self.passes.path is None or isinstance(self.passes.path, Plain):
-            return True
-        rows = self._samples(group.frames, self.view(None), group)[: self.batch]
-        x, core = padded(rows, self.batch), self.passes.core
-        with torch.inference_mode():
-            (got,) = self.passes.run(x, [], core=core)
-            want = fitting(self.network.forward(x), x)
-        if core is not None and self._core is not None:
-            got, want = inner_view(got, core), inner_view(want, self._core)
-        return alike(got, want, SHARED_TOLERANCE if x.dtype == torch.float32 else LOW_PRECISION)
-
-    def ignores_image(self, group: TileGroup) -> bool:
-        """Tell whether the same places are foreground whatever the image shows.
-
-        The image is turned over, and its voxels are shuffled: a prediction that depends on it
-        changes with either.
-
-        Parameters
-        ----------
-        group
-            Some tiles of the target; one batch of them is looked at.
+            Some tiles of the target.
         """
         rows = self._samples(group.frames, self.view(None), group)[: self.batch]
-        x = padded(rows, self.batch)
-        generator = torch.Generator(x.device).manual_seed(0)
-        places = torch.randperm(x[0, 0].numel(), generator=generator, device=x.device)
-        shuffled = x.flatten(2)[..., places].reshape(x.shape)
-        if torch.equal(shuffled, x):  # one value everywhere, of which there is no other view
-            return False
-        with torch.inference_mode():
-            seen, *others = (self._mask(v) for v in (x, x.flip(-1, -2), shuffled))
-        return all(correlation(seen, other) > SAME_PLACES for other in others)
-
-    def _mask(self, x: Tensor) -> Tensor:
-        """Return the foreground of the tiles in a batch as the whole network predicts it."""
-        output = fitting(self.network.forward(x), x)
-        maps = foreground(
-            inner_view(output, self._core) if self._core else output, self.spec.output
-        )
-        return maps.amax(dim=1) >= self.spec.output.map_threshold
+        seen = self._seen(padded(rows, self.batch))
+        self._check(seen)
+        return seen
 
     def flops_per_tile(self, draws: Sequence[Draw]) -> int:
         """Count the floating-point operations of one tile under every draw (2 a multiply-add)."""

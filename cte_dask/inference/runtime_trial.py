@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from cte_dask.errors import FOREIGN, reason
-from cte_dask.inference.graph.feature_path import FUSED_TOLERANCE, Split, example_masks
+from cte_dask.inference.graph.feature_path import Split, example_masks
 from cte_dask.inference.graph.openvino_passes import is_installed
+from cte_dask.inference.graph.proving import FUSED_TOLERANCE
 from cte_dask.inference.passes import alike
 from cte_dask.inference.settings import TORCH, Runtime
 
 if TYPE_CHECKING:
-    from cte_dask.inference.inputs import TileGroup
     from cte_dask.inference.predictor import Predictor
     from cte_dask.perturb import Draw
 
-__all__ = ["confirmed", "try_openvino"]
+__all__ = ["try_openvino", "withdrawn"]
 
 LEAST_SPEEDUP = 1.1
 ROUNDS = 3
@@ -53,8 +53,8 @@ def try_openvino(ready: Predictor, draws: Sequence[Draw], *, batches: float | No
     return runtime
 
 
-def confirmed(runtime: Runtime, ready: Predictor, group: TileGroup) -> Runtime:
-    """Return what runs a model's passes after a look at some tiles of the target.
+def withdrawn(runtime: Runtime, ready: Predictor) -> Runtime:
+    """Return what runs a model's passes after those compiled differed on a tile of the target.
 
     Parameters
     ----------
@@ -62,11 +62,7 @@ def confirmed(runtime: Runtime, ready: Predictor, group: TileGroup) -> Runtime:
         What was chosen.
     ready
         The model, changed in place.
-    group
-        The tiles.
     """
-    if runtime == TORCH or ready.shares_rightly(group):
-        return runtime
     ready.use("torch")
     return replace(runtime, name="torch", why="OpenVINO differs on a tile of the target")
 

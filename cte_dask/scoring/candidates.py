@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,17 +11,19 @@ from typing import TYPE_CHECKING
 
 from cte_dask.arrays import dtype_of, set_threads
 from cte_dask.errors import FOREIGN, reason
-from cte_dask.inference.apart import EndedError, done_apart
-from cte_dask.inference.conduct import ALONE, conduct_of
+from cte_dask.inference.apart import Apart, EndedError
+from cte_dask.inference.conduct import ALONE, Conduct, conduct_of
 from cte_dask.inference.graph.bottleneck import BlackBoxError
-from cte_dask.inference.memory import batch_size, bytes_for_models, bytes_of, out_of_memory
-from cte_dask.inference.needs import channels_told, with_needs
+from cte_dask.inference.memory import batch_size, bytes_of, out_of_memory
+from cte_dask.inference.needs import channels_told, measured
 from cte_dask.inference.predictor import Predictor
-from cte_dask.inference.runtime_trial import confirmed
+from cte_dask.inference.runtime_trial import withdrawn
+from cte_dask.inference.seen import ignores_image, shares_rightly
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import time_limit, trial_limit, within
 from cte_dask.models.source import pinned
 from cte_dask.scoring.experiment import Candidate
+from cte_dask.scoring.loaded import READY, load_candidate, make_room, shared_network
 from cte_dask.scoring.runtimes import BY_TORCH, RuntimeChoice
 from cte_dask.scoring.voxel_matching import alike_axes, mismatch, scale_of
 from cte_dask.tiles import Shape
@@ -37,67 +38,10 @@ if TYPE_CHECKING:
     from cte_dask.scoring.real_tile import RealTile
     from cte_dask.volume import Volume, VoxelSize
 
-__all__ = ["predictor", "settle"]
+__all__ = ["settle"]
 
-_READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
-
-
-def predictor(candidate: Candidate, inference: Inference) -> Predictor:
-    """Return the loaded model of a candidate; kept, so that a process loads each model once."""
-    if not candidate.features:
-        inference = replace(inference, features=False)
-    key = (candidate, inference)
-    if key not in _READY:
-        network = _shared_network(candidate.spec, inference)
-        if network is None:
-            _make_room(candidate.bytes, inference.device)
-        load = partial(_loaded, candidate, inference, network)
-        _READY[key] = within(trial_limit(inference.time_limit), load, what="its loading")
-    _READY.move_to_end(key)
-    return _READY[key]
-
-
-def _loaded(candidate: Candidate, inference: Inference, network: Network | None) -> Predictor:
-    return Predictor(
-        candidate.spec,
-        inference,
-        batch=candidate.batch,
-        scale=candidate.scale,
-        alike=candidate.alike,
-        invert=candidate.variant.invert,
-        network=network,
-        tried_seconds=candidate.tried_seconds,
-        whole=candidate.whole,
-        runtime=candidate.runtime.name,
-    )
-
-
-def _shared_network(spec: ModelSpec, inference: Inference) -> Network | None:
-    """Return the network of a model that another candidate of it has loaded; None if none has."""
-    dtype, weights = dtype_of(inference.precision), _weights(spec)
-    for ready in _READY.values():
-        same = ready.device == inference.device and ready.dtype == dtype
-        if same and _weights(ready.spec) == weights:
-            return ready.network
-    return None
-
-
-def _weights(spec: ModelSpec) -> str:
-    """Return what candidates of one model have in common, whatever goes into its network."""
-    unlike: dict[str, object] = {"preprocessing": (), "bottleneck": None, "layers": ()}
-    return spec.model_copy(update=unlike).digest()
-
-
-def _make_room(size: int, device: str) -> None:
-    """Drop the models that were used longest ago until one of so many bytes fits."""
-    while _READY and _held() + size > bytes_for_models(device):
-        _READY.popitem(last=False)
-
-
-def _held() -> int:
-    """Return the bytes of all weights that are loaded, those that candidates share counted once."""
-    networks = {id(ready.network.forward): ready for ready in _READY.values()}
-    return sum(map(bytes_of, networks.values()))
+_TAKEN: set[tuple[str, int, tuple[int, ...]]] = set()
+"""Code of networks, samples, and channels and extent that they take."""
 
 
 def settle(
@@ -151,30 +95,31 @@ def settle(
     candidates: list[Candidate] = []
     excluded: dict[str, str] = {}
     needs, limit = _Needs(inference.tile), trial_limit(inference.time_limit)
-    for number, (name, (spec, variant)) in enumerate(members.items(), start=1):
-        tell(f"loading model {number} of {len(members)}: {name}")
-        settled = partial(
-            _settled,
-            spec,
-            variant,
-            needs=needs,
-            batch=batch,
-            volume=volume,
-            trial=_Trial(inference, perturbations, proof, runtime),
-            shared=any(c.spec.name == spec.name for c in candidates),
-        )
-        try:
-            # a daemonic process may start no other
-            if apart and spec.trust and not current_process().daemon:
-                candidate, needs = _settled_apart(settled, inference, threads)
+    with Apart() as elsewhere:
+        for number, (name, (spec, variant)) in enumerate(members.items(), start=1):
+            tell(f"loading model {number} of {len(members)}: {name}")
+            settled = partial(
+                _settled,
+                spec,
+                variant,
+                needs=needs,
+                batch=batch,
+                volume=volume,
+                trial=_Trial(inference, perturbations, proof, runtime),
+                shared=any(c.spec.name == spec.name for c in candidates),
+            )
+            try:
+                # a daemonic process may start no other
+                if apart and spec.trust and not current_process().daemon:
+                    candidate, needs = _settled_apart(settled, elsewhere, inference, threads)
+                else:
+                    candidate, needs = within(limit, settled, what="its trial")
+            except FOREIGN as error:  # foreign code: whatever it raises excludes it alone
+                excluded[name] = reason(error)
             else:
-                candidate, needs = within(limit, settled, what="its trial")
-        except FOREIGN as error:  # a model is foreign code: whatever it raises excludes it alone
-            excluded[name] = reason(error)
-        else:
-            candidates.append(candidate)
-            if candidate.runtime.to_dict():
-                tell(f"{name}: {candidate.runtime}")
+                candidates.append(candidate)
+                if candidate.runtime.to_dict():
+                    tell(f"{name}: {candidate.runtime}")
     if not candidates:
         listed = "; ".join(f"{name}: {why}" for name, why in excluded.items())
         raise ValueError(f"no model of the bank is usable: {listed}")
@@ -188,18 +133,29 @@ class _Needs:
         self._tile = tile
         self._name = ""
         self._result: ModelSpec | BaseException = ValueError("no model yet")
+        self._network: Network | None = None
 
     def of(self, spec: ModelSpec) -> ModelSpec:
         """Return a model with its needs; raise again what measuring them raised."""
         if spec.name != self._name:
-            self._name = spec.name
+            self._name, self._network = spec.name, None
+            limit = min(self._tile[-spec.dims :])
             try:
-                self._result = with_needs(pinned(spec), limit=min(self._tile[-spec.dims :]))
+                self._result, self._network = measured(pinned(spec), limit=limit)
             except FOREIGN as error:
                 self._result = error
         if isinstance(self._result, BaseException):
             raise self._result
         return self._result
+
+    def network(self, inference: Inference) -> Network | None:
+        """Hand out, once, the network that was loaded to measure, if it is what the run needs."""
+        network, self._network = self._network, None
+        here = inference.device == "cpu" and dtype_of(inference.precision) == dtype_of("float32")
+        return network if here else None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_network": None}
 
 
 @dataclass(frozen=True)
@@ -238,26 +194,31 @@ def _settled(
         draft = _settle(needs.of(spec), variant, trial.inference, volume.voxel_size, batch=batch)
         seen = seen_note(volume, spec.channels, draft.spec.in_channels)
         draft = replace(draft, channels=channels, note=_joined(draft.note, seen))
-        network = _shared_network(draft.spec, trial.inference) if shared else None
+        measuring = needs.network(trial.inference)
+        network = shared_network(draft.spec, trial.inference) if shared else measuring
         return _fitting(draft, trial, network), needs
 
 
 def _settled_apart(
-    settled: Callable[[], tuple[Candidate, _Needs]], inference: Inference, threads: int
+    settled: Callable[[], tuple[Candidate, _Needs]],
+    apart: Apart,
+    inference: Inference,
+    threads: int,
 ) -> tuple[Candidate, _Needs]:
     """Try a model where it may crash; it is not loaded in this process."""
     seconds = trial_limit(inference.time_limit)
     try:
-        return done_apart(partial(_settled_there, settled, threads), seconds=seconds)
+        return apart.do(partial(_settled_there, settled, threads, seconds), seconds=seconds)
     except EndedError as error:
         raise ValueError(f"when it was tried, its process {error}") from error
 
 
 def _settled_there(
-    settled: Callable[[], tuple[Candidate, _Needs]], threads: int, _folder: Path
+    settled: Callable[[], tuple[Candidate, _Needs]], threads: int, seconds: float, _folder: Path
 ) -> tuple[Candidate, _Needs]:
     set_threads(threads)
-    return settled()
+    # this process is ended before that limit; what a model changes for the next one is put back
+    return within(2 * seconds, settled, what="its trial")
 
 
 def _settle(
@@ -327,21 +288,25 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
     A model whose features cannot be reached stays, as a black box. The loaded model is kept for
     the run: in one process it is not loaded, or traced, a second time.
     """
-    inference = trial.inference
+    inference, shown = trial.inference, trial.proof is not None
     try:
-        loaded = _loaded(candidate, inference, network)
+        loaded = load_candidate(candidate, inference, network, shown=shown)
         path_note = loaded.path.note if loaded.path else ""
         spec = _with_layers(candidate.spec, loaded)
         settled = replace(candidate, spec=spec, batch=loaded.batch)
     except BlackBoxError as error:
         inference = replace(inference, features=False)
-        loaded, path_note = _loaded(candidate, inference, network), reason(error)
+        loaded = load_candidate(candidate, inference, network, shown=shown)
+        path_note = reason(error)
         settled = replace(candidate, batch=loaded.batch, features=False)
-    loaded.check()
-    began = time.perf_counter()
-    raw = not candidate.spec.preprocessing
-    conduct = conduct_of(loaded.network, loaded.example(), raw=raw)
+    began, seen = time.perf_counter(), None
+    if trial.proof is None:
+        loaded.check()
+    else:
+        group = trial.proof.group(loaded.view(None), inference.device, candidate.channels)
+        seen = loaded.sees(group)
     seconds = time.perf_counter() - began
+    conduct = _conduct(loaded)
     if not conduct.alone and settled.batch > 1:
         if loaded.network.fixed_batch:
             raise ValueError(
@@ -355,12 +320,14 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
     supported = tuple(filter(fit.supports, trial.perturbations))
     runtime = trial.runtime.choose(candidate.name, loaded, supported, seconds=seconds)
     blind = False
-    if conduct.steady and trial.proof is not None:
-        group = trial.proof.group(loaded.view(None), inference.device, candidate.channels)
-        runtime = confirmed(runtime, loaded, group)
-        if not candidate.whole and not loaded.shares_rightly(group):
+    if conduct.steady and seen is not None:
+        right = shares_rightly(loaded, seen)
+        if not right and runtime.name != "torch":
+            runtime = withdrawn(runtime, loaded)
+            right = shares_rightly(loaded, seen)
+        if not candidate.whole and not right:
             return _ready(replace(candidate, whole=True), trial, loaded.network)
-        blind = loaded.ignores_image(group)
+        blind = ignores_image(loaded, seen)
     no = (f"no {name}: {why}" for name, why in refused.items())
     notes = (candidate.note, *loaded.network.adaptations, path_note, *no)
     note, size = _joined(*notes), bytes_of(loaded)
@@ -372,11 +339,22 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
         blind=blind,
         tried_seconds=seconds,
         runtime=runtime,
+        proof=loaded.proof,
     )
     loaded.time_limit = time_limit(inference.time_limit, seconds)
-    _make_room(size if network is None else 0, inference.device)
-    _READY[settled, inference] = loaded
+    shared = any(ready.network is loaded.network for ready in READY.values())
+    make_room(0 if shared else size, inference.device)
+    READY[settled, inference] = loaded
     return settled
+
+
+def _conduct(loaded: Predictor) -> Conduct:
+    """Return how a network behaves on small images, or on a tile's if it takes no small ones."""
+    raw = not loaded.spec.preprocessing
+    try:
+        return conduct_of(loaded.network, loaded.small_example(), raw=raw)
+    except FOREIGN:  # it may want a least extent
+        return conduct_of(loaded.network, loaded.example(), raw=raw)
 
 
 def _joined(*notes: str) -> str:
@@ -384,13 +362,20 @@ def _joined(*notes: str) -> str:
 
 
 def _refused(loaded: Predictor, perturbations: Sequence[Perturbation]) -> dict[str, str]:
-    """Try the extents of geometric perturbations; names of those refused, and why."""
+    """Try the extents of geometric perturbations; names of those refused, and why.
+
+    What extents a network takes does not depend on its weights: one of each code is tried.
+    """
     refused = {}
     for perturbation in perturbations:
-        if loaded.view(perturbation).frame.extent == loaded.frame.extent:
+        extent = loaded.view(perturbation).frame.extent
+        shape = (loaded.spec.in_channels, *extent[-loaded.spec.dims :])
+        taken = (loaded.network.code, loaded.batch, shape)
+        if extent == loaded.frame.extent or (loaded.network.code and taken in _TAKEN):
             continue
         try:
             loaded.check(perturbation)
+            _TAKEN.add(taken)
         except FOREIGN as error:  # foreign code: a network may take one extent alone
             refused[perturbation.name] = reason(error)
     return refused

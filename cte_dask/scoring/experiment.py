@@ -18,6 +18,7 @@ from cte_dask.perturb.views import Alike, TileContext, View, view_of
 from cte_dask.tiles import SAME, BlockGrid, Frame, Scale, Shape, TileGrid
 
 if TYPE_CHECKING:
+    from cte_dask.inference.graph.paths import Proof
     from cte_dask.models.spec import ModelSpec
     from cte_dask.perturb import Draw, Perturbation
     from cte_dask.volume import IntensityStatistics, Volume
@@ -63,8 +64,8 @@ class Candidate:
         How the model is used; `scale` and the preprocessing of `spec` follow it.
     runtime
         What runs its passes.
-    tried_seconds
-        What a batch took when the model was tried; it decides when a call has taken too long.
+    tried_seconds, proof
+        What a batch took when the model was tried, and what was proven of its passes.
     """
 
     spec: ModelSpec
@@ -82,6 +83,7 @@ class Candidate:
     whole: bool = False
     runtime: Runtime = TORCH
     tried_seconds: float = field(default=0.0, compare=False)
+    proof: Proof | None = field(default=None, compare=False, repr=False)
 
     def frame(self, tile: Shape) -> Frame:
         """Return what the model reads around a whole tile, unperturbed."""
@@ -178,10 +180,8 @@ class Experiment:
         check_measures(self.perturbations, self.metrics)
         if not len(self.grid):
             raise ValueError(f"no tile of {self.grid.tile} fits the target {self.grid.shape}")
-        for name in ("repeats", "threads"):
-            check_at_least(getattr(self, name), name)
-        for name in ("seed", "border"):
-            check_at_least(getattr(self, name), name, least=0)
+        for name, least in (("repeats", 1), ("threads", 1), ("seed", 0), ("border", 0)):
+            check_at_least(getattr(self, name), name, least=least)
         if self.rule not in RULES:
             raise ValueError(f"rule {self.rule!r} must be one of {', '.join(RULES)}")
         _ = self.primary
@@ -284,9 +284,8 @@ class Experiment:
         }
 
     def _of_channels(self) -> dict[str, Any]:
-        if not self.intensities:
-            return {}
-        return {"intensities": {str(c): s.to_dict() for c, s in self.intensities.items()}}
+        each = {str(channel): s.to_dict() for channel, s in self.intensities.items()}
+        return {"intensities": each} if each else {}
 
     def digest(self) -> str:
         """Return the SHA-256 of `identity` and the blocks: what a score store must match."""
@@ -334,8 +333,9 @@ def check_measures(perturbations: Sequence[Perturbation], metrics: Sequence[str]
     """
     if not perturbations or not metrics:
         raise ValueError("at least one perturbation and one metric are needed")
-    if len({p.name for p in perturbations}) < len(perturbations):
-        raise ValueError(f"a perturbation is given twice: {[p.name for p in perturbations]}")
+    names = [p.name for p in perturbations]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a perturbation is given twice: {names}")
     for name in metrics:
         metric(name)
 

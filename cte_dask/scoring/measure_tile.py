@@ -11,7 +11,7 @@ import numpy as np
 from cte_dask.arrays import set_threads, to_numpy
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.scoring.block_reader import read_window
-from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.scoring.tile_accuracy import accuracy_of
 

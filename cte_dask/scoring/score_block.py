@@ -20,7 +20,7 @@ from cte_dask.inference.memory import with_smaller_batches
 from cte_dask.scoring.bank_votes import BankVotes, bytes_of_tile, parts_of
 from cte_dask.scoring.block_reader import Window, margins_of, read_window, windows
 from cte_dask.scoring.block_scores import STATUS, BlockScores, TileScores, unscored
-from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.score_tiles import Keep, TileScorer, groups
 from cte_dask.tiles import Tile
 

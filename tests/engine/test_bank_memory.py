@@ -23,7 +23,7 @@ from cte_dask.models.unet import UNet
 from cte_dask.results.block_codec import encoded
 from cte_dask.results.layout import layout_of
 from cte_dask.results.new_store import create
-from cte_dask.scoring import candidates
+from cte_dask.scoring import loaded
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
@@ -37,10 +37,10 @@ WEIGHTS = sum(
 
 @pytest.fixture
 def experiment(target, tmp_path):
-    candidates._READY.clear()
+    loaded.READY.clear()
     bank = load_bank(str(write_bank(tmp_path / "bank", 5)))
     yield resolve(open_volume(str(target)), bank, **OPTIONS)
-    candidates._READY.clear()
+    loaded.READY.clear()
 
 
 def test_a_model_weighs_what_its_tensors_do(experiment, tmp_path):
@@ -91,7 +91,7 @@ def test_a_worker_may_use_its_own_limit():
 @pytest.fixture
 def little(monkeypatch):
     """Memory for two models and a half."""
-    monkeypatch.setattr(candidates, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
+    monkeypatch.setattr(loaded, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
 
 
 @pytest.fixture
@@ -113,18 +113,18 @@ def test_a_bank_larger_than_memory_gives_the_same_bits(experiment, monkeypatch, 
     want = score_block(experiment, 1)
     once = dict(reads)
     assert set(once.values()) == {1}
-    candidates._READY.clear()
+    loaded.READY.clear()
     reads.clear()
-    monkeypatch.setattr(candidates, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
-    held, loads, original = [], [], candidates.Predictor
+    monkeypatch.setattr(loaded, "bytes_for_models", lambda _: WEIGHTS * 5 // 2)
+    held, loads, original = [], [], loaded.Predictor
 
     def noted(spec, inference, **options):
         loads.append(spec.name)
         made = original(spec, inference, **options)
-        held.append(len(candidates._READY) + 1)
+        held.append(len(loaded.READY) + 1)
         return made
 
-    monkeypatch.setattr(candidates, "Predictor", noted)
+    monkeypatch.setattr(loaded, "Predictor", noted)
     got = score_job(experiment, Job(1))
     np.testing.assert_array_equal(encoded(got.tiles), encoded(want.tiles))
     np.testing.assert_array_equal(got.votes.counts, want.votes.counts)

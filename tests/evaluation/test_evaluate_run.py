@@ -169,7 +169,7 @@ def test_instances_are_evaluated_by_their_average_precision(target, truth, label
     assert found.performances == ("f1", "map")
     assert found.score_correlation("vrand@dropout:0.2").performance == "map"
     from cte_dask.scoring.block_reader import read_window
-    from cte_dask.scoring.candidates import predictor
+    from cte_dask.scoring.loaded import predictor
 
     experiment = reopen(str(out))
     block, candidate = experiment.blocks.block_at(0), experiment.candidates[0]
@@ -232,9 +232,9 @@ def test_a_model_that_fails_now_is_left_out_and_the_exit_code_says_so(target, la
     (folder / "bank.yaml").write_text(bank_text(["m0", "m1"]))
     out = ranked(target, folder / "bank.yaml", tmp_path / "RUN", *TWO)
     (folder / "m1.safetensors").write_bytes(b"changed")
-    from cte_dask.scoring import candidates
+    from cte_dask.scoring import loaded
 
-    candidates._READY.clear()
+    loaded.READY.clear()
     done = evaluate(out, labels, "--no-ccfv", "--no-figures")
     assert done.exit_code == 3, done.output
     models = {m["name"]: m for m in json.loads((out / "evaluation.json").read_text())["models"]}

@@ -22,7 +22,7 @@ from cte_dask.models.bank import ModelBank
 from cte_dask.models.spec import ModelSpec
 from cte_dask.ranking.rank import rank
 from cte_dask.scoring.block_scores import STATUS
-from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import open_volume, write_ome_zarr

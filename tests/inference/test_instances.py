@@ -116,7 +116,7 @@ def test_v_rand_of_the_run_is_v_rand_of_the_labels(image, tmp_path):
     assert str(experiment.primary) == "vrand@dropout:0.5"
     data, _ = consistencies(experiment)
     from cte_dask.perturb import draws_of
-    from cte_dask.scoring.candidates import predictor
+    from cte_dask.scoring.loaded import predictor
     from cte_dask.scoring.score_block import predict_tiles
 
     components = segmenter("components", threshold=0.5)

@@ -22,7 +22,7 @@ from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError
 from cte_dask.models.spec import ModelSpec
 from cte_dask.models.unet import UNet
-from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles
 from cte_dask.volume import open_volume

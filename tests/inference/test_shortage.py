@@ -12,7 +12,7 @@ from cte_dask.inference.memory import out_of_memory
 from cte_dask.models import load_bank
 from cte_dask.results.block_codec import encoded
 from cte_dask.scoring.block_scores import STATUS
-from cte_dask.scoring.candidates import _READY
+from cte_dask.scoring.loaded import READY
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
 from cte_dask.volume import open_volume
@@ -26,7 +26,7 @@ def settled(tmp_path, monkeypatch):
     monkeypatch.setattr(noting.Hungry, "asked", [])
 
     def settle(first: int, later: int, *, opaque: bool = True, **options):
-        _READY.clear()
+        READY.clear()
         entry = noting.entry("hungry", "hungry", opaque=opaque)
         bank = noting.write_bank(tmp_path / "bank.yaml", entry)
         monkeypatch.setattr(noting.Hungry, "most", first)
@@ -37,7 +37,7 @@ def settled(tmp_path, monkeypatch):
         return experiment
 
     yield settle
-    _READY.clear()
+    READY.clear()
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_a_traced_network_is_traced_anew_for_its_smaller_batch(settled):
     experiment = settled(8, 8, batch=8, **dropout)
     assert experiment.candidates[0].features
     from cte_dask.inference.memory import halve
-    from cte_dask.scoring.candidates import predictor
+    from cte_dask.scoring.loaded import predictor
 
     ready = predictor(experiment.candidates[0], experiment.inference)
     halve(ready)

@@ -157,7 +157,7 @@ def test_masked_tiles_and_tiles_that_are_not_finite_have_no_votes(image, bank):
 
 def test_objects_of_each_two_models_are_compared(volume, bank):
     from cte_dask.scoring.block_reader import read_window
-    from cte_dask.scoring.candidates import predictor
+    from cte_dask.scoring.loaded import predictor
     from cte_dask.scoring.score_tiles import TileScorer
 
     experiment = settled(volume, bank, metrics=("vrand",))

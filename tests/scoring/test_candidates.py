@@ -17,6 +17,7 @@ from cte_dask.inference.outputs import resized
 from cte_dask.models import load_bank
 from cte_dask.models.spec import Variant
 from cte_dask.scoring import candidates as settling
+from cte_dask.scoring import loaded
 from cte_dask.scoring.block_reader import margins_of
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import predict_tiles, score_block
@@ -137,13 +138,13 @@ def test_a_block_is_read_once_and_weights_are_loaded_once_for_all_candidates(tmp
     loads, reads = [], []
     bank = bank_of(tmp_path, 2)
     experiment = settle(blobs((1, 64, 64)), bank, scales=[0.5, 1, 2])
-    settling._READY.clear()
+    loaded.READY.clear()
     load, read = (
-        settling.Predictor.__init__.__globals__["load_network"],
+        loaded.Predictor.__init__.__globals__["load_network"],
         type(experiment.volume).read_channels,
     )
     monkeypatch.setitem(
-        settling.Predictor.__init__.__globals__,
+        loaded.Predictor.__init__.__globals__,
         "load_network",
         lambda spec, **options: loads.append(spec.name) or load(spec, **options),
     )
@@ -157,9 +158,9 @@ def test_a_block_is_read_once_and_weights_are_loaded_once_for_all_candidates(tmp
     assert len(reads) == 1
     before, _ = margins_of(experiment.grid.tile, experiment.candidates, experiment.perturbations)
     assert before == (0, 8, 8), "the widest: a halo of 4 at ×0.5"
-    sizes = [settling.bytes_of(p) for p in settling._READY.values()]
+    sizes = [loaded.bytes_of(p) for p in loaded.READY.values()]
     assert len(sizes) == 6
-    assert settling._held() == sum(sizes) / 3
+    assert loaded._held() == sum(sizes) / 3
 
 
 def test_a_candidate_whose_halo_exceeds_the_tile_is_excluded_alone(tmp_path):
@@ -179,10 +180,10 @@ def test_a_model_that_does_not_load_excludes_its_candidates_and_is_tried_once(
     bank = bank_of(tmp_path, 2)
     (tmp_path / "model-0.safetensors").write_bytes(b"broken")
     tried = []
-    needs = settling.with_needs
+    needs = settling.measured
     monkeypatch.setattr(
         settling,
-        "with_needs",
+        "measured",
         lambda spec, **kwargs: tried.append(spec.name) or needs(spec, **kwargs),
     )
     experiment = settle(blobs((1, 64, 64)), bank, scales=[0.5, 1])
@@ -221,7 +222,7 @@ def test_a_variants_preprocessing_is_what_its_network_sees(tmp_path):
 @pytest.mark.parametrize("scales", [[0], [-1], [float("nan")], [1, 1], "1", []])
 def test_bad_scales_are_refused_before_anything_is_loaded(tmp_path, scales, monkeypatch):
     bank = bank_of(tmp_path)
-    monkeypatch.setattr(settling, "with_needs", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(settling, "measured", lambda *_, **__: pytest.fail("loaded"))
     value = scales if isinstance(scales, str) or not scales else scales[0]
     with pytest.raises(ValueError, match="scale") as error:
         settle(blobs((1, 64, 64)), bank, scales=scales)

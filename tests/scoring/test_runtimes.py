@@ -22,7 +22,7 @@ from cte_dask.perturb import Perturbation
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring import runtimes
-from cte_dask.scoring.candidates import predictor
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.runtimes import RuntimeChoice
 from cte_dask.scoring.settings import TargetOptions

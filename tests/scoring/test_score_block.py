@@ -161,7 +161,7 @@ def test_neutral_input_perturbations_are_perfectly_consistent(volume, bank):
 def test_two_models_with_different_halos_see_the_same_noise(volume, bank):
     wide = bank.models[0].model_copy(update={"name": "wide", "halo": {"y": 16, "x": 16}})
     experiment = settle(volume, replace(bank, models=(bank.models[0], wide)), block=(1, 1, 1))
-    from cte_dask.scoring.candidates import predictor
+    from cte_dask.scoring.loaded import predictor
 
     tile = experiment.grid.tile_at(4)
     draw = draws_of(experiment.perturbations, 1)[1]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-__all__ = ["Core", "Crop", "find_crop", "inner_view"]
+__all__ = ["Core", "Crop", "Reach", "find_crop", "find_reach", "inner_view"]
 
 Core = tuple[slice, ...]
 """Slices of the spatial axes."""
@@ -62,10 +62,39 @@ class Crop:
         return tuple(slice(a * m // n, b * m // n) for a, b, n, m in ends)
 
 
-def find_crop(
-    suffix: GraphModule, state: Sequence[Tensor], masks: Sequence[Tensor], core: Core
-) -> Crop | None:
-    """Find how much of a state the core depends on.
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far the maps of a state reach in an output, along each spatial axis.
+
+    Parameters
+    ----------
+    steps
+        Smallest steps, in voxels, that all maps can be cut at.
+    reach
+        In steps.
+    extent
+        Of the output, voxels.
+    """
+
+    steps: tuple[int, ...]
+    reach: tuple[int, ...]
+    extent: tuple[int, ...]
+
+    def crop(self, core: Core) -> Crop | None:
+        """Return what a core depends on; None if that is everything."""
+        axes = list(zip(core, self.steps, self.reach, self.extent, strict=True))
+        starts = tuple(max(0, c.start // s - r) * s for c, s, r, _ in axes)
+        stops = tuple(min(n // s, -(-c.stop // s) + r) * s for c, s, r, n in axes)
+        if not any(starts) and stops == self.extent:
+            return None
+        moved = tuple(slice(c.start - a, c.stop - a) for c, a in zip(core, starts, strict=True))
+        return Crop(starts, stops, moved, self.extent)
+
+
+def find_reach(
+    suffix: GraphModule, state: Sequence[Tensor], masks: Sequence[Tensor]
+) -> Reach | None:
+    """Find how far a state reaches, which depends on how a network is built, not on its weights.
 
     Parameters
     ----------
@@ -75,35 +104,51 @@ def find_crop(
         For one batch.
     masks
         One a perturbed layer.
-    core
-        Where the tile lies in the output.
 
     Returns
     -------
-    Crop or None
-        None where nothing can be left out, or it cannot be told what.
+    Reach or None
+        None where it cannot be told.
     """
     output = suffix(*state, *masks)
     extent = tuple(output.shape[2:])
     if any(m.ndim != output.ndim for m in state) or not bool(output.isfinite().all()):
         return None
-    steps = [_step(extent[a], [m.shape[2 + a] for m in state]) for a in range(len(extent))]
+    steps = tuple(_step(extent[a], [m.shape[2 + a] for m in state]) for a in range(len(extent)))
     if not all(steps):
         return None
-    reach = [
+    reach = tuple(
         _reach(suffix, state, masks, axis=a, step=s, extent=n)
         for a, (s, n) in enumerate(zip(steps, extent, strict=True))
-    ]
-    starts = [max(0, c.start // s - r) * s for c, s, r in zip(core, steps, reach, strict=True)]
-    stops = [
-        min(n // s, -(-c.stop // s) + r) * s
-        for c, s, r, n in zip(core, steps, reach, extent, strict=True)
-    ]
-    if all(a == 0 and b == n for a, b, n in zip(starts, stops, extent, strict=True)):
-        return None
-    moved = tuple(slice(c.start - a, c.stop - a) for c, a in zip(core, starts, strict=True))
-    crop = Crop(tuple(starts), tuple(stops), moved, extent)
-    return crop if _enough(crop, suffix, state, masks, core) else None
+    )
+    return Reach(steps, reach, extent)
+
+
+def find_crop(
+    suffix: GraphModule,
+    state: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    core: Core,
+    reach: Reach | None,
+) -> Crop | None:
+    """Return how much of a state the core depends on, if the core stays finite without the rest.
+
+    Parameters
+    ----------
+    suffix, state, masks
+        As `find_reach` takes them.
+    core
+        Where the tile lies in the output.
+    reach
+        How far the state reaches; None where it is not known.
+
+    Returns
+    -------
+    Crop or None
+        None where nothing can be left out.
+    """
+    crop = None if reach is None else reach.crop(core)
+    return crop if crop is not None and _enough(crop, suffix, state, masks, core) else None
 
 
 def _step(extent: int, extents: Sequence[int]) -> int:

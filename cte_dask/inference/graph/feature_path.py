@@ -13,15 +13,14 @@ Forward passes cut at the layers that are perturbed, and how they are run.
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.graph import trace_cache as shared
@@ -32,90 +31,18 @@ from cte_dask.inference.graph.bottleneck import (
     hooked,
     reaches_output,
 )
-from cte_dask.inference.graph.crop_to_core import Core, Crop, find_crop, inner_view
-from cte_dask.inference.graph.fold_and_fuse import fused
-from cte_dask.inference.graph.skip_once import halved
+from cte_dask.inference.graph.crop_to_core import Core, find_crop
+from cte_dask.inference.graph.paths import FeaturePath, Form, Proof, Split, example_masks, form_of
+from cte_dask.inference.graph.proving import DIFFERS, faster, formed, is_same, other_input, prove
 from cte_dask.inference.graph.split import UnreachedError, cut, insert_masks, named_node
 from cte_dask.inference.graph.trace import traced
+from cte_dask.inference.graph.trace_cache import Halves
 from cte_dask.models.windows import Windows
 
 if TYPE_CHECKING:
     from cte_dask.models.network import Network
 
 __all__ = ["FeaturePath", "Plain", "Split", "bottleneck_of", "example_masks", "feature_path"]
-
-
-@dataclass(frozen=True, slots=True)
-class FeaturePath(ABC):
-    """A forward pass cut at its perturbed layers.
-
-    Parameters
-    ----------
-    layers
-        Names of the perturbed layers.
-    channels
-        Number of feature maps of each.
-    note
-        Why the encoder is not shared, empty where it is.
-    crop
-        How a state can be cut to what a tile's core depends on; None where it cannot.
-    """
-
-    layers: tuple[str, ...]
-    channels: tuple[int, ...]
-    note: str
-    crop: Crop | None = field(default=None, kw_only=True)
-
-    @abstractmethod
-    def encode(self, x: Tensor, *, cropped: bool = False) -> tuple[Tensor, ...]:
-        """Run what no perturbation touches, once a batch; returns the state to decode.
-
-        Parameters
-        ----------
-        x
-            A batch of the shape that the path was made for.
-        cropped
-            Whether outputs shall be those of `crop`, which must not be None, not of the whole `x`.
-        """
-
-    @abstractmethod
-    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
-        """Run the rest with one mask (N, C, 1, 1[, 1]) a layer; masks of ones change nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Split(FeaturePath):
-    """A network cut in two, the first part run once for all passes.
-
-    Parameters
-    ----------
-    prefix
-        x -> state.
-    suffix
-        (*state, *masks) -> y.
-    once
-        state -> state, run once after the cut to the core; see
-        `cte_dask.inference.graph.skip_once`.
-    traced
-        Prefix and suffix as they were traced, where those here were folded and fused.
-    """
-
-    prefix: GraphModule
-    suffix: GraphModule
-    once: GraphModule | None = None
-    traced: tuple[GraphModule, GraphModule] | None = None
-
-    def encode(self, x: Tensor, *, cropped: bool = False) -> tuple[Tensor, ...]:
-        """See `FeaturePath.encode`."""
-        state = tuple(self.prefix(x))
-        if cropped and self.crop is not None:
-            state = self.crop.cut(state)
-        return tuple(self.once(*state)) if self.once else state
-
-    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
-        """See `FeaturePath.decode`."""
-        output: Tensor = self.suffix(*state, *masks)
-        return output
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,29 +68,6 @@ class Plain(FeaturePath):
         return output
 
 
-def example_masks(x: Tensor, channels: Sequence[int], *, random: bool) -> list[Tensor]:
-    """Return a mask a layer, (N, C, 1, 1[, 1]): of ones, or uniform in [0, 1).
-
-    Parameters
-    ----------
-    x
-        The batch; gives device and dtype.
-    channels
-        Feature maps of each layer.
-    random
-        Whether they are drawn; always the same draw.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(x.shape[0], c, *(1,) * (x.ndim - 2)) for c in channels]
-    draws = [torch.rand(s, generator=generator) if random else torch.ones(s) for s in shapes]
-    return [d.to(device=x.device, dtype=x.dtype) for d in draws]
-
-
-DIFFERS = "the split network differs from the plain one"
-FUSED_TOLERANCE = 1e-4
-"""How far a fused network may be off, as a part of its largest output."""
-
-
 def bottleneck_of(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the layers that feature perturbation will touch: `names`, or the bottleneck found.
 
@@ -184,6 +88,8 @@ def feature_path(
     names: Sequence[str] = (),
     core: Core | None = None,
     whole: bool = False,
+    proof: Proof | None = None,
+    small: Tensor | None = None,
 ) -> FeaturePath:
     """Cut a network at its bottleneck (or at the named layers) for one batch shape.
 
@@ -200,6 +106,11 @@ def feature_path(
         be left out.
     whole
         Whether the network was found to differ from its split, and so runs whole in every pass.
+    proof
+        What was proven of the network for such batches; it is not proven again.
+    small
+        A smaller batch that the network takes, where the path will be compared on a real one: on
+        it the weights of all networks of one architecture but the first are proven.
 
     Returns
     -------
@@ -217,16 +128,21 @@ def feature_path(
         raise BlackBoxError("a black box: its features cannot be reached")
     if isinstance(network.forward, Windows):
         core = None  # windows are cut where the state has no place of its own
-    if network.kind == "module":
-        return _whole(network, x, names) if whole else _module_path(network, x, tuple(names), core)
-    if whole:
+    if whole and network.kind != "module":
         raise BlackBoxError(f"its features cannot be perturbed: {DIFFERS} on a tile of the target")
+    if whole:
+        return _whole(network, x, names)
+    if proof is not None and (names or proof.layers) == proof.layers:
+        with suppress(*FOREIGN):
+            return _rebuilt(network, x, proof)
+    if network.kind == "module":
+        return _module_path(network, x, tuple(names), core, small=small)
     return _graph_path(network.forward, x, tuple(names), core)
 
 
 def _whole(network: Network, x: Tensor, names: Sequence[str]) -> Plain:
     module = network.forward
-    layers = tuple(names) or _module_path(network, x, (), None).layers
+    layers = tuple(names) or _module_path(network, x, (), None, small=None).layers
     note = f"encoder not shared: {DIFFERS} on a tile of the target"
     return Plain(layers, _channels(module, layers, x), note, module)
 
@@ -236,35 +152,142 @@ def _module_path(
     x: Tensor,
     names: tuple[str, ...],
     core: Core | None,
+    *,
+    small: Tensor | None,
     unused: tuple[str, ...] = (),
 ) -> FeaturePath:
     module = network.forward
-    key = (network.code, names, tuple(x.shape), x.dtype, str(x.device)) if network.code else None
+    key = _key(network, names, x)
     known = shared.recall(key, module)
     layers = known.layers if known else names or (_bottleneck(module, x, unused),)
     channels = known.channels if known else _channels(module, layers, x)
     plain = Plain(layers, channels, "", module)
-
-    def masked(x: Tensor, *masks: Tensor) -> Tensor:
-        return plain.decode((x,), masks)
-
     try:
-        if known is None:
-            with torch.no_grad():
-                halves = cut(traced(masked, x, *example_masks(x, channels, random=False)))
-        else:
-            halves = known.prefix, known.suffix
-        proven = _proven(halves, x, layers, channels, plain=masked)
+        if known is not None and (shared.form_of(key, core) or (core and shared.reach_of(key))):
+            return _as_known(plain, known.halves, x, core, key=key, small=small)
+        path = _as_first(plain, known.halves if known else None, x, core, key)
     # Tracing executes foreign code: whatever it raises, plain passes work.
     except FOREIGN as error:
         if known is not None:  # the weights decide more than numbers: a trace of its own
-            return _module_path(replace(network, code=""), x, names, core)
+            return _module_path(replace(network, code=""), x, names, core, small=None)
         dead = isinstance(error, UnreachedError) and not reaches_output(module, layers, x)
         if dead and not names:
-            return _module_path(network, x, names, core, (*unused, *layers))
+            return _module_path(network, x, names, core, small=small, unused=(*unused, *layers))
         return Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
-    shared.keep(key, module, layers, channels, halves)
-    return _faster(proven, core, key)
+    if small is not None and key is not None and known is None:
+        with suppress(*FOREIGN):  # else the next ones are proven on whole batches, too
+            _as_first(plain, None, small, None, _small_key(key, small))
+    return path
+
+
+def _as_first(
+    plain: Plain, halves: Halves | None, x: Tensor, core: Core | None, key: shared.Key
+) -> Split:
+    """Trace a network, unless that is done, prove it split, and find the form that it runs in."""
+    masks = example_masks(x, plain.channels, random=True)
+    with torch.no_grad():
+        if halves is None:
+            halves, want = _traced_halves(plain, x, masks)
+        else:
+            want = plain.run(x, masks)
+    split = Split(plain.layers, plain.channels, "", *halves)
+    proven = prove(split, x, masks, want, plain=plain.run)
+    shared.keep(key, plain.module, plain.layers, plain.channels, halves)
+    path, reach = faster(proven, core)
+    shared.keep_form(key, core, form_of(path), reach)
+    return path
+
+
+def _key(network: Network, names: tuple[str, ...], x: Tensor) -> shared.Key:
+    return (network.code, names, tuple(x.shape), x.dtype, str(x.device)) if network.code else None
+
+
+def _small_key(key: shared.Key, small: Tensor) -> shared.Key:
+    """Return the key of small batches that goes with a key: both traces are of one network."""
+    return None if key is None else (*key, tuple(small.shape))
+
+
+def _traced_halves(plain: Plain, x: Tensor, masks: Sequence[Tensor]) -> tuple[Halves, Tensor]:
+    """Trace a pass and cut the trace; the output of that pass is returned, too."""
+    outputs: list[Tensor] = []
+
+    def noted(x: Tensor, *masks: Tensor) -> Tensor:
+        outputs.append(plain.run(x, masks))
+        return outputs[-1]
+
+    return cut(traced(noted, x, *masks)), outputs[0]
+
+
+def _as_known(
+    plain: Plain,
+    halves: Halves,
+    x: Tensor,
+    core: Core | None,
+    *,
+    key: shared.Key,
+    small: Tensor | None,
+) -> Split:
+    """Return a network of known architecture in its form, compared on two inputs.
+
+    Where a small batch is given, its extent is that of the inputs: that the form is right at the
+    extent of `x` was proven of the first network, and what a network's weights change of it shows
+    at any extent.
+
+    Raises
+    ------
+    ValueError
+        If it is not the plain network.
+    """
+    filled = Split(plain.layers, plain.channels, "", *halves)
+    with torch.no_grad():
+        form = _known_form(filled, x, core, key)
+        path = tested = formed(filled, form, x.device)
+        like = None if small is None else shared.recall(_small_key(key, small), plain.module)
+        if small is not None and like is not None:
+            x, core = small, None
+            short = Split(plain.layers, plain.channels, "", *like.halves)
+            tested = formed(short, Form(form.kind), x.device)
+        masks, other = example_masks(x, plain.channels, random=True), other_input(x)
+        same = is_same(tested, x, masks, plain.run(x, masks)) and is_same(
+            tested, other, masks, plain.run(other, masks), core=core
+        )
+    if not same:
+        raise ValueError(DIFFERS)
+    return path
+
+
+def _known_form(filled: Split, x: Tensor, core: Core | None, key: shared.Key) -> Form:
+    """Return the form of an architecture for a core; one that is new to it is tried."""
+    form, like = shared.form_of(key, core), shared.reach_of(key)
+    if form is None and like is not None and core is not None:
+        (other, reach), state = like, filled.encode(x)
+        masks = example_masks(x, filled.channels, random=False)
+        form = Form(other.kind, find_crop(filled.suffix, state, masks, core, reach))
+        shared.keep_form(key, core, form, reach)
+    if form is None:
+        raise ValueError("no network of its architecture is known")
+    return form
+
+
+def _rebuilt(network: Network, x: Tensor, proof: Proof) -> FeaturePath:
+    """Return a network in the form that was proven, after a trace of it if none is kept."""
+    module, (layers, channels) = network.forward, (proof.layers, proof.channels)
+    if proof.form is None:
+        return Plain(layers, channels, proof.note, module)
+    with torch.no_grad():
+        if network.kind != "module":
+            graph, _ = _masked_graph(module, x, layers)
+            halves = cut(graph)
+        elif (known := shared.recall(_key(network, layers, x), module)) is not None:
+            halves = known.halves
+        else:
+            plain, masks = (
+                Plain(layers, channels, "", module),
+                example_masks(x, channels, random=True),
+            )
+            halves, _ = _traced_halves(plain, x, masks)
+            shared.keep(_key(network, layers, x), module, layers, channels, halves)
+        return formed(Split(layers, channels, "", *halves), proof.form, x.device)
 
 
 def _bottleneck(module: nn.Module, x: Tensor, unused: Collection[str]) -> str:
@@ -297,6 +320,30 @@ def _graph_path(
 ) -> FeaturePath:
     if isinstance(forward, Windows) and forward.window(x).shape != x.shape:
         raise BlackBoxError("its features cannot be reached in a network that is run in windows")
+    graph, nodes = _masked_graph(forward, x, names)
+    channels = tuple(node.meta["val"].shape[1] for node in nodes)
+    layers = tuple(node.name for node in nodes)
+
+    def plain(x: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        output: Tensor = graph(x, *masks)
+        return output
+
+    masks = example_masks(x, channels, random=True)
+    try:
+        with torch.no_grad():
+            split = Split(layers, channels, "", *cut(graph))
+            proven = prove(split, x, masks, plain(x, masks), plain=plain)
+    except ValueError as error:
+        if names:  # the user asked for these layers
+            raise
+        raise BlackBoxError(f"its features cannot be perturbed: {error}") from error
+    return faster(proven, core)[0]
+
+
+def _masked_graph(
+    forward: nn.Module, x: Tensor, names: Sequence[str]
+) -> tuple[GraphModule, list[Node]]:
+    """Return the graph of a network with a mask an input behind each perturbed node."""
     try:
         with torch.no_grad():
             module = traced(forward, x)
@@ -306,95 +353,6 @@ def _graph_path(
     nodes = [named_node(module.graph, n) for n in names] or [
         bottleneck_node(module.graph, x, retrace=lambda longer: traced(forward, longer).graph)
     ]
-    channels = tuple(node.meta["val"].shape[1] for node in nodes)
     insert_masks(module.graph, nodes)
     module.recompile()
-    layers = tuple(node.name for node in nodes)
-    try:
-        proven = _proven(cut(module), x, layers, channels, plain=module)
-    except ValueError as error:
-        if names:  # the user asked for these layers
-            raise
-        raise BlackBoxError(f"its features cannot be perturbed: {error}") from error
-    return _faster(proven, core, None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Proven:
-    """A split that equals the plain pass, and what it gave for one batch and masks."""
-
-    split: Split
-    x: Tensor
-    masks: list[Tensor]
-    state: tuple[Tensor, ...]
-    output: Tensor
-
-
-def _faster(proven: _Proven, core: Core | None, key: shared.Key) -> Split:
-    """Fuse a split and cut it to the core, as far as its results differ by rounding alone."""
-    split, x = proven.split, proven.x
-    with torch.no_grad():
-        crop = None if core is None else _crop(proven, core, key)
-        prefix, suffix = fused(split.prefix, x.device), fused(split.suffix, x.device)
-        quick = replace(split, prefix=prefix, suffix=suffix, traced=(split.prefix, split.suffix))
-        halves = halved(quick.suffix)
-        forms = [replace(quick, once=halves[0], suffix=halves[1])] if halves else []
-        candidates = (
-            replace(f, crop=c) for f in (*forms, quick) for c in ((crop, None) if crop else (None,))
-        )
-        return next((f for f in candidates if _fits(f, proven, core)), split)
-
-
-def _crop(proven: _Proven, core: Core, key: shared.Key) -> Crop | None:
-    known = shared.crop_of(key, core)
-    if known is None:
-        crop = find_crop(proven.split.suffix, proven.state, proven.masks, core)
-        shared.keep_crop(key, core, crop)
-        return crop
-    return None if known == shared.NOTHING else known
-
-
-def _fits(split: Split, proven: _Proven, core: Core | None) -> bool:
-    x, masks, want = proven.x, proven.masks, proven.output
-    # rounding grows with the size of the sums, not of each result
-    tolerance = FUSED_TOLERANCE * float(want.abs().max())
-
-    def off(got: Tensor, want: Tensor) -> float:
-        return float((got - want).abs().max()) if got.shape == want.shape else math.inf
-
-    try:
-        if off(split.decode(split.encode(x), masks), want) > tolerance:
-            return False
-        if split.crop is None or core is None:
-            return True
-        cropped = split.decode(split.encode(x, cropped=True), masks)
-        return off(inner_view(cropped, split.crop.core), inner_view(want, core)) <= tolerance
-    except RuntimeError:  # a graph that holds the extents it was traced with
-        return False
-
-
-def _proven(
-    halves: tuple[GraphModule, GraphModule],
-    x: Tensor,
-    layers: tuple[str, ...],
-    channels: tuple[int, ...],
-    *,
-    plain: Callable[..., Tensor],
-) -> _Proven:
-    """Compare a cut graph with the plain pass; the second decode catches a spoilt state."""
-    split = Split(layers, channels, "", *halves)
-    masks = example_masks(x, channels, random=True)
-    with torch.no_grad():
-        want = plain(x, *masks)
-        state = split.encode(x)
-        for _ in range(2):
-            _require_equal(got := split.decode(state, masks), want)
-        # a number that the trace holds fast was right for the input it was traced with alone
-        other = 0.3 * x.flip(-1) + 0.5
-        _require_equal(split.decode(split.encode(other), masks), plain(other, *masks))
-    return _Proven(split, x, masks, state, got)
-
-
-def _require_equal(got: Tensor, want: Tensor) -> None:
-    if not torch.equal(got, want) and not torch.allclose(got, want, rtol=1e-5, atol=1e-6):
-        raise ValueError(DIFFERS)
+    return module, nodes

@@ -1,28 +1,28 @@
 """Traces shared by models of one architecture.
 
 Tracing a network costs more than loading it, and models of a bank often differ in nothing but their
-weights. A trace is kept with the names of the weights it uses; for the next model of the same code
-and batch the same graphs are filled with that model's weights. It is proven against the plain pass
-like any other before it is used.
+weights. A trace is kept with the names of the weights it uses, and the form in which it ran; for
+the next model of the same code and batch the same graphs are filled with that model's weights. They
+are proven against the plain pass before they are used, like any other.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-from cte_dask.inference.graph.crop_to_core import Core, Crop
+from cte_dask.inference.graph.crop_to_core import Core, Reach
+from cte_dask.inference.graph.paths import Form
 
-__all__ = ["NOTHING", "Key", "Known", "crop_of", "keep", "keep_crop", "recall"]
+__all__ = ["Key", "Known", "form_of", "keep", "keep_form", "reach_of", "recall"]
 
 Key = tuple[object, ...] | None
 Halves = tuple[GraphModule, GraphModule]
 
-_MOST = 16
+_MOST = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,7 @@ class Known:
 
     layers: tuple[str, ...]
     channels: tuple[int, ...]
-    prefix: GraphModule
-    suffix: GraphModule
+    halves: Halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def recall(key: Key, module: nn.Module) -> Known | None:
     _KEPT.move_to_end(key)
     layers, channels, (prefix, suffix) = _KEPT[key]
     named = _named(module)
-    return Known(layers, channels, prefix.filled(named), suffix.filled(named))
+    return Known(layers, channels, (prefix.filled(named), suffix.filled(named)))
 
 
 def keep(
@@ -90,26 +89,33 @@ def keep(
         _KEPT.popitem(last=False)
 
 
-NOTHING: Literal["nothing"] = "nothing"
-"""What is remembered where a search found no cut."""
-
-_CROPS: OrderedDict[tuple[Key, str], Crop | Literal["nothing"]] = OrderedDict()
+_FORMS: OrderedDict[tuple[Key, str], Form] = OrderedDict()
+_REACHES: OrderedDict[Key, tuple[Form, Reach | None]] = OrderedDict()
 
 
-def crop_of(key: Key, core: Core) -> Crop | Literal["nothing"] | None:
-    """Return the cut kept for networks of a key and a core; None if it is not known.
+def form_of(key: Key, core: Core | None) -> Form | None:
+    """Return how networks of a key run, for a core; None if it is not known.
 
-    It depends on how a network is built, not on its weights.
+    It depends on how a network is built; whether its numbers are right, on its weights too.
     """
-    return None if key is None else _CROPS.get((key, str(core)))
+    return None if key is None else _FORMS.get((key, str(core)))
 
 
-def keep_crop(key: Key, core: Core, crop: Crop | None) -> None:
-    """Keep what was found for networks of a key and a core."""
-    if key is not None:
-        _CROPS[key, str(core)] = crop or NOTHING
-    while len(_CROPS) > _MOST:
-        _CROPS.popitem(last=False)
+def reach_of(key: Key) -> tuple[Form, Reach | None] | None:
+    """Return the form of networks of a key for some core, and what tells it for another one."""
+    return None if key is None else _REACHES.get(key)
+
+
+def keep_form(key: Key, core: Core | None, form: Form, reach: Reach | None) -> None:
+    """Keep how a network of a key was found to run, for a core, and how far its state reaches."""
+    if key is None:
+        return
+    _FORMS[key, str(core)] = form
+    if core is not None:
+        _REACHES[key] = form, reach
+    for kept in (_FORMS, _REACHES):
+        while len(kept) > _MOST:
+            kept.popitem(last=False)
 
 
 def _half(half: GraphModule, names: dict[int, str]) -> _StoredGraph | None:

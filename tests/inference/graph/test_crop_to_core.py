@@ -130,11 +130,11 @@ def test_a_core_that_needs_all_of_the_frame_is_not_cut():
 
 
 def test_models_of_one_code_share_what_was_found(monkeypatch):
-    from cte_dask.inference.graph import feature_path as feature
+    from cte_dask.inference.graph import proving
 
     calls = []
-    real = feature.find_crop
-    monkeypatch.setattr(feature, "find_crop", lambda *a: calls.append(1) or real(*a))
+    real = proving.find_reach
+    monkeypatch.setattr(proving, "find_reach", lambda *a: calls.append(1) or real(*a))
     make, shape, core = UNETS["2d"]
     x = torch.rand(shape)
     opened = Network(forward=make(), kind="module", code="test-crop-shared")

@@ -91,3 +91,14 @@ def test_no_more_traces_are_kept_than_a_process_can_hold(traced):
     for number in range(shared._MOST + 3):
         path_of(module, torch.rand(1, 1, 16, 16), f"code {number}")
     assert len(shared._KEPT) == shared._MOST
+
+
+def test_weights_that_decide_the_way_are_found_out_on_a_smaller_batch_too(traced):
+    x, small = torch.rand(2, 1, 64, 64), torch.rand(1, 1, 16, 16)
+    for sign in (1.0, -1.0, 2.0):
+        module = Signed(sign).eval().requires_grad_(False)
+        opened = Network(forward=module, kind="module", code="signed")
+        path = feature.feature_path(opened, x, small=small)
+        assert path.note == ""
+        assert_as_plain(path, module, x)
+    assert len(traced) == 3, "whole and small, and one of its own"
