@@ -8,7 +8,8 @@ Reads ``benchmarks/results/*.json``; writes ``docs/benchmarks.md`` and ``docs/be
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ noise: repeat them with the script that each heading names. The page is made by
 ![Every ratio with its spread](benchmarks.png)
 """
 
+START = """`benchmarks/start.py`, {machine}: {models} residual U-Nets of one architecture,
+{parameters} parameters each, halos measured, tiles of 256 x 256. Processor seconds of all
+processes. What depends on the architecture alone is found with its first network; of each of the
+others, two inputs and a tile of the target are compared (before: each network went through all of
+it, in a process of its own where there is a cluster):
+"""
 ENGINES = """`benchmarks/engines.py`, {machine}, {date}: the blocks of a volume of 256 x 256 x 256
 with their halo, 23 million voxels, read by zarr-python (with obstore from S3, with fsspec over
 http, and with the chunks of a shard fetched together) and by tensorstore, in turn in one process:
@@ -81,6 +88,7 @@ def page(measurements: list[tuple[str, dict[str, Any]]]) -> str:
         lines += table(["Ratio", "median", "lowest", "highest"], rows)
     lines.append(memory())
     lines.append(scheduling())
+    lines.append(start())
     lines.append(engines())
     return "\n".join(lines)
 
@@ -123,6 +131,39 @@ def scheduling() -> str:
         "scheduler and client, a block",
     ]
     return "\n".join(["## What scheduling costs\n", said, *table(heading, rows)])
+
+
+def start() -> str:
+    """Return the table of what a run does before its first tile, before and after it was shared."""
+    record = json.loads((RESULTS / "start.json").read_text())
+    forms = [record[name] for name in ("before", "after")]
+
+    def row(title: str, value: Callable[[dict[str, Any]], Any]) -> list[str]:
+        return [title, *(str(value(form)) for form in forms)]
+
+    def seconds(title: str, *keys: str) -> list[str]:
+        return row(f"{title}, s", lambda form: statistics.median(form[keys[0]][keys[1]]))
+
+    many, first = "residual_unets", "first_task_of_a_worker"
+    rows = [
+        row("their operations, GFLOP", lambda form: form[many]["gflop"]),
+        row(
+            "their whole plain passes, megavoxels", lambda f: f[many]["megavoxels_of_plain_passes"]
+        ),
+        row("plain passes, most of them small probes", lambda form: form[many]["plain_passes"]),
+        row("traces", lambda form: form[many]["traces"]),
+        seconds("in one process", many, "cpu_s_in_one_process"),
+        seconds("tried apart, as with a cluster", many, "cpu_s_with_a_cluster"),
+        seconds("`cte rank` of one tile, nine models", "one_tile_nine_models", "cpu_s"),
+        seconds("`cte models check`, a model", "models_check", "cpu_s_a_model"),
+        row(
+            "first task of a worker after torch, nine models, s", lambda form: form[first]["cpu_s"]
+        ),
+        row("what it loads for that", lambda form: ", ".join(form[first]["loaded"])),
+    ]
+    said = START.format(machine=record["machine"]["processor"], **forms[1][many])
+    heading = ["Until the first tile", "before", "after"]
+    return "\n".join(["## The start of a run\n", said, *table(heading, rows)])
 
 
 def engines() -> str:
