@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["read_options", "reopen"]
 
 _SETTLED = ("batch", "scale", "greybox", "note", "alike", "bytes", "refused", "steady", "blind")
-ADDED = frozenset({*_SETTLED, "whole", "sees", "candidate", "runtime", "runtime_trial"})
+ADDED = frozenset(
+    {*_SETTLED, "whole", "sees", "candidate", "precision", "runtime", "runtime_trial"}
+)
 """Keys of a model in ``experiment.yaml`` that are no keys of a bank."""
 
 
@@ -132,6 +134,7 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         blind=entry.get("blind", False),
         whole=entry.get("whole", False),
         runtime=Runtime(entry.get("runtime", "torch")),
+        precision=entry.get("precision", ""),
     )
 
 

@@ -22,6 +22,7 @@ from cte_dask.inference.seen import ignores_image, shares_rightly
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import time_limit, trial_limit, within
 from cte_dask.models.source import pinned
+from cte_dask.scoring.certificate import certificate
 from cte_dask.scoring.experiment import Candidate
 from cte_dask.scoring.loaded import READY, load_candidate, make_room, shared_network
 from cte_dask.scoring.runtimes import BY_TORCH, RuntimeChoice
@@ -55,6 +56,7 @@ def settle(
     apart: bool = False,
     proof: RealTile | None = None,
     runtime: RuntimeChoice = BY_TORCH,
+    calibration: Sequence[RealTile] = (),
     tell: Callable[[str], None],
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Load every model once; split the bank into usable candidates and excluded ones with reasons.
@@ -78,6 +80,8 @@ def settle(
         is none.
     runtime
         How the runtime of each model is chosen.
+    calibration
+        Tiles of the target on which low precision must give the scores of float32.
     tell
         Receives one line of progress per candidate.
 
@@ -105,7 +109,7 @@ def settle(
                 needs=needs,
                 batch=batch,
                 volume=volume,
-                trial=_Trial(inference, perturbations, proof, runtime),
+                trial=_Trial(inference, perturbations, proof, runtime, calibration),
                 shared=any(c.spec.name == spec.name for c in candidates),
             )
             try:
@@ -170,12 +174,15 @@ class _Trial:
         A tile of the target; None if there is none.
     runtime
         How the runtime is chosen.
+    calibration
+        Tiles on which scores in low precision must be those of float32; none in float32.
     """
 
     inference: Inference
     perturbations: Sequence[Perturbation]
     proof: RealTile | None
     runtime: RuntimeChoice
+    calibration: Sequence[RealTile]
 
 
 def _settled(
@@ -264,13 +271,6 @@ def _with_multiple(draft: Candidate, tile: Shape) -> ModelSpec:
     return spec.model_copy(update={"multiple": {a: e if n <= e else 1 for a, e, n in only}})
 
 
-def _with_layers(spec: ModelSpec, loaded: Predictor) -> ModelSpec:
-    """Pin the perturbed layers, so that no worker has to find them again."""
-    if loaded.path is None:
-        return spec
-    return spec.model_copy(update={"bottleneck": None, "layers": loaded.path.layers})
-
-
 def _fitting(candidate: Candidate, trial: _Trial, network: Network | None) -> Candidate:
     """Settle a model with the largest batch, halved from the candidate's, that memory takes."""
     while True:
@@ -288,17 +288,7 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
     A model whose features cannot be reached stays, as a black box. The loaded model is kept for
     the run: in one process it is not loaded, or traced, a second time.
     """
-    inference, shown = trial.inference, trial.proof is not None
-    try:
-        loaded = load_candidate(candidate, inference, network, shown=shown)
-        path_note = loaded.path.note if loaded.path else ""
-        spec = _with_layers(candidate.spec, loaded)
-        settled = replace(candidate, spec=spec, batch=loaded.batch)
-    except BlackBoxError as error:
-        inference = replace(inference, features=False)
-        loaded = load_candidate(candidate, inference, network, shown=shown)
-        path_note = reason(error)
-        settled = replace(candidate, batch=loaded.batch, features=False)
+    loaded, settled, inference, path_note = _opened(candidate, trial, network)
     began, seen = time.perf_counter(), None
     if trial.proof is None:
         loaded.check()
@@ -328,8 +318,17 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
         if not candidate.whole and not right:
             return _ready(replace(candidate, whole=True), trial, loaded.network)
         blind = ignores_image(loaded, seen)
+    told = ""
+    if conduct.steady and inference.precision != "float32":
+        fit = replace(fit, runtime=runtime)
+        full = load_candidate(fit, replace(inference, precision="float32"))
+        held = certificate(loaded, full, fit, trial.calibration, trial.perturbations)
+        told = str(held)
+        if not held.holds:
+            fit = replace(candidate, precision="float32", note=_joined(candidate.note, told))
+            return _ready(fit, trial, None)
     no = (f"no {name}: {why}" for name, why in refused.items())
-    notes = (candidate.note, *loaded.network.adaptations, path_note, *no)
+    notes = (candidate.note, *loaded.network.adaptations, path_note, told, *no)
     note, size = _joined(*notes), bytes_of(loaded)
     settled = replace(
         fit,
@@ -346,6 +345,26 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
     make_room(0 if shared else size, inference.device)
     READY[settled, inference] = loaded
     return settled
+
+
+def _opened(
+    candidate: Candidate, trial: _Trial, network: Network | None
+) -> tuple[Predictor, Candidate, Inference, str]:
+    """Load a model, as a black box where it cannot be opened; how it runs, and what is to say."""
+    inference, shown = trial.inference, trial.proof is not None
+    inference = replace(inference, precision=candidate.precision or inference.precision)
+    try:
+        loaded = load_candidate(candidate, inference, network, shown=shown)
+    except BlackBoxError as error:
+        inference = replace(inference, features=False)
+        loaded = load_candidate(candidate, inference, network, shown=shown)
+        settled = replace(candidate, batch=loaded.batch, features=False)
+        return loaded, settled, inference, reason(error)
+    spec, note = candidate.spec, ""
+    if loaded.path is not None:  # no worker has to find the perturbed layers again
+        pinned_layers = {"bottleneck": None, "layers": loaded.path.layers}
+        spec, note = spec.model_copy(update=pinned_layers), loaded.path.note
+    return loaded, replace(candidate, spec=spec, batch=loaded.batch), inference, note
 
 
 def _conduct(loaded: Predictor) -> Conduct:

@@ -62,8 +62,8 @@ class Candidate:
         that all models see by default.
     variant
         How the model is used; `scale` and the preprocessing of `spec` follow it.
-    runtime
-        What runs its passes.
+    runtime, precision
+        What runs its passes, and in which precision; empty for that of the run.
     tried_seconds, proof
         What a batch took when the model was tried, and what was proven of its passes.
     """
@@ -82,6 +82,7 @@ class Candidate:
     blind: bool = False
     whole: bool = False
     runtime: Runtime = TORCH
+    precision: str = ""
     tried_seconds: float = field(default=0.0, compare=False)
     proof: Proof | None = field(default=None, compare=False, repr=False)
 
@@ -295,6 +296,7 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved experiment as plain data, for ``experiment.yaml``."""
+        ways = {name: way.to_dict(model) for name, (model, way) in self.excluded_ways.items()}
         return {
             **self.identity(),
             "metrics": list(self.metrics),
@@ -305,7 +307,7 @@ class Experiment:
             "tiles": len(self.grid),
             "models": [_candidate_dict(c) for c in self.candidates],
             "excluded": dict(self.excluded),
-            **({"excluded_ways": _plain(self.excluded_ways)} if self.excluded_ways else {}),
+            **({"excluded_ways": ways} if ways else {}),
             "hash": self.digest(),
             "versions": versions(),
         }
@@ -354,8 +356,9 @@ def _identity(candidate: Candidate) -> dict[str, Any]:
 
 
 def _run_by(candidate: Candidate) -> dict[str, Any]:
-    """Return the runtime of a candidate's passes, if it is not PyTorch."""
-    return {} if candidate.runtime == TORCH else {"runtime": candidate.runtime.name}
+    """Return the runtime of a candidate's passes, if it is not PyTorch, and its own precision."""
+    runtime = {} if candidate.runtime == TORCH else {"runtime": candidate.runtime.name}
+    return {**runtime, **({"precision": candidate.precision} if candidate.precision else {})}
 
 
 def _changed(candidate: Candidate) -> dict[str, Any]:
@@ -363,10 +366,6 @@ def _changed(candidate: Candidate) -> dict[str, Any]:
     if candidate.variant.plain:
         return {}
     return {"candidate": candidate.variant.to_dict(candidate.spec.name)}
-
-
-def _plain(ways: Mapping[str, tuple[str, Variant]]) -> dict[str, dict[str, Any]]:
-    return {name: variant.to_dict(model) for name, (model, variant) in ways.items()}
 
 
 def _candidate_dict(candidate: Candidate) -> dict[str, Any]:

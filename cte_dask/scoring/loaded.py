@@ -27,6 +27,7 @@ def predictor(candidate: Candidate, inference: Inference) -> Predictor:
     """Return the loaded model of a candidate; kept, so that a process loads each model once."""
     if not candidate.features:
         inference = replace(inference, features=False)
+    inference = replace(inference, precision=candidate.precision or inference.precision)
     key = (candidate, inference)
     if key not in READY:
         network = shared_network(candidate.spec, inference)

@@ -14,6 +14,7 @@ from cte_dask.models.variants import check_scales, members_of
 from cte_dask.perturb import Perturbation
 from cte_dask.perturb.canonical import CANONICAL_PERCENTILES
 from cte_dask.scoring.block_size import plan_blocks
+from cte_dask.scoring.certificate import CALIBRATION_TILES
 from cte_dask.scoring.defaults import default_perturbations, possible_defaults
 from cte_dask.scoring.experiment import (
     RULES,
@@ -82,7 +83,9 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
     inference = _inference(options, tile, perturbations)
     grid = TileGrid(volume.shape, tile)
     intensities = _intensities(volume, bank, options) if options.sample else {}
-    proofs = real_tiles(_seeing(volume, intensities), grid, intensities) if intensities else ()
+    low = inference.precision != "float32"
+    most, seen_by_any = CALIBRATION_TILES if low else 1, _seeing(volume, intensities)
+    proofs = real_tiles(seen_by_any, grid, intensities, most=most) if intensities else ()
     candidates, excluded = settle(
         members,
         inference,
@@ -93,6 +96,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         apart=options.apart,
         proof=next(iter(proofs), None),
         runtime=_runtime(options, len(grid)),
+        calibration=proofs if low else (),
         tell=options.tell,
     )
     if options.perturbations is None:

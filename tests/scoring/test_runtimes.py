@@ -22,7 +22,7 @@ from cte_dask.perturb import Perturbation
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring import runtimes
-from cte_dask.scoring.loaded import predictor
+from cte_dask.scoring.loaded import load_candidate, predictor
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.runtimes import RuntimeChoice
 from cte_dask.scoring.settings import TargetOptions
@@ -183,8 +183,10 @@ def test_a_network_that_cannot_be_compiled_is_run_by_torch(volume, bank):
 
 
 def test_low_precision_is_not_compiled(volume, bank):
-    for candidate in settled(volume, bank, runtime="openvino", precision="bfloat16").candidates:
-        assert candidate.runtime == TORCH
+    experiment = settled(volume, bank)
+    inference = replace(experiment.inference, precision="bfloat16")
+    ready = load_candidate(experiment.candidates[0], inference)
+    assert RuntimeChoice("openvino").choose("model-0", ready, DROPOUT, seconds=0.0) == TORCH
 
 
 @pytest.mark.parametrize("name", ["jax", "OpenVINO"])
