@@ -45,7 +45,8 @@ class Undisturbed:
     scores
         The tile scores.
     block_of
-        The block that asked for each tile, by the tile's digest.
+        The block that asked for each tile, by the tile's digest; but for that on which models are
+        tried.
     """
 
     target: str
@@ -79,6 +80,8 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
     )
     experiment = resolve(open_volume(str(target)), load_bank(str(bank)), **OPTIONS)
     scores = create(url, layout_of(experiment))
+    # each client tries its models on one tile before it begins
+    tried = noting.noted(log).keys()
     block_of: dict[str, int] = {}
     for index in range(len(experiment.blocks)):
         log.unlink()
@@ -86,7 +89,8 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
         asked = noting.noted(log)
         assert len(asked) == 2 * 4  # four tiles, unperturbed and perturbed
         assert not asked.keys() & block_of.keys()
-        block_of |= dict.fromkeys(asked, index)
+        block_of |= dict.fromkeys(asked.keys() - tried, index)
+    assert len(block_of) == 8 * len(experiment.blocks) - 1
     return Undisturbed(str(target), str(bank), log, read_scores(scores), block_of)
 
 
