@@ -23,6 +23,7 @@ RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 PARTS = {
     "peers": "Against the authors' procedure, MONAI and bioimageio.core",
     "roofline": "From end to end against the bare passes",
+    "runtimes": "Passes compiled by OpenVINO, against PyTorch's",
     "kernels": "Comparing predictions, against the formulas in NumPy",
     "scaling": "Workers and banks",
     "gpu": "On a GPU",
