@@ -186,15 +186,18 @@ def test_planes_of_a_box_count(tmp_path, target):
 
 
 def test_settling_planning_and_scoring_load_each_model_once(tmp_path, monkeypatch):
+    from cte_dask.inference import needs
     from cte_dask.inference import predictor as predict
 
     made = []
     real = predict.load_network
-    monkeypatch.setattr(
-        predict,
-        "load_network",
-        lambda spec, **options: made.append(spec.name) or real(spec, **options),
-    )
+
+    def load(spec, **options):
+        made.append(spec.name)
+        return real(spec, **options)
+
+    for module in (needs, predict):  # what was loaded to measure a model is used for the run
+        monkeypatch.setattr(module, "load_network", load)
     target = np.random.default_rng(0).random((2, 64, 64), np.float32)
     bank = load_bank(str(write_bank(tmp_path)))
     experiment = resolve(open_volume(target, axes="zyx"), bank, tile=(1, 32, 32))
