@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from cte_dask.results.store import Scores
     from cte_dask.scoring.block_scores import BlockScores, TileScores
     from cte_dask.scoring.experiment import Experiment
+    from cte_dask.tiles import BlockGrid
 
-__all__ = ["Anytime", "BlockNumbers", "TileValues", "block_tiles", "goal_for"]
+__all__ = ["Anytime", "BlockNumbers", "TileValues", "block_tiles", "goal_for", "most_blocks"]
 
 PILOT_BLOCKS, PILOT_TILES = 8, 64
 """Least blocks and tiles of a first round from which it is learnt what the bank says."""
@@ -65,6 +66,23 @@ def goal_for(blocks: int, options: GoalOptions, *, shard: bool = False) -> Goal 
         )
     goal = options.goal(blocks)
     return None if shard else goal
+
+
+def most_blocks(blocks: BlockGrid, goal: Goal, *, voting: bool) -> int:
+    """Return the most blocks that an anytime run scores, decided or not.
+
+    Parameters
+    ----------
+    blocks
+        The blocks of the target.
+    goal
+        What may be spent.
+    voting
+        Whether models are compared by what the bank says: that lies in tables, of so many tiles at
+        most.
+    """
+    most = min(len(blocks), goal.blocks or len(blocks))
+    return min(most, max(1, MOST_VOTING_TILES // blocks.tiles_per_block)) if voting else most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,9 +155,7 @@ class Anytime:
         self._values = values
         self._sound = np.array([c.steady and not c.blind for c in experiment.candidates], bool)
         self._scores, self.taken = scores, 0
-        self.most = min(len(blocks), goal.blocks or len(blocks))
-        if values is not None:  # what a race learns lies in tables, of so many tiles at most
-            self.most = min(self.most, max(1, MOST_VOTING_TILES // tiles))
+        self.most = most_blocks(blocks, goal, voting=values is not None)
         first = FIRST_ROUND if values is None else max(PILOT_BLOCKS, -(-PILOT_TILES // tiles))
         self._rounds = rounds(blocks.counts, seed=experiment.seed, first=first, most=self.most)
         self._in_flight: deque[Round] = deque()  # asked for, not yet taken in

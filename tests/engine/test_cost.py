@@ -18,6 +18,7 @@ from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
 from cte_dask.models import load_bank
 from cte_dask.ranking.options import PlanOptions
 from cte_dask.ranking.rank_target import plan_target
+from cte_dask.report.terminal.tables import _anytime_rows
 from cte_dask.scoring.block_size import MOST_DRAWN_BLOCKS, plan_blocks
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
@@ -106,6 +107,16 @@ def test_a_run_that_is_decided_by_some_blocks_has_many_small_ones(tmp_path, bank
     drawn, every = (planned[n].blocks.tiles_per_block for n in ("drawn", "all"))
     assert MOST_VOTING_TILES // drawn >= 2 * TYPICAL_BLOCKS[1]
     assert MOST_VOTING_TILES // every < TYPICAL_BLOCKS[0]
+
+
+def test_a_plan_tells_after_how_many_blocks_the_votes_of_a_race_are_full(tmp_path, bank_path):
+    path = tmp_path / "terabyte.zarr"
+    zarr.create_array(path, shape=(10_000,) * 3, chunks=(64,) * 3, dtype="uint8")
+    target, goal = TargetOptions(str(path)), PlanOptions().goal(10_000)
+    for rule, shown in {"transfer": "1,024 blocks (", "consistency": "238,797 blocks ("}.items():
+        experiment, costs = plan_target(target, str(bank_path), PlanOptions(rank_by=rule))
+        rows = _anytime_rows(costs, experiment, goal)
+        assert f"stops when it is decided, {shown}" in rows[0][1]
 
 
 @pytest.mark.slow

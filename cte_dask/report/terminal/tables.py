@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from cte_dask.engine.anytime import most_blocks
 from cte_dask.engine.racing.goal import TYPICAL_BLOCKS
 from cte_dask.ranking.correction import LABELLED
 from cte_dask.report.terminal.answer import counted_tiles, print_answer
@@ -178,7 +179,7 @@ def plan_table(experiment: Experiment, plan: Plan, goal: Goal | None = None) -> 
         ("tiles", f"{plan.tiles:,} of {'×'.join(map(str, experiment.grid.tile))} voxels"),
         ("blocks", f"{plan.blocks:,} of {'×'.join(map(str, plan.block_shape))} voxels"),
         ("reads", f"{shown_bytes(plan.bytes_read)} ({_ratio(plan)} of the target, halos included)"),
-        *_anytime_rows(plan, goal),
+        *_anytime_rows(plan, experiment, goal),
         ("memory", memory(plan)),
         ("computes", f"{_flops(plan.flops)} on {experiment.device} in {experiment.precision}"),
         ("takes", times(plan)),
@@ -205,11 +206,11 @@ def _ranks_by(rule: str, primary: ScoreName, models: int) -> str:
     return RULES["transfer" if models >= WITNESSES else "cte"]
 
 
-def _anytime_rows(plan: Plan, goal: Goal | None) -> list[tuple[str, str]]:
+def _anytime_rows(plan: Plan, experiment: Experiment, goal: Goal | None) -> list[tuple[str, str]]:
     """Return the most that an anytime run will read, and what it read in simulations."""
     if goal is None:
         return [("anytime", "no: every block is scored; --until decided may need fewer")]
-    most = min(plan.blocks, goal.blocks or plan.blocks)
+    most = most_blocks(experiment.blocks, goal, voting=experiment.rule == "transfer")
     rows = [("anytime", f"stops when it is decided, {_share(plan, most)} at most")]
     if goal.seconds is not None:
         rows[0] = ("anytime", f"stops when it is decided, or after {goal.seconds:g} s")
