@@ -80,7 +80,7 @@ def case(build: Build, shape: tuple[int, ...], context: int, repeats: int) -> di
         for _ in range(2):
             module(laid)
 
-    with torch.inference_mode():
+    with torch.no_grad():
         began = time.perf_counter()
         got = run(compiled)
         seconds = time.perf_counter() - began

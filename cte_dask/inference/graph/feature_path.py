@@ -81,6 +81,7 @@ def bottleneck_of(network: Network, x: Tensor, *, names: Sequence[str] = ()) -> 
     return feature_path(network, x, names=names).layers
 
 
+@torch.inference_mode(False)  # in it traces would hold operations that are made of others
 def feature_path(
     network: Network,
     x: Tensor,

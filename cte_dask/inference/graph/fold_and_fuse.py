@@ -1,22 +1,30 @@
-"""Fewer passes over memory: batch norm folded into convolutions, activations fused with them.
+"""Fewer passes over memory: norms folded into convolutions, sums and activations fused with them.
 
 In evaluation mode batch norm is an affine map of each channel, which the weights of the convolution
-before it absorb (Jacob et al. 2018, arXiv 1712.05877, eq. 14). On the CPU the activation behind it
-then runs inside oneDNN's convolution. Sums are rounded in another place than in the plain network:
-predictions differ by some units in the last place.
+before it absorb (Jacob et al. 2018, arXiv 1712.05877, eq. 14). On the CPU all convolutions are
+oneDNN's, and what follows one (the sum with a residual connection, the activation) then runs inside
+it. Sums are rounded in another place than in the plain network: predictions differ by some units in
+the last place.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from cte_dask.inference.graph.private_torch import FUSED, conv_flop_count, register_flop_formula
+from cte_dask.inference.graph.instance_norms import VIEWS, instance_norm_in_place
+from cte_dask.inference.graph.private_torch import (
+    FUSED,
+    FUSED_SUM,
+    TRANSPOSED,
+    conv_flop_count,
+    register_flop_formula,
+)
 from cte_dask.inference.graph.split import weight_of
 
 __all__ = ["fused"]
@@ -33,7 +41,10 @@ _ACTIVATIONS = {
     _ATEN.relu_.default: "relu",
     _ATEN.leaky_relu.default: "leaky_relu",
     _ATEN.leaky_relu_.default: "leaky_relu",
+    _ATEN.silu.default: "swish",
+    _ATEN.silu_.default: "swish",
 }
+_SUMS = {_ATEN.add.Tensor, _ATEN.add_.Tensor}
 _GROWING = {
     # the form that is told a factor, not an extent
     _ATEN.upsample_nearest2d.default: _ATEN.upsample_nearest2d.vec,
@@ -43,6 +54,18 @@ _GROWING = {
 }
 _SLOPE = 0.01  # of leaky_relu where it is left to PyTorch
 _BIAS, _TRANSPOSED, _CONVOLUTION_ARGUMENTS = 2, 6, 9
+
+
+@register_flop_formula(TRANSPOSED.overloadpacket)
+def _flops_transposed(
+    x: Sequence[int],
+    w: Sequence[int],
+    *_more: object,
+    out_shape: Sequence[int] | None = None,
+    **_: object,
+) -> int:
+    count: int = conv_flop_count(list(x), list(w), list(out_shape or ()), transposed=True)
+    return count
 
 
 @register_flop_formula(FUSED)
@@ -67,7 +90,8 @@ def fused(half: GraphModule, device: torch.device) -> GraphModule:
     half
         A graph of ATen operations whose weights are attributes; it is left as it is.
     device
-        Where it runs; activations are fused on the CPU alone.
+        Where it runs; on the CPU alone convolutions are handed to oneDNN, with the sums and
+        activations behind them.
 
     Returns
     -------
@@ -88,10 +112,12 @@ def fused(half: GraphModule, device: torch.device) -> GraphModule:
             _grow_by_factor(node)
     graph.eliminate_dead_code()
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        for node in list(graph.nodes):
-            if node.op == "call_function" and node.target in _ACTIVATIONS:
-                _fuse(module, node)
-    graph.eliminate_dead_code()
+        # each step takes what the one before it left
+        for step in (_hand_over, instance_norm_in_place, _reshape, _add_inside, _activate_inside):
+            for node in list(graph.nodes):
+                if node.op == "call_function":
+                    step(module, node)
+            graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
     return module
@@ -145,23 +171,93 @@ def _grow_by_factor(node: Node) -> None:
     node.target = _GROWING[node.target]  # type: ignore[index]
 
 
-def _fuse(module: GraphModule, activation: Node) -> None:
-    """Let oneDNN apply an activation inside the convolution before it."""
-    source = _convolution(activation.args[0])
-    if source is None:
+def _hand_over(module: GraphModule, node: Node) -> None:
+    """Let oneDNN run a convolution, which PyTorch by itself runs without it where maps are small.
+
+    Without it PyTorch copies each map once for every element of the kernel.
+    """
+    if node.target is not _ATEN.convolution.default or len(node.args) != _CONVOLUTION_ARGUMENTS:
         return
-    x, weight, bias, stride, padding, dilation, _, _, groups = source.args
+    x, weight, bias, stride, padding, dilation, transposed, more, groups = node.args
     held = weight_of(module, weight)
-    if held is None or held.dtype != torch.float32:
+    if held is None or held.dtype != torch.float32 or held.ndim not in {4, 5}:
         return
-    name = _ACTIVATIONS[activation.target]  # type: ignore[index]
-    slope = activation.args[1] if len(activation.args) > 1 else _SLOPE
-    scalars = [slope] if name == "leaky_relu" else []
-    geometry = (padding, stride, dilation, groups, name, scalars, "")
-    with module.graph.inserting_before(activation):
-        new = module.graph.call_function(FUSED.default, (x, weight, bias, *geometry))
-    new.meta = dict(activation.meta)
-    activation.replace_all_uses_with(new)
+    target = TRANSPOSED if transposed else FUSED.default
+    shifts = (padding, more) if transposed else (padding,)
+    arguments = (x, weight, bias, *shifts, stride, dilation, groups, "none", [], "")
+    new = _replace(module, node, target, arguments)
+    last = torch.channels_last if held.ndim == 4 else torch.channels_last_3d
+    # oneDNN follows the weights
+    if "val" in new.meta and held.stride(1) == 1 and held.is_contiguous(memory_format=last):
+        new.meta["val"] = new.meta["val"].contiguous(memory_format=last)
+
+
+def _reshape(_module: GraphModule, node: Node) -> None:
+    """Let a view of maps hold in another layout, too."""
+    if node.target in VIEWS:
+        node.target = _ATEN.reshape.default
+
+
+def _add_inside(module: GraphModule, node: Node) -> None:
+    """Let oneDNN add another array inside the convolution before a sum."""
+    if node.target not in _SUMS or len(node.args) != 2 or node.kwargs:
+        return
+    one, other = node.args
+    # a sum in place is that of its first array
+    pairs = [(one, other)] if node.target is _ATEN.add_.Tensor else [(one, other), (other, one)]
+    for source, added in pairs:
+        if (
+            isinstance(added, Node)
+            and _is_bare(source)
+            and source.target is FUSED.default
+            and _extent(added) == _extent(source)
+        ):
+            x, weight, bias, *geometry = source.args[:7]
+            arguments = (x, added, weight, bias, *geometry, "add", 1, None, [], None)
+            _replace(module, node, FUSED_SUM, arguments)
+            return
+
+
+def _activate_inside(module: GraphModule, node: Node) -> None:
+    """Let oneDNN apply an activation inside the convolution before it."""
+    if node.target not in _ACTIVATIONS or not _is_bare(source := node.args[0]):
+        return
+    name = _ACTIVATIONS[node.target]
+    arguments = list(source.args)
+    if source.target is FUSED_SUM:
+        if name != "relu":  # of what follows a sum, oneDNN has this alone
+            return
+        arguments[-3] = name
+    else:
+        slope = node.args[1] if len(node.args) > 1 else _SLOPE
+        arguments[-3:-1] = [name, [slope] if name == "leaky_relu" else []]
+    _replace(module, node, source.target, tuple(arguments))
+
+
+def _replace(module: GraphModule, node: Node, target: Any, arguments: tuple[Any, ...]) -> Node:
+    """Put another operation in the place of a node.
+
+    The node is erased at once: one that works in place would stay, and run, though nothing uses it.
+    """
+    with module.graph.inserting_before(node):
+        new = module.graph.call_function(target, arguments)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+    return new
+
+
+def _is_bare(node: Any) -> TypeGuard[Node]:
+    """Tell whether a node is a convolution of oneDNN, without activation, that one other uses."""
+    if not isinstance(node, Node) or len(node.users) != 1:
+        return False
+    if node.target is FUSED_SUM:
+        return node.args[-3] is None
+    return node.target in {FUSED.default, TRANSPOSED} and node.args[-3] == "none"
+
+
+def _extent(node: Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape) if "val" in node.meta else ()
 
 
 def _convolution(node: Any) -> Node | None:

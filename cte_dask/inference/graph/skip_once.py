@@ -73,7 +73,7 @@ def _half(module: GraphModule, node: Node) -> _SplitConvolution | None:
     if (
         weight is None
         or node.args[_FUSED_GROUPS if fused else _GROUPS] != 1
-        or (fused and node.args[_FUSED_NAME] != "relu")
+        or (fused and node.args[_FUSED_NAME] not in {"none", "relu"})
         or not isinstance(joined, Node)
         or joined.target is not _ATEN.cat.default
         or joined.args[1:] != (_CHANNELS,)
@@ -135,7 +135,8 @@ def _summed(
     weight = graph.get_attr(name := f"_late_{half.node.name}")
     constants[name] = half.weights[1]
     if half.node.target is FUSED.default:
-        arguments = (*half.geometry, 1, "add", 1, "relu", [], "")
+        activation = "relu" if half.node.args[_FUSED_NAME] == "relu" else None
+        arguments = (*half.geometry, 1, "add", 1, activation, [], None)
         return graph.call_function(FUSED_SUM, (x, partial, weight, None, *arguments))
     convolved = (x, weight, None, *half.node.args[3:])
     rest = graph.call_function(_ATEN.convolution.default, convolved)
@@ -154,10 +155,13 @@ def _once(suffix: GraphModule, halves: list[_SplitConvolution], state: list[Node
         constants[name] = half.weights[0]
         bias = half.node.args[2]
         offset = graph.get_attr(str(bias.target)) if isinstance(bias, Node) else None
+        if half.node.target is FUSED.default:
+            arguments = (x, weight, offset, *half.geometry, 1, "none", [], "")
+            outputs.append(graph.call_function(FUSED.default, arguments))
+            continue
         padding, stride, dilation = half.geometry
-        arguments = (stride, padding, dilation, False, [0] * len(padding), 1)
-        convolved = (x, weight, offset, *arguments)
-        outputs.append(graph.call_function(_ATEN.convolution.default, convolved))
+        more = (stride, padding, dilation, False, [0] * len(padding), 1)
+        outputs.append(graph.call_function(_ATEN.convolution.default, (x, weight, offset, *more)))
     graph.output(tuple(outputs))
     return GraphModule(constants, graph)
 
