@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from cte_dask.inference.graph.constants import compute_constants
 from cte_dask.inference.graph.instance_norms import VIEWS, instance_norm_in_place
 from cte_dask.inference.graph.private_torch import (
     FUSED,
@@ -43,6 +44,13 @@ _ACTIVATIONS = {
     _ATEN.leaky_relu_.default: "leaky_relu",
     _ATEN.silu.default: "swish",
     _ATEN.silu_.default: "swish",
+}
+_PADDINGS = {
+    _ATEN.constant_pad_nd.default,
+    _ATEN.reflection_pad2d.default,
+    _ATEN.reflection_pad3d.default,
+    _ATEN.replication_pad2d.default,
+    _ATEN.replication_pad3d.default,
 }
 _SUMS = {_ATEN.add.Tensor, _ATEN.add_.Tensor}
 _GROWING = {
@@ -105,6 +113,7 @@ def fused(half: GraphModule, device: torch.device) -> GraphModule:
     graph.eliminate_dead_code()  # of a norm's results, only the first is of use
     # the copy's weights live where the original's do
     module = GraphModule(half, graph)
+    compute_constants(module)
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _NORMS:
             _fold(module, node)
@@ -113,7 +122,7 @@ def fused(half: GraphModule, device: torch.device) -> GraphModule:
     graph.eliminate_dead_code()
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         # each step takes what the one before it left
-        for step in (_hand_over, instance_norm_in_place, _reshape, _add_inside, _activate_inside):
+        for step in _STEPS:
             for node in list(graph.nodes):
                 if node.op == "call_function":
                     step(module, node)
@@ -190,6 +199,12 @@ def _hand_over(module: GraphModule, node: Node) -> None:
     # oneDNN follows the weights
     if "val" in new.meta and held.stride(1) == 1 and held.is_contiguous(memory_format=last):
         new.meta["val"] = new.meta["val"].contiguous(memory_format=last)
+
+
+def _drop_padding(_module: GraphModule, node: Node) -> None:
+    """Drop padding by nothing: decoders pad what fits already."""
+    if node.target in _PADDINGS and not any(node.args[1]):  # type: ignore[arg-type]
+        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
 
 
 def _reshape(_module: GraphModule, node: Node) -> None:
@@ -285,3 +300,13 @@ def _put(module: GraphModule, convolution: Node, role: str, value: Tensor, like:
     module.register_buffer(name, value)
     with module.graph.inserting_before(convolution):
         return module.graph.get_attr(name)
+
+
+_STEPS = (
+    _drop_padding,
+    _hand_over,
+    instance_norm_in_place,
+    _reshape,
+    _add_inside,
+    _activate_inside,
+)

@@ -6,7 +6,7 @@
 | `_should_skip_dynamo` | keeps the compiler unloaded: 2 s and 70 MB of a process; a PyTorch without it loads the compiler, and traces the same | 2.11 | a dispatch mode no longer loads `torch._dynamo` by itself |
 | `WeakTensorKeyDictionary` | which node a tensor comes from, without keeping the tensor alive | 2.0 | `torch.utils.weak` is documented |
 | `flop_registry`, `conv_flop_count`, `register_flop_formula` | PyTorch's formulas for floating-point operations | 2.1 | `FlopCounterMode`, which is public, counts without loading the compiler |
-| `FUSED`, `FUSED_SUM`, `TRANSPOSED` | oneDNN's convolution with its activation in one pass | 2.0 | there is a public operator; without oneDNN networks run unfused |
+| `FUSED`, `FUSED_SUM`, `TRANSPOSED`, `ADD_RELU` | oneDNN's convolution with its activation in one pass | 2.0 | there is a public operator; without oneDNN networks run unfused |
 
 A PyTorch that moves one of them fails when this file is imported, or in
 ``tests/inference/graph``, not in a result: every trace is compared with the network before it is
@@ -24,6 +24,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry, register_fl
 from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = [
+    "ADD_RELU",
     "FUSED",
     "FUSED_SUM",
     "TRANSPOSED",
@@ -40,6 +41,8 @@ FUSED_SUM = FUSED.binary
 """A convolution, a sum with another array, and an activation in one pass, of oneDNN."""
 TRANSPOSED = torch.ops.mkldnn._convolution_transpose_pointwise.default
 """A transposed convolution and its activation in one pass, of oneDNN."""
+ADD_RELU = torch.ops.aten._add_relu_.Tensor
+"""A sum in place and a ReLU in one pass."""
 
 
 class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cte_dask.inference.graph.crop_to_core import Core, Reach, find_crop, find_reach, inner_view
 from cte_dask.inference.graph.fold_and_fuse import fused
+from cte_dask.inference.graph.merge_upsampling import merge_upsampling
 from cte_dask.inference.graph.paths import Form, Split
 from cte_dask.inference.graph.skip_once import halved
 
@@ -118,15 +119,20 @@ def formed(split: Split, form: Form, device: torch.device) -> Split:
 
 def _fused(split: Split, device: torch.device) -> Split:
     """Return a split with its norms folded and its activations fused."""
-    halves = (fused(half, device) for half in (split.prefix, split.suffix))
-    prefix, suffix = halves
+    prefix, suffix = (fused(half, device) for half in (split.prefix, split.suffix))
+    for half in (prefix, suffix):
+        merge_upsampling(half)
     return replace(split, prefix=prefix, suffix=suffix, traced=(split.prefix, split.suffix))
 
 
 def _halved(split: Split) -> Split | None:
     """Return a split with half of its convolutions over skips run once; None if it has none."""
     halves = halved(split.suffix)
-    return None if halves is None else replace(split, once=halves[0], suffix=halves[1])
+    if halves is None:
+        return None
+    once, suffix = halves
+    merge_upsampling(suffix, once)
+    return replace(split, once=once, suffix=suffix)
 
 
 def is_same(

@@ -58,7 +58,9 @@ def halved(suffix: GraphModule) -> tuple[GraphModule, GraphModule] | None:
         (*state) -> state', run once, and (*state', *masks) -> y, run once a pass; None where no
         convolution can be split.
     """
-    halves = [h for node in suffix.graph.nodes if (h := _half(suffix, node)) is not None]
+    found = {n: h for n in suffix.graph.nodes if (h := _half(suffix, n)) is not None}
+    # an array that anything else uses must be joined all the same
+    halves = [h for node, h in found.items() if all(user in found for user in node.args[0].users)]
     if not halves:
         return None
     passes, state = _passes(suffix, halves)
@@ -77,7 +79,6 @@ def _half(module: GraphModule, node: Node) -> _SplitConvolution | None:
         or not isinstance(joined, Node)
         or joined.target is not _ATEN.cat.default
         or joined.args[1:] != (_CHANNELS,)
-        or len(joined.users) > 1
     ):
         return None
     inputs: tuple[Node, ...] = tuple(joined.args[0])  # type: ignore[arg-type]
