@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cte_dask.inference.graph.crop_to_core import Core
 from cte_dask.inference.graph.feature_path import FeaturePath, Split, example_masks
+from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
 
 __all__ = ["LOW_PRECISION", "Passes", "Seen", "alike", "correlation", "fitting", "padded"]
@@ -42,7 +42,7 @@ class Passes:
     @property
     def core(self) -> Core | None:
         """Where the tile lies in outputs that are cut to it; None if none can be."""
-        return self.path.crop.core if self.path is not None and self.path.crop else None
+        return None if self.path is None else self.path.core
 
     def run_by(self, runtime: str) -> Passes:
         """Return the same passes run by ``"torch"``, or ``"openvino"`` where they are split."""
@@ -54,7 +54,7 @@ class Passes:
         """How passes are run, weights aside: equal forms of equal networks cost the same."""
         if self.path is None:
             return (self.extent,)
-        savings = (getattr(self.path, "once", None) is not None, self.path.crop is not None)
+        savings = (getattr(self.path, "once", None) is not None, self.core is not None)
         return (self.extent, type(self.path), self.path.layers, *savings, self.compiled is None)
 
     def run(
@@ -82,7 +82,7 @@ class Passes:
         state = self.path.encode(x, cropped=core is not None)
         ones = example_masks(x, self.path.channels, random=False)
         for layers in (ones, *masks):
-            output = self.path.decode(state, layers)
+            output = self.path.decode(state, layers, cropped=core is not None)
             yield fitting(output, x) if core is None else output
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
-from cte_dask.inference.graph.crop_to_core import Core, inner_view
 from cte_dask.inference.graph.feature_path import (
     FeaturePath,
     example_masks,
     feature_path,
 )
+from cte_dask.inference.graph.narrow import Core, inner_view
 from cte_dask.inference.graph.paths import Proof, proof_of
 from cte_dask.inference.graph.trace import flops_of
 from cte_dask.inference.inputs import Around, TileGroup, feature_masks, perturbed, samples

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cte_dask.inference.graph.crop_to_core import Core, inner_view
 from cte_dask.inference.graph.feature_path import Plain
+from cte_dask.inference.graph.narrow import Core, inner_view
 from cte_dask.inference.outputs import foreground
 from cte_dask.inference.passes import LOW_PRECISION, Seen, alike, correlation
 

@@ -31,7 +31,7 @@ from cte_dask.inference.graph.bottleneck import (
     hooked,
     reaches_output,
 )
-from cte_dask.inference.graph.crop_to_core import Core, find_crop
+from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.paths import FeaturePath, Form, Proof, Split, example_masks, form_of
 from cte_dask.inference.graph.proving import DIFFERS, faster, formed, is_same, other_input, prove
 from cte_dask.inference.graph.split import UnreachedError, cut, insert_masks, named_node
@@ -61,7 +61,9 @@ class Plain(FeaturePath):
         """See `FeaturePath.encode`; nothing is shared."""
         return (x,)
 
-    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
+    def decode(
+        self, state: tuple[Tensor, ...], masks: Sequence[Tensor], *, cropped: bool = False
+    ) -> Tensor:
         """See `FeaturePath.decode`."""
         with hooked(self.module, self.layers, lambda i, y: y * masks[i]):
             output: Tensor = self.module(state[0])
@@ -164,7 +166,9 @@ def _module_path(
     channels = known.channels if known else _channels(module, layers, x)
     plain = Plain(layers, channels, "", module)
     try:
-        if known is not None and (shared.form_of(key, core) or (core and shared.reach_of(key))):
+        if known is not None and (
+            shared.form_of(key, core) or (core and shared.form_for_other(key))
+        ):
             return _as_known(plain, known.halves, x, core, key=key, small=small)
         path = _as_first(plain, known.halves if known else None, x, core, key)
     # Tracing executes foreign code: whatever it raises, plain passes work.
@@ -194,8 +198,8 @@ def _as_first(
     split = Split(plain.layers, plain.channels, "", *halves)
     proven = prove(split, x, masks, want, plain=plain.run)
     shared.keep(key, plain.module, plain.layers, plain.channels, halves)
-    path, reach = faster(proven, core)
-    shared.keep_form(key, core, form_of(path), reach)
+    path = faster(proven, core)
+    shared.keep_form(key, core, form_of(path))
     return path
 
 
@@ -241,7 +245,9 @@ def _as_known(
     """
     filled = Split(plain.layers, plain.channels, "", *halves)
     with torch.no_grad():
-        form = _known_form(filled, x, core, key)
+        form = shared.form_of(key, core)
+        if form is None:  # of a tile that lies elsewhere, all of the path is compared
+            small, form = None, _form_for_other(core, key)
         path = tested = formed(filled, form, x.device)
         like = None if small is None else shared.recall(_small_key(key, small), plain.module)
         if small is not None and like is not None:
@@ -254,20 +260,16 @@ def _as_known(
         )
     if not same:
         raise ValueError(DIFFERS)
+    shared.keep_form(key, core, form)
     return path
 
 
-def _known_form(filled: Split, x: Tensor, core: Core | None, key: shared.Key) -> Form:
-    """Return the form of an architecture for a core; one that is new to it is tried."""
-    form, like = shared.form_of(key, core), shared.reach_of(key)
-    if form is None and like is not None and core is not None:
-        (other, reach), state = like, filled.encode(x)
-        masks = example_masks(x, filled.channels, random=False)
-        form = Form(other.kind, find_crop(filled.suffix, state, masks, core, reach))
-        shared.keep_form(key, core, form, reach)
+def _form_for_other(core: Core | None, key: shared.Key) -> Form:
+    """Return the form of an architecture for another core."""
+    form = shared.form_for_other(key)
     if form is None:
         raise ValueError("no network of its architecture is known")
-    return form
+    return replace(form, core=core if form.core is not None else None)
 
 
 def _rebuilt(network: Network, x: Tensor, proof: Proof) -> FeaturePath:
@@ -338,7 +340,7 @@ def _graph_path(
         if names:  # the user asked for these layers
             raise
         raise BlackBoxError(f"its features cannot be perturbed: {error}") from error
-    return faster(proven, core)[0]
+    return faster(proven, core)
 
 
 def _masked_graph(

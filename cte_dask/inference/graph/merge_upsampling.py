@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from cte_dask.inference.graph.private_torch import ADD_RELU, FUSED, FUSED_SUM, TRANSPOSED
 from cte_dask.inference.graph.split import weight_of
 
-__all__ = ["merge_upsampling"]
+__all__ = ["Between", "merge_upsampling"]
 
 _ATEN = torch.ops.aten
 _REPEATED = {_ATEN.upsample_nearest2d.vec, _ATEN.upsample_nearest3d.vec}
@@ -164,9 +164,10 @@ def _merge(
             result = call(TRANSPOSED, (*arguments, *given))
         else:
             result = call(TRANSPOSED, (*arguments, "none", [], ""))
+            result.meta = dict(node.meta)
             if constant is not None:
                 passes.add_submodule(between, constant)
-                border = passes.graph.call_module(between, (result,))
+                border = _called(passes, between, result)
                 result = call(_ATEN.add_.Tensor, (result, border))
             result = _finished(passes, result, added, convolved)
     result.meta = dict(node.meta)
@@ -209,16 +210,16 @@ def _merged_weight(enlarged: _Enlarged, weight: Tensor) -> Tensor:
     return merged.to(weight.dtype).contiguous(memory_format=last)
 
 
-def _constant(enlarged: _Enlarged, convolved: _Convolved) -> _Between | None:
+def _constant(enlarged: _Enlarged, convolved: _Convolved) -> Between | None:
     """Return what the bias of the enlarging weights adds to the result; None if nothing."""
     if enlarged.bias is None or not bool(enlarged.bias.any()):
         return None
     across = (1, -1, *(1,) * (convolved.weight.ndim - 2))
     weight = convolved.weight.double() * enlarged.bias.double().reshape(across)
-    return _Between(weight.sum(1, keepdim=True).to(convolved.weight.dtype), convolved.padding)
+    return Between(weight.sum(1, keepdim=True).to(convolved.weight.dtype), convolved.padding)
 
 
-def _add_once(once: GraphModule, added: Node, constant: _Between, name: str) -> bool:
+def _add_once(once: GraphModule, added: Node, constant: Between, name: str) -> bool:
     """Add a constant to a part that is convolved once, if that is what is added."""
     output = next(n for n in once.graph.nodes if n.op == "output")
     prefix = "state_half_"
@@ -229,13 +230,23 @@ def _add_once(once: GraphModule, added: Node, constant: _Between, name: str) -> 
     index = states + int(added.name.removeprefix(prefix))
     once.add_submodule(name, constant)
     with once.graph.inserting_before(output):
-        border = once.graph.call_module(name, (results[index],))
-        results[index] = once.graph.call_function(_ATEN.add_.Tensor, (results[index], border))
+        part = results[index]
+        border = _called(once, name, part)
+        results[index] = once.graph.call_function(_ATEN.add_.Tensor, (part, border))
+        results[index].meta = dict(part.meta)
     output.args = (tuple(results),)
     return True
 
 
-class _Between(nn.Module):
+def _called(module: GraphModule, name: str, maps: Node) -> Node:
+    """Call what gives the constant of some maps."""
+    border = module.graph.call_module(name, (maps,))
+    if "val" in maps.meta:
+        border.meta = {"val": maps.meta["val"][:1]}
+    return border
+
+
+class Between(nn.Module):
     """What a constant that was added to enlarged maps gives behind the convolution.
 
     Inside it is a number a map; where the kernel reaches beyond the border, less of it.
@@ -251,8 +262,15 @@ class _Between(nn.Module):
     def __init__(self, weight: Tensor, padding: tuple[int, ...]) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
+        axes = tuple(range(2, weight.ndim))
+        self.register_buffer("inside", weight.sum(axes, keepdim=True).transpose(0, 1))
         self.padding = padding
         self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def is_inside(self, box: Sequence[tuple[int, int]], whole: Sequence[tuple[int, int]]) -> bool:
+        """Tell whether it is one number a map, ``inside``, all over a box of its result."""
+        axes = zip(box, whole, self.padding, strict=True)
+        return all(a >= p and b <= n - p for (a, b), (_, n), p in axes)
 
     def forward(self, result: Tensor) -> Tensor:
         """Return it for maps of some extent, (1, C', …)."""

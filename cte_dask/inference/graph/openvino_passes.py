@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from cte_dask.inference.graph.crop_to_core import Crop
 from cte_dask.inference.graph.openvino_graph import convertible
+from cte_dask.inference.graph.proving import cut_to
 from cte_dask.inference.graph.skip_once import halved
 from cte_dask.inference.graph.trace import traced
 
@@ -85,7 +86,7 @@ class OpenVinoPasses:
         masks
             For each perturbed pass one mask (N, C, 1, 1[, 1]) a perturbed layer.
         cropped
-            Whether outputs are those of the split's crop, not of the whole `x`.
+            Whether outputs are cut to the tile, as the split's can be.
         """
         inputs = [x, *(mask for layers in masks for mask in layers)]
         arrays = [tensor.contiguous().numpy() for tensor in inputs]
@@ -98,8 +99,7 @@ class OpenVinoPasses:
             return [torch.from_numpy(results[i]) for i in range(1 + len(masks))]
 
     def _compile(self, inputs: Sequence[Tensor], count: int, *, cropped: bool) -> Any:
-        crop = self._split.crop if cropped else None
-        together = _Together(self._split, inputs[0], count, crop)
+        together = _Together(self._split, inputs[0], count, cropped=cropped)
         with torch.no_grad():
             graph = convertible(traced(together, *inputs))
         options = {
@@ -114,27 +114,23 @@ class OpenVinoPasses:
 class _Together(nn.Module):
     """The passes of one batch: (x, *masks) → one output a pass, the unperturbed one first."""
 
-    def __init__(self, split: Split, x: Tensor, count: int, crop: Crop | None) -> None:
+    def __init__(self, split: Split, x: Tensor, count: int, *, cropped: bool) -> None:
         super().__init__()
         prefix, suffix = split.traced or (split.prefix, split.suffix)
-        halves = halved(suffix) if count else None
-        self.prefix, self.crop = prefix, crop
-        self.once: GraphModule | None
-        self.once, self.suffix = halves or (None, suffix)
+        once, suffix = (halved(suffix) if count else None) or (None, suffix)
+        self.split = replace(split, prefix=prefix, once=once, suffix=suffix, inner=None)
+        if cropped and split.inner is not None:
+            self.split = cut_to(self.split, split.inner.core) or self.split
         self.layers, self.count = len(split.channels), count
         for i, maps in enumerate(split.channels):
             self.register_buffer(f"ones_{i}", torch.ones(len(x), maps, *(1,) * (x.ndim - 2)))
 
     def forward(self, x: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
-        state = tuple(self.prefix(x))
-        if self.crop is not None:
-            state = tuple(m[:, :, *self.crop.inside(m)] for m in state)
-        if self.once is not None:
-            state = tuple(self.once(*state))
+        state = self.split.encode(x, cropped=True)
         n = self.layers
         sets = [masks[i * n : (i + 1) * n] for i in range(self.count)]
         ones = tuple(self.get_buffer(f"ones_{i}") for i in range(n))
-        return tuple(self.suffix(*state, *layers) for layers in (ones, *sets))
+        return tuple(self.split.decode(state, m, cropped=True) for m in (ones, *sets))
 
 
 def _converted(graph: GraphModule) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from cte_dask.inference.graph.crop_to_core import Crop
+from cte_dask.inference.graph.boxes import Box
+from cte_dask.inference.graph.narrow import Core, inner_view
 
 __all__ = [
     "FeaturePath",
     "Form",
+    "Inner",
     "Proof",
     "Split",
     "example_masks",
@@ -43,14 +45,16 @@ class FeaturePath(ABC):
         Number of feature maps of each.
     note
         Why the encoder is not shared, empty where it is.
-    crop
-        How a state can be cut to what a tile's core depends on; None where it cannot.
     """
 
     layers: tuple[str, ...]
     channels: tuple[int, ...]
     note: str
-    crop: Crop | None = field(default=None, kw_only=True)
+
+    @property
+    def core(self) -> Core | None:
+        """Where the tile lies in outputs that are cut to it; None if none can be."""
+        return None
 
     @abstractmethod
     def encode(self, x: Tensor, *, cropped: bool = False) -> tuple[Tensor, ...]:
@@ -61,16 +65,37 @@ class FeaturePath(ABC):
         x
             A batch of the shape that the path was made for.
         cropped
-            Whether outputs shall be those of `crop`, which must not be None, not of the whole `x`.
+            Whether outputs shall be cut to the tile, where `core` is not None.
         """
 
     @abstractmethod
-    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
+    def decode(
+        self, state: tuple[Tensor, ...], masks: Sequence[Tensor], *, cropped: bool = False
+    ) -> Tensor:
         """Run the rest with one mask (N, C, 1, 1[, 1]) a layer; masks of ones change nothing."""
 
     def run(self, x: Tensor, masks: Sequence[Tensor], *, cropped: bool = False) -> Tensor:
         """Run one pass, with what could be shared in it."""
-        return self.decode(self.encode(x, cropped=cropped), masks)
+        return self.decode(self.encode(x, cropped=cropped), masks, cropped=cropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """The graphs of a split network where a tile's core depends on them; else as `Split`.
+
+    Parameters
+    ----------
+    core
+        Where the tile lies in the network's output.
+    box
+        What of the input they are given.
+    """
+
+    prefix: GraphModule
+    suffix: GraphModule
+    once: GraphModule | None
+    core: Core
+    box: Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +113,38 @@ class Split(FeaturePath):
         `cte_dask.inference.graph.skip_once`.
     traced
         Prefix and suffix as they were traced, where those here were folded and fused.
+    inner
+        What gives a tile alone; None where that needs all of the frame.
     """
 
     prefix: GraphModule
     suffix: GraphModule
     once: GraphModule | None = None
     traced: tuple[GraphModule, GraphModule] | None = None
+    inner: Inner | None = None
+
+    @property
+    def core(self) -> Core | None:
+        """See `FeaturePath.core`."""
+        if self.inner is None:
+            return None
+        return tuple(slice(0, c.stop - c.start) for c in self.inner.core)
 
     def encode(self, x: Tensor, *, cropped: bool = False) -> tuple[Tensor, ...]:
         """See `FeaturePath.encode`."""
-        state = tuple(self.prefix(x))
-        if cropped and self.crop is not None:
-            state = self.crop.cut(state)
-        return tuple(self.once(*state)) if self.once else state
+        graphs: Split | Inner = self
+        if cropped and self.inner is not None:
+            graphs = self.inner
+            x = inner_view(x, tuple(slice(*ends) for ends in self.inner.box))
+        state = tuple(graphs.prefix(x))
+        return tuple(graphs.once(*state)) if graphs.once else state
 
-    def decode(self, state: tuple[Tensor, ...], masks: Sequence[Tensor]) -> Tensor:
+    def decode(
+        self, state: tuple[Tensor, ...], masks: Sequence[Tensor], *, cropped: bool = False
+    ) -> Tensor:
         """See `FeaturePath.decode`."""
-        output: Tensor = self.suffix(*state, *masks)
+        graphs = self.inner if cropped and self.inner else self
+        output: Tensor = graphs.suffix(*state, *masks)
         return output
 
 
@@ -135,12 +175,12 @@ class Form:
     kind
         ``"once"``: fused, and half of each convolution over a skip run once; ``"fused"``;
         ``"split"``: the operations as they were traced.
-    crop
-        How its state is cut to what the core depends on; None where it is not.
+    core
+        Where the tile lies in its output, if what the tile does not depend on is left out.
     """
 
     kind: Literal["once", "fused", "split"]
-    crop: Crop | None = None
+    core: Core | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +223,10 @@ def place(device: str) -> str:
 
 def form_of(path: Split) -> Form:
     """Return the form in which a split network runs."""
+    core = path.inner.core if path.inner is not None else None
     if path.once is not None:
-        return Form("once", path.crop)
-    return Form("split" if path.traced is None else "fused", path.crop)
+        return Form("once", core)
+    return Form("split" if path.traced is None else "fused", core)
 
 
 def proof_of(path: FeaturePath, shape: tuple[int, ...], device: str) -> Proof:

@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cte_dask.inference.graph.crop_to_core import Core, Reach, find_crop, find_reach, inner_view
+from cte_dask.inference.graph.boxes import Box, whole_of
 from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.merge_upsampling import merge_upsampling
-from cte_dask.inference.graph.paths import Form, Split
+from cte_dask.inference.graph.narrow import Core, inner_view, narrowed
+from cte_dask.inference.graph.paths import Form, Inner, Split
 from cte_dask.inference.graph.skip_once import halved
 
 __all__ = [
     "DIFFERS",
     "FUSED_TOLERANCE",
     "Proven",
+    "cut_to",
     "faster",
     "formed",
     "is_same",
@@ -70,33 +72,52 @@ def _require_equal(got: Tensor, want: Tensor) -> None:
         raise ValueError(DIFFERS)
 
 
-def faster(proven: Proven, core: Core | None) -> tuple[Split, Reach | None]:
-    """Fuse a split and cut it to the core, as far as its results differ by rounding alone.
-
-    How far its state reaches is returned, too; None if it is not cut, for whatever core.
-    """
-    split, x = proven.split, proven.x
+def faster(proven: Proven, core: Core | None) -> Split:
+    """Fuse a split and cut it to the core, as far as its results differ by rounding alone."""
+    split = proven.split
     with torch.no_grad():
-        crop = reach = None
-        if core is not None:
-            arguments = split.suffix, proven.state, proven.masks
-            reach = find_reach(*arguments)
-            crop = find_crop(*arguments, core, reach)
-        quick = _fused(split, x.device)
-        forms = (form for form in (_halved(quick), quick) if form is not None)
+        quick = _fused(split, proven.x.device)
+        forms = [form for form in (_halved(quick), quick) if form is not None]
         candidates = (
-            replace(f, crop=c) for f in forms for c in ((crop, None) if crop else (None,))
+            path
+            for form in forms
+            for path in (cut_to(form, core) if core else None, form)
+            if path is not None
         )
-        path = next((f for f in candidates if _fits(f, proven, core)), split)
-    # a cut that did not fit is tried for no other core
-    return path, reach if path.crop == crop else None
+        return next((path for path in candidates if _fits(path, proven)), split)
 
 
-def _fits(split: Split, proven: Proven, core: Core | None) -> bool:
+def _fits(split: Split, proven: Proven) -> bool:
     x, masks, want = proven.x, proven.masks, proven.output
     if not is_same(split, x, masks, want):
         return False
-    return split.crop is None or is_same(split, x, masks, want, core=core)
+    return split.inner is None or is_same(split, x, masks, want, core=split.inner.core)
+
+
+def cut_to(split: Split, core: Core) -> Split | None:
+    """Leave out of a split what a tile does not depend on; None if it depends on everything.
+
+    Parameters
+    ----------
+    split
+        The network.
+    core
+        Where the tile lies in its output.
+    """
+    graphs = [graph for graph in (split.prefix, split.once, split.suffix) if graph is not None]
+    wanted: list[Box] = [tuple((c.start, c.stop) for c in core)]
+    left_out, cut = False, []
+    for graph in reversed(graphs):
+        inner, boxes = narrowed(graph, wanted)
+        inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        wanted = [boxes.get(n.name, ()) for n in inputs if not n.name.startswith("mask_")]
+        left_out |= any(boxes[n.name] != whole_of(n) for n in inputs if n.name in boxes)
+        cut.append(inner)
+    if not left_out or len(wanted) != 1:
+        return None
+    suffix, *rest = cut
+    once = rest[0] if len(rest) > 1 else None
+    return replace(split, inner=Inner(rest[-1], suffix, once, core, wanted[0]))
 
 
 def formed(split: Split, form: Form, device: torch.device) -> Split:
@@ -114,7 +135,9 @@ def formed(split: Split, form: Form, device: torch.device) -> Split:
         path = _halved(path)
     if path is None:
         raise ValueError(f"no convolution over a skip in the form {form.kind!r}")
-    return replace(path, crop=form.crop)
+    if form.core is not None and (path := cut_to(path, form.core)) is None:
+        raise ValueError("a tile depends on all of its frame")
+    return path
 
 
 def _fused(split: Split, device: torch.device) -> Split:
@@ -141,11 +164,11 @@ def is_same(
     """Tell whether a path gives what is wanted, in the core if it is cut to that."""
     # rounding grows with the size of the sums, not of each result
     tolerance = FUSED_TOLERANCE * float(want.abs().max())
-    cropped = core is not None and path.crop is not None
+    cropped = core is not None and path.inner is not None
     try:
         got = path.run(x, masks, cropped=cropped)
     except RuntimeError:  # a graph that holds the extents it was traced with
         return False
-    if core is not None and path.crop is not None:
-        got, want = inner_view(got, path.crop.core), inner_view(want, core)
+    if core is not None and cropped:
+        want = inner_view(want, core)
     return got.shape == want.shape and float((got - want).abs().max()) <= tolerance

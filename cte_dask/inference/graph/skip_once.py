@@ -108,8 +108,8 @@ def _passes(suffix: GraphModule, halves: list[_SplitConvolution]) -> tuple[Graph
     graph, constants = Graph(), _constants(suffix)
     numbers = {half.node: i for i, half in enumerate(halves)}
     state = [n for n in suffix.graph.nodes if _is_state(n)]
-    copies = {node: graph.placeholder(node.name) for node in state}
-    sums = [graph.placeholder(f"state_half_{i}") for i in range(len(halves))]
+    copies = {node: _input(graph, node.name, node) for node in state}
+    sums = [_input(graph, f"state_half_{i}", half.node) for i, half in enumerate(halves)]
     for node in suffix.graph.nodes:
         if node in numbers:
             number = numbers[node]
@@ -138,17 +138,21 @@ def _summed(
     if half.node.target is FUSED.default:
         activation = "relu" if half.node.args[_FUSED_NAME] == "relu" else None
         arguments = (*half.geometry, 1, "add", 1, activation, [], None)
-        return graph.call_function(FUSED_SUM, (x, partial, weight, None, *arguments))
-    convolved = (x, weight, None, *half.node.args[3:])
-    rest = graph.call_function(_ATEN.convolution.default, convolved)
-    return graph.call_function(_ATEN.add.Tensor, (rest, partial))
+        result = graph.call_function(FUSED_SUM, (x, partial, weight, None, *arguments))
+    else:
+        convolved = (x, weight, None, *half.node.args[3:])
+        rest = graph.call_function(_ATEN.convolution.default, convolved)
+        rest.meta = dict(half.node.meta)
+        result = graph.call_function(_ATEN.add.Tensor, (rest, partial))
+    result.meta = dict(half.node.meta)
+    return result
 
 
 def _once(suffix: GraphModule, halves: list[_SplitConvolution], state: list[Node]) -> GraphModule:
     """Return what runs once: (*state) -> what the passes want of it, then the halves."""
     graph, constants = Graph(), _constants(suffix)
     placeholders = [n for n in suffix.graph.nodes if _is_state(n)]
-    copies = {node: graph.placeholder(node.name) for node in placeholders}
+    copies = {node: _input(graph, node.name, node) for node in placeholders}
     outputs = [copies[node] for node in state]
     for half in halves:
         x = _concatenated(graph, [copies[n] for n in half.early])
@@ -156,19 +160,29 @@ def _once(suffix: GraphModule, halves: list[_SplitConvolution], state: list[Node
         constants[name] = half.weights[0]
         bias = half.node.args[2]
         offset = graph.get_attr(str(bias.target)) if isinstance(bias, Node) else None
-        if half.node.target is FUSED.default:
-            arguments = (x, weight, offset, *half.geometry, 1, "none", [], "")
-            outputs.append(graph.call_function(FUSED.default, arguments))
-            continue
-        padding, stride, dilation = half.geometry
-        more = (stride, padding, dilation, False, [0] * len(padding), 1)
-        outputs.append(graph.call_function(_ATEN.convolution.default, (x, weight, offset, *more)))
+        target, more = FUSED.default, (*half.geometry, 1, "none", [], "")
+        if half.node.target is not FUSED.default:
+            padding, stride, dilation = half.geometry
+            target = _ATEN.convolution.default
+            more = (stride, padding, dilation, False, [0] * len(padding), 1)
+        outputs.append(graph.call_function(target, (x, weight, offset, *more)))
+        outputs[-1].meta = dict(half.node.meta)
     graph.output(tuple(outputs))
     return GraphModule(constants, graph)
 
 
+def _input(graph: Graph, name: str, like: Node) -> Node:
+    placeholder = graph.placeholder(name)
+    placeholder.meta = dict(like.meta)
+    return placeholder
+
+
 def _concatenated(graph: Graph, nodes: list[Node]) -> Node:
-    return nodes[0] if len(nodes) == 1 else graph.call_function(_ATEN.cat.default, (nodes, 1))
+    if len(nodes) == 1:
+        return nodes[0]
+    joined = graph.call_function(_ATEN.cat.default, (nodes, 1))
+    joined.meta = dict(nodes[0].meta)  # of the same extent
+    return joined
 
 
 def _constants(module: GraphModule) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-from cte_dask.inference.graph.crop_to_core import Core, Reach
+from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.paths import Form
 
-__all__ = ["Key", "Known", "form_of", "keep", "keep_form", "reach_of", "recall"]
+__all__ = ["Key", "Known", "form_for_other", "form_of", "keep", "keep_form", "recall"]
 
 Key = tuple[object, ...] | None
 Halves = tuple[GraphModule, GraphModule]
@@ -90,7 +90,7 @@ def keep(
 
 
 _FORMS: OrderedDict[tuple[Key, str], Form] = OrderedDict()
-_REACHES: OrderedDict[Key, tuple[Form, Reach | None]] = OrderedDict()
+_ANY = "any"
 
 
 def form_of(key: Key, core: Core | None) -> Form | None:
@@ -101,21 +101,20 @@ def form_of(key: Key, core: Core | None) -> Form | None:
     return None if key is None else _FORMS.get((key, str(core)))
 
 
-def reach_of(key: Key) -> tuple[Form, Reach | None] | None:
-    """Return the form of networks of a key for some core, and what tells it for another one."""
-    return None if key is None else _REACHES.get(key)
+def form_for_other(key: Key) -> Form | None:
+    """Return how networks of a key run for some core; None if it is not known."""
+    return None if key is None else _FORMS.get((key, _ANY))
 
 
-def keep_form(key: Key, core: Core | None, form: Form, reach: Reach | None) -> None:
-    """Keep how a network of a key was found to run, for a core, and how far its state reaches."""
+def keep_form(key: Key, core: Core | None, form: Form) -> None:
+    """Keep how a network of a key was found to run, for a core."""
     if key is None:
         return
     _FORMS[key, str(core)] = form
     if core is not None:
-        _REACHES[key] = form, reach
-    for kept in (_FORMS, _REACHES):
-        while len(kept) > _MOST:
-            kept.popitem(last=False)
+        _FORMS[key, _ANY] = form
+    while len(_FORMS) > _MOST:
+        _FORMS.popitem(last=False)
 
 
 def _half(half: GraphModule, names: dict[int, str]) -> _StoredGraph | None:

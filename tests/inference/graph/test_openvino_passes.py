@@ -31,7 +31,7 @@ def split_of(module: nn.Module, x: Tensor, **options: Any) -> Split:
 def by_torch(path: Split, x: Tensor, masks: list[list[Tensor]], *, cropped: bool) -> list[Tensor]:
     state = path.encode(x, cropped=cropped)
     ones = example_masks(x, path.channels, random=False)
-    return [path.decode(state, layers) for layers in (ones, *masks)]
+    return [path.decode(state, layers, cropped=cropped) for layers in (ones, *masks)]
 
 
 def assert_alike(got: list[Tensor], want: list[Tensor]) -> None:
@@ -86,7 +86,7 @@ def test_compiled_passes_are_cut_to_the_core_alike():
     torch.manual_seed(0)
     x = torch.rand(1, 1, 128, 128)
     path = split_of(UNet(dims=2, features=(4, 6, 8)), x, core=(slice(40, 88),) * 2)
-    assert path.crop is not None
+    assert path.core is not None
     masks = [example_masks(x, path.channels, random=True)]
     with torch.inference_mode():
         got = OpenVinoPasses(path).run(x, masks, cropped=True)

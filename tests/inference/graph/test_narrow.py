@@ -58,7 +58,7 @@ def uncut_and_cut(path, x: Tensor, core) -> tuple[Tensor, Tensor]:
     masks = example_masks(x, path.channels, random=True)
     with torch.inference_mode():
         whole = path.decode(path.encode(x), masks)[(..., *core)]
-        part = path.decode(path.encode(x, cropped=True), masks)[(..., *path.crop.core)]
+        part = path.decode(path.encode(x, cropped=True), masks, cropped=True)
     return whole, part
 
 
@@ -82,62 +82,114 @@ def test_the_core_is_the_same_for_fewer_operations(name):
     make, shape, core = UNETS[name]
     path, x = path_of(make(), shape, core)
     assert path.note == ""
-    assert path.crop is not None
+    assert path.core is not None
     whole, part = uncut_and_cut(path, x, core)
     torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)
     masks = example_masks(x, path.channels, random=False)
-    cut, all_ = (
-        flops(lambda c=c: path.decode(path.encode(x, cropped=c), masks)) for c in (True, False)
-    )
+    cut, all_ = (flops(lambda c=c: path.run(x, masks, cropped=c)) for c in (True, False))
     assert cut < 0.9 * all_
 
 
-def test_weights_that_hide_how_far_a_decoder_sees_change_nothing():
-    module = unet()
-    path, _ = path_of(module, *UNETS["2d"][1:])
-    for layer in module.decoders.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.weight[..., 0, :] = 0
-            layer.weight[..., 0] = 0
-    hidden, _ = path_of(module, *UNETS["2d"][1:])
-    assert hidden.crop == path.crop
+PARTLY = {
+    "aligned corners": lambda: Bilinear(True),
+    "needs most of the frame": unet,
+}
+
+
+@pytest.mark.parametrize("name", PARTLY)
+def test_what_comes_last_is_cut_where_what_comes_first_needs_the_frame(name):
+    shape, core = (1, 1, 64, 64), (slice(16, 48),) * 2
+    path, x = path_of(PARTLY[name](), shape, core)
+    assert path.inner is not None
+    assert all(stop - start > 60 for start, stop in path.inner.box)
+    whole, part = uncut_and_cut(path, x, core)
+    torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "make",
     [
         Normed,
-        lambda: Bilinear(True),
         lambda: unet(norm="instance"),
         lambda: BasicUNet(
             spatial_dims=2, in_channels=1, out_channels=1, features=(4, 4, 8, 8, 8, 4)
         ),
     ],
-    ids=["group norm", "aligned corners", "instance norm", "monai"],
+    ids=["group norm", "instance norm", "monai"],
 )
 def test_what_depends_on_the_whole_extent_is_not_cut(make):
     path, x = path_of(make(), (1, 1, 96, 96), (slice(32, 64),) * 2)
     assert path.note == ""
-    assert path.crop is None
+    assert path.core is None
     with torch.inference_mode():
         masks = example_masks(x, path.channels, random=False)
-        assert path.decode(path.encode(x), masks).shape == x.shape
+        assert path.run(x, masks, cropped=True).shape == x.shape
 
 
-def test_a_core_that_needs_all_of_the_frame_is_not_cut():
-    path, _ = path_of(unet(), (1, 1, 32, 32), (slice(2, 30),) * 2)
-    assert path.crop is None
+class Layers(nn.Module):
+    """Some layers between an encoder and a decoder of its own."""
+
+    def __init__(self, *layers: nn.Module, factor: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.down, self.layers = nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Sequential(*layers)
+        self.up = nn.Upsample(scale_factor=factor)
+        self.last = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.up(self.layers(self.down(x))))
+
+
+LAYERS = {
+    "dilated": lambda: Layers(nn.Conv2d(4, 4, 3, padding=3, dilation=3), nn.ReLU()),
+    "strided": lambda: Layers(nn.Conv2d(4, 4, 5, padding=2, stride=2), factor=4),
+    "without padding": lambda: Layers(nn.Conv2d(4, 4, 3), nn.ZeroPad2d(1)),
+    "max pool": lambda: Layers(nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1), factor=4),
+    "overlapping pool": lambda: Layers(nn.MaxPool2d(3, 2, 1), factor=4),
+    "mean pool": lambda: Layers(nn.AvgPool2d(2), nn.LeakyReLU(), factor=4),
+    "padded mean pool": lambda: Layers(nn.AvgPool2d(3, 2, 1), factor=4),
+    "transposed, overlapping": lambda: Layers(
+        nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+    ),
+    "transposed, uneven": lambda: Layers(
+        nn.ConvTranspose2d(4, 4, 3, 2, 1, 1), nn.Conv2d(4, 4, 3, 2, 1)
+    ),
+    "norm": lambda: Layers(nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.PReLU(), factor=4),
+    "shuffle": lambda: Layers(nn.Conv2d(4, 16, 1), nn.PixelShuffle(2), nn.AvgPool2d(2)),
+    "bilinear": lambda: Layers(
+        nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(4, 4, 3, 2, 1)
+    ),
+}
+PLACES = {
+    "inside": (slice(31, 57), slice(40, 64)),
+    "at the border": (slice(0, 20), slice(70, 96)),
+    "near it": (slice(3, 21), slice(66, 92)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_gives_in_a_box_what_it_gives_in_all(name, place):
+    core = PLACES[place]
+    path, x = path_of(LAYERS[name](), (2, 1, 96, 96), core)
+    assert path.note == ""
+    assert path.core is not None
+    whole, part = uncut_and_cut(path, x, core)
+    torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_models_of_one_code_share_what_was_found(monkeypatch):
-    from cte_dask.inference.graph import proving
+    from cte_dask.inference.graph import feature_path as paths
 
     calls = []
-    real = proving.find_reach
-    monkeypatch.setattr(proving, "find_reach", lambda *a: calls.append(1) or real(*a))
+    real = paths.faster
+    monkeypatch.setattr(paths, "faster", lambda *a: calls.append(1) or real(*a))
     make, shape, core = UNETS["2d"]
-    x = torch.rand(shape)
-    opened = Network(forward=make(), kind="module", code="test-crop-shared")
-    paths = [feature_path(opened, x, core=core) for _ in range(2)]
-    assert paths[0].crop == paths[1].crop is not None
+    x, other = torch.rand(shape), (slice(20, 52), slice(41, 80))
+    opened = Network(forward=make(), kind="module", code="test-narrow-shared")
+    path, *paths = [feature_path(opened, x, core=c) for c in (core, core, other)]
+    assert [p.inner.core for p in (path, *paths)] == [core, core, other]
     assert len(calls) == 1
+    for each, place in zip((path, *paths), (core, core, other), strict=True):
+        whole, part = uncut_and_cut(each, x, place)
+        torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,141 @@
+"""A pass computed where the scored core of a tile depends on it, layer by layer.
+
+A tile is read with the halo of the whole network. Each layer needs less of its input than the one
+before it was given: the last convolution one voxel around the core, the deepest layers some more.
+From the core back to the image, what each operation of a graph reads is known
+(`cte_dask.inference.graph.boxes`); every operation then runs on that box alone, convolutions
+without padding where all that they read is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+
+from cte_dask.inference.graph.boxes import Box, Step, step_of, whole_of
+
+__all__ = ["Core", "inner_view", "narrowed"]
+
+Core = tuple[slice, ...]
+"""Slices of the spatial axes."""
+
+_ATEN = torch.ops.aten
+
+
+def inner_view(x: Tensor, core: Core) -> Tensor:
+    """Return the view of (N, C, [z,] y, x) that lies in a box."""
+    for axis, place in enumerate(core):
+        x = x.narrow(2 + axis, place.start, place.stop - place.start)
+    return x
+
+
+def narrowed(module: GraphModule, wanted: Sequence[Box]) -> tuple[GraphModule, dict[str, Box]]:
+    """Return a graph that gives boxes of its results, and what it needs for that.
+
+    Parameters
+    ----------
+    module
+        A graph of ATen and oneDNN operations whose nodes have shapes and strides of their results
+        as ``meta["val"]``; left as it is.
+    wanted
+        The box of each result; empty for all of it.
+
+    Returns
+    -------
+    tuple
+        The graph, and by name the box of each of its inputs that are maps: what it is to be given
+        in place of the whole map.
+    """
+    nodes: list[Node] = list(module.graph.nodes)
+    needs: dict[Node, Box] = {}
+    for result, box in zip(_results(nodes[-1]), wanted, strict=True):
+        _widen(needs, result, box or whole_of(result))
+    steps: dict[Node, Step] = {}
+    for node in reversed(nodes):
+        if node.op in {"call_function", "call_module"} and node in needs:
+            steps[node] = step_of(module, node, needs[node])
+            for argument in node.all_input_nodes:
+                _widen(needs, argument, steps[node].reads.get(argument, whole_of(argument)))
+    return _Writer(module, needs, steps).written(wanted)
+
+
+def _results(output: Node) -> list[Node]:
+    given: Any = output.args[0]
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _widen(needs: dict[Node, Box], node: Node, box: Box) -> None:
+    """Note that a box of a node is needed, beside those that are."""
+    if old := needs.get(node):
+        pairs = zip(old, box, strict=True)
+        box = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in pairs)
+    needs[node] = box
+
+
+class _Writer:
+    """Writes the graph whose steps are known."""
+
+    def __init__(
+        self, module: GraphModule, needs: dict[Node, Box], steps: dict[Node, Step]
+    ) -> None:
+        self.module, self.needs, self.steps = module, needs, steps
+        self.graph = Graph()
+        self.numbers: set[Node] = set()  # of which all voxels of a map have the same
+        self.copies: dict[Node, Node] = {}
+        self.gives: dict[Node, Box] = {}
+
+    def written(self, wanted: Sequence[Box]) -> tuple[GraphModule, dict[str, Box]]:
+        """Return the graph, and the boxes of its inputs."""
+        *nodes, output = self.module.graph.nodes
+        for node in nodes:
+            self.copies[node] = self._copy(node)
+        results = [self._result(*pair) for pair in zip(_results(output), wanted, strict=True)]
+        several = isinstance(output.args[0], list | tuple)
+        self.graph.output(tuple(results) if several else results[0])
+        inputs = {
+            n.name: box for n, box in self.gives.items() if n.op == "placeholder" and whole_of(n)
+        }
+        result = GraphModule(self.module, self.graph)
+        result.graph.eliminate_dead_code()
+        result.recompile()
+        return result, inputs
+
+    def _copy(self, node: Node) -> Node:
+        step = self.steps.get(node)
+        if step is None:
+            copy = self.graph.node_copy(node, self.copies.__getitem__)
+            self.gives[node] = self.needs.get(node, ()) if node.op == "placeholder" else ()
+            return copy
+        self.gives[node] = step.gives
+        if node.op == "call_module" and not step.reads:
+            self.numbers.add(node)
+            return self.graph.get_attr(f"{node.target}.inside")
+        changed = tuple(step.changed.get(i, a) for i, a in enumerate(node.args))
+        arguments = map_arg(changed, lambda n: self._part(n, step.reads.get(n, ())))
+        keywords = map_arg(dict(node.kwargs), self.copies.__getitem__)
+        return self.graph.create_node(node.op, node.target, arguments, keywords)
+
+    def _part(self, node: Node, box: Box) -> Node:
+        """Return what holds a box of a node's result."""
+        copy, given = self.copies[node], self.gives[node] or whole_of(node)
+        if node in self.numbers:
+            return copy
+        for axis, ((a, b), (low, high)) in enumerate(zip(box, given, strict=False), start=2):
+            if (a, b) != (low, high):
+                copy = self.graph.call_function(_ATEN.narrow.default, (copy, axis, a - low, b - a))
+        return copy
+
+    def _result(self, node: Node, box: Box) -> Node:
+        """Return a box of a result, laid out as the whole of it is."""
+        part = self._part(node, box or whole_of(node))
+        if part is self.copies[node]:
+            return part
+        value: Tensor = node.meta["val"]
+        last = torch.channels_last if value.ndim == 4 else torch.channels_last_3d
+        layout = last if value.is_contiguous(memory_format=last) else torch.contiguous_format
+        return self.graph.call_function(_ATEN.clone.default, (part,), {"memory_format": layout})
