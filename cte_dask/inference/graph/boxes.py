@@ -84,11 +84,14 @@ class Step:
         The box that it gives then: what was asked for, or more.
     changed
         New arguments, by position.
+    is_number
+        Whether it runs not at all: every voxel of a map there has the same number.
     """
 
     reads: dict[Node, Box]
     gives: Box
     changed: dict[int, Any] = field(default_factory=dict)
+    is_number: bool = False
 
 
 def whole_of(node: Node) -> Box:
@@ -312,7 +315,7 @@ def _padded(_module: GraphModule, node: Node, box: Box) -> Step | None:
 def _between(module: GraphModule, node: Node, box: Box) -> Step | None:
     called = module.get_submodule(str(node.target))
     if isinstance(called, Between) and called.is_inside(box, whole_of(node)):
-        return Step({}, ())
+        return Step({}, box, is_number=True)
     return None
 
 

@@ -29,9 +29,7 @@ _ATEN = torch.ops.aten
 
 def inner_view(x: Tensor, core: Core) -> Tensor:
     """Return the view of (N, C, [z,] y, x) that lies in a box."""
-    for axis, place in enumerate(core):
-        x = x.narrow(2 + axis, place.start, place.stop - place.start)
-    return x
+    return x[(slice(None), slice(None), *core)]
 
 
 def narrowed(module: GraphModule, wanted: Sequence[Box]) -> tuple[GraphModule, dict[str, Box]]:
@@ -58,9 +56,9 @@ def narrowed(module: GraphModule, wanted: Sequence[Box]) -> tuple[GraphModule, d
     steps: dict[Node, Step] = {}
     for node in reversed(nodes):
         if node.op in {"call_function", "call_module"} and node in needs:
-            steps[node] = step_of(module, node, needs[node])
-            for argument in node.all_input_nodes:
-                _widen(needs, argument, steps[node].reads.get(argument, whole_of(argument)))
+            steps[node] = step = step_of(module, node, needs[node])
+            for argument in () if step.is_number else node.all_input_nodes:
+                _widen(needs, argument, step.reads.get(argument, whole_of(argument)))
     return _Writer(module, needs, steps).written(wanted)
 
 
@@ -85,7 +83,7 @@ class _Writer:
     ) -> None:
         self.module, self.needs, self.steps = module, needs, steps
         self.graph = Graph()
-        self.numbers: set[Node] = set()  # of which all voxels of a map have the same
+        self.numbers: set[Node] = set()
         self.copies: dict[Node, Node] = {}
         self.gives: dict[Node, Box] = {}
 
@@ -112,7 +110,7 @@ class _Writer:
             self.gives[node] = self.needs.get(node, ()) if node.op == "placeholder" else ()
             return copy
         self.gives[node] = step.gives
-        if node.op == "call_module" and not step.reads:
+        if step.is_number:
             self.numbers.add(node)
             return self.graph.get_attr(f"{node.target}.inside")
         changed = tuple(step.changed.get(i, a) for i, a in enumerate(node.args))
@@ -127,7 +125,8 @@ class _Writer:
             return copy
         for axis, ((a, b), (low, high)) in enumerate(zip(box, given, strict=False), start=2):
             if (a, b) != (low, high):
-                copy = self.graph.call_function(_ATEN.narrow.default, (copy, axis, a - low, b - a))
+                ends = (a - low, b - low)
+                copy = self.graph.call_function(_ATEN.slice.Tensor, (copy, axis, *ends))
         return copy
 
     def _result(self, node: Node, box: Box) -> Node:
