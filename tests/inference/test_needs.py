@@ -13,7 +13,7 @@ import torch
 from conftest import blobs
 
 from cte_dask import score
-from cte_dask.inference.graph.crop_to_core import inner_view
+from cte_dask.inference.graph.narrow import inner_view
 from cte_dask.inference.graph.feature_path import Split, feature_path
 from cte_dask.inference.needs import with_extents, with_needs
 from cte_dask.inference.trial import check_model
@@ -105,14 +105,14 @@ def test_passes_of_a_coarse_network_are_shared_and_cut_to_the_core(dims: int) ->
     x = torch.rand(1, 1, *extent) * 255
     path = feature_path(network, x, core=core)
     assert isinstance(path, Split)
-    assert path.crop is not None
+    assert path.core is not None
     mask = torch.ones(1, 16, *(1,) * dims)
     mask[:, ::3] = 0
-    cropped = path.decode(path.encode(x, cropped=True), [mask])
+    cropped = path.run(x, [mask], cropped=True)
     with torch.no_grad():
         network.forward.get_submodule("second").register_forward_hook(lambda _m, _x, y: y * mask)
         want = inner_view(network.forward(x), core)
-    torch.testing.assert_close(inner_view(cropped, path.crop.core), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cropped, want, rtol=1e-4, atol=1e-4)
 
 
 def test_a_segformer_is_a_grey_box_at_its_deepest_maps() -> None:

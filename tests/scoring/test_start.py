@@ -50,7 +50,7 @@ def traces(monkeypatch) -> list[tuple[int, ...]]:
 
 def forget(monkeypatch) -> None:
     loaded.READY.clear()
-    for name in ("_KEPT", "_FORMS", "_REACHES"):
+    for name in ("_KEPT", "_FORMS"):
         monkeypatch.setattr(trace_cache, name, type(getattr(trace_cache, name))())
 
 

@@ -250,13 +250,14 @@ def _as_known(
             small, form = None, _form_for_other(core, key)
         path = tested = formed(filled, form, x.device)
         like = None if small is None else shared.recall(_small_key(key, small), plain.module)
+        place = core
         if small is not None and like is not None:
-            x, core = small, None
+            x, place = small, None
             short = Split(plain.layers, plain.channels, "", *like.halves)
             tested = formed(short, Form(form.kind), x.device)
         masks, other = example_masks(x, plain.channels, random=True), other_input(x)
         same = is_same(tested, x, masks, plain.run(x, masks)) and is_same(
-            tested, other, masks, plain.run(other, masks), core=core
+            tested, other, masks, plain.run(other, masks), core=place
         )
     if not same:
         raise ValueError(DIFFERS)
