@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from measuring import RESULTS, save
-from race_banks import Bank, resampled_bank
+from race_banks import Bank, real_tiles, resampled_bank
 
 from cte_dask.engine.racing import Race, rounds
 from cte_dask.engine.racing.race import DELTA, EPSILON
@@ -24,18 +24,6 @@ from cte_dask.engine.racing.race import DELTA, EPSILON
 CANDIDATES, BLOCKS = 200, 2000
 BUDGET = 400
 """Blocks after which a race that is not decided is given up."""
-
-
-def real_tiles() -> list[np.ndarray]:
-    """Consistencies (model, plane, place) under each score that was recorded."""
-    record = json.loads((RESULTS / "anytime-epfl.json").read_text())
-    planes = record["tile_counts"][0]
-    return [
-        np.array([np.array(row.split(), float) for row in models.values()]).reshape(
-            len(models), planes, -1
-        )
-        for models in record["tiles"].values()
-    ]
 
 
 def raced(bank: Bank, seed: int) -> tuple[Race, int]:
@@ -52,7 +40,7 @@ def raced(bank: Bank, seed: int) -> tuple[Race, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--banks", type=int, default=1000)
-    banks, scores = parser.parse_args().banks, real_tiles()
+    banks, scores = parser.parse_args().banks, real_tiles(RESULTS / "anytime-epfl.json")
     shares: list[float] = []
     blocks: list[int] = []
     wrong = undecided = 0

@@ -9,9 +9,11 @@ over tiles of 0.2 to 0.9 logits, correlations between models of 0 to 0.9.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,7 @@ __all__ = [
     "Bank",
     "awkward_bank",
     "close_bank",
+    "real_tiles",
     "resampled_bank",
     "terabyte_bank",
 ]
@@ -109,6 +112,29 @@ def awkward_bank(rng: np.random.Generator) -> Bank:
         steps = float(rng.choice([20, 100]))
         scores = np.round(scores * steps) / steps
     return _of_array(FEW_BLOCKS, _holed(rng, scores))
+
+
+def real_tiles(scores: Path) -> list[NDArray[np.float64]]:
+    """Return the consistencies of real models on a real target under each score.
+
+    Parameters
+    ----------
+    scores
+        A record of `benchmarks/anytime_real.py`.
+
+    Returns
+    -------
+    list of ndarray
+        (model, plane, place), one a score.
+    """
+    record = json.loads(scores.read_text())
+    planes = record["tile_counts"][0]
+    return [
+        np.array([np.array(row.split(), float) for row in models.values()]).reshape(
+            len(models), planes, -1
+        )
+        for models in record["tiles"].values()
+    ]
 
 
 def resampled_bank(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.race_banks import Bank, awkward_bank, close_bank, resampled_bank, terabyte_bank
+from benchmarks.race_banks import (
+    Bank,
+    awkward_bank,
+    close_bank,
+    real_tiles,
+    resampled_bank,
+    terabyte_bank,
+)
 from cte_dask.engine.racing import Race, Round, rounds
 from cte_dask.engine.racing.claims import ABOVE, BEATS, BOTH, WITHIN, Claims
 from cte_dask.engine.racing.goal import TYPICAL_BLOCKS, Goal, goal_of
@@ -91,21 +97,9 @@ def test_on_a_terabyte_the_best_model_is_found_in_few_blocks_and_rarely_missed()
     assert uncovered <= 0.05 * models
 
 
-def real_tiles() -> list[np.ndarray]:
-    """Consistencies of real models on a real target, (model, plane, place), for each score."""
-    record = json.loads((RESULTS / "anytime-epfl.json").read_text())
-    planes = record["tile_counts"][0]
-    return [
-        np.array([np.array(row.split(), float) for row in models.values()]).reshape(
-            len(models), planes, -1
-        )
-        for models in record["tiles"].values()
-    ]
-
-
 @pytest.mark.slow
 def test_with_the_correlations_of_a_real_target_the_best_model_is_found_in_few_blocks_too():
-    rng, banks, scores = np.random.default_rng(8), 100, real_tiles()
+    rng, banks, scores = np.random.default_rng(8), 100, real_tiles(RESULTS / "anytime-epfl.json")
     wrong, used = 0, []
     for seed in range(banks):
         bank = resampled_bank(rng, scores[seed % len(scores)])
