@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from cte_dask.tiles import Tile
     from cte_dask.volume.statistics import IntensityStatistics
 
-__all__ = ["Around", "TileGroup", "feature_masks", "inverted", "perturbed", "samples"]
+__all__ = ["Around", "TileGroup", "cut_small", "feature_masks", "inverted", "perturbed", "samples"]
 
 Around = Callable[["View"], Any]
+
+SMALL = {2: (64, 64), 3: (16, 32, 32)}
+"""Extents at which a network shows how it behaves from call to call, if they are multiples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,15 @@ def samples(
             image[number] = channel
     x = resized(to_torch(images, like.device).to(like.dtype), view.frame.extent)
     return x.expand(-1, spec.in_channels, *x.shape[2:]).contiguous()
+
+
+def cut_small(x: Tensor, spec: ModelSpec) -> Tensor:
+    """Cut a batch (N, C, [z,] y, x) to the least extent at which a model shows how it behaves."""
+    strides = (spec.multiple_zyx or (1, 1, 1))[3 - spec.dims :]
+    least = (max(2, -(-n // m)) * m for n, m in zip(SMALL[spec.dims], strides, strict=True))
+    for axis, extent in enumerate(least, start=2):
+        x = x.narrow(axis, 0, min(extent, x.shape[axis]))
+    return x.contiguous()
 
 
 def _beside(channels: Sequence[Any]) -> Any:

@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
-from cte_dask.inference.graph.feature_path import (
-    FeaturePath,
-    example_masks,
-    feature_path,
-)
-from cte_dask.inference.graph.narrow import Core, inner_view
+from cte_dask.inference.graph.feature_path import FeaturePath, example_masks, feature_path
+from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.paths import Proof, proof_of
 from cte_dask.inference.graph.trace import flops_of
-from cte_dask.inference.inputs import Around, TileGroup, feature_masks, perturbed, samples
+from cte_dask.inference.inputs import (
+    Around,
+    TileGroup,
+    cut_small,
+    feature_masks,
+    perturbed,
+    samples,
+)
 from cte_dask.inference.instances import tile_labels
 from cte_dask.inference.outputs import (
     Prediction,
@@ -33,12 +36,7 @@ from cte_dask.inference.outputs import (
     segmenter_maps,
     segmenter_of,
 )
-from cte_dask.inference.passes import (
-    Passes,
-    Seen,
-    fitting,
-    padded,
-)
+from cte_dask.inference.passes import Passes, Seen, fitting, padded
 from cte_dask.inference.probe import check_fraction
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import TimeLimitError, time_limit, within
@@ -56,9 +54,6 @@ if TYPE_CHECKING:
     from cte_dask.volume.statistics import IntensityStatistics
 
 __all__ = ["Predictor"]
-
-SMALL = {2: (64, 64), 3: (16, 32, 32)}
-"""Extents at which a network shows how it behaves from call to call, if they are multiples."""
 
 MOST_HANGS = 2
 """How often a process tries a network that does not come back."""
@@ -138,6 +133,7 @@ class Predictor:
         self.instances, self._features = inference.instances, inference.features
         self.time_limit = time_limit(inference.time_limit, tried_seconds)
         self._hung, self._whole, self._proof = 0, whole, proof
+        self._moved: dict[tuple[object, ...], Passes] = {}
         self._runtime = runtime
         self._small = self.small_example() if shown else None
         self.open()
@@ -147,14 +143,14 @@ class Predictor:
     def open(self) -> None:
         """Trace the network for its batch: for feature perturbation, and for quicker passes."""
         spec = self.spec
-        names = tuple(filter(None, (spec.bottleneck, *spec.layers)))
+        self._moved.clear()
         inside = [slice(b, b + t) for b, t in zip(self.frame.before, self.tile, strict=True)]
         # a segmenter sees the whole frame, and so does what resamples
         uncut = self.instances or self.frame.shape != self.frame.extent
         self.core: Core | None = None if uncut else tuple(inside[-spec.dims :])
         opened = None
         try:
-            opened = self._opened(names)
+            opened = self._opened()
         except ValueError:
             if self._features:
                 raise
@@ -166,7 +162,7 @@ class Predictor:
         """Run passes by ``"torch"``, or ``"openvino"`` where they are split."""
         self._runtime, self.passes = runtime, self.passes.run_by(runtime)
 
-    def _opened(self, names: tuple[str, ...]) -> FeaturePath | None:
+    def _opened(self) -> FeaturePath | None:
         if self._whole and not self._features:
             return None
         x, proof = self.example(), self._proof
@@ -175,7 +171,7 @@ class Predictor:
         return feature_path(
             self.network,
             x,
-            names=names,
+            names=tuple(filter(None, (self.spec.bottleneck, *self.spec.layers))),
             core=self.core,
             whole=self._whole,
             proof=proof,
@@ -193,9 +189,9 @@ class Predictor:
         """Return what the model reads and sees of a tile under a perturbation, or none."""
         return view_of(perturbation, self._context)
 
-    def example(self, perturbation: Perturbation | None = None) -> Tensor:
+    def example(self, view: View | None = None) -> Tensor:
         """Return a batch of uniform noise of the shape, dtype and device that the network sees."""
-        extent = self.view(perturbation).frame.extent[-self.spec.dims :]
+        extent = (view or self.view(None)).frame.extent[-self.spec.dims :]
         x = torch.empty(self.batch, self.spec.in_channels, *extent, device=self.device)
         return x.uniform_(generator=torch.Generator(self.device).manual_seed(0)).to(self.dtype)
 
@@ -204,14 +200,10 @@ class Predictor:
 
         Where it takes one extent alone, they have that of its tiles.
         """
-        x, spec = self.example()[:2], self.spec
+        x = self.example()[:2]
         if self.network.window is not None or self.network.fixed_shape is not None:
             return x
-        strides = (spec.multiple_zyx or (1, 1, 1))[3 - spec.dims :]
-        least = (max(2, -(-n // m)) * m for n, m in zip(SMALL[spec.dims], strides, strict=True))
-        for axis, extent in enumerate(least, start=2):
-            x = x.narrow(axis, 0, min(extent, x.shape[axis]))
-        return x.contiguous()
+        return cut_small(x, self.spec)
 
     def check(self, perturbation: Perturbation | None = None) -> None:
         """Run one batch, of the shape that a geometric perturbation gives it.
@@ -221,7 +213,7 @@ class Predictor:
         ValueError
             If the network fails on it or its output does not fit its input.
         """
-        self._check(self._seen(self.example(perturbation)), perturbation)
+        self._check(self._seen(self.example(self.view(perturbation))), perturbation)
 
     def _seen(self, x: Tensor) -> Seen:
         with torch.inference_mode():
@@ -259,9 +251,9 @@ class Predictor:
         masks = [ones for d in draws if d.perturbation.space == "feature"]
         list(passes.run(x, masks, core=passes.core))
         for perturbation in (d.perturbation for d in draws if d.perturbation.space == "input"):
-            moved = perturbation.warp(self.view(perturbation), [(0, 0)] * self.batch)
-            core = None if moved else passes.core
-            list(passes.run(self.example(perturbation), [], core=core))
+            view = self.view(perturbation)
+            other = self._passes_of(view, perturbation.warp(view, [(0, 0)] * self.batch), passes)
+            list(other.run(self.example(view), [], core=other.core))
 
     def run(
         self,
@@ -348,18 +340,28 @@ class Predictor:
         warp: Warp | None = None,
     ) -> list[Prediction]:
         """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
-        core = self.passes.core if warp is None else None
-        warp, frame = warp or unmoved(view), view.frame
+        passes, warp = self._passes_of(view, warp, self.passes), warp or unmoved(view)
+        core, frame = passes.core, view.frame
         predictions: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
         with torch.inference_mode():
             for low in range(0, len(samples), self.batch):
                 rows = slice(low, low + self.batch)
                 n = len(samples[rows])
                 cut = [[padded(m[rows], self.batch) for m in layers] for layers in masks]
-                passes = self.passes.run(padded(samples[rows], self.batch), cut, core=core)
-                for batches, output in zip(predictions, passes, strict=True):
+                outputs = passes.run(padded(samples[rows], self.batch), cut, core=core)
+                for batches, output in zip(predictions, outputs, strict=True):
                     batches.append(self._predicted(output[:n], warp, frame, low, core=core))
         return [self._tiles(batches, warp, frame) for batches in predictions]
+
+    def _passes_of(self, view: View, warp: Warp | None, passes: Passes) -> Passes:
+        """Return what runs passes whose voxels are moved."""
+        if warp is None or passes.path is None:
+            return passes
+        reads = getattr(warp, "reads", None) if self.core else None
+        key = (view.frame.extent, str(reads), type(passes.compiled))
+        if key not in self._moved:
+            self._moved[key] = passes.moved(self.network, self.example(view), reads)
+        return self._moved[key]
 
     def _predicted(
         self, output: Tensor, warp: Warp, frame: Frame, first: int, *, core: Core | None = None
@@ -368,7 +370,7 @@ class Predictor:
         nearest = self.spec.output.activation == "labels"
         if core is None:
             output = resized(output, frame.shape, nearest=nearest)
-        tiles = inner_view(output, core) if core else warp.back(output, first, nearest=nearest)
+        tiles = warp.back(output, first, nearest=nearest, **({"cut": True} if core else {}))
         segmenter_input = (
             segmenter_maps(output, self.spec, self.channels) if self.instances else None
         )

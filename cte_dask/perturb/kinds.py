@@ -63,7 +63,11 @@ class DrawnTiles:
 
 
 class Warp(Protocol):
-    """How the voxels of a group of tiles are moved: there, and back."""
+    """How the voxels of a group of tiles are moved: there, and back.
+
+    One with an attribute ``reads``, the slices (of the spatial axes) of what the network gives that
+    `back` reads for whichever tile, may be given that alone: then `back` is told ``cut=True``.
+    """
 
     def image(self, frames: Tensor) -> Tensor:
         """Return the frames that the network sees.

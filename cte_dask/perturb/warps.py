@@ -49,15 +49,27 @@ class Turned:
         pairs = zip(self.symmetries, frames, strict=True)
         return torch.stack([symmetry.apply(frame) for symmetry, frame in pairs])
 
-    def back(self, maps: Tensor, first: int = 0, *, nearest: bool = False) -> Tensor:
+    @property
+    def reads(self) -> tuple[slice, ...]:
+        """Where the tile lies in the network's output, whichever way it is turned."""
+        frame, dims = self.view.frame, self.view.dims
+        ends = zip(frame.before[-dims:], frame.shape[-dims:], self.view.tile[-dims:], strict=True)
+        if self.symmetries is None:
+            return tuple(slice(b, b + t) for b, _, t in ends)
+        return tuple(slice(b, n - b) for b, n, _ in ends)
+
+    def back(
+        self, maps: Tensor, first: int = 0, *, nearest: bool = False, cut: bool = False
+    ) -> Tensor:
         """Move maps back and cut them; see `cte_dask.perturb.kinds.Warp`."""
         if self.symmetries is not None:
             planes = 1 if self.view.dims == 3 else self.view.tile[0]
             rows = range(first, first + len(maps))
             undone = [self._undone(m, i // planes) for i, m in zip(rows, maps, strict=True)]
             maps = torch.stack(undone)
-        for axis in range(-self.view.dims, 0):
-            maps = maps.narrow(axis, self.view.frame.before[axis], self.view.tile[axis])
+        for axis, read in enumerate(self.reads, start=-self.view.dims):
+            start = self.view.frame.before[axis] - (read.start if cut else 0)
+            maps = maps.narrow(axis, start, self.view.tile[axis])
         return maps
 
     def _undone(self, maps: Tensor, tile: int) -> Tensor:
@@ -93,15 +105,27 @@ class Magnified:
             frames = _sampled(frames, frames.ndim - 3 + axis, centres + low)
         return frames
 
-    def back(self, maps: Tensor, first: int = 0, *, nearest: bool = False) -> Tensor:
+    @property
+    def reads(self) -> tuple[slice, ...]:
+        """What of the network's output the tile is interpolated from."""
+        extent, axes = self.view.frame.shape, range(3 - self.view.dims, 3)
+        ends = ((a, np.floor(self._places(a)[[0, -1]])) for a in axes)
+        return tuple(slice(max(0, int(f)), min(int(t) + 2, extent[a])) for a, (f, t) in ends)
+
+    def back(
+        self, maps: Tensor, first: int = 0, *, nearest: bool = False, cut: bool = False
+    ) -> Tensor:
         """Interpolate maps at the tile's voxels; see `cte_dask.perturb.kinds.Warp`."""
-        view = self.view
         maps = maps if nearest else maps.float()
-        for axis in range(3 - view.dims, 3):
-            centres = (np.arange(view.tile[axis]) + 0.5) * self.factor[axis] - 0.5
-            places = centres + view.frame.before[axis]
+        for axis, read in enumerate(self.reads, start=3 - self.view.dims):
+            places = self._places(axis) - (read.start if cut else 0)
             maps = _sampled(maps, maps.ndim - 3 + axis, places, nearest=nearest)
         return maps
+
+    def _places(self, axis: int) -> Places:
+        """Return where the centres of the tile's voxels lie on the grid of the frame."""
+        centres = (np.arange(self.view.tile[axis]) + 0.5) * self.factor[axis] - 0.5
+        return centres + self.view.frame.before[axis]
 
 
 def _sampled(x: Tensor, axis: int, places: Places, *, nearest: bool = False) -> Tensor:

@@ -11,11 +11,13 @@ from conftest import blobs, write_bank
 from torch import nn
 
 from cte_dask.consistency.binary import nhd
+from cte_dask.inference.passes import Passes
 from cte_dask.models import load_bank
 from cte_dask.results.block_codec import encoded
 from cte_dask.scoring.block_scores import STATUS, TileScores, joined
+from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.resolve import resolve
-from cte_dask.scoring.score_block import score_block
+from cte_dask.scoring.score_block import predict_tiles, score_block
 from cte_dask.volume import open_volume
 
 EXACT = ("rotate", "mirror")
@@ -231,3 +233,33 @@ def test_voxels_that_are_not_finite_anywhere_the_model_looks_leave_the_tile_out(
         status.append(values.status[:, 0])
     assert (status[0] == STATUS["scored"]).all()
     assert (status[1] == STATUS["non_finite_input"]).all()
+
+
+MOVED = ["rotate", "mirror", "zoom:1.25", "zoom:0.8"]
+
+
+@pytest.mark.parametrize(
+    ("dims", "tile"), [(2, (1, 32, 40)), (2, (2, 32, 32)), (3, (16, 16, 16)), (3, (12, 16, 24))]
+)
+def test_a_pass_that_is_moved_costs_less_and_gives_what_the_whole_network_gives(
+    tmp_path, monkeypatch, dims, tile
+):
+    """It is cut to where the tile lies then, whichever way it was turned."""
+    volume = open_volume(blobs((24, 96, 96)))
+    bank = load_bank(str(write_bank(tmp_path, 1, dims=dims, halo=12)))
+    experiment = resolve(volume, bank, tile=tile, perturbations=MOVED, batch=2)
+    draws = experiment.draws
+
+    def predicted() -> tuple[np.ndarray, int]:
+        ready = predictor(experiment.candidates[0], experiment.inference)
+        ready.open()
+        maps = [passes for _, _, passes in predict_tiles(experiment, 0, draws)]
+        return np.array([np.stack(passes) for passes in maps[:6]]), ready.flops_per_tile(draws)
+
+    got, cheap = predicted()
+    monkeypatch.setattr(
+        Passes, "moved", lambda self, network, x, _: Passes(self.forward, None, x.shape[2:])
+    )
+    want, dear = predicted()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+    assert cheap < 0.9 * dear

@@ -168,7 +168,7 @@ def _convolution(module: GraphModule, node: Node, box: Box) -> Step | None:
     if weight is None:
         return None
     stride, padding, dilation = node.args[3:6]
-    windows = _windows(node, box, weight.shape[2:], stride, padding, dilation)
+    windows = _windows(node, box, weight.shape[2:], (stride, padding, dilation))
     reads, gives, left = windows
     return Step({node.args[0]: reads}, gives, {4: left})  # type: ignore[dict-item]
 
@@ -179,7 +179,7 @@ def _fused(module: GraphModule, node: Node, box: Box) -> Step | None:
     if weight is None:
         return None
     padding, stride, dilation = node.args[3 + shift : 6 + shift]
-    windows = _windows(node, box, weight.shape[2:], stride, padding, dilation)
+    windows = _windows(node, box, weight.shape[2:], (stride, padding, dilation))
     reads, gives, left = windows
     step = Step({node.args[0]: reads}, gives, {3 + shift: left})  # type: ignore[dict-item]
     if shift:
@@ -188,7 +188,7 @@ def _fused(module: GraphModule, node: Node, box: Box) -> Step | None:
 
 
 def _windows(
-    node: Node, box: Box, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
+    node: Node, box: Box, kernel: Sequence[int], geometry: tuple[Any, Any, Any]
 ) -> tuple[Box, Box, list[int]]:
     """Return what windows read, the box they give, and the padding that is left.
 
@@ -197,9 +197,7 @@ def _windows(
     """
     reads, gives, left = [], [], []
     given = whole_of(node.args[0])  # type: ignore[arg-type]
-    for (a, b), (_, n), k, s, p, d in zip(
-        box, given, kernel, stride, padding, dilation, strict=True
-    ):
+    for (a, b), (_, n), k, s, p, d in zip(box, given, kernel, *geometry, strict=True):
         reach = (k - 1) * d + 1
         low, high = a * s - p, (b - 1) * s - p + reach
         if low >= 0 and high <= n:
@@ -232,7 +230,7 @@ def _pool(_module: GraphModule, node: Node, box: Box) -> Step | None:
     unused = not is_max or all(n.target is operator.getitem and not n.args[1] for n in node.users)
     if not unused or partial or (not is_max and any(padding)):
         return None
-    reads, gives, left = _windows(node, box, kernel, stride, padding, dilation)
+    reads, gives, left = _windows(node, box, kernel, (stride, padding, dilation))
     changed = {3: left} if any(padding) else {}
     return Step({node.args[0]: reads}, gives, changed)  # type: ignore[dict-item]
 

@@ -12,13 +12,14 @@ from cte_dask.inference.graph.boxes import Box, whole_of
 from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.merge_upsampling import merge_upsampling
 from cte_dask.inference.graph.narrow import Core, inner_view, narrowed
-from cte_dask.inference.graph.paths import Form, Inner, Split
+from cte_dask.inference.graph.paths import Form, Inner, Split, example_masks
 from cte_dask.inference.graph.skip_once import halved
 
 __all__ = [
     "DIFFERS",
     "FUSED_TOLERANCE",
     "Proven",
+    "cut_elsewhere",
     "cut_to",
     "faster",
     "formed",
@@ -118,6 +119,26 @@ def cut_to(split: Split, core: Core) -> Split | None:
     suffix, *rest = cut
     once = rest[0] if len(rest) > 1 else None
     return replace(split, inner=Inner(rest[-1], suffix, once, core, wanted[0]))
+
+
+def cut_elsewhere(split: Split, x: Tensor, core: Core | None) -> Split:
+    """Return a proven split for a tile that lies elsewhere in its output, uncut where it must be.
+
+    Parameters
+    ----------
+    split
+        The network.
+    x
+        A batch of the shape that it was made for.
+    core
+        Where the tile lies; None for everywhere.
+    """
+    whole = replace(split, inner=None)
+    cut = cut_to(whole, core) if core else None
+    with torch.no_grad():
+        masks = example_masks(x, split.channels, random=False)
+        same = cut is not None and is_same(cut, x, masks, whole.run(x, masks), core=core)
+    return cut if cut is not None and same else whole
 
 
 def formed(split: Split, form: Form, device: torch.device) -> Split:
