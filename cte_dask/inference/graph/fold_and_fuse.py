@@ -23,6 +23,7 @@ from cte_dask.inference.graph.private_torch import (
     FUSED,
     FUSED_SUM,
     TRANSPOSED,
+    LazyGraph,
     conv_flop_count,
     register_flop_formula,
 )
@@ -112,7 +113,7 @@ def fused(half: GraphModule, device: torch.device) -> GraphModule:
         graph.output(result)
     graph.eliminate_dead_code()  # of a norm's results, only the first is of use
     # the copy's weights live where the original's do
-    module = GraphModule(half, graph)
+    module = LazyGraph(half, graph)
     compute_constants(module)
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _NORMS:

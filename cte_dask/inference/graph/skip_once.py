@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from cte_dask.inference.graph.private_torch import FUSED, FUSED_SUM
+from cte_dask.inference.graph.private_torch import FUSED, FUSED_SUM, LazyGraph
 from cte_dask.inference.graph.split import weight_of
 
 __all__ = ["halved"]
@@ -121,7 +121,7 @@ def _passes(suffix: GraphModule, halves: list[_SplitConvolution]) -> tuple[Graph
     for node in state:
         if node not in wanted:
             graph.erase_node(copies[node])
-    return GraphModule(constants, graph), wanted
+    return LazyGraph(constants, graph), wanted
 
 
 def _summed(
@@ -164,7 +164,7 @@ def _once(suffix: GraphModule, halves: list[_SplitConvolution], state: list[Node
         more = (stride, padding, dilation, False, [0] * len(padding), 1)
         outputs.append(graph.call_function(_ATEN.convolution.default, (x, weight, offset, *more)))
     graph.output(tuple(outputs))
-    return GraphModule(constants, graph)
+    return LazyGraph(constants, graph)
 
 
 def _concatenated(graph: Graph, nodes: list[Node]) -> Node:

@@ -16,6 +16,7 @@ from torch.fx import Graph, GraphModule
 
 from cte_dask.inference.graph.crop_to_core import Core, Reach
 from cte_dask.inference.graph.paths import Form
+from cte_dask.inference.graph.private_torch import LazyGraph
 
 __all__ = ["Key", "Known", "form_of", "keep", "keep_form", "reach_of", "recall"]
 
@@ -42,9 +43,7 @@ class _StoredGraph:
     weights: dict[str, str]
 
     def filled(self, named: dict[str, Tensor]) -> GraphModule:
-        return GraphModule(
-            {target: named[name] for target, name in self.weights.items()}, self.graph
-        )
+        return LazyGraph({target: named[name] for target, name in self.weights.items()}, self.graph)
 
 
 _KEPT: OrderedDict[
