@@ -13,6 +13,7 @@ from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.merge_upsampling import merge_upsampling
 from cte_dask.inference.graph.paths import Form, Split
 from cte_dask.inference.graph.skip_once import halved
+from cte_dask.inference.graph.trace_cache import Key, keep_recipes, refilled
 
 __all__ = [
     "DIFFERS",
@@ -99,8 +100,20 @@ def _fits(split: Split, proven: Proven, core: Core | None) -> bool:
     return split.crop is None or is_same(split, x, masks, want, core=core)
 
 
-def formed(split: Split, form: Form, device: torch.device) -> Split:
+def formed(split: Split, form: Form, device: torch.device, *, key: Key = None) -> Split:
     """Return a split in a form that was found for its architecture.
+
+    Parameters
+    ----------
+    split
+        The trace, filled with weights.
+    form
+        The form.
+    device
+        Where it runs.
+    key
+        Of the trace, see `cte_dask.inference.graph.trace_cache.recall`: what was done to the graph
+        for one network is not done again for the next.
 
     Raises
     ------
@@ -109,11 +122,14 @@ def formed(split: Split, form: Form, device: torch.device) -> Split:
     """
     if form.kind == "split":
         return split
-    path: Split | None = _fused(split, device)
-    if path is not None and form.kind == "once":
-        path = _halved(path)
+    path = refilled(key, form.kind, split)
     if path is None:
-        raise ValueError(f"no convolution over a skip in the form {form.kind!r}")
+        path = _fused(split, device)
+        if form.kind == "once":
+            path = _halved(path)
+        if path is None:
+            raise ValueError(f"no convolution over a skip in the form {form.kind!r}")
+        keep_recipes(key, path)
     return replace(path, crop=form.crop)
 
 
