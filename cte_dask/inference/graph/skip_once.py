@@ -125,12 +125,13 @@ def _passes(suffix: GraphModule, halves: list[_SplitConvolution]) -> tuple[Graph
             copies[node] = _summed(graph, made, halves[number], copies, sums[number])
         elif node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.eliminate_dead_code()
+    module = _module(suffix, graph, made)
+    graph.eliminate_dead_code()  # which asks the module about those that it calls
     wanted = [node for node in state if copies[node].users]
     for node in state:
         if node not in wanted:
             graph.erase_node(copies[node])
-    return _module(suffix, graph, made), wanted
+    return module, wanted
 
 
 def _summed(
