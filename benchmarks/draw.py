@@ -42,7 +42,8 @@ START = """`benchmarks/start.py`, {machine}: {models} residual U-Nets of one arc
 {parameters} parameters each, halos measured, tiles of 256 x 256. Processor seconds of all
 processes. What depends on the architecture alone is found with its first network; of each of the
 others, two inputs and a tile of the target are compared (before: each network went through all of
-it, in a process of its own where there is a cluster):
+it, in a process of its own where there is a cluster). What a run of one tile, or a worker's first
+task, does not need is not loaded:
 """
 ENGINES = """`benchmarks/engines.py`, {machine}, {date}: the blocks of a volume of 256 x 256 x 256
 with their halo, 23 million voxels, read by zarr-python (with obstore from S3, with fsspec over
@@ -157,9 +158,7 @@ def start() -> str:
         seconds("tried apart, as with a cluster", many, "cpu_s_with_a_cluster"),
         seconds("`cte rank` of one tile, nine models", "one_tile_nine_models", "cpu_s"),
         seconds("`cte models check`, a model", "models_check", "cpu_s_a_model"),
-        row(
-            "first task of a worker after torch, nine models, s", lambda form: form[first]["cpu_s"]
-        ),
+        seconds("first task of a worker after torch, nine models", first, "cpu_s"),
         row("what it loads for that", lambda form: ", ".join(form[first]["loaded"])),
     ]
     said = START.format(machine=record["machine"]["processor"], **forms[1][many])

@@ -5,13 +5,16 @@ Everything below works on NumPy and CuPy arrays alike and takes its functions fr
 without a GPU, or with NumPy alone, loses nothing. No function here moves an array to another device
 unless it is named for that.
 
-`resolve_device` and `dtype_of` turn the names that users give into a device and a dtype.
+`resolve_device` and `dtype_of` turn the names that users give into a device and a dtype;
+`numba_pays` tells which of two ways to the same bits costs less.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ __all__ = [
     "from_torch",
     "namespace",
     "native_threshold",
+    "numba_pays",
     "resolve_device",
     "set_threads",
     "to_numpy",
@@ -196,6 +200,33 @@ def _home(value: object) -> str:
     if isinstance(value, np.ndarray):
         return "numpy"
     return type(value).__module__.partition(".")[0]
+
+
+LOADING_NUMBA = 0.4
+"""Seconds that loading Numba and its kernels takes."""
+_BY_NUMPY = [0.0]
+
+
+def numba_pays(seconds: float) -> bool:
+    """Return whether a kernel of Numba shall do a piece of work, not array functions.
+
+    It shall once a process has met as much work as would pay for loading Numba. Until then array
+    functions do it, and always where Numba is not installed.
+
+    Parameters
+    ----------
+    seconds
+        What NumPy takes for it, about; the result must be the same bits either way.
+    """
+    if not _has_numba():
+        return False
+    _BY_NUMPY[0] += seconds
+    return _BY_NUMPY[0] >= LOADING_NUMBA
+
+
+@cache
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
 
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 from safetensors.torch import save_file
 
+from cte_dask import arrays
 from cte_dask.models.unet import UNet
 from cte_dask.volume import write_ome_zarr
 
@@ -22,6 +23,7 @@ FEATURES = (4, 6, 8)
 pytest_plugins = ["small_networks"]
 
 torch.set_num_threads(1)
+arrays.LOADING_NUMBA = 0.0  # tests run the kernels; tests/test_arrays.py tells when others do
 
 # `make test` tries a few examples of each property, `make test-slow` all of them:
 # HYPOTHESIS_PROFILE names the profile. No deadline, as the first example may compile a kernel, and

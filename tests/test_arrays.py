@@ -91,3 +91,34 @@ def test_gpu_memory_is_shared_both_ways() -> None:
     assert float(a[0, 0]) == 0
     assert from_torch(tensor).data.ptr == a.data.ptr
     assert to_numpy(a).tolist() == to_numpy(tensor).tolist()
+
+
+# --- kernels
+
+
+def test_a_process_with_little_to_count_never_loads_numba() -> None:
+    code = """
+import sys
+import numpy as np
+from cte_dask.consistency.binary import binary_agreement
+from cte_dask.consistency.vote_patterns import core_bits, packed, vote_tables
+from cte_dask.perturb.philox import normal_field
+maps = np.random.default_rng(0).random((2, 1, 1, 64, 64), np.float32)
+cores = [(slice(0, 1), slice(0, 64), slice(0, 64))]
+def score():
+    masks = np.stack([packed([m], cores=cores, threshold=0.5) for m in maps])
+    tables = vote_tables(masks, core_bits((1, 64, 64), cores), np.ones((1, 2), bool))
+    field = normal_field((1, 2), (0, 0, 0), (1, 64, 64))
+    bits = (tables.patterns.tobytes(), tables.counts.tobytes(), field.tobytes())
+    return binary_agreement(*maps), *bits
+first = score()
+assert "numba" not in sys.modules
+rounds = 0
+while "numba" not in sys.modules and rounds < 10_000:
+    rounds += 1
+    assert score() == first
+assert 10 < rounds < 10_000, rounds
+assert score() == first
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr

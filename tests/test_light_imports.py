@@ -22,7 +22,7 @@ def loaded_by(code: str) -> set[str]:
         text=True,
         check=True,
     )
-    return {m.partition(".")[0] for m in done.stdout.split()}
+    return {m.partition(".")[0] for m in done.stdout.splitlines()[-1].split()}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,24 @@ def loaded_by(code: str) -> set[str]:
 )
 def test_light_imports_load_neither_torch_nor_dask(code):
     assert not loaded_by(code) & {"torch", "dask", "distributed"}
+
+
+def test_a_ranking_without_workers_loads_no_library_of_tables_or_formulas(
+    target, bank_path, tmp_path
+):
+    command = ["rank", str(target), "--bank", str(bank_path), "--out", str(tmp_path / "RUN")]
+    options = ["--tile", "1,32,32", "--roi", "0:1,0:32,0:32", "--cluster", "none", "--quiet"]
+    code = f"""
+from cte_dask.cli import app
+try:
+    app({[*command, *options]})
+except SystemExit as end:
+    assert end.code == 0, end
+"""
+    loaded = loaded_by(code)
+    assert "torch" in loaded
+    assert not loaded & {"xarray", "pandas", "dask", "distributed", "scipy", "numba"}
+    assert (tmp_path / "RUN" / "tiles.parquet").is_file()
 
 
 def test_consistency_needs_an_array_library_alone():

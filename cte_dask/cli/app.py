@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cte_dask.cli.calibrate import calibrate
-from cte_dask.cli.console import clear_errors, console_of, teller
+from cte_dask.cli.console import clear_errors, console_of, importing, teller
 from cte_dask.cli.doctor import doctor
 from cte_dask.cli.evaluate import evaluate
 from cte_dask.cli.maps import maps
@@ -58,10 +58,11 @@ def check(
 ) -> None:
     """Load each model in a process of its own and run one tile."""
     with clear_errors():
-        from cte_dask.inference.check import check_bank
-        from cte_dask.inference.confinement import can_forbid_writes
-        from cte_dask.models import load_bank
-        from cte_dask.report.terminal.tables import print_checks
+        with importing():
+            from cte_dask.inference.check import check_bank
+            from cte_dask.inference.confinement import can_forbid_writes
+            from cte_dask.models import load_bank
+            from cte_dask.report.terminal.tables import print_checks
 
         models, stopped = load_bank(bank), False
         reports: list[ModelReport] = []
@@ -99,7 +100,8 @@ def demo(
 ) -> None:
     """Rank the example bank on a simulated volume of known truth."""
     with clear_errors():
-        from cte_dask.cli.demo import run_demo
+        with importing():
+            from cte_dask.cli.demo import run_demo
 
         run_demo(out, workers=workers, as_json=as_json, console=console_of(quiet))
 

@@ -7,6 +7,8 @@ SIGTERM and SIGUSR1, with which a batch system stops a job, end a command as Ctr
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -22,7 +24,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["clear_errors", "console_of", "result_alone", "stoppable", "teller"]
+__all__ = ["clear_errors", "console_of", "importing", "result_alone", "stoppable", "teller"]
+
+# a program that ends need not look through all that PyTorch consists of for cycles to take apart
+atexit.register(gc.freeze)
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Signals of batch systems: at the end, at a preemption, or a while before the walltime."""
@@ -61,6 +66,21 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
     STOPPED.set()
     raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Look for no garbage meanwhile: what is imported is none, and the search takes a while."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        # what is there counts as old from now on, without a search through it for each age
+        gc.freeze()
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 BAD_INPUT = 2

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import typer
 
-from cte_dask.cli.console import clear_errors, console_of, result_alone, teller
+from cte_dask.cli.console import clear_errors, console_of, importing, result_alone, teller
 from cte_dask.cli.options import Bank, JsonOption, Out, Quiet, Run, expanded
 from cte_dask.ranking.options import PlanOptions, RankOptions
 from cte_dask.scoring.settings import TargetOptions
@@ -29,9 +29,10 @@ def rank(
     130 interrupted. Whatever ended it, the same command with --resume goes on.
     """
     with clear_errors():
-        from cte_dask.ranking.rank_target import rank_with
-        from cte_dask.report.terminal.progress import shown_on
-        from cte_dask.report.terminal.tables import print_outcome
+        with importing():
+            from cte_dask.ranking.rank_target import rank_with
+            from cte_dask.report.terminal.progress import shown_on
+            from cte_dask.report.terminal.tables import print_outcome
 
         console = console_of(quiet)
         options = replace(options, tell=teller(console), progress=shown_on(console))
@@ -56,9 +57,10 @@ def plan(
 ) -> None:
     """Print what ranking would read, compute and store."""
     with clear_errors():
-        from cte_dask.engine.anytime import goal_for
-        from cte_dask.ranking.rank_target import plan_target
-        from cte_dask.report.terminal.tables import print_plan
+        with importing():
+            from cte_dask.engine.anytime import goal_for
+            from cte_dask.ranking.rank_target import plan_target
+            from cte_dask.report.terminal.tables import print_plan
 
         options = replace(options, tell=teller(console_of(quiet)))
         with result_alone():

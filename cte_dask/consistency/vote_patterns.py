@@ -13,17 +13,15 @@ second (fourth, …) run of 64 voxels, and says so by its `step`.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
-from cte_dask.arrays import Array, namespace, native_threshold
+from cte_dask.arrays import Array, namespace, native_threshold, numba_pays
 
 Words = npt.NDArray[np.uint64]
 
@@ -43,6 +41,8 @@ __all__ = [
 WORD = 64
 MOST_PATTERNS = 512
 """Patterns kept of a tile: 21 networks made 6 to 560 on tiles of 256² voxels."""
+SORTING_SECONDS = 1e-8
+"""What sorting takes a voxel and model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -303,7 +303,7 @@ class _Scratch:
 
             patterns, counts = patterns_of(masks, _on_device(masks, core), step)
             return (patterns, counts) if len(counts) <= len(self.counts) else None
-        if not _has_numba():
+        if not numba_pays(masks.size * WORD * SORTING_SECONDS):
             patterns, counts = patterns_by_sorting(masks, core, step)
             return (patterns, counts) if len(counts) <= len(self.counts) else None
         from cte_dask.consistency._numba_votes import count_patterns
@@ -312,11 +312,6 @@ class _Scratch:
         return (
             None if rows > len(self.counts) else _merged(self.patterns[:rows], self.counts[:rows])
         )
-
-
-@cache
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
 
 
 def _on_device(like: Array, core: Words) -> Array:
@@ -342,9 +337,14 @@ def patterns_by_sorting(masks: Words, core: Words, step: int) -> Table:
 
 def _merged(patterns: Words, counts: npt.NDArray[np.int64] | None) -> Table:
     """Return distinct patterns in ascending order, the counts of equal ones added."""
-    distinct, place = np.unique(patterns, axis=0, return_inverse=True)
+    # words of one column are sorted as numbers, several ones as records, many times slower
+    rows = patterns[:, 0] if patterns.shape[1] == 1 else patterns
+    distinct, place, number = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    distinct = distinct.reshape(-1, patterns.shape[1])
+    if counts is None:
+        return distinct, number.astype(np.int64)
     added = np.zeros(len(distinct), np.int64)
-    np.add.at(added, place.reshape(-1), 1 if counts is None else counts)
+    np.add.at(added, place.reshape(-1), counts)
     return distinct, added
 
 

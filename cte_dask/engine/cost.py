@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cte_dask.arrays import numba_pays
 from cte_dask.consistency.binary import binary_agreement
 from cte_dask.consistency.instance import v_rand
 from cte_dask.inference.memory import peak_memory, reset_peak
@@ -46,6 +47,7 @@ def load_kernels(device: str, *, instances: bool) -> None:
     """
     if device != "cpu":
         return
+    numba_pays(math.inf)  # as in a worker, sooner or later
     empty = np.zeros((1, 8, 8), np.float32)
     binary_agreement(empty, empty)
     if instances:

@@ -76,37 +76,32 @@ def jobs_array(task: Task[Any], jobs: Sequence[Job]) -> dask.array.Array:
     import dask.array as da
     from dask.base import tokenize
     from dask.delayed import delayed
+    from dask.layers import ArrayValuesDep
 
-    # every task carries these: the jobs themselves would be most of what is sent
-    blocks = tuple(job.block for job in jobs)
-    plain = all(job == Job(job.block) for job in jobs)
-    rest = None if plain else tuple((j.models, j.votes, j.aside, j.trial) for j in jobs)
+    chunks = ((1,) * len(jobs),)
+    # each task holds its job: told its number by map_blocks, it would be wrapped in a function of
+    # dask.array, and a worker would load that, SciPy and pandas before its first block
+    wanted = ArrayValuesDep(chunks, {(number,): job for number, job in enumerate(jobs)})
+    wanted.ndim = 1  # type: ignore[attr-defined]
     # one name for all windows of a run: what it needs is with the workers already
     shared = delayed(task, name=f"{task.name}-task-{tokenize(task)}", traverse=False)
     array: dask.array.Array = da.map_blocks(
         _chunk,
+        wanted,
         shared,
-        blocks,
-        rest,
-        chunks=((1,) * len(blocks),),
+        chunks=chunks,
         dtype=object,
         meta=np.empty(0, object),
-        name=f"{task.name}-{tokenize(task, blocks, rest)}",
+        name=f"{task.name}-{tokenize(task, *jobs)}",
     )
     return array
 
 
-def _chunk(
-    task: Task[Any],
-    blocks: tuple[int, ...],
-    rest: tuple[tuple[Any, ...], ...] | None,
-    block_id: tuple[int, ...] = (),
-) -> np.ndarray[Any, np.dtype[np.object_]]:
+def _chunk(job: Job, task: Task[Any]) -> np.ndarray[Any, np.dtype[np.object_]]:
     """Do one job in a worker."""
-    number = block_id[0]
     chunk = np.empty(1, object)
     with limited_memory(_worker_memory()):
-        chunk[0] = task(Job(blocks[number], *(rest[number] if rest else ())))
+        chunk[0] = task(job)
     return chunk
 
 

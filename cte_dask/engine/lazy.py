@@ -70,7 +70,7 @@ def score(volume: Volume, bank: ModelBank, options: ScoringOptions) -> xr.Datase
     experiment = experiment_of(volume, bank, options)
     indices = range(len(experiment.blocks))
     layout, blocks = layout_of(experiment), blocks_array(experiment, indices)
-    dataset = labelled(layout, _variables(layout, blocks), indices)
+    dataset = labelled(layout, _variables(layout, blocks), indices).dataset()
     dataset["votes"] = VOTE_DIMS, _votes(layout, blocks)
     if layout.instances:
         dataset["precision"] = PRECISION_DIMS, _precision(layout, blocks)

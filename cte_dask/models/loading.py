@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cte_dask.errors import FOREIGN, reason
-from cte_dask.models.network import ModelError, Network, find_loader
+from cte_dask.models.network import ModelError, Network, code_of, find_loader
 from cte_dask.models.one_image import ChannelsLast, OneImage, Selector, channels_last
 from cte_dask.models.source import fetch
 from cte_dask.models.windows import Windows
@@ -50,13 +50,22 @@ def load_network(
     try:
         network = find_loader(spec.format).load(spec, fetch(spec))
         _check_weights(network.forward)
-        network = _with_one_image(_in_layout(network, spec), spec)
+        network = _with_one_image(_in_layout(_coded(network, spec), spec), spec)
         return _in_windows(_placed(network, torch.device(device), dtype), spec)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     # A loader runs other people's code and formats: any failure excludes this model alone.
     except FOREIGN as error:
         raise ModelError(f"model {spec.name!r}: {reason(error)}") from error
+
+
+def _coded(network: Network, spec: ModelSpec) -> Network:
+    """Let what is done to a network here be part of what identifies its architecture."""
+    if not network.code:
+        return network
+    windows = (spec.extent, spec.extent and spec.halo)
+    chosen = (spec.output.index, spec.output.activation == "labels", spec.layout)
+    return dataclasses.replace(network, code=code_of(network.code, *chosen, *windows))
 
 
 def _in_layout(network: Network, spec: ModelSpec) -> Network:

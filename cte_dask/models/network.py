@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,11 +15,22 @@ if TYPE_CHECKING:
     from cte_dask.models.one_image import OneImage
     from cte_dask.models.spec import ModelSpec
 
-__all__ = ["Loader", "ModelError", "Network", "find_loader"]
+__all__ = ["Loader", "ModelError", "Network", "code_of", "find_loader"]
 
 
 class ModelError(ValueError):
     """A model cannot be used; ``load_network`` names it and the reason in one line."""
+
+
+def code_of(*parts: object) -> str:
+    """Return what identifies an architecture: all that its loader builds it of, weights aside.
+
+    Parameters
+    ----------
+    *parts
+        Plain data; a class, as of a layer, counts by its name.
+    """
+    return json.dumps(parts, sort_keys=True, default=repr)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

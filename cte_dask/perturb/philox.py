@@ -13,13 +13,13 @@ CUDA (compiled without fused multiply-add) agree in every bit.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cte_dask.arrays import Array, namespace
+from cte_dask.arrays import Array, namespace, numba_pays
 from cte_dask.tiles import Shape
 
 Key = tuple[int, int]
@@ -27,6 +27,8 @@ Words = npt.NDArray[np.uint32]
 
 __all__ = ["Key", "key", "normal_field", "normals_by_formula", "philox4x32", "uniform"]
 
+FORMULA_SECONDS = 5e-8
+"""What NumPy takes for one normal."""
 _UNIFORM = 1  # fourth counter word of uniforms; normal fields have 0 there
 
 
@@ -145,7 +147,7 @@ def normal_field(key: Key, start: Shape, stop: Shape, *, like: Array | None = No
         from cte_dask.perturb import _cupy
 
         return _cupy.normals(key, start, shape)
-    if importlib.util.find_spec("numba") is None:
+    if not numba_pays(math.prod(shape) * FORMULA_SECONDS):
         return normals_by_formula(key, start, stop)
     from cte_dask.perturb import _numba
 

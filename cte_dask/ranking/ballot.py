@@ -21,6 +21,8 @@ Mask = npt.NDArray[np.bool_]
 
 ROWS_AT_ONCE = 2**14
 """Patterns of one step: their numbers stay in the processor's caches."""
+FEW_NUMBERS = 2**20
+"""Fewer are added up in NumPy, to the same bits, before SciPy would be loaded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +91,11 @@ class Ballot:
         -------
         ndarray of float64, shape (tile, column)
         """
+        if len(self.place) * pattern_values.shape[1] < FEW_NUMBERS:
+            tile = np.repeat(np.arange(len(self.voted)), np.diff(self.tile_ends, prepend=0))
+            weights = self.voxels[:, None] * pattern_values[self.place]
+            sums = [np.bincount(tile, w, minlength=len(self.voted)) for w in weights.T]
+            return np.array(sums, np.float64).reshape(-1, len(self.voted)).T
         from scipy.sparse import csr_array
 
         shape, ends = (len(self.voted), len(self.votes)), np.insert(self.tile_ends, 0, 0)

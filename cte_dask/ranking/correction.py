@@ -17,9 +17,8 @@ import numpy.typing as npt
 from cte_dask.ranking.bootstrap import Sampled, draw, median
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from cte_dask.ranking.bootstrap import Resamples
+    from cte_dask.results.score_table import ScoreTable
 
 __all__ = ["LABELLED", "LABELLED_DIMS", "Truth", "labelled_score"]
 
@@ -31,7 +30,7 @@ of instances. They are what ranks, too, where somebody labelled tiles."""
 LABELLED_DIMS = "model", "labelled"
 
 
-def labelled_score(data: xr.Dataset) -> str | None:
+def labelled_score(data: ScoreTable) -> str | None:
     """Return what ranks by labels: F1, of instances average precision; None without labels.
 
     Parameters
@@ -40,7 +39,7 @@ def labelled_score(data: xr.Dataset) -> str | None:
         Tile scores.
     """
     name = LABELLED["precision" if "precision" in data else "f1"]
-    return name if name in data and bool(data[name].notnull().any()) else None
+    return name if name in data and not np.isnan(data[name]).all() else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,13 +61,13 @@ class Truth:
     counts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, data: xr.Dataset, name: str, *, seed: int) -> Truth | None:
+    def of(cls, data: ScoreTable, name: str, *, seed: int) -> Truth | None:
         """Return what tile scores hold of it; None if nothing.
 
         Parameters
         ----------
         data
-            Tile scores, computed; see `cte_dask.ranking.labels.with_labels`.
+            Tile scores; see `cte_dask.ranking.labels.with_labels`.
         name
             A value of `LABELLED`.
         seed
@@ -76,11 +75,11 @@ class Truth:
         """
         if name not in data:
             return None
-        tiles = {int(t): place for place, t in enumerate(data.tile.to_numpy())}
-        labelled = data.labelled.to_numpy()
+        tiles = {int(t): place for place, t in enumerate(data["tile"])}
+        labelled = data["labelled"]
         place = np.array([tiles.get(int(t), -1) for t in labelled], np.int64)
         # another stream than that of the regions: the two are drawn independently
-        return cls(data[name].to_numpy(), place, draw(len(labelled), seed=seed + 1))
+        return cls(data[name], place, draw(len(labelled), seed=seed + 1))
 
     def corrected(self, model: int, estimates: Floats, draws: Resamples) -> Sampled:
         """Return a model's number, its estimates corrected.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cte_dask.ranking.correction import LABELLED, LABELLED_DIMS
+from cte_dask.results.score_table import ScoreTable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,32 +22,37 @@ __all__ = ["label_failures", "with_labels"]
 Entry = Mapping[str, Any]
 
 
-def with_labels(data: xr.Dataset, entries: Sequence[Entry]) -> xr.Dataset:
+def with_labels(scores: ScoreTable | xr.Dataset, entries: Sequence[Entry]) -> ScoreTable:
     """Return tile scores with what was measured on labelled tiles beside them.
 
     Parameters
     ----------
-    data
-        Tile scores, from `read_scores`.
+    scores
+        Tile scores, from `read_table` or `read_scores`.
     entries
         Of ``labels.json``.
 
     Returns
     -------
-    xarray.Dataset
+    ScoreTable
         With `LABELLED`, (model, labelled), and the numbers of the labelled tiles; as it was if
         there are none.
     """
+    data = ScoreTable.of(scores)
     if not entries:
         return data
-    models = [str(name) for name in data.model.to_numpy()]
 
     def table(name: str) -> NDArray[np.float64]:
-        rows = [[e[name].get(model) for e in entries] for model in models]
+        rows = [[e[name].get(model) for e in entries] for model in data.models]
         return np.array(rows, np.float64)  # None becomes NaN
 
     variables = {LABELLED[name]: (LABELLED_DIMS, table(name)) for name in LABELLED}
-    return data.assign(variables).assign_coords(labelled=[int(e["tile"]) for e in entries])
+    tiles = np.array([int(e["tile"]) for e in entries], np.int64)
+    return replace(
+        data,
+        variables={**data.variables, **variables},
+        places={**data.places, "labelled": (("labelled",), tiles)},
+    )
 
 
 def label_failures(

@@ -9,7 +9,7 @@ import numpy as np
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from cte_dask.results.score_table import ScoreTable
 
 __all__ = ["ONE_REGION", "noted", "partly"]
 
@@ -21,11 +21,11 @@ def noted(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-def partly(name: str, data: xr.Dataset) -> str:
+def partly(model: int, scores: ScoreTable) -> str:
     """Tell of a model that was not scored on every block that others were."""
-    requested = (data.sel(model=name).status != STATUS["absent"]).any("perturbation").to_numpy()
+    requested = (scores["status"][model] != STATUS["absent"]).any(axis=0)
     if requested.all():
         return ""
-    blocks = data.block.to_numpy()
+    blocks = scores["block"]
     number, total = len(np.unique(blocks[requested])), len(np.unique(blocks))
     return f"beaten: scored on {number} of {total} blocks, its CTE is of those"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cte_dask.ranking.document import ranking_dict
 from cte_dask.ranking.labels import label_failures, with_labels
 from cte_dask.ranking.rank import Ranking, rank, with_intervals
-from cte_dask.results.dataset import read_scores, told_attributes
+from cte_dask.results.dataset import read_table, told_attributes
 from cte_dask.results.store import DONE, count_all
 from cte_dask.results.tables import ranking_csv, tile_tables
 
@@ -83,10 +83,10 @@ def concluded(
         Tiles that were to be measured, see `cte_dask.ranking.measure_labels.measure_labels`.
     """
     counted = count_all(scores) if race is None else race.count()
-    dataset = read_scores(counted)
-    dataset.attrs |= told_attributes(experiment)
+    table = read_table(counted)
+    table.attrs.update(told_attributes(experiment))
     entries = folder.read_labels(experiment.digest())
-    ranking, decision = rank(with_labels(dataset, entries)), None
+    ranking, decision = rank(with_labels(table, entries)), None
     if race is not None:
         able = [m.name for m in ranking.models if m.rank is not None and not m.degenerate]
         decision = race.decision(interrupted=interrupted).led_by(able)

@@ -26,12 +26,12 @@ from cte_dask.ranking.notes import ONE_REGION, noted, partly
 from cte_dask.ranking.order import placed
 from cte_dask.ranking.transfer import F1_ERROR, BankVerdict, Estimate, ModelVerdict, judge
 from cte_dask.ranking.unscored import why_unscored
+from cte_dask.results.score_table import ScoreTable
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
-
 
 __all__ = [
     "EVERYTHING",
@@ -193,13 +193,15 @@ class Ranking:
         return model.verdict.transfer
 
 
-def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = None) -> Ranking:
+def rank(
+    dataset: xr.Dataset | ScoreTable, *, seed: int | None = None, rule: str | None = None
+) -> Ranking:
     """Rank models on their tile scores.
 
     Parameters
     ----------
     dataset
-        Tile scores, from `score` or `read_scores`; computed if lazy.
+        Tile scores, from `score` or `read_scores`, computed if lazy; or the same as a table.
     seed
         Seed of the bootstrap; by default the experiment's.
     rule
@@ -215,13 +217,13 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
         same tiles are compared on those that they share; models listed in the attribute ``first``
         come first, in that order.
     """
-    data = dataset.compute()
+    data = ScoreTable.of(dataset)
     seed = int(data.attrs.get("seed", 0)) if seed is None else seed
     score = str(data.attrs["primary"])
-    cell = cells(np.stack([data[axis].to_numpy() for axis in "zyx"], axis=1))
-    ranked = [_model(data.sel(model=name), score, cell, seed) for name in data.model.to_numpy()]
+    cell = cells(data.starts)
+    ranked = [_model(data, model, score, cell, seed) for model in range(len(data.models))]
     bank = judge(data, degenerate=np.array([m.degenerate for m in ranked]), cell=cell, seed=seed)
-    notes = {m.name: partly(m.name, data) for m in ranked}
+    notes = {name: partly(model, data) for model, name in enumerate(data.models)}
     ranked = [
         replace(
             _judged(m, bank.models[m.name]),
@@ -233,10 +235,10 @@ def rank(dataset: xr.Dataset, *, seed: int | None = None, rule: str | None = Non
         rule = "labels" if bank.labelled else str(data.attrs.get("rule", "consistency"))
     primary = score if rule == "consistency" else bank.by
     resampled = bank.resampled if primary == bank.by else _resampled(data, cell, seed)
-    pairs = zip(map(str, data.model.to_numpy()), resampled, strict=True)
+    pairs = zip(data.models, resampled, strict=True)
     # models that were dropped on the way have seen other regions
     numbers = {name: row for name, row in pairs if not notes[name]}
-    reasons = {m.name: why_unscored(data.sel(model=m.name)) for m in ranked}
+    reasons = {name: why_unscored(data, model) for model, name in enumerate(data.models)}
     ranked = _ordered(ranked, data, primary, bank.tiles[bank.by])
     scored = [m for m in ranked if not reasons[m.name]]
     ranked = _with_certainty(_numbered(scored, data, primary), numbers)
@@ -277,13 +279,12 @@ def _region(model: ModelRank, score: str) -> str:
 
 
 def _ordered(
-    ranked: list[ModelRank], data: xr.Dataset, primary: str, tiles: NDArray[np.float64]
+    ranked: list[ModelRank], data: ScoreTable, primary: str, tiles: NDArray[np.float64]
 ) -> list[ModelRank]:
     """Return the models in order."""
-    score = ScoreName.parse(str(data.attrs["primary"]))
-    selection = data.sel(perturbation=score.perturbation)
-    requested = selection.status.to_numpy() != STATUS["absent"]
-    values = selection[score.metric].to_numpy() if primary == str(score) else tiles
+    values, status = _primary(data)
+    requested = status != STATUS["absent"]
+    values = values if primary == str(data.attrs["primary"]) else tiles
     numbers = np.array([_by(m, primary) for m in ranked])
     order = [ranked[m] for m in placed(values, requested, scores=numbers)]
     first = list(data.attrs.get("first", ()))
@@ -293,11 +294,17 @@ def _ordered(
     return order
 
 
-def _numbered(order: list[ModelRank], data: xr.Dataset, primary: str) -> list[ModelRank]:
+def _primary(data: ScoreTable) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    """Return the score that tiles show, and how each went, (model, tile)."""
+    score = ScoreName.parse(str(data.attrs["primary"]))
+    place = data.perturbations.index(score.perturbation)
+    return data[score.metric][:, place], data["status"][:, place]
+
+
+def _numbered(order: list[ModelRank], data: ScoreTable, primary: str) -> list[ModelRank]:
     """Return models with their ranks; equal scores of as many tiles share one."""
-    selection = data.sel(perturbation=ScoreName.parse(str(data.attrs["primary"])).perturbation)
-    requested = (selection.status != STATUS["absent"]).sum("tile").to_numpy()
-    number = dict(zip(data.model.to_numpy(), requested.tolist(), strict=True))
+    requested = (_primary(data)[1] != STATUS["absent"]).sum(axis=1)
+    number = dict(zip(data.models, requested.tolist(), strict=True))
 
     def place(m: ModelRank) -> tuple[bool, float, int]:
         return m.degenerate, _by(m, primary), number[m.name]
@@ -306,13 +313,11 @@ def _numbered(order: list[ModelRank], data: xr.Dataset, primary: str) -> list[Mo
     return [replace(m, rank=places.index(place(m)) + 1) for m in order]
 
 
-def _resampled(data: xr.Dataset, cell: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def _resampled(data: ScoreTable, cell: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     """Return the medians of the score that ranks in resamples of the regions, (model, resample)."""
-    score = ScoreName.parse(str(data.attrs["primary"]))
-    selection = data.sel(perturbation=score.perturbation)
-    scored = selection.status.to_numpy() == STATUS["scored"]
+    values, status = _primary(data)
     draws = resample(cell, seed=seed)
-    values = np.where(scored, selection[score.metric].to_numpy(), np.nan)
+    values = np.where(status == STATUS["scored"], values, np.nan)
     return np.stack([draws.medians(row) for row in values])
 
 
@@ -353,24 +358,25 @@ def _by(model: ModelRank, primary: str) -> float:
     return _or(model.verdict.transfer.value, -1.0)
 
 
-def _model(data: xr.Dataset, primary: str, cell: NDArray[np.int64], seed: int) -> ModelRank:
-    scores = {}
-    for perturbation in data.perturbation.to_numpy():
-        selection = data.sel(perturbation=perturbation)
-        scored = selection.status.to_numpy() == STATUS["scored"]
-        if not scored.any() and bool((selection.status == STATUS["unsupported"]).any()):
+def _model(
+    data: ScoreTable, model: int, primary: str, cell: NDArray[np.int64], seed: int
+) -> ModelRank:
+    scores, status = {}, data["status"][model]
+    for place, perturbation in enumerate(data.perturbations):
+        scored = status[place] == STATUS["scored"]
+        if not scored.any() and (status[place] == STATUS["unsupported"]).any():
             continue
-        for score in score_names(data.attrs["metrics"], [str(perturbation)]):
-            values = selection[score.metric].to_numpy()[scored]
+        for score in score_names(data.attrs["metrics"], [perturbation]):
+            values = data[score.metric][model, place, scored]
             scores[str(score)] = _score(values, cell[scored], seed)
-    ranking = ScoreName.parse(primary)
-    selection = data.sel(perturbation=ranking.perturbation)
-    scored = selection.status.to_numpy() == STATUS["scored"]
-    fraction = median((selection.n_reference / selection.n_voxels).to_numpy()[scored])
+    place = data.perturbations.index(ScoreName.parse(primary).perturbation)
+    scored = status[place] == STATUS["scored"]
+    reference, voxels = (data[n][model, place, scored] for n in ("n_reference", "n_voxels"))
+    fraction = median(reference / voxels)
     flags = flag(scores[primary].n_tiles, scores[primary].nan_fraction, fraction)
-    if bool(np.isin(data.status, [STATUS["failed"], STATUS["non_finite_output"]]).any()):
+    if np.isin(status, [STATUS["failed"], STATUS["non_finite_output"]]).any():
         flags = (*flags, FAILED)
-    name = str(data.model.item())
+    name = data.models[model]
     for key, sign in (("blind", BLIND), ("unsteady", UNSTEADY)):
         if name in data.attrs.get(key, ()):
             flags = (sign, *flags)

@@ -43,9 +43,8 @@ from cte_dask.scoring.block_scores import mean_of_perturbations
 from cte_dask.scoring.defaults import WITNESSES
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from cte_dask.ranking.bootstrap import Resamples
+    from cte_dask.results.score_table import ScoreTable
 
 __all__ = [
     "F1_ERROR",
@@ -229,21 +228,21 @@ class BankVerdict:
         }
 
 
-def tile_consistency(data: xr.Dataset) -> Floats:
+def tile_consistency(data: ScoreTable) -> Floats:
     """Return each model's consistency on each tile, the mean over perturbations, (model, tile).
 
     Parameters
     ----------
     data
-        Tile scores, computed. The first metric counts, under perturbations that every model
+        Tile scores. The first metric counts, under perturbations that every model
         supports; NaN ones are left out.
     """
     metric = ScoreName.parse(str(data.attrs["primary"])).metric
-    return mean_of_perturbations(data[metric].to_numpy(), data.status.to_numpy())
+    return mean_of_perturbations(data[metric], data["status"])
 
 
 def judge(
-    data: xr.Dataset,
+    data: ScoreTable,
     *,
     degenerate: npt.NDArray[np.bool_],
     cell: npt.NDArray[np.int64],
@@ -254,7 +253,7 @@ def judge(
     Parameters
     ----------
     data
-        Tile scores, computed.
+        Tile scores.
     degenerate
         Models that predict nothing or everything, bool (model,).
     cell
@@ -300,7 +299,7 @@ def judge(
             agreement=median(agreement[number]),
             uncorrected_f1=median(f1[number]) if measured else math.nan,
         )
-        for number, name in enumerate(map(str, data.model.to_numpy()))
+        for number, name in enumerate(data.models)
     }
     return BankVerdict(
         models=models,
@@ -312,7 +311,7 @@ def judge(
         tiles=tiles,
         resampled=np.stack([s.resampled for s in ranks]),
         lattice=int((tables.step > 1).sum()),
-        labelled=int(data[measured].notnull().any("model").sum()) if measured else 0,
+        labelled=int((~np.isnan(data[measured])).any(axis=0).sum()) if measured else 0,
     )
 
 
@@ -324,13 +323,13 @@ def _corrected(estimates: Floats, truth: Truth | None, draws: Resamples) -> list
 
 
 def _objects(
-    data: xr.Dataset, original: npt.NDArray[np.int64], voters: npt.NDArray[np.bool_]
+    data: ScoreTable, original: npt.NDArray[np.int64], voters: npt.NDArray[np.bool_]
 ) -> Floats:
     """Return how precisely each model's objects find those of the others, (model, tile)."""
     typical = np.array([median(row) for row in tile_consistency(data)])
     distinct = voters & (original == np.arange(len(original)))
     weights = np.where(distinct, typical, 0.0) ** WEIGHT_POWER
-    return mean_over_others(data.precision.to_numpy(), weights, original)
+    return mean_over_others(data["precision"], weights, original)
 
 
 def mean_over_others(pairs: Floats, weights: Floats, original: npt.NDArray[np.int64]) -> Floats:

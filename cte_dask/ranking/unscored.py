@@ -8,7 +8,7 @@ from cte_dask.results.skipped import TOLD
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from cte_dask.results.score_table import ScoreTable
 
 __all__ = ["UNSCORED", "why_unscored"]
 
@@ -16,15 +16,17 @@ UNSCORED = {**TOLD, "failed": "on which it failed", "absent": "not computed"}
 """Why tiles have no score, after their number, of one model."""
 
 
-def why_unscored(model: xr.Dataset) -> str:
+def why_unscored(scores: ScoreTable, model: int) -> str:
     """Tell why no tile of a model could be scored; empty if one was.
 
     Parameters
     ----------
+    scores
+        Tile scores.
     model
-        Its tile scores, of `cte_dask.score` or `read_scores`.
+        Its number.
     """
-    status = model.status.to_numpy()
+    status = scores["status"][model]
     if (status == STATUS["scored"]).any():
         return ""
     tiles = {text: int((status == STATUS[s]).any(axis=0).sum()) for s, text in UNSCORED.items()}

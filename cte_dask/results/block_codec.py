@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from cte_dask.results.score_table import ScoreTable
+
 __all__ = [
     "CAUSE_BYTES",
     "COLUMNS",
@@ -160,18 +162,18 @@ def decoded_votes(rows: NDArray[np.uint64], models: int) -> VoteTables:
     )
 
 
-def votes_in(data: xr.Dataset) -> VoteTables:
+def votes_in(scores: ScoreTable | xr.Dataset) -> VoteTables:
     """Return the vote patterns of tile scores; none where they were not kept.
 
     Parameters
     ----------
-    data
-        From `score` or `read_scores`, computed.
+    scores
+        From `score` or `read_scores`, computed; or the same as a table.
     """
-    models, tiles = data.sizes["model"], data.sizes["tile"]
-    if "votes" not in data:
+    models, tiles = scores.sizes["model"], scores.sizes["tile"]
+    if "votes" not in scores:
         return no_votes(tiles, models)
-    return decoded_votes(data.votes.to_numpy(), models)
+    return decoded_votes(np.asarray(scores["votes"]), models)
 
 
 def encoded_causes(failures: Mapping[str, str], models: Sequence[str]) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
-"""Tile scores as an xarray Dataset: of a whole store, or a block at a time.
+"""Tile scores of a store, as plain arrays and as an xarray Dataset: of all, or a block at a time.
 
-The second is what a summary of any size is gathered from.
+The last is what a summary of any size is gathered from.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cte_dask.consistency.vote_patterns import joined as join_votes
 from cte_dask.consistency.vote_patterns import no_votes
 from cte_dask.results.block_codec import encoded_votes
 from cte_dask.results.layout import DONE, Layout
+from cte_dask.results.score_table import ScoreTable
 from cte_dask.scoring.block_scores import (
     TileScores,
     joined,
@@ -41,6 +42,8 @@ __all__ = [
     "labelled",
     "mean_consistency",
     "read_scores",
+    "read_table",
+    "table_of",
     "told_attributes",
     "variables_of",
 ]
@@ -77,19 +80,30 @@ def read_scores(scores: Scores) -> xr.Dataset:
     xarray.Dataset
         In memory; tiles of blocks that are done.
     """
+    return read_table(scores).dataset()
+
+
+def read_table(scores: Scores) -> ScoreTable:
+    """Return what `read_scores` does, as plain arrays.
+
+    Parameters
+    ----------
+    scores
+        The store of a run, from `open_scores`.
+    """
     indices = [int(i) for i in np.flatnonzero(scores.done() != DONE["missing"])]
     layout = scores.layout
     models, draws = len(layout.models), len(layout.perturbations) * layout.repeats
     tiles = joined([unscored((models, draws, 0), "absent"), *scores.each(indices)])
-    dataset = dataset_of(layout, tiles, indices)
+    table = table_of(layout, tiles, indices)
     tables = join_votes([no_votes(0, models), *map(scores.votes, indices)])
-    dataset["votes"] = VOTE_DIMS, encoded_votes(tables)
+    bank: dict[str, Any] = {"votes": (VOTE_DIMS, encoded_votes(tables))}
     if layout.instances:
         none = np.empty((models * (models - 1) // 2, 0))
         rows = np.concatenate([none, *map(scores.precision, indices)], axis=-1)
-        dataset["precision"] = PRECISION_DIMS, rows
-    dataset.attrs |= {"first": list(scores.first)} if scores.first else {}
-    return dataset
+        bank["precision"] = PRECISION_DIMS, rows
+    first = {"first": list(scores.first)} if scores.first else {}
+    return replace(table, variables={**table.variables, **bank}, attrs=table.attrs | first)
 
 
 def dataset_of(layout: Layout, tiles: TileScores, indices: Sequence[int]) -> xr.Dataset:
@@ -111,12 +125,23 @@ def dataset_of(layout: Layout, tiles: TileScores, indices: Sequence[int]) -> xr.
         averaged (`cte_dask.scoring.block_scores.TileScores.consistency`); counts are the first
         draw's.
     """
+    return table_of(layout, tiles, indices).dataset()
+
+
+def table_of(layout: Layout, tiles: TileScores, indices: Sequence[int]) -> ScoreTable:
+    """Return what `dataset_of` does, as plain arrays.
+
+    Parameters
+    ----------
+    layout, tiles, indices
+        As `dataset_of` takes them.
+    """
     variables = {name: (DIMS, values) for name, values in variables_of(layout, tiles).items()}
     return labelled(layout, variables, indices)
 
 
-def labelled(layout: Layout, variables: Mapping[str, Any], indices: Sequence[int]) -> xr.Dataset:
-    """Return variables as a Dataset that knows its models, its perturbations and its tiles.
+def labelled(layout: Layout, variables: Mapping[str, Any], indices: Sequence[int]) -> ScoreTable:
+    """Return variables as a table that knows its models, its perturbations and its tiles.
 
     Parameters
     ----------
@@ -127,21 +152,13 @@ def labelled(layout: Layout, variables: Mapping[str, Any], indices: Sequence[int
     indices
         The blocks that the tiles belong to, in order.
     """
-    import xarray as xr
-
-    return xr.Dataset(
-        variables,
-        coords={
-            "model": list(layout.models),
-            "perturbation": list(layout.perturbations),
-            **_positions(layout, indices),
-        },
-        attrs={
-            "primary": str(layout.primary),
-            "rule": layout.rule,
-            "metrics": list(layout.metrics),
-        },
-    )
+    attrs = {
+        "primary": str(layout.primary),
+        "rule": layout.rule,
+        "metrics": list(layout.metrics),
+    }
+    places = _positions(layout, indices)
+    return ScoreTable(layout.models, layout.perturbations, variables, places, attrs)
 
 
 def variables_of(layout: Layout, tiles: TileScores) -> dict[str, NDArray[Any]]:
@@ -202,15 +219,16 @@ def _positions(layout: Layout, indices: Sequence[int]) -> dict[str, Any]:
     tiles = [t for i in indices for t in blocks.block_at(i).tiles]
     starts = np.array([t.start for t in tiles], np.int64).reshape(-1, 3)
     shapes = np.array([t.shape for t in tiles], np.int64).reshape(-1, 3)
-    coords: dict[str, Any] = {"tile": np.array([t.index for t in tiles], np.int64)}
+    coords: dict[str, Any] = {"tile": (("tile",), np.array([t.index for t in tiles], np.int64))}
     for axis, name in enumerate("zyx"):
-        coords[name] = ("tile", starts[:, axis] + layout.origin[axis])
-        coords[f"{name}_extent"] = ("tile", shapes[:, axis])
+        coords[name] = (("tile",), starts[:, axis] + layout.origin[axis])
+        coords[f"{name}_extent"] = (("tile",), shapes[:, axis])
         size, offset = layout.voxel_size_nm[axis], layout.translation_nm[axis]
         if size is not None and offset is not None:
-            coords[f"{name}_nm"] = ("tile", (starts[:, axis] + layout.origin[axis]) * size + offset)
+            first = (starts[:, axis] + layout.origin[axis]) * size + offset
+            coords[f"{name}_nm"] = (("tile",), first)
     block = np.repeat(np.asarray(indices, np.int64), [blocks.tile_count(i) for i in indices])
-    return {**coords, "block": ("tile", block)}
+    return {**coords, "block": (("tile",), block)}
 
 
 def blocks_of(scores: Scores, score: ScoreName) -> Iterator[tuple[int, xr.DataArray, xr.DataArray]]:

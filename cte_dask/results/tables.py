@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,15 @@ import numpy as np
 
 from cte_dask.consistency import METRICS
 from cte_dask.results.csv_text import csv_text
-from cte_dask.results.dataset import dataset_of
+from cte_dask.results.dataset import table_of
 from cte_dask.results.layout import DONE
 from cte_dask.scoring.block_scores import STATUS
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import xarray as xr
+    from numpy.typing import NDArray
 
+    from cte_dask.results.score_table import ScoreTable
     from cte_dask.results.store import Scores
 
 
@@ -64,28 +65,48 @@ def tile_tables(scores: Scores) -> Iterator[pa.Table]:
     names = dict.fromkeys((*METRICS, *scores.layout.metrics))
     layout = replace(scores.layout, metrics=tuple(names))
     for block in map(int, np.flatnonzero(scores.done() != DONE["missing"])):
-        yield _table(dataset_of(layout, scores.block(block), [block]))
+        yield _table(table_of(layout, scores.block(block), [block]))
 
 
-def _table(data: xr.Dataset) -> pa.Table:
+def _table(data: ScoreTable) -> pa.Table:
     import pyarrow as pa
 
-    models, perturbations, tiles = (data.sizes[d] for d in ("model", "perturbation", "tile"))
+    models, perturbations, tiles = data["status"].shape
     rows = models * perturbations
+    model, perturbation, _ = np.indices(data["status"].shape)
     columns: dict[str, Any] = {
-        "model": pa.array(np.repeat(data.model.to_numpy(), perturbations * tiles)),
-        "perturbation": pa.array(np.tile(np.repeat(data.perturbation.to_numpy(), tiles), models)),
-        "tile": np.tile(data.tile.to_numpy(), rows),
+        "model": _strings(data.models, model.ravel()),
+        "perturbation": _strings(data.perturbations, perturbation.ravel()),
+        "tile": np.tile(data["tile"], rows),
     }
     for axis in "zyx":
-        start, extent = data[axis].to_numpy(), data[f"{axis}_extent"].to_numpy()
+        start, extent = data[axis], data[f"{axis}_extent"]
         columns[f"{axis}0"] = np.tile(start, rows)
         columns[f"{axis}1"] = np.tile(start + extent, rows)
-    columns["n_union"] = data.n_union.to_numpy().ravel()
+    columns["n_union"] = data["n_union"].ravel()
     for name in ("nhd", "ei", "vrand"):
-        known = data[name].to_numpy().ravel() if name in data else np.full(rows * tiles, np.nan)
-        columns[name] = known
-    columns["foreground_fraction"] = (data.n_reference / data.n_voxels).to_numpy().ravel()
-    names = {code: name for name, code in STATUS.items()}
-    columns["status"] = pa.array([names[int(s)] for s in data.status.to_numpy().ravel()])
-    return pa.table(columns)
+        columns[name] = data[name].ravel() if name in data else np.full(rows * tiles, np.nan)
+    columns["foreground_fraction"] = (data["n_reference"] / data["n_voxels"]).ravel()
+    columns["status"] = _strings(sorted(STATUS, key=STATUS.__getitem__), data["status"].ravel())
+    arrays = [c if isinstance(c, pa.Array) else _numbers(c) for c in columns.values()]
+    return pa.Table.from_arrays(arrays, names=list(columns))
+
+
+# pa.array would load pandas, to see whether that is what it is given
+
+
+def _numbers(values: NDArray[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    contents = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, contents])
+
+
+def _strings(names: Sequence[str], places: NDArray[np.integer[Any]]) -> pa.Array:
+    import pyarrow as pa
+
+    encoded = [name.encode() for name in names]
+    lengths = np.array([len(name) for name in encoded], np.int32)
+    ends = np.cumsum(np.append(np.int32(0), lengths[places]), dtype=np.int32)
+    text = b"".join(map(encoded.__getitem__, places.tolist()))
+    return pa.StringArray.from_buffers(len(places), pa.py_buffer(ends), pa.py_buffer(text))

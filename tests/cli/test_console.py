@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from processes import Command
 from troubled import cte
 
 from cte_dask.cli.app import app
-from cte_dask.cli.console import clear_errors, console_of, teller
+from cte_dask.cli.console import clear_errors, console_of, importing, teller
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7])(?:;\d+)*m")
 TELLS_PROGRESS = {
@@ -158,3 +161,33 @@ def test_an_error_and_progress_show_no_secret_of_a_url(capsys):
     shown = capsys.readouterr().err
     assert "secret" not in shown.lower()
     assert shown.count("https://…@host/a.zarr?…") == 3
+
+
+def test_garbage_is_looked_for_again_after_an_import():
+    with importing():
+        assert not gc.isenabled()
+        made = [[] for _ in range(10_000)]
+        assert gc.get_count()[0] > len(made)
+    assert gc.isenabled()
+    assert gc.get_count()[0] < len(made), "they count as old"
+    assert not gc.get_freeze_count()
+    with pytest.raises(ImportError), importing():
+        import cte_dask.nothing  # noqa: F401
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_program_that_ends_looks_for_no_garbage():
+    code = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > len(gc.get_objects())))
+import cte_dask.cli
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

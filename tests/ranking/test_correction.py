@@ -13,6 +13,7 @@ from cte_dask.engine.racing.goal import Goal
 from cte_dask.ranking.document import contradiction
 from cte_dask.ranking.labels import label_failures, with_labels
 from cte_dask.ranking.rank import rank
+from cte_dask.results.score_table import ScoreTable
 from tests.ranking.test_transfer import dataset, names
 from tests.simulated_votes import simulated
 
@@ -173,6 +174,7 @@ def test_what_labels_say_against_a_race_is_told(shared_error):
 def test_without_labels_nothing_changes(shared_error):
     votes, _ = shared_error
     data = scores(votes)
+    data = ScoreTable.of(data)
     assert with_labels(data, []) is data
     assert rank(data).primary == "transfer"
     assert "uncorrected" not in rank(data).models[0].to_dict()["estimated_f1"]

@@ -5,12 +5,16 @@ Masks of windows, positions, and norms' parameters repeated for each sample are 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
+
+from cte_dask.inference.graph.refill import Held, note
 
 __all__ = ["compute_constants"]
 
@@ -39,6 +43,7 @@ def compute_constants(module: GraphModule) -> None:
         used = node in fixed and any(user not in fixed for user in node.users)
         if used and node.op == "call_function" and isinstance(values[node], Tensor):
             module.register_buffer(name := f"_computed_{node.name}", values[node].detach())
+            note(module, name, partial(_computed, steps=_steps(node, fixed)))
             with module.graph.inserting_before(node):
                 constant = module.graph.get_attr(name)
             constant.meta = dict(node.meta)
@@ -46,6 +51,31 @@ def compute_constants(module: GraphModule) -> None:
     for node in reversed(list(module.graph.nodes)):
         if node in fixed and not node.users:
             module.graph.erase_node(node)
+
+
+Step = tuple[Node, str, Any, Any, Any]
+
+
+def _steps(node: Node, fixed: Collection[Node]) -> list[Step]:
+    """Return the operations that compute a constant, in order, as they are before any is erased."""
+    wanted = {node}
+    for earlier in reversed(list(node.graph.nodes)):
+        if earlier in wanted and earlier in fixed:
+            wanted.update(earlier.all_input_nodes)
+    return [(n, n.op, n.target, n.args, n.kwargs) for n in node.graph.nodes if n in wanted]
+
+
+def _computed(held: Held, *, steps: list[Step]) -> Tensor:
+    values: dict[Node, Any] = {}
+    with torch.no_grad():
+        for node, op, target, args, kwargs in steps:
+            if op == "get_attr":
+                values[node] = held(str(target))
+                continue
+            given, named = map_arg((args, kwargs), values.__getitem__)
+            values[node] = target(*given, **named)
+    constant: Tensor = values[steps[-1][0]]
+    return constant.detach()
 
 
 def _fixed(module: GraphModule) -> set[Node]:

@@ -200,6 +200,7 @@ def _as_first(
     shared.keep(key, plain.module, plain.layers, plain.channels, halves)
     path = faster(proven, core)
     shared.keep_form(key, core, form_of(path))
+    shared.keep_recipes(key, path)
     return path
 
 
@@ -248,13 +249,13 @@ def _as_known(
         form = shared.form_of(key, core)
         if form is None:  # of a tile that lies elsewhere, all of the path is compared
             small, form = None, _form_for_other(core, key)
-        path = tested = formed(filled, form, x.device)
+        path = tested = formed(filled, form, x.device, key=key)
         like = None if small is None else shared.recall(_small_key(key, small), plain.module)
         place = core
         if small is not None and like is not None:
             x, place = small, None
             short = Split(plain.layers, plain.channels, "", *like.halves)
-            tested = formed(short, Form(form.kind), x.device)
+            tested = formed(short, Form(form.kind), x.device, key=_small_key(key, small))
         masks, other = example_masks(x, plain.channels, random=True), other_input(x)
         same = is_same(tested, x, masks, plain.run(x, masks)) and is_same(
             tested, other, masks, plain.run(other, masks), core=place
@@ -276,13 +277,14 @@ def _form_for_other(core: Core | None, key: shared.Key) -> Form:
 def _rebuilt(network: Network, x: Tensor, proof: Proof) -> FeaturePath:
     """Return a network in the form that was proven, after a trace of it if none is kept."""
     module, (layers, channels) = network.forward, (proof.layers, proof.channels)
+    key: shared.Key = None
     if proof.form is None:
         return Plain(layers, channels, proof.note, module)
     with torch.no_grad():
         if network.kind != "module":
             graph, _ = _masked_graph(module, x, layers)
             halves = cut(graph)
-        elif (known := shared.recall(_key(network, layers, x), module)) is not None:
+        elif (known := shared.recall(key := _key(network, layers, x), module)) is not None:
             halves = known.halves
         else:
             plain, masks = (
@@ -290,8 +292,8 @@ def _rebuilt(network: Network, x: Tensor, proof: Proof) -> FeaturePath:
                 example_masks(x, channels, random=True),
             )
             halves, _ = _traced_halves(plain, x, masks)
-            shared.keep(_key(network, layers, x), module, layers, channels, halves)
-        return formed(Split(layers, channels, "", *halves), proof.form, x.device)
+            shared.keep(key, module, layers, channels, halves)
+        return formed(Split(layers, channels, "", *halves), proof.form, x.device, key=key)
 
 
 def _bottleneck(module: nn.Module, x: Tensor, unused: Collection[str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -23,9 +24,11 @@ from cte_dask.inference.graph.private_torch import (
     FUSED,
     FUSED_SUM,
     TRANSPOSED,
+    LazyGraph,
     conv_flop_count,
     register_flop_formula,
 )
+from cte_dask.inference.graph.refill import Held, Made, note
 from cte_dask.inference.graph.split import weight_of
 
 __all__ = ["fused"]
@@ -112,7 +115,7 @@ def fused(half: GraphModule, device: torch.device) -> GraphModule:
         graph.output(result)
     graph.eliminate_dead_code()  # of a norm's results, only the first is of use
     # the copy's weights live where the original's do
-    module = GraphModule(half, graph)
+    module = LazyGraph(half, graph)
     compute_constants(module)
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _NORMS:
@@ -144,26 +147,51 @@ def _fold(module: GraphModule, norm: Node) -> None:
         or (norm.args[5] is not False and _NORMS[norm.target] == 7)  # type: ignore[index]
     ):
         return
-    tensors = [weight_of(module, p) for p in (source.args[1], *parameters[2:])]
-    weight, mean, variance = tensors
+    wanted = (source.args[1], source.args[_BIAS], *parameters)
+    weight, bias, gain, offset, mean, variance = (_name(module, node) for node in wanted)
     if weight is None or mean is None or variance is None:
         return
     epsilon = float(norm.args[_NORMS[norm.target]])  # type: ignore[arg-type, index]
-    scale = (variance.double() + epsilon).rsqrt()
-    if (gain := weight_of(module, parameters[0])) is not None:
-        scale = scale * gain.double()
-    shift = -mean.double() * scale
-    if (bias := weight_of(module, source.args[_BIAS])) is not None:
-        shift = shift + bias.double() * scale
-    if (offset := weight_of(module, parameters[1])) is not None:
-        shift = shift + offset.double()
-    folded = weight.double() * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    scale = partial(_scale, variance=variance, gain=gain, epsilon=epsilon)
     new = (
-        _put(module, source, "weight", folded, weight),
-        _put(module, source, "bias", shift, weight),
+        _put(module, source, "weight", partial(_folded, weight=weight, scale=scale)),
+        _put(
+            module,
+            source,
+            "bias",
+            partial(_shift, weight=weight, bias=bias, mean=mean, offset=offset, scale=scale),
+        ),
     )
     source.args = (source.args[0], *new, *source.args[3:])
     result.replace_all_uses_with(source)
+
+
+def _name(module: GraphModule, node: Any) -> str | None:
+    """Return the name of the weight that a node of a graph stands for; None if it is no weight."""
+    return None if weight_of(module, node) is None else str(node.target)
+
+
+def _scale(held: Held, *, variance: str, gain: str | None, epsilon: float) -> Tensor:
+    scale: Tensor = (held(variance).double() + epsilon).rsqrt()
+    return scale if gain is None else scale * held(gain).double()
+
+
+def _folded(held: Held, *, weight: str, scale: Made) -> Tensor:
+    plain = held(weight)
+    folded = plain.double() * scale(held).reshape(-1, *(1,) * (plain.ndim - 1))
+    return torch.empty_like(plain).copy_(folded.to(plain.dtype))  # in the layout that it had
+
+
+def _shift(
+    held: Held, *, weight: str, bias: str | None, mean: str, offset: str | None, scale: Made
+) -> Tensor:
+    factor = scale(held)
+    shift: Tensor = -held(mean).double() * factor
+    if bias is not None:
+        shift = shift + held(bias).double() * factor
+    if offset is not None:
+        shift = shift + held(offset).double()
+    return shift.to(held(weight).dtype)
 
 
 def _grow_by_factor(node: Node) -> None:
@@ -292,12 +320,12 @@ def _only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _put(module: GraphModule, convolution: Node, role: str, value: Tensor, like: Tensor) -> Node:
+def _put(module: GraphModule, convolution: Node, role: str, made: Made) -> Node:
     name = f"_folded_{convolution.name}_{role}"
-    value = value.to(like.dtype)
-    if role == "weight":
-        value = torch.empty_like(like).copy_(value)  # in the layout that it had
-    module.register_buffer(name, value)
+    while hasattr(module, name):  # of a norm behind a norm
+        name += "_"
+    note(module, name, made)
+    module.register_buffer(name, made(partial(getattr, module)))
     with module.graph.inserting_before(convolution):
         return module.graph.get_attr(name)
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from cte_dask.inference.graph.private_torch import ADD_RELU, FUSED, FUSED_SUM, TRANSPOSED
+from cte_dask.inference.graph.refill import Held, note, notes_of
 from cte_dask.inference.graph.split import weight_of
 
 __all__ = ["Between", "merge_upsampling"]
@@ -41,10 +43,22 @@ _WORTH = 0.9
 class _Enlarged:
     """Maps, and how they are enlarged: by a factor an axis, with weights where it learnt them."""
 
-    maps: Node
+    maps: Node | None
     factors: tuple[int, ...]
     weight: Tensor | None = None
     bias: Tensor | None = None
+    names: tuple[str | None, str | None] = (None, None)
+    """Of weight and bias."""
+
+    @property
+    def bare(self) -> _Enlarged:
+        """The same without any maps or weights, but their names."""
+        return _Enlarged(None, self.factors, names=self.names)
+
+    def filled(self, held: Held) -> _Enlarged:
+        """Return the same with other weights of these names."""
+        weight, bias = (None if name is None else held(name) for name in self.names)
+        return replace(self, weight=weight, bias=bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,7 @@ class _Convolved:
     maps: Node
     added: Node | None
     weight: Tensor
+    name: str
     bias: Any
     padding: tuple[int, ...]
     activation: str
@@ -98,7 +113,8 @@ def _convolved(module: GraphModule, node: Node) -> _Convolved | None:
     around = tuple(padding)  # type: ignore[arg-type]
     if any(p >= k for p, k in zip(around, shape, strict=True)):
         return None
-    return _Convolved(maps, added, weight, bias, around, activation, scalars)  # type: ignore[arg-type]
+    name = str(node_of_weight.target)  # type: ignore[union-attr]
+    return _Convolved(maps, added, weight, name, bias, around, activation, scalars)  # type: ignore[arg-type]
 
 
 def _enlarged(module: GraphModule, node: Node) -> _Enlarged | None:
@@ -124,7 +140,8 @@ def _enlarged(module: GraphModule, node: Node) -> _Enlarged | None:
         or tuple(stride) != weight.shape[2:]  # type: ignore[arg-type]
     ):
         return None
-    return _Enlarged(maps, tuple(stride), weight, weight_of(module, bias))  # type: ignore[arg-type]
+    names = (str(held.target), None if bias is None else str(bias.target))  # type: ignore[union-attr]
+    return _Enlarged(maps, tuple(stride), weight, weight_of(module, bias), names)  # type: ignore[arg-type]
 
 
 def _is_worth(enlarged: _Enlarged, weight: Tensor) -> bool:
@@ -148,14 +165,20 @@ def _merge(
     """Put one transposed convolution in the place of two operations."""
     weight = _merged_weight(enlarged, convolved.weight)
     passes.register_buffer(name := f"_merged_{node.name}", weight)
+    note(passes, name, partial(_remade_weight, enlarged=enlarged.bare, weight=convolved.name))
     kernel = convolved.weight.shape[2:]
     padding = [k - 1 - p for k, p in zip(kernel, convolved.padding, strict=True)]
     ones, none = [1] * len(kernel), [0] * len(kernel)
     geometry = (padding, none, list(enlarged.factors), ones, 1)
     added, constant = convolved.added, _constant(enlarged, convolved)
     between = f"_between_{node.name}"
+    if constant is not None:
+        remade = partial(_remade_constant, enlarged=enlarged.bare, padding=convolved.padding)
+        note(passes, between, partial(remade, weight=convolved.name))
     if constant and added and once and _add_once(once, added, constant, between):
         constant = None
+        for noted, made in notes_of(passes).items():
+            note(once, noted, made)
     with passes.graph.inserting_before(node):
         call = passes.graph.call_function
         arguments = (enlarged.maps, passes.graph.get_attr(name), convolved.bias, *geometry)
@@ -187,6 +210,17 @@ def _finished(passes: GraphModule, result: Node, added: Node | None, convolved: 
     return call(_ACTIVATIONS[convolved.activation], (result, *convolved.scalars))
 
 
+def _remade_weight(held: Held, *, enlarged: _Enlarged, weight: str) -> Tensor:
+    return _merged_weight(enlarged.filled(held), held(weight))
+
+
+def _remade_constant(
+    held: Held, *, enlarged: _Enlarged, weight: str, padding: tuple[int, ...]
+) -> nn.Module:
+    """Return what the bias adds, for other weights; where it is zero, nothing."""
+    return _between(held(str(enlarged.names[1])), held(weight), padding)
+
+
 def _merged_weight(enlarged: _Enlarged, weight: Tensor) -> Tensor:
     """Return the weights (C, C', …) of both, C maps that are enlarged and convolved to C'.
 
@@ -214,9 +248,13 @@ def _constant(enlarged: _Enlarged, convolved: _Convolved) -> Between | None:
     """Return what the bias of the enlarging weights adds to the result; None if nothing."""
     if enlarged.bias is None or not bool(enlarged.bias.any()):
         return None
-    across = (1, -1, *(1,) * (convolved.weight.ndim - 2))
-    weight = convolved.weight.double() * enlarged.bias.double().reshape(across)
-    return Between(weight.sum(1, keepdim=True).to(convolved.weight.dtype), convolved.padding)
+    return _between(enlarged.bias, convolved.weight, convolved.padding)
+
+
+def _between(bias: Tensor, weight: Tensor, padding: tuple[int, ...]) -> Between:
+    across = (1, -1, *(1,) * (weight.ndim - 2))
+    sums = (weight.double() * bias.double().reshape(across)).sum(1, keepdim=True)
+    return Between(sums.to(weight.dtype), padding)
 
 
 def _add_once(once: GraphModule, added: Node, constant: Between, name: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from cte_dask.inference.graph.boxes import Box, Step, step_of, whole_of
+from cte_dask.inference.graph.private_torch import LazyGraph, share_code
+from cte_dask.inference.graph.refill import of_many
 
 __all__ = ["Core", "inner_view", "narrowed"]
 
@@ -25,6 +28,9 @@ Core = tuple[slice, ...]
 """Slices of the spatial axes."""
 
 _ATEN = torch.ops.aten
+_Kept = tuple[Graph, type[GraphModule], dict[str, Box]]
+_KNOWN: WeakKeyDictionary[Graph, dict[tuple[Box, ...], _Kept]] = WeakKeyDictionary()
+"""What was written, by the graph that it was written of: networks of one architecture share it."""
 
 
 def inner_view(x: Tensor, core: Core) -> Tensor:
@@ -49,6 +55,12 @@ def narrowed(module: GraphModule, wanted: Sequence[Box]) -> tuple[GraphModule, d
         The graph, and by name the box of each of its inputs that are maps: what it is to be given
         in place of the whole map.
     """
+    known = _KNOWN.setdefault(module.graph, {})
+    if (kept := known.get(key := tuple(wanted))) is not None:
+        graph, kind, inputs = kept
+        filled = LazyGraph(module, graph)
+        share_code(filled, kind)
+        return of_many(filled), inputs
     nodes: list[Node] = list(module.graph.nodes)
     needs: dict[Node, Box] = {}
     for result, box in zip(_results(nodes[-1]), wanted, strict=True):
@@ -59,7 +71,9 @@ def narrowed(module: GraphModule, wanted: Sequence[Box]) -> tuple[GraphModule, d
             steps[node] = step = step_of(module, node, needs[node])
             for argument in () if step.is_number else node.all_input_nodes:
                 _widen(needs, argument, step.reads.get(argument, whole_of(argument)))
-    return _Writer(module, needs, steps).written(wanted)
+    written, inputs = _Writer(module, needs, steps).written(wanted)
+    known[key] = written.graph, type(written), inputs
+    return of_many(written), inputs
 
 
 def _results(output: Node) -> list[Node]:
@@ -98,8 +112,8 @@ class _Writer:
         inputs = {
             n.name: box for n, box in self.gives.items() if n.op == "placeholder" and whole_of(n)
         }
-        result = GraphModule(self.module, self.graph)
-        result.graph.eliminate_dead_code()
+        result = LazyGraph(self.module, self.graph)
+        result.graph.eliminate_dead_code()  # which asks the module about those that it calls
         result.recompile()
         return result, inputs
 

@@ -7,6 +7,7 @@
 | `WeakTensorKeyDictionary` | which node a tensor comes from, without keeping the tensor alive | 2.0 | `torch.utils.weak` is documented |
 | `flop_registry`, `conv_flop_count`, `register_flop_formula` | PyTorch's formulas for floating-point operations | 2.1 | `FlopCounterMode`, which is public, counts without loading the compiler |
 | `FUSED`, `FUSED_SUM`, `TRANSPOSED`, `ADD_RELU` | oneDNN's convolution with its activation in one pass | 2.0 | there is a public operator; without oneDNN networks run unfused |
+| `LazyGraph` | a graph becomes Python code when it first runs, and most are only steps to the next: a tenth of a trial | 2.3 | `GraphModule` is lazy itself, and graphs may share code |
 
 A PyTorch that moves one of them fails when this file is imported, or in
 ``tests/inference/graph``, not in a result: every trace is compared with the network before it is
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraph
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -28,11 +30,13 @@ __all__ = [
     "FUSED",
     "FUSED_SUM",
     "TRANSPOSED",
+    "LazyGraph",
     "Watching",
     "WeakTensorKeyDictionary",
     "conv_flop_count",
     "flop_registry",
     "register_flop_formula",
+    "share_code",
 ]
 
 FUSED = torch.ops.mkldnn._convolution_pointwise
@@ -43,6 +47,13 @@ TRANSPOSED = torch.ops.mkldnn._convolution_transpose_pointwise.default
 """A transposed convolution and its activation in one pass, of oneDNN."""
 ADD_RELU = torch.ops.aten._add_relu_.Tensor
 """A sum in place and a ReLU in one pass."""
+
+
+def share_code(module: Any, kind: Any) -> None:
+    """Let a lazy graph run the code that a module of the same graph was compiled to, if it was."""
+    if not kind._needs_recompile():
+        type(module).forward = kind.forward
+        module._code = ""  # it has no text of its own
 
 
 class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]

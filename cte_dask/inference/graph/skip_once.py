@@ -9,13 +9,15 @@ another order than in the plain network.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from cte_dask.inference.graph.private_torch import FUSED, FUSED_SUM
+from cte_dask.inference.graph.private_torch import FUSED, FUSED_SUM, LazyGraph
+from cte_dask.inference.graph.refill import Held, Made, constants_of, note, notes_of
 from cte_dask.inference.graph.split import weight_of
 
 __all__ = ["halved"]
@@ -33,7 +35,7 @@ class _SplitConvolution:
     node: Node
     early: tuple[Node, ...]
     late: tuple[Node, ...]
-    weights: tuple[Tensor, Tensor]
+    weights: tuple[Made, Made]
 
     @property
     def geometry(self) -> tuple[Any, ...]:
@@ -83,29 +85,36 @@ def _half(module: GraphModule, node: Node) -> _SplitConvolution | None:
         return None
     inputs: tuple[Node, ...] = tuple(joined.args[0])  # type: ignore[arg-type]
     extents = [map_.meta["val"].shape[_CHANNELS] for map_ in inputs]
-    pieces = list(zip(inputs, torch.split(weight, extents, dim=1), strict=True))
-    early = [p for p in pieces if _is_state(p[0])]
-    late = [p for p in pieces if not _is_state(p[0])]
+    places = range(len(inputs))
+    early, late = (tuple(p for p in places if _is_state(inputs[p]) is s) for s in (True, False))
     if not early or not late:
         return None
-    weights = _joined(weight, early), _joined(weight, late)
-    return _SplitConvolution(node, tuple(p for p, _ in early), tuple(p for p, _ in late), weights)
+    whole = partial(_pieces, weight=str(node.args[1].target), extents=extents)  # type: ignore[union-attr]
+    return _SplitConvolution(
+        node,
+        tuple(inputs[p] for p in early),
+        tuple(inputs[p] for p in late),
+        (partial(whole, places=early), partial(whole, places=late)),
+    )
 
 
 def _is_state(node: Node) -> bool:
     return node.op == "placeholder" and node.name.startswith("state_")
 
 
-def _joined(like: Tensor, pieces: list[tuple[Node, Tensor]]) -> Tensor:
-    weight = torch.cat([w for _, w in pieces], dim=1)
+def _pieces(held: Held, *, weight: str, extents: list[int], places: tuple[int, ...]) -> Tensor:
+    """Return the weights of some of the arrays that a convolution joins, in the layout of all."""
+    like = held(weight)
+    pieces = torch.split(like, extents, dim=1)
+    joined = torch.cat([pieces[place] for place in places], dim=1)
     last = torch.channels_last if like.ndim == 4 else torch.channels_last_3d
     layout = last if like.is_contiguous(memory_format=last) else torch.contiguous_format
-    return weight.contiguous(memory_format=layout)
+    return joined.contiguous(memory_format=layout)
 
 
 def _passes(suffix: GraphModule, halves: list[_SplitConvolution]) -> tuple[GraphModule, list[Node]]:
     """Return what runs once a pass, and the nodes of the state that it still wants."""
-    graph, constants = Graph(), _constants(suffix)
+    graph, made = Graph(), notes_of(suffix)
     numbers = {half.node: i for i, half in enumerate(halves)}
     state = [n for n in suffix.graph.nodes if _is_state(n)]
     copies = {node: _input(graph, node.name, node) for node in state}
@@ -113,20 +122,21 @@ def _passes(suffix: GraphModule, halves: list[_SplitConvolution]) -> tuple[Graph
     for node in suffix.graph.nodes:
         if node in numbers:
             number = numbers[node]
-            copies[node] = _summed(graph, constants, halves[number], copies, sums[number])
+            copies[node] = _summed(graph, made, halves[number], copies, sums[number])
         elif node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.eliminate_dead_code()
+    module = _module(suffix, graph, made)
+    graph.eliminate_dead_code()  # which asks the module about those that it calls
     wanted = [node for node in state if copies[node].users]
     for node in state:
         if node not in wanted:
             graph.erase_node(copies[node])
-    return GraphModule(constants, graph), wanted
+    return module, wanted
 
 
 def _summed(
     graph: Graph,
-    constants: dict[str, Any],
+    made: dict[str, Made],
     half: _SplitConvolution,
     copies: dict[Node, Node],
     partial: Node,
@@ -134,7 +144,7 @@ def _summed(
     """Convolve what comes from below, and add what the skip gave."""
     x = _concatenated(graph, [copies[n] for n in half.late])
     weight = graph.get_attr(name := f"_late_{half.node.name}")
-    constants[name] = half.weights[1]
+    made[name] = half.weights[1]
     if half.node.target is FUSED.default:
         activation = "relu" if half.node.args[_FUSED_NAME] == "relu" else None
         arguments = (*half.geometry, 1, "add", 1, activation, [], None)
@@ -150,14 +160,14 @@ def _summed(
 
 def _once(suffix: GraphModule, halves: list[_SplitConvolution], state: list[Node]) -> GraphModule:
     """Return what runs once: (*state) -> what the passes want of it, then the halves."""
-    graph, constants = Graph(), _constants(suffix)
+    graph, made = Graph(), notes_of(suffix)
     placeholders = [n for n in suffix.graph.nodes if _is_state(n)]
     copies = {node: _input(graph, node.name, node) for node in placeholders}
     outputs = [copies[node] for node in state]
     for half in halves:
         x = _concatenated(graph, [copies[n] for n in half.early])
         weight = graph.get_attr(name := f"_early_{half.node.name}")
-        constants[name] = half.weights[0]
+        made[name] = half.weights[0]
         bias = half.node.args[2]
         offset = graph.get_attr(str(bias.target)) if isinstance(bias, Node) else None
         target, more = FUSED.default, (*half.geometry, 1, "none", [], "")
@@ -168,7 +178,7 @@ def _once(suffix: GraphModule, halves: list[_SplitConvolution], state: list[Node
         outputs.append(graph.call_function(target, (x, weight, offset, *more)))
         outputs[-1].meta = dict(half.node.meta)
     graph.output(tuple(outputs))
-    return GraphModule(constants, graph)
+    return _module(suffix, graph, made)
 
 
 def _input(graph: Graph, name: str, like: Node) -> Node:
@@ -185,6 +195,11 @@ def _concatenated(graph: Graph, nodes: list[Node]) -> Node:
     return joined
 
 
-def _constants(module: GraphModule) -> dict[str, Any]:
-    names = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
-    return {name: getattr(module, name) for name in names}
+def _module(suffix: GraphModule, graph: Graph, made: dict[str, Made]) -> GraphModule:
+    """Return a graph with the constants that it has of a suffix, and those made of them."""
+    held = partial(getattr, suffix)
+    new = {name: one(held) for name, one in made.items() if not hasattr(suffix, name)}
+    module = LazyGraph(constants_of(suffix) | new, graph)
+    for name, one in made.items():
+        note(module, name, one)
+    return module

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from cte_dask.inference.graph.private_torch import LazyGraph
+
 __all__ = ["UnreachedError", "cut", "insert_masks", "named_node", "weight_of"]
 
 
@@ -101,7 +103,7 @@ def _prefix(module: GraphModule, late: set[Node], state: Sequence[Node]) -> Grap
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[n] for n in state))
     graph.eliminate_dead_code()
-    return GraphModule(module, graph)
+    return LazyGraph(module, graph)
 
 
 def _suffix(
@@ -118,4 +120,4 @@ def _suffix(
         if node in late or node.op in {"get_attr", "output"}:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.eliminate_dead_code()
-    return GraphModule(module, graph)
+    return LazyGraph(module, graph)

@@ -20,6 +20,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from cte_dask.inference.graph.private_torch import (
+    LazyGraph,
     Watching,
     WeakTensorKeyDictionary,
     flop_registry,
@@ -91,7 +92,7 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> GraphModule:
     with recorder:
         result = function(*inputs)
     recorder.graph.output(recorder.nodes(result))
-    return GraphModule(recorder.constants, recorder.graph)
+    return LazyGraph(recorder.constants, recorder.graph)
 
 
 class _Recorder(Watching):

@@ -9,15 +9,27 @@ are proven against the plain pass before they are used, like any other.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from cte_dask.inference.graph.narrow import Core
-from cte_dask.inference.graph.paths import Form
+from cte_dask.inference.graph.paths import Form, Split
+from cte_dask.inference.graph.private_torch import LazyGraph
+from cte_dask.inference.graph.refill import Recipe, of_many
 
-__all__ = ["Key", "Known", "form_for_other", "form_of", "keep", "keep_form", "recall"]
+__all__ = [
+    "Key",
+    "Known",
+    "form_for_other",
+    "form_of",
+    "keep",
+    "keep_form",
+    "keep_recipes",
+    "recall",
+    "refilled",
+]
 
 Key = tuple[object, ...] | None
 Halves = tuple[GraphModule, GraphModule]
@@ -42,9 +54,8 @@ class _StoredGraph:
     weights: dict[str, str]
 
     def filled(self, named: dict[str, Tensor]) -> GraphModule:
-        return GraphModule(
-            {target: named[name] for target, name in self.weights.items()}, self.graph
-        )
+        weights = {target: named[name] for target, name in self.weights.items()}
+        return of_many(LazyGraph(weights, self.graph))
 
 
 _KEPT: OrderedDict[
@@ -117,6 +128,55 @@ def keep_form(key: Key, core: Core | None, form: Form) -> None:
         _FORMS.popitem(last=False)
 
 
+Traced = tuple[Graph, Graph]
+_RECIPES: OrderedDict[tuple[Key, str], tuple[Traced, tuple[Recipe, ...]]] = OrderedDict()
+
+
+def keep_recipes(key: Key, path: Split) -> None:
+    """Keep how a trace of a key was folded, fused and split."""
+    if key is None or path.traced is None:
+        return
+    kind = "fused" if path.once is None else "once"
+    prefix, suffix = path.traced
+    parts = [(path.prefix, prefix), (path.suffix, suffix)]
+    parts += [] if path.once is None else [(path.once, suffix)]
+    recipes = [(Recipe.of(module), source) for module, source in parts]
+    if not all(recipe.fits(source) for recipe, source in recipes):
+        return
+    _RECIPES[key, kind] = _graphs(prefix, suffix), tuple(recipe for recipe, _ in recipes)
+    while len(_RECIPES) > _MOST:
+        _RECIPES.popitem(last=False)
+
+
+def refilled(key: Key, kind: str, split: Split) -> Split | None:
+    """Return a trace of a key folded, fused and split as before; None if that is not known.
+
+    Parameters
+    ----------
+    key
+        See `recall`.
+    kind
+        Of its `cte_dask.inference.graph.paths.Form`.
+    split
+        The trace, filled with weights.
+    """
+    traced, recipes = _RECIPES.get((key, kind), (None, ()))
+    if traced != _graphs(split.prefix, split.suffix):  # of another trace, or none
+        return None
+    of_prefix, of_suffix, *rest = recipes
+    return replace(
+        split,
+        prefix=of_prefix.filled(split.prefix),
+        suffix=of_suffix.filled(split.suffix),
+        once=rest[0].filled(split.suffix) if rest else None,
+        traced=(split.prefix, split.suffix),
+    )
+
+
+def _graphs(prefix: GraphModule, suffix: GraphModule) -> Traced:
+    return prefix.graph, suffix.graph
+
+
 def _half(half: GraphModule, names: dict[int, str]) -> _StoredGraph | None:
     weights = {}
     for node in half.graph.nodes:
@@ -125,7 +185,7 @@ def _half(half: GraphModule, names: dict[int, str]) -> _StoredGraph | None:
             if name is None:
                 return None
             weights[node.target] = name
-    return _StoredGraph(half.graph, weights)
+    return _StoredGraph(of_many(half).graph, weights)
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:

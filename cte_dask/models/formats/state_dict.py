@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cte_dask.models.formats.weights_folder import weight_files
-from cte_dask.models.network import ModelError, Network
+from cte_dask.models.network import ModelError, Network, code_of
 from cte_dask.models.spec import OWN, ModelSpec
 from cte_dask.registry import resolve
 
@@ -42,8 +42,7 @@ class StateDict:
         weights = read_state_dict(path)
         module = _build(spec)
         notes = load_weights(module, weights)
-        form = [spec.output.index, spec.layout, spec.extent, spec.extent and spec.halo]
-        code = json.dumps([spec.architecture, spec.arguments, *form], sort_keys=True)
+        code = code_of(spec.architecture, spec.arguments)
         return Network(forward=module, kind="module", code=code, notes=notes)
 
 

@@ -71,3 +71,34 @@ def test_a_grouped_convolution_is_left_whole():
     path, _ = opened(Joined("abu", nn.ReLU(), groups=2))
     assert path.note == ""
     assert path.once is None
+
+
+class Deep(nn.Module):
+    """Two levels: only the upper one has a skip, both enlarge maps with a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one = nn.Conv2d(1, 8, 3, padding=1)
+        self.down = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1))
+        self.lower = nn.Sequential(nn.ConvTranspose2d(32, 16, 2, 2), nn.Conv2d(16, 16, 3, 1, 1))
+        self.up, self.joined = nn.ConvTranspose2d(16, 8, 2, 2), nn.Conv2d(16, 8, 3, 1, 1)
+        self.last = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = torch.relu(self.one(x))
+        low = torch.relu(self.lower(torch.relu(self.down(one))))
+        return self.last(torch.relu(self.joined(torch.cat([one, self.up(low)], 1))))
+
+
+def test_a_level_without_a_skip_does_not_keep_the_others_from_it():
+    path, x = opened(Deep())
+    assert path.note == ""
+    assert path.once is not None
+    assert "call_module" in {node.op for node in path.suffix.graph.nodes}
+    masks = example_masks(x, path.channels, random=True)
+    module = Deep().eval()
+    with torch.inference_mode(), hooked(module, path.layers, lambda i, y: y * masks[i]):
+        want = module(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(path.run(x, masks), want, rtol=1e-4, atol=1e-5)

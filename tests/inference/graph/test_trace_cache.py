@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cte_dask.inference.graph import feature_path as feature
+from cte_dask.inference.graph import proving
 from cte_dask.inference.graph import trace_cache as shared
 from cte_dask.inference.graph.bottleneck import hooked
 from cte_dask.models.network import Network
@@ -39,7 +43,8 @@ def traced(monkeypatch) -> list[object]:
     calls: list[object] = []
     real = feature.traced
     monkeypatch.setattr(feature, "traced", lambda f, *x: calls.append(f) or real(f, *x))
-    monkeypatch.setattr(shared, "_KEPT", type(shared._KEPT)())
+    for name in ("_KEPT", "_FORMS", "_RECIPES"):
+        monkeypatch.setattr(shared, name, type(shared._KEPT)())
     return calls
 
 
@@ -102,3 +107,75 @@ def test_weights_that_decide_the_way_are_found_out_on_a_smaller_batch_too(traced
         assert path.note == ""
         assert_as_plain(path, module, x)
     assert len(traced) == 3, "whole and small, and one of its own"
+
+
+class Positioned(nn.Module):
+    """It computes a constant, folds a norm, enlarges maps and convolves a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.norm = nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+        self.table = nn.Parameter(torch.rand(4, 1, 1))
+        self.wide = nn.Conv2d(4, 6, 3, padding=1)
+        self.up = nn.Upsample(scale_factor=2)
+        self.after = nn.Conv2d(6, 6, 3, padding=1)
+        self.out = nn.Conv2d(7, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.down(x))) + self.table.exp() * 2
+        y = torch.relu(self.after(self.up(torch.relu(self.wide(y)))))
+        return self.out(torch.cat([x, y], dim=1))
+
+
+def positioned(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return Positioned().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("made", [unet, positioned])
+@pytest.mark.parametrize("small", [None, torch.rand(1, 1, 16, 16)])
+def test_graphs_are_rewritten_once_and_filled_to_the_same_bits(traced, monkeypatch, small, made):
+    rewritten: list[object] = []
+    real = proving.fused
+    monkeypatch.setattr(proving, "fused", lambda g, d: rewritten.append(g) or real(g, d))
+    x = torch.rand(2, 1, 32, 32)
+
+    def opened(seed: int):
+        network = Network(forward=made(seed), kind="module", code="unet")
+        return feature.feature_path(network, x, small=small)
+
+    opened(0)
+    once = len(rewritten)
+    paths = [opened(seed) for seed in (1, 2)]
+    assert len(rewritten) == once
+    for seed, path in zip((1, 2), paths, strict=True):
+        assert path.note == ""
+        assert_as_plain(path, made(seed), x)
+        shared._RECIPES.clear()
+        masks = [torch.rand(2, c, 1, 1) for c in path.channels]
+        with torch.inference_mode():
+            assert torch.equal(path.run(x, masks), opened(seed).run(x, masks))
+    assert len(rewritten) > once
+
+
+def test_a_graph_of_another_trace_is_not_filled(traced):
+    x = torch.rand(2, 1, 32, 32)
+    path_of(unet(0), x)
+    shared._KEPT.clear()  # as if others had come between
+    path_of(unet(1), x)
+    path = path_of(module := unet(2), x)
+    assert len(traced) == 2
+    assert path.note == ""
+    assert_as_plain(path, module, x)
+
+
+def test_graphs_that_are_kept_keep_no_weights(traced):
+    x = torch.rand(2, 1, 32, 32)
+    for seed in (0, 1):
+        path = path_of(unet(seed), x)
+        weights = [weakref.ref(module) for module in (path.prefix, path.suffix, path.once)]
+        del path
+        gc.collect()
+        assert [weight() for weight in weights] == [None] * 3

@@ -378,6 +378,17 @@ def test_numbers_for_other_channels_than_it_takes_are_refused_in_one_line(
     assert "those of 3 channels together" in refusal(spec_of(folder, channels="rgb"))
 
 
+def test_packages_of_one_architecture_share_what_it_decides(tmp_path: Path) -> None:
+    codes = []
+    for seed, order in enumerate(("bcyx", "bcyx", "bcxy")):
+        torch.manual_seed(seed)
+        (folder := tmp_path / str(seed)).mkdir()
+        spec = package(folder, UNet(dims=2, features=(4, 8)).eval(), order=order, step=4, halo=0)
+        codes.append(load_network(described(spec)).code)
+    assert codes[0] == codes[1] != codes[2]
+    assert codes[0]
+
+
 @pytest.mark.parametrize("order", ["byxc", "cyx", "yx", "bcxy", "bczyx"])
 def test_other_orders_of_axes_are_turned(order: str, folder: Path) -> None:
     dims = 3 if "z" in order else 2

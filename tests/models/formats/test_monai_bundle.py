@@ -351,6 +351,15 @@ def test_its_bottleneck_is_found_and_its_encoder_shared(tmp_path: Path) -> None:
     assert path.channels == (24,)
 
 
+def test_bundles_of_one_network_share_what_it_decides(tmp_path: Path) -> None:
+    deeper = configuration(network_def=NETWORK | {"channels": [8, 16, 32]})
+    documents = [configuration(), configuration(), deeper]
+    specs = [write(tmp_path / str(n), d) for n, d in enumerate(documents)]
+    codes = [load_network(described(spec)).code for spec in specs]
+    assert codes[0] == codes[1] != codes[2]
+    assert codes[0]
+
+
 def test_the_bank_wins_over_the_bundle(tmp_path: Path) -> None:
     odd = configuration(
         preprocessing="$monai.transforms.Compose(@list)",

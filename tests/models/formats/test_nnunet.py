@@ -249,6 +249,15 @@ def test_its_bottleneck_is_found_and_its_encoder_shared(tmp_path: Path) -> None:
     assert path.layers[0].startswith("encoder.stages.2")
 
 
+def test_folds_of_one_plan_share_what_it_decides(tmp_path: Path) -> None:
+    spec = write(tmp_path / "t__p__2d", plans(), folds=(0, 1))
+    folds = [spec.model_copy(update={"arguments": {"fold": fold}}) for fold in (0, 1)]
+    codes = [load_network(described(fold)).code for fold in folds]
+    other = write(tmp_path / "u__p__2d", plans(transpose_forward=[0, 2, 1]))
+    assert codes[0] == codes[1] != load_network(described(other)).code
+    assert codes[0]
+
+
 def test_an_exported_archive_of_several_models_needs_a_name(tmp_path: Path) -> None:
     small = write(tmp_path / "all" / "Dataset004" / "t__p__2d", plans())
     write(tmp_path / "all" / "Dataset004" / "t__p__3d_fullres", plans(3))

@@ -131,6 +131,14 @@ def test_its_bottleneck_is_found_and_its_encoder_shared(
     assert path.layers[0].startswith("encoders.")
 
 
+def test_models_of_one_configuration_share_what_it_decides(tmp_path: Path) -> None:
+    one, other = small(tmp_path / "one"), small(tmp_path / "other")
+    wider = write(tmp_path / "wider", section(name="UNet2D", f_maps=[4, 12], num_groups=2))
+    codes = [load_network(described(spec)).code for spec in (one, other, wider)]
+    assert codes[0] == codes[1] != codes[2]
+    assert codes[0]
+
+
 def test_an_archive_is_as_good_as_a_folder(tmp_path: Path) -> None:
     spec = small(tmp_path / "model")
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "model")

@@ -18,7 +18,7 @@ from cte_dask.models.formats.bioimageio.mapping import axes_of, fixed_shape, pla
 from cte_dask.models.formats.onnx import load_onnx
 from cte_dask.models.formats.state_dict import StateDict, load_weights, read_state_dict
 from cte_dask.models.formats.torchscript import TorchScript
-from cte_dask.models.network import Network
+from cte_dask.models.network import Network, code_of
 from cte_dask.models.source import sha256_of
 from cte_dask.models.spec import OWN, ModelSpec
 
@@ -155,7 +155,8 @@ def _from_code(description: Description, architecture: Any, weights: Path) -> Ne
     if not isinstance(network, nn.Module):
         raise TypeError(f"{architecture.callable} gives no torch.nn.Module")
     load_weights(network, read_state_dict(weights))
-    return Network(forward=network, kind="module")
+    code = code_of(actual, str(architecture.callable), architecture.kwargs)
+    return Network(forward=network, kind="module", code=code)
 
 
 def _in_our_axes(
@@ -168,7 +169,9 @@ def _in_our_axes(
     # several outputs need the adapter too, which names them
     if theirs != ours or any(axes != ours for axes in output_axes.values()) or len(output_axes) > 1:
         network = dataclasses.replace(
-            network, forward=_AxesAdapter(network.forward, ours, theirs, output_axes)
+            network,
+            forward=_AxesAdapter(network.forward, ours, theirs, output_axes),
+            code=code_of(network.code, theirs, output_axes) if network.code else "",
         )
     shape = _fixed(spec, description, network.fixed_shape)
     fixed = shape if any(shape) else None

@@ -17,7 +17,7 @@ from cte_dask.models.formats.axes_order import in_our_order
 from cte_dask.models.formats.monai_bundle.config import Bundle, read_bundle
 from cte_dask.models.formats.state_dict import load_weights, read_state_dict
 from cte_dask.models.formats.torchscript import TorchScript
-from cte_dask.models.network import Network
+from cte_dask.models.network import Network, code_of
 from cte_dask.models.spec import ModelSpec
 
 __all__ = ["MonaiBundle"]
@@ -54,7 +54,8 @@ def _scripted(spec: ModelSpec, _: Bundle, weights: Path) -> Network:
 def _built(_: ModelSpec, bundle: Bundle, weights: Path) -> Network:
     network, shape = _network(bundle)
     notes = load_weights(network, read_state_dict(weights))
-    return Network(forward=network, kind="module", fixed_shape=shape, notes=notes)
+    code = code_of("monai", bundle.class_name, bundle.arguments, bundle.order)
+    return Network(forward=network, kind="module", fixed_shape=shape, code=code, notes=notes)
 
 
 def _network(bundle: Bundle) -> tuple[nn.Module, tuple[int | None, ...] | None]:

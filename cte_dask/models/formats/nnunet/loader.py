@@ -16,7 +16,7 @@ from cte_dask.models.formats.axes_order import in_our_order
 from cte_dask.models.formats.nnunet.plans import Plans, read_plans
 from cte_dask.models.formats.numpy_scalars import ignored_numbers
 from cte_dask.models.formats.state_dict import load_weights, read_state_dict
-from cte_dask.models.network import ModelError, Network
+from cte_dask.models.network import ModelError, Network, code_of
 from cte_dask.models.spec import ModelSpec
 
 __all__ = ["NETWORKS", "NnUNet"]
@@ -59,6 +59,7 @@ class NnUNet:
         return Network(
             forward=in_our_order(network, plans.order),
             kind="module",
+            code=code_of("nnunet", *_architecture(plans), len(plans.classes), plans.order),
             notes=tuple(_notes(spec, plans, checkpoint, folds)),
         )
 

@@ -11,7 +11,7 @@ from cte_dask.models.formats.numpy_scalars import ignored_numbers
 from cte_dask.models.formats.pytorch3dunet.config import Configuration, configuration
 from cte_dask.models.formats.pytorch3dunet.network import NETWORKS, Layers, UNet3DFamily
 from cte_dask.models.formats.state_dict import load_weights, read_state_dict
-from cte_dask.models.network import Network
+from cte_dask.models.network import Network, code_of
 from cte_dask.models.package import Package
 from cte_dask.models.spec import ModelSpec
 
@@ -40,7 +40,12 @@ class Pytorch3dUnet:
         name = _checkpoint(package, spec.arguments.get("checkpoint"))
         with package.files(name) as (weights,), ignored_numbers():
             load_weights(network, read_state_dict(weights))
-        return Network(forward=network, kind="module", notes=(f"{model.name} of pytorch-3dunet",))
+        return Network(
+            forward=network,
+            kind="module",
+            code=code_of("pytorch3dunet", model.model_dump()),
+            notes=(f"{model.name} of pytorch-3dunet",),
+        )
 
 
 def _network(model: Configuration) -> UNet3DFamily:
