@@ -19,6 +19,7 @@ from cte_dask.consistency.binary import binary_agreement
 from cte_dask.consistency.instance import v_rand
 from cte_dask.inference.memory import peak_memory, reset_peak
 from cte_dask.inference.trial import seconds_per_tile
+from cte_dask.inference.try_out import flops_per_tile
 from cte_dask.results.block_codec import COLUMNS, vote_columns
 from cte_dask.scoring.bank_votes import bytes_of_tile, kept_bytes
 from cte_dask.scoring.block_reader import largest_slab, margins_of, slabs_of
@@ -224,7 +225,7 @@ def _costs(
         possible = [d for d in draws if candidate.supports(d.perturbation)]
         key = (ready.network.code or candidate.name, ready.passes.form, ready.batch, len(possible))
         if key not in measured:
-            flops = ready.flops_per_tile(possible)
+            flops = flops_per_tile(ready, possible)
             if not costs or time.monotonic() - began < TRIAL_S:
                 seconds = seconds_per_tile(ready, possible)
             else:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
-from cte_dask.inference.graph.feature_path import FeaturePath, example_masks, feature_path
+from cte_dask.inference.graph.feature_path import FeaturePath, feature_path
 from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.paths import Proof, proof_of
-from cte_dask.inference.graph.trace import flops_of
 from cte_dask.inference.inputs import (
     Around,
     TileGroup,
@@ -239,22 +238,6 @@ class Predictor:
         self._check(seen)
         return seen
 
-    def flops_per_tile(self, draws: Sequence[Draw]) -> int:
-        """Count the floating-point operations of one tile under every draw (2 a multiply-add)."""
-        counted = flops_of(lambda: self.try_out(draws, self.passes.run_by("torch")))
-        return counted * self.samples_per_tile // self.batch
-
-    def try_out(self, draws: Sequence[Draw], passes: Passes | None = None) -> None:
-        """Run every pass of one batch of uniform noise, by those of the model or other ones."""
-        x, passes = self.example(), passes or self.passes
-        ones = example_masks(x, self.path.channels if self.path else (), random=False)
-        masks = [ones for d in draws if d.perturbation.space == "feature"]
-        list(passes.run(x, masks, core=passes.core))
-        for perturbation in (d.perturbation for d in draws if d.perturbation.space == "input"):
-            view = self.view(perturbation)
-            other = self._passes_of(view, perturbation.warp(view, [(0, 0)] * self.batch), passes)
-            list(other.run(self.example(view), [], core=other.core))
-
     def run(
         self,
         frames: Any,
@@ -340,7 +323,7 @@ class Predictor:
         warp: Warp | None = None,
     ) -> list[Prediction]:
         """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
-        passes, warp = self._passes_of(view, warp, self.passes), warp or unmoved(view)
+        passes, warp = self.passes_of(view, warp, self.passes), warp or unmoved(view)
         core, frame = passes.core, view.frame
         predictions: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
         with torch.inference_mode():
@@ -353,8 +336,18 @@ class Predictor:
                     batches.append(self._predicted(output[:n], warp, frame, low, core=core))
         return [self._tiles(batches, warp, frame) for batches in predictions]
 
-    def _passes_of(self, view: View, warp: Warp | None, passes: Passes) -> Passes:
-        """Return what runs passes whose voxels are moved."""
+    def passes_of(self, view: View, warp: Warp | None, passes: Passes) -> Passes:
+        """Return what runs passes whose voxels are moved.
+
+        Parameters
+        ----------
+        view
+            What they see.
+        warp
+            How they are moved; None if they are not.
+        passes
+            What runs those that are not moved.
+        """
         if warp is None or passes.path is None:
             return passes
         reads = getattr(warp, "reads", None) if self.core else None

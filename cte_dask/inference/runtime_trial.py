@@ -15,6 +15,7 @@ from cte_dask.inference.graph.openvino_passes import is_installed
 from cte_dask.inference.graph.proving import FUSED_TOLERANCE
 from cte_dask.inference.passes import alike
 from cte_dask.inference.settings import TORCH, Runtime
+from cte_dask.inference.try_out import try_out
 
 if TYPE_CHECKING:
     from cte_dask.inference.predictor import Predictor
@@ -72,7 +73,7 @@ def _tried(ready: Predictor, draws: Sequence[Draw]) -> Runtime:
     began = time.perf_counter()
     ready.use("openvino")
     with torch.inference_mode():
-        ready.try_out(draws)
+        try_out(ready, draws)
         seconds = time.perf_counter() - began
         x = ready.example()
         channels = ready.path.channels if ready.path else ()
@@ -93,7 +94,7 @@ def _worth(found: Runtime, ready: Predictor, draws: Sequence[Draw], batches: flo
         for _ in range(ROUNDS):
             for name, passes in ways.items():
                 began = time.perf_counter()
-                ready.try_out(draws, passes)
+                try_out(ready, draws, passes)
                 least[name] = min(least[name], time.perf_counter() - began)
     speedup = least["torch"] / least["openvino"]
     saved = (least["torch"] - least["openvino"]) * batches

@@ -25,6 +25,7 @@ from cte_dask.inference.needs import (
     with_extents,
 )
 from cte_dask.inference.probe import check_fraction
+from cte_dask.inference.try_out import try_out
 from cte_dask.models.network import ModelError, Network
 
 if TYPE_CHECKING:
@@ -217,6 +218,6 @@ def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
 
 def _tried(ready: Predictor, draws: Sequence[Draw]) -> None:
     with torch.inference_mode():
-        ready.try_out(draws)
+        try_out(ready, draws)
     if ready.device == "cuda":
         torch.cuda.synchronize()

@@ -12,6 +12,7 @@ from torch import nn
 
 from cte_dask.consistency.binary import nhd
 from cte_dask.inference.passes import Passes
+from cte_dask.inference.try_out import flops_per_tile
 from cte_dask.models import load_bank
 from cte_dask.results.block_codec import encoded
 from cte_dask.scoring.block_scores import STATUS, TileScores, joined
@@ -254,7 +255,7 @@ def test_a_pass_that_is_moved_costs_less_and_gives_what_the_whole_network_gives(
         ready = predictor(experiment.candidates[0], experiment.inference)
         ready.open()
         maps = [passes for _, _, passes in predict_tiles(experiment, 0, draws)]
-        return np.array([np.stack(passes) for passes in maps[:6]]), ready.flops_per_tile(draws)
+        return np.array([np.stack(passes) for passes in maps[:6]]), flops_per_tile(ready, draws)
 
     got, cheap = predicted()
     monkeypatch.setattr(
