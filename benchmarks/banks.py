@@ -14,10 +14,10 @@ FEATURES = {2: (16, 32, 64, 128), 3: (16, 32, 64)}
 HALO = {2: 46, 3: 22}
 
 
-def network(dims: int, seed: int, image: np.ndarray) -> UNet:
+def network(dims: int, seed: int, image: np.ndarray, features: tuple[int, ...]) -> UNet:
     """A U-Net with batch norms that matter, answering an image with about half foreground."""
     torch.manual_seed(seed)
-    made = UNet(dims=dims, features=FEATURES[dims]).eval().requires_grad_(False)
+    made = UNet(dims=dims, features=features).eval().requires_grad_(False)
     for layer in made.modules():
         if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv3d):
             torch.nn.init.kaiming_normal_(layer.weight)
@@ -31,24 +31,32 @@ def network(dims: int, seed: int, image: np.ndarray) -> UNet:
     return made
 
 
-def write_bank(folder: Path, count: int, dims: int, volume: np.ndarray) -> Path:
-    """Write a bank; the image that settles the weights is a corner of the volume."""
+def write_bank(
+    folder: Path, count: int, dims: int, volume: np.ndarray, *, levels: int | None = None
+) -> Path:
+    """Write a bank; the image that settles the weights is a corner of the volume.
+
+    Networks of fewer levels than the usual ones try a benchmark out.
+    """
+    features = FEATURES[dims][:levels]
+    # a level more doubles what a voxel sees, and two convolutions at full extent add two to a side
+    reach = 12 * 2 ** (len(features) - 2) - 2
     image = volume[0, :128, :128] if dims == 2 else volume[:16, :64, :64]
     axes = "yx" if dims == 2 else "zyx"
-    halo = ", ".join(f"{a}: {HALO[dims]}" for a in axes)
+    halo = ", ".join(f"{a}: {reach}" for a in axes)
     entries = []
     for seed in range(count):
         name = f"unet-{dims}d-{seed}"
-        save_file(network(dims, seed, image).state_dict(), folder / f"{name}.safetensors")
+        save_file(network(dims, seed, image, features).state_dict(), folder / f"{name}.safetensors")
         entries.append(f"""
   {name}:
     format: state_dict
     source: {name}.safetensors
     architecture: cte_dask.models.unet:UNet
-    arguments: {{dims: {dims}, features: {list(FEATURES[dims])}}}
+    arguments: {{dims: {dims}, features: {list(features)}}}
     axes: {axes}
     halo: {{{halo}}}
-    multiple: {{{", ".join(f"{a}: {2 ** (len(FEATURES[dims]) - 1)}" for a in axes)}}}
+    multiple: {{{", ".join(f"{a}: {2 ** (len(features) - 1)}" for a in axes)}}}
     preprocessing:
     - name: scale_linear
       kwargs: {{gain: 0.01, offset: -1}}

@@ -1,101 +1,180 @@
-"""The device benchmarks of `benchmarks/gpu.sh`: consistency, random numbers and a network.
+"""What only a GPU can show: the body of `benchmarks/gpu.sh`. Not yet run on a GPU.
 
-Needs torch and, on a GPU, CuPy; neither Dask nor zarr. Without a GPU it runs on the CPU, to try
-itself out, and calls its file ``nogpu-<date>.json``. Not yet run on a GPU.
+    python benchmarks/gpu.py [--budget 450] [--only kernels,passes] [--out benchmarks/results]
+
+The tests marked `gpu`, kernels against copy bandwidth, scoring from end to end against bare passes,
+the authors' procedure, precisions and runtimes of the passes. Each section has a share of the time
+budget: a case that would begin after its section's end is left out, and repeats that would end
+after it are not begun; the record tells both. It is written anew after each section, so that a run
+that is ended has what it measured. Needs torch and, on a GPU, CuPy; of what is not installed here
+the sections that want it are left out. Without a GPU it tries itself out on the CPU at small sizes,
+and calls its file ``nogpu-<date>.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import numpy as np
 import torch
+from gpu_kernels import kernels, launches, seconds
 from measuring import machine
 
-from cte_dask.arrays import from_torch
-from cte_dask.consistency.binary import binary_agreement_batch
-from cte_dask.consistency.instance import v_rand
-from cte_dask.models.unet import UNet
-from cte_dask.perturb.philox import normal_field
+ROOT = Path(__file__).resolve().parents[1]
+SHARES = {"tests": 0.2, "kernels": 0.1, "end to end": 0.25, "authors": 0.15, "passes": 0.3}
+"""Of the budget; what a section leaves goes to those behind it."""
+PACKAGES = ("torch", "numpy", "numba", "cupy", "cupy-cuda12x", "cupy-cuda13x", "triton")
+COUNTS = ("tests", "failures", "errors", "skipped")
 
-SIZES = {"cuda": (64, 1024, 1024), "cpu": (4, 512, 512)}
-"""Maps that a call compares: planes, y, x."""
-
-
-def seconds(work: Callable[[], Any], device: str, repeats: int = 9) -> dict[str, float]:
-    """Return median, fastest and slowest of some calls, after two that warm up."""
-    times: list[float] = []
-    for number in range((repeats if device == "cuda" else 3) + 2):
-        _wait(device)
-        began = time.perf_counter()
-        work()
-        _wait(device)
-        if number > 1:
-            times.append(time.perf_counter() - began)
-    return {"median_s": statistics.median(times), "fastest_s": min(times), "slowest_s": max(times)}
+Case = tuple[str, Callable[[float], dict[str, Any]]]
+"""A name, and what measures it until a time of `time.monotonic`."""
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def test_section(device: str) -> Iterator[Case]:
+    """The tests marked `gpu`, of all folders or of those that need neither Dask nor zarr."""
+    yield "marked gpu", _tests
 
 
-def agreement(device: str) -> dict[str, Any]:
-    """NHD and EI of two probability maps: each voxel is read once from each."""
-    shape = SIZES[device]
-    p = torch.rand(shape, device=device)
-    q = (p + 0.1 * torch.randn(shape, device=device)).clamp(0, 1)
-    a, b = from_torch(p), from_torch(q)
-    timing = seconds(lambda: binary_agreement_batch(a, b), device)
-    moved = 2 * p.numel() * p.element_size()
-    return {**timing, "voxels": p.numel(), "gb_per_s": moved / timing["median_s"] / 1e9}
+def _tests(until: float) -> dict[str, Any]:
+    """Run them in a process of their own, which is ended in time; return how they ended."""
+    paths = gpu_tests()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default"]
+        command += ["-p", "no:cacheprovider", f"--junitxml={report}", *paths]
+        left = max(1.0, until - time.monotonic())
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, timeout=left, capture_output=True, text=True, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            return {
+                "paths": paths,
+                "left_out": f"not ended in {left:.0f} s",
+                "output": _tail(error.stdout),
+            }
+        ended = {"paths": paths, "status": done.returncode, "output": _tail(done.stdout)}
+        if not report.exists():
+            return ended
+        suites = list(ET.parse(report).getroot().iter("testsuite"))
+        return {n: sum(int(s.get(n, 0)) for s in suites) for n in COUNTS} | ended
 
 
-def rand(device: str) -> dict[str, Any]:
-    """V^Rand of two label images whose objects are cubes of 16 voxels, one moved by one."""
-    _, y, x = SIZES[device]
-    grid = torch.arange(y * x, device=device).reshape(y, x)
-    labels = (grid // x // 16 * (x // 16) + grid % x // 16 + 1).to(torch.int32)
-    moved = torch.roll(labels, (1, 1), (0, 1)).contiguous()
-    a, b = from_torch(labels), from_torch(moved)
-    return {**seconds(lambda: v_rand(a, b), device), "voxels": y * x}
+def gpu_tests() -> list[str]:
+    """Return where the tests marked `gpu` lie; these files need neither Dask nor zarr."""
+    files = (ROOT / "tests").rglob("test_*.py")
+    marked = sorted(f for f in files if "pytest.mark.gpu" in f.read_text())
+    return [str(file.relative_to(ROOT)) for file in marked]
 
 
-def noise(device: str) -> dict[str, Any]:
-    """Normal numbers of Philox, counted from the voxel they belong to."""
-    like = from_torch(torch.empty(0, device=device))
-    shape = SIZES[device]
-    timing = seconds(lambda: normal_field((1, 2), (0, 0, 0), shape, like=like), device)
-    return {**timing, "numbers": int(np.prod(shape))}
+def _tail(output: str | bytes | None) -> list[str]:
+    text = output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+    return text.splitlines()[-20:]
 
 
-def network(device: str, precision: torch.dtype) -> dict[str, Any]:
-    """The forward pass of a 2D U-Net on a batch of tiles with their halo."""
-    model = UNet(dims=2, features=(16, 32, 64, 96)).eval().to(device, precision)
-    model = model.to(memory_format=torch.channels_last)
-    tiles = torch.rand(16 if device == "cuda" else 1, 1, 352, 352, device=device, dtype=precision)
-    with torch.inference_mode():
-        timing = seconds(lambda: model(tiles), device)
-    return {**timing, "tiles": len(tiles), "tiles_per_s": len(tiles) / timing["median_s"]}
+def kernel_section(device: str) -> Iterator[Case]:
+    """Each kernel, and how near it comes to a copy."""
+    copied: list[float] = []
+
+    def measure(make: Callable[[], Any], until: float) -> dict[str, Any]:
+        kernel = make()
+        timing = seconds(kernel.call, device, repeats=9 if device == "cuda" else 1)
+        moved = kernel.bytes / timing["fastest_s"] / 1e9
+        copied.append(moved)  # the copy comes first
+        rates = {"bytes": kernel.bytes, "gb_per_s": moved, "of_copy": moved / copied[0]}
+        return {**timing, **rates, "launches": launches(kernel.call, device)}
+
+    for name, make in kernels(device):
+        yield name, lambda until, make=make: measure(make, until)
 
 
-def tests(path: Path | None) -> dict[str, int]:
-    """Return how the tests of a JUnit file ended; empty if there is none."""
-    if path is None or not path.exists():
-        return {}
-    suites = list(ET.parse(path).getroot().iter("testsuite"))
-    names = ("tests", "failures", "errors", "skipped")
-    return {name: sum(int(suite.get(name, 0)) for suite in suites) for name in names}
+def end_to_end_section(device: str) -> Iterator[Case]:
+    """2D and 3D, one perturbation and four, in float32; on a GPU in bfloat16 too."""
+    import gpu_passes
+
+    precisions = ("float32", "bfloat16") if device == "cuda" else ("float32",)
+    for precision in precisions:
+        for kind in gpu_passes.PERTURBATIONS:
+            for dims in (2, 3):
+                yield (
+                    f"{dims}D {kind}, {precision}",
+                    lambda until, a=(dims, kind), p=precision: gpu_passes.end_to_end(
+                        *a, device, until, p
+                    ),
+                )
+
+
+def authors_section(device: str) -> Iterator[Case]:
+    """The authors' procedure on the device."""
+    import gpu_passes
+
+    yield "2D U-Net", lambda until: gpu_passes.against_authors(device, until)
+
+
+def passes_section(device: str) -> Iterator[Case]:
+    """The passes in each precision, and compiled by inductor (default mode) on a GPU."""
+    import gpu_passes
+
+    low = ("tf32", "bfloat16", "float16") if device == "cuda" else ("bfloat16",)
+    compiled = ("float32", "bfloat16") if device == "cuda" else ()
+    cases = [(p, "torch") for p in low] + [(p, "inductor") for p in compiled]
+    for precision, runtime in cases:
+        for dims in (2, 3):
+            yield (
+                f"{dims}D {precision} by {runtime}",
+                lambda until, a=(dims, precision), r=runtime: gpu_passes.passes_of(
+                    *a, device, until, runtime=r
+                ),
+            )
+
+
+SECTIONS: dict[str, Callable[[str], Iterator[Case]]] = {
+    "tests": test_section,
+    "kernels": kernel_section,
+    "end to end": end_to_end_section,
+    "authors": authors_section,
+    "passes": passes_section,
+}
+
+
+def measured(section: Callable[[str], Iterator[Case]], device: str, until: float) -> dict[str, Any]:
+    """Run the cases of a section one after another, as long as there is time."""
+    results: dict[str, Any] = {}
+    try:
+        for name, measure in section(device):
+            results[name] = _measured(measure, until)
+            print(name, json.dumps(results[name])[:200], flush=True)
+    except ImportError as error:
+        results["left_out"] = f"not installed here: {error}"
+    return results
+
+
+def _measured(measure: Callable[[float], dict[str, Any]], until: float) -> dict[str, Any]:
+    if time.monotonic() >= until:
+        return {"left_out": "no time was left"}
+    began = time.monotonic()
+    try:
+        result = measure(until)
+    except ImportError:
+        raise
+    except Exception as error:
+        result = {"failed": f"{type(error).__name__}: {error}"}
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return {**result, "took_s": round(time.monotonic() - began, 2)}
 
 
 def hardware(device: str) -> dict[str, Any]:
@@ -115,45 +194,44 @@ def hardware(device: str) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions of what is installed; CuPy goes by several names."""
     installed = {}
-    for name in ("torch", "numpy", "numba", "cupy", "cupy-cuda12x", "cupy-cuda13x"):
+    for name in PACKAGES:
         with suppress(PackageNotFoundError):
             installed[name] = version(name)
     return installed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tests", type=Path, help="JUnit file of the tests marked gpu")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--budget", type=float, default=450.0, help="seconds")
+    parser.add_argument("--only", help="sections, parted by commas")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
+    began = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    work: dict[str, Callable[[], dict[str, Any]]] = {
-        "agreement": lambda: agreement(device),
-        "v_rand": lambda: rand(device),
-        "normals": lambda: noise(device),
-        "unet_float32": lambda: network(device, torch.float32),
-        "unet_bfloat16": lambda: network(device, torch.bfloat16),
-    }
-    if device == "cpu":
-        del work["unet_bfloat16"]  # half a minute, and it tells nothing of a GPU
-    figures: dict[str, Any] = {}
-    for name, measure in work.items():
-        figures[name] = measure()
-        print(name, figures[name], flush=True)
-    if device == "cuda":
-        figures["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    result = {
-        "schema": "cte-gpu/1",
-        "machine": hardware(device),
-        "versions": versions(),
-        "tests": tests(options.tests),
-        "figures": figures,
-    }
+    chosen = options.only.split(",") if options.only else list(SECTIONS)
     kind = "gpu" if device == "cuda" else "nogpu"
     path = options.out / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path.read_text())
+    record: dict[str, Any] = {
+        "schema": "cte-gpu/2",
+        "machine": hardware(device),
+        "versions": versions(),
+        "lacking": [name for name in ("dask", "zarr") if find_spec(name) is None],
+        "budget_s": options.budget,
+        "sections": {},
+    }
+    share = 0.0
+    whole = sum(SHARES[name] for name in chosen)
+    for name in chosen:
+        share += SHARES[name] / whole
+        until = began + share * options.budget
+        record["sections"][name] = measured(SECTIONS[name], device, until)
+        record["took_s"] = round(time.monotonic() - began, 1)
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    print(path)
+    ended = record["sections"].get("tests", {}).get("marked gpu", {})
+    # 5: no test was chosen
+    return 0 if ended.get("status", 0) in {0, 5} else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

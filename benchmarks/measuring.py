@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import resource
@@ -23,22 +24,41 @@ PACKAGES = (
 )
 
 
-def alternated(forms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, Any]]:
+def nothing() -> None:
+    """Wait for nothing: what runs on the processor has ended when its call returns."""
+
+
+def alternated(
+    forms: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    wait: Callable[[], None] = nothing,
+    until: float = math.inf,
+) -> dict[str, dict[str, Any]]:
     """Run each form once to warm it, then all in turn; seconds of processor and clock.
 
     Neighbours on the machine slow the clock more than the processor time of a form, and no
-    neighbour favours a form when all take turns.
+    neighbour favours a form when all take turns. `wait` returns when a device has ended what it was
+    given. A round that would not end before `until` (of `time.monotonic`) is not begun, but the
+    first one always is.
     """
     for run in forms.values():
         run()
+    wait()
     cpu: dict[str, list[float]] = {name: [] for name in forms}
     wall: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(repeats):
+    longest = 0.0
+    for number in range(repeats):
+        start = time.monotonic()
+        if number and start + longest > until:
+            break
         for name, run in forms.items():
             began, spent = time.perf_counter(), _processor_seconds()
             run()
+            wait()
             cpu[name].append(_processor_seconds() - spent)
             wall[name].append(time.perf_counter() - began)
+        longest = max(longest, time.monotonic() - start)
     return {n: {"cpu_s": spread(cpu[n]), "wall_s": spread(wall[n])} for n in forms}
 
 

@@ -19,110 +19,26 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")  # bioimageio.core draws a bar for every plane
 
-import h5py
 import numpy as np
 import torch
 import zarr
+from authors import FRAME, RATE, TILE, authors, networks, tiles
 from banks import FEATURES, HALO, write_bank
+from forward_passes import scored
 from measuring import alternated, electron_microscopy, ratio, save
 from monai.inferers import sliding_window_inference
 from packages import blockwise_prediction
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from cte_dask import load_bank, open_volume, resolve
-from cte_dask.models.unet import UNet
 from cte_dask.scoring.loaded import predictor
-from cte_dask.scoring.score_block import score_block
-
-TILE = 128
-FRAME = 224  # a tile with 46 voxels a side, rounded up to what the networks take
-RATE = 0.2
-
-
-def networks(folder: Path) -> list[UNet]:
-    made = []
-    for path in sorted(folder.glob("*.safetensors")):
-        network = UNet(dims=2, features=FEATURES[2])
-        network.load_state_dict(load_file(path))
-        made.append(network.eval().requires_grad_(False))
-    return made
-
-
-def tiles(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
-    _, height, width = shape
-    for z in range(shape[0]):
-        for y in range(0, height, TILE):
-            for x in range(0, width, TILE):
-                yield z, y, x
-
-
-def predict_to_file(network: nn.Module, volume: Any, path: Path, *, perturbed: bool) -> None:
-    """Predict a whole target, one tile after another, into a compressed data set."""
-    halo, rest = HALO[2], FRAME - TILE - HALO[2]
-
-    def drop(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        return nn.functional.dropout2d(output, RATE, training=True)
-
-    hook = network.encoders[-1].register_forward_hook(drop) if perturbed else None
-    raw = np.pad(volume[:].astype(np.float32), ((0, 0), (halo, rest), (halo, rest)), "reflect")
-    raw = (raw - 100) / 100
-    with h5py.File(path, "w") as file, torch.no_grad():
-        chunks = (1, TILE, TILE)
-        out = file.create_dataset(
-            "prediction", volume.shape, np.float32, chunks=chunks, compression="gzip"
-        )
-        for z, y, x in tiles(volume.shape):
-            frame = torch.from_numpy(raw[z, y : y + FRAME, x : x + FRAME])[None, None]
-            probability = torch.sigmoid(network(frame))[0, 0].numpy()
-            out[z, y : y + TILE, x : x + TILE] = probability[halo : halo + TILE, halo : halo + TILE]
-    if hook is not None:
-        hook.remove()
-
-
-def score_files(reference: Path, perturbed: Path) -> list[tuple[float, float]]:
-    """Read two predictions back and compare them tile by tile with the formulas of the paper."""
-    scores = []
-    with h5py.File(reference) as a, h5py.File(perturbed) as b:
-        predictions = a["prediction"][:], b["prediction"][:]
-    for z, y, x in tiles(predictions[0].shape):
-        p, q = (m[z, y : y + TILE, x : x + TILE] for m in predictions)
-        one, two = p > 0.5, q > 0.5
-        union = (one | two).sum()
-        hard = 1 - (one ^ two).sum() / union if union else np.nan
-        both = one & two
-        soft = np.sqrt(p[both] * q[both]).sum() / union if union else np.nan
-        scores.append((float(hard), float(soft)))
-    return scores
-
-
-def authors(made: list[UNet], target: Path, folder: Path) -> Callable[[], None]:
-    def run() -> None:
-        volume = zarr.open_array(target, mode="r")
-        for network in made:
-            files = folder / "reference.h5", folder / "perturbed.h5"
-            for path, perturbed in zip(files, (False, True), strict=True):
-                predict_to_file(network, volume, path, perturbed=perturbed)
-            score_files(*files)
-
-    return run
-
-
-def ours(experiment: Any) -> Callable[[], None]:
-    def run() -> None:
-        for index in range(len(experiment.blocks)):
-            scores = score_block(experiment, index)
-            if scores.failures:
-                raise RuntimeError(scores.failures)
-
-    return run
 
 
 def monai_prediction(network: nn.Module, volume: np.ndarray) -> Callable[[], Any]:
@@ -176,9 +92,13 @@ def main() -> None:
             batch=1,
         )
         made = networks(folder)
+
+        def opened() -> Any:
+            return zarr.open_array(folder / "target.zarr", mode="r")
+
         scoring = {
-            "authors' procedure": authors(made, folder / "target.zarr", folder),
-            "ours": ours(experiment),
+            "authors' procedure": authors(made, opened, folder),
+            "ours": scored(experiment),
         }
         prediction = {
             "MONAI sliding window": monai_prediction(made[0], image),

@@ -25,10 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import zarr
 from banks import write_bank
+from forward_passes import bare, plain
 from measuring import RESULTS, alternated, electron_microscopy, ratio, save
 
 from cte_dask import load_bank, open_volume, resolve
-from cte_dask.inference.graph.feature_path import example_masks
 from cte_dask.perturb import draws_of
 from cte_dask.results.layout import layout_of
 from cte_dask.results.new_store import create
@@ -52,40 +52,6 @@ def end_to_end(experiment: Experiment, folder: Path) -> Callable[[], None]:
             if scores.failures:
                 raise RuntimeError(scores.failures)
             store.write(scores)
-
-    return run
-
-
-def bare(experiment: Experiment) -> Callable[[], None]:
-    """The passes of `end_to_end`, on frames that are tensors already."""
-    ready = predictor(experiment.candidates[0], experiment.inference)
-    x, passes = ready.example(), ready.passes
-    ones = example_masks(x, passes.path.channels, random=False)
-    features = [ones for p in experiment.perturbations if p.space == "feature"]
-    inputs = sum(p.space == "input" for p in experiment.perturbations)
-    batches = -(-len(experiment.grid) // len(x))
-
-    def run() -> None:
-        with torch.inference_mode():
-            for _ in range(batches):
-                list(passes.run(x, features, core=passes.core))
-                for _ in range(inputs):
-                    list(passes.run(x, [], core=passes.core))
-
-    return run
-
-
-def plain(experiment: Experiment) -> Callable[[], None]:
-    """The module itself, one pass for the reference and one a perturbation."""
-    ready = predictor(experiment.candidates[0], experiment.inference)
-    x, forward = ready.example(), ready.network.forward
-    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-    passes = -(-len(experiment.grid) // len(x)) * (1 + len(experiment.perturbations))
-
-    def run() -> None:
-        with torch.inference_mode():
-            for _ in range(passes):
-                forward(x)
 
     return run
 

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 from cte_dask import arrays
 from cte_dask.models.unet import UNet
-from cte_dask.volume import write_ome_zarr
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEATURES = (4, 6, 8)
@@ -194,6 +193,8 @@ def image() -> np.ndarray:
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory, image: np.ndarray) -> Path:
     """`image` as OME-Zarr."""
+    from cte_dask.volume import write_ome_zarr  # zarr, which tests of a GPU do without
+
     path = tmp_path_factory.mktemp("target") / "target.zarr"
     write_ome_zarr(path, image, axes="zyx", voxel_size_nm=(40.0, 10.0, 10.0), chunks=(2, 64, 64))
     return path
