@@ -229,7 +229,7 @@ def _has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "tf32", "bfloat16", "float16")
 
 
 def resolve_device(name: str) -> str:
@@ -259,7 +259,7 @@ def set_threads(number: int) -> None:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Return the floating type of a precision; ``auto`` is float32.
+    """Return the floating type of a precision; ``auto`` is float32, and so is what TF32 is kept in.
 
     Raises
     ------
@@ -270,5 +270,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    dtype: torch.dtype = getattr(torch, "float32" if precision == "auto" else precision)
+    dtype: torch.dtype = getattr(
+        torch, {"auto": "float32", "tf32": "float32"}.get(precision, precision)
+    )
     return dtype

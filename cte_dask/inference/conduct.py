@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cte_dask.inference.passes import LOW_PRECISION, alike
+from cte_dask.inference.device import rounding
+from cte_dask.inference.passes import alike
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,7 @@ def conduct_of(network: Network, x: Tensor, *, raw: bool) -> Conduct:
     """
     number = network.fixed_batch or min(2, len(x))
     x = x[:1].repeat(number, *(1 for _ in x.shape[1:])) if len(x) < number else x[:number]
-    tolerance = TOLERANCE if x.dtype == torch.float32 else LOW_PRECISION
+    tolerance = rounding(x, float32=TOLERANCE)
     with torch.inference_mode():
         first, again = (network.forward(x) for _ in range(2))
         if not alike(first, again, tolerance):

@@ -20,20 +20,26 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from cte_dask.arrays import dtype_of
+from cte_dask.inference.device import arithmetic, free_memory, peak_of
 from cte_dask.tiles import Shape
 
 if TYPE_CHECKING:
     from cte_dask.inference.predictor import Predictor
+    from cte_dask.inference.settings import Inference
+    from cte_dask.models.network import Network
 
 __all__ = [
     "batch_size",
     "bytes_for_models",
     "bytes_of",
+    "filling_batch",
     "limited_memory",
     "out_of_memory",
     "peak_memory",
@@ -45,7 +51,12 @@ MODELS_SHARE = 0.5
 """Part of the memory that loaded models may take; the rest is for voxels and activations."""
 
 
-BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**22}
+BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**24}
+"""Of a batch, at most: a GPU's last batch of a slab is padded, and costs as much as a full one."""
+
+FREE_SHARE = 0.5
+"""Part of a card's free memory that one pass of a network may take; the rest is for what passes
+share, for predictions, and for the voxels of the target."""
 
 _LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
 
@@ -183,7 +194,54 @@ def halve(ready: Predictor) -> None:
         with_smaller_batches(ready, ready.open)
 
 
+def filling_batch(
+    network: Network,
+    shape: tuple[int, ...],
+    inference: Inference,
+    most: int,
+    *,
+    free: Callable[[], int] = free_memory,
+    peak: Callable[[Callable[[], object]], int] = peak_of,
+) -> int:
+    """Return the samples of a forward pass that fill `FREE_SHARE` of a card's free memory.
+
+    Parameters
+    ----------
+    network
+        On the card.
+    shape
+        Of one sample (C, [z,] y, x).
+    inference
+        Gives device and precision.
+    most
+        Samples, at most.
+    free, peak
+        How much memory is free, and what some work takes.
+
+    Returns
+    -------
+    int
+        `most`, or a smaller power of two, so that a little more or less of free memory changes no
+        number. `most` also where the allocator keeps no account; that is halved if it does not fit.
+    """
+    device, dtype = inference.device, dtype_of(inference.precision)
+
+    def run(samples: int) -> None:
+        x = torch.rand(samples, *shape, device=device).to(dtype)
+        with torch.inference_mode(), arithmetic(device, inference.precision):
+            network.forward(x)
+
+    run(1)  # what is allocated once is no part of a pass
+    try:
+        one, two = (peak(partial(run, samples)) for samples in (1, 2))
+    except RuntimeError as error:
+        return 1 if out_of_memory(error) else most
+    each = max(1, two - one)
+    fits = int(FREE_SHARE * free() - (one - each)) // each
+    return most if fits >= most else 2 ** (max(1, fits).bit_length() - 1)
+
+
 def batch_size(frame: Shape, *, dims: int, device: str) -> int:
-    """Return the samples of a forward pass that keep a device busy within bounded memory."""
+    """Return the samples of a forward pass that keep a device busy, if its memory holds them."""
     voxels = math.prod(frame) if dims == 3 else frame[1] * frame[2]
     return max(1, BATCH_VOXELS[device] // voxels)

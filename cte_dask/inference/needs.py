@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cte_dask.arrays import dtype_of
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.memory import out_of_memory
 from cte_dask.inference.probe import Halo, measure_halo, probe_extent, probe_multiple
@@ -21,11 +22,15 @@ from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError, Network
 from cte_dask.models.one_image import OutputError
+from cte_dask.models.source import pinned
 
 if TYPE_CHECKING:
+    from cte_dask.inference.settings import Inference
     from cte_dask.models.spec import ModelSpec
+    from cte_dask.tiles import Shape
 
 __all__ = [
+    "Needs",
     "channels_told",
     "described_spec",
     "halo_of",
@@ -275,3 +280,41 @@ def _activation(spec: ModelSpec) -> Forward | None:
     if spec.output.activation == "softmax":
         return lambda y: torch.softmax(y, dim=1)
     return torch.sigmoid if spec.output.activation == "sigmoid" else None
+
+
+class Needs:
+    """Measures what a model needs once for all of its candidates.
+
+    Parameters
+    ----------
+    tile
+        Extent of a whole tile (z, y, x): the largest halo is that of its axes.
+    """
+
+    def __init__(self, tile: Shape) -> None:
+        self._tile = tile
+        self._name = ""
+        self._result: ModelSpec | BaseException = ValueError("no model yet")
+        self._network: Network | None = None
+
+    def of(self, spec: ModelSpec) -> ModelSpec:
+        """Return a model with its needs; raise again what measuring them raised."""
+        if spec.name != self._name:
+            self._name, self._network = spec.name, None
+            limit = min(self._tile[-spec.dims :])
+            try:
+                self._result, self._network = measured(pinned(spec), limit=limit)
+            except FOREIGN as error:
+                self._result = error
+        if isinstance(self._result, BaseException):
+            raise self._result
+        return self._result
+
+    def network(self, inference: Inference) -> Network | None:
+        """Hand out, once, the network that was loaded to measure, if it is what the run needs."""
+        network, self._network = self._network, None
+        here = inference.device == "cpu" and dtype_of(inference.precision) == dtype_of("float32")
+        return network if here else None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_network": None}

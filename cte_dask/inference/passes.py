@@ -22,10 +22,7 @@ from cte_dask.inference.graph.proving import cut_elsewhere
 if TYPE_CHECKING:
     from cte_dask.models.network import Network
 
-__all__ = ["LOW_PRECISION", "Passes", "Seen", "alike", "correlation", "fitting", "padded"]
-
-LOW_PRECISION = 1e-2
-"""Of the largest output: what rounding explains where precision is lower than float32."""
+__all__ = ["Passes", "Seen", "alike", "correlation", "fitting", "padded"]
 
 
 @dataclass(frozen=True, slots=True)

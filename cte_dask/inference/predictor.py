@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
+from cte_dask.inference.device import arithmetic
 from cte_dask.inference.graph.feature_path import FeaturePath, feature_path
 from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.paths import Proof, proof_of
@@ -46,6 +47,8 @@ from cte_dask.perturb.warps import unmoved
 from cte_dask.tiles import SAME, Scale, Tile
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from cte_dask.models.network import Network
     from cte_dask.models.spec import ModelSpec
     from cte_dask.perturb.kinds import Warp
@@ -114,7 +117,7 @@ class Predictor:
     ) -> None:
         self.spec = spec
         self.device = inference.device
-        self.dtype = dtype_of(inference.precision)
+        self.precision, self.dtype = inference.precision, dtype_of(inference.precision)
         self._like = torch.empty(0, device=self.device, dtype=self.dtype)
         self.tile, halo, multiple = inference.tile, spec.halo_zyx, spec.multiple_zyx
         if halo is None or multiple is None:
@@ -139,6 +142,10 @@ class Predictor:
         self.segmenter = segmenter_of(spec) if self.instances else None
         self.channels = segmenter_channels(spec, self.segmenter) if self.segmenter else ()
 
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Return the context in which its passes have its precision."""
+        return arithmetic(self.device, self.precision)
+
     def open(self) -> None:
         """Trace the network for its batch: for feature perturbation, and for quicker passes."""
         spec = self.spec
@@ -149,7 +156,8 @@ class Predictor:
         self.core: Core | None = None if uncut else tuple(inside[-spec.dims :])
         opened = None
         try:
-            opened = self._opened()
+            with self.arithmetic():
+                opened = self._opened()
         except ValueError:
             if self._features:
                 raise
@@ -215,7 +223,7 @@ class Predictor:
         self._check(self._seen(self.example(self.view(perturbation))), perturbation)
 
     def _seen(self, x: Tensor) -> Seen:
-        with torch.inference_mode():
+        with torch.inference_mode(), self.arithmetic():
             return Seen(x, fitting(self.network.forward(x), x))
 
     def _check(self, seen: Seen, perturbation: Perturbation | None = None) -> None:
@@ -326,7 +334,7 @@ class Predictor:
         passes, warp = self.passes_of(view, warp, self.passes), warp or unmoved(view)
         core, frame = passes.core, view.frame
         predictions: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
-        with torch.inference_mode():
+        with torch.inference_mode(), self.arithmetic():
             for low in range(0, len(samples), self.batch):
                 rows = slice(low, low + self.batch)
                 n = len(samples[rows])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from cte_dask.errors import FOREIGN, reason
+from cte_dask.inference.device import rounding
 from cte_dask.inference.graph.feature_path import Split, example_masks
 from cte_dask.inference.graph.openvino_passes import is_installed
-from cte_dask.inference.graph.proving import FUSED_TOLERANCE
 from cte_dask.inference.passes import alike
 from cte_dask.inference.settings import TORCH, Runtime
 from cte_dask.inference.try_out import try_out
@@ -81,7 +81,7 @@ def _tried(ready: Predictor, draws: Sequence[Draw]) -> Runtime:
         ways = (ready.passes, ready.passes.run_by("torch"))
         outputs = [list(way.run(x, masks, core=way.core)) for way in ways]
     for got, want in zip(*outputs, strict=True):
-        if not alike(got, want, FUSED_TOLERANCE):
+        if not alike(got, want, rounding(x)):
             return Runtime(compile_seconds=seconds, why="OpenVINO's predictions differ")
     return Runtime("openvino", compile_seconds=seconds)
 

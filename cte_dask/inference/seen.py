@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cte_dask.inference.device import rounding
 from cte_dask.inference.graph.feature_path import Plain
 from cte_dask.inference.graph.narrow import Core, inner_view
 from cte_dask.inference.outputs import foreground
-from cte_dask.inference.passes import LOW_PRECISION, Seen, alike, correlation
+from cte_dask.inference.passes import Seen, alike, correlation
 
 if TYPE_CHECKING:
     from cte_dask.inference.predictor import Predictor
@@ -43,7 +44,8 @@ def shares_rightly(loaded: Predictor, seen: Seen) -> bool:
     got, want, core = _quickly(loaded, seen.x), seen.output, loaded.passes.core
     if core is not None and loaded.core is not None:
         got, want = inner_view(got, core), inner_view(want, loaded.core)
-    tolerance = SHARED_TOLERANCE if seen.x.dtype == torch.float32 else LOW_PRECISION
+    with loaded.arithmetic():
+        tolerance = rounding(seen.x, float32=SHARED_TOLERANCE)
     return alike(got, want, tolerance)
 
 
@@ -71,7 +73,7 @@ def ignores_image(loaded: Predictor, seen: Seen) -> bool:
 
 def _quickly(loaded: Predictor, x: Tensor) -> Tensor:
     """Return the output of the unperturbed pass as it is run, cut to the core where it is."""
-    with torch.inference_mode():
+    with torch.inference_mode(), loaded.arithmetic():
         return next(iter(loaded.passes.run(x, [], core=loaded.passes.core)))
 
 

@@ -20,7 +20,8 @@ class Inference:
     device
         ``"cpu"`` or ``"cuda"``.
     precision
-        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        ``"auto"``, ``"float32"``, ``"tf32"`` (on a GPU: float32 whose products are taken in TF32),
+        ``"bfloat16"`` or ``"float16"``: the type of the weights and of all that a network computes.
     features
         Whether feature perturbations will be asked for.
     instances

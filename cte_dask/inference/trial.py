@@ -16,6 +16,7 @@ from torch import Tensor
 from cte_dask.consistency.degenerate import UNSTEADY
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.conduct import ALONE, conduct_of
+from cte_dask.inference.device import synchronize
 from cte_dask.inference.needs import (
     channels_told,
     described_spec,
@@ -219,5 +220,4 @@ def seconds_per_tile(ready: Predictor, draws: Sequence[Draw]) -> float:
 def _tried(ready: Predictor, draws: Sequence[Draw]) -> None:
     with torch.inference_mode():
         try_out(ready, draws)
-    if ready.device == "cuda":
-        torch.cuda.synchronize()
+    synchronize(ready.device)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cte_dask.inference.device import on_device, uploads_to
 from cte_dask.tiles import Block, Shape
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ class Window:
     @classmethod
     def on(cls, device: str, voxels: NDArray[Any], start: Shape, volume: Volume) -> Window:
         """Return a window of some voxels of a target on ``"cpu"`` or ``"cuda"``."""
-        if device == "cuda":
-            import cupy
+        return cls.of(on_device(device, voxels), start, volume)
 
-            voxels = cupy.asarray(voxels)
+    @classmethod
+    def of(cls, voxels: Any, start: Shape, volume: Volume) -> Window:
+        """Return a window of some voxels of a target, where they are."""
         channel = volume.channel or 0
         return cls(voxels, start, volume.channels or (channel,), channel)
 
@@ -300,6 +302,8 @@ def windows(
 ) -> Iterator[tuple[slice, Window]]:
     """Yield the places of a slab's tiles in the block, and its voxels; the next is read meanwhile.
 
+    A window on a GPU is lost when the next one is asked for: its memory is that of the one after.
+
     Parameters
     ----------
     volume, block
@@ -316,20 +320,26 @@ def windows(
     OSError
         If the storage fails.
     """
-    slabs = slabs_of(volume, block, tile, margins)
+    slabs, uploads = slabs_of(volume, block, tile, margins), uploads_to(device)
     before, after = margins
     start = list(shifted(block.start, before, -1))
     stop = list(shifted(shifted(block.tiles[-1].start, tile, 1), after, 1))
+
+    def fetched(slab: Slab, previous: NDArray[Any] | None) -> tuple[NDArray[Any], Any]:
+        voxels = _read(volume, slab, start, stop, previous)
+        return voxels, uploads.send(voxels)
+
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming = [reader.submit(_read, volume, slabs[0], start, stop, None)]
+        coming = [reader.submit(fetched, slabs[0], None)]
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
-            voxels = coming.pop().result()
+            voxels, sent = coming.pop().result()
             if following is not None:
-                coming.append(reader.submit(_read, volume, following, start, stop, voxels))
+                coming.append(reader.submit(fetched, following, voxels))
             corner = list(start)
             corner[slab.axis] = slab.first
-            yield slab.tiles, Window.on(device, voxels, _triple(corner), volume)
-            del voxels  # before the next one is waited for
+            with uploads.received(sent) as here:
+                yield slab.tiles, Window.of(here, _triple(corner), volume)
+            del voxels, sent, here  # before the next one is waited for
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +14,16 @@ from cte_dask.arrays import dtype_of, set_threads
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.apart import Apart, EndedError
 from cte_dask.inference.conduct import ALONE, Conduct, conduct_of
+from cte_dask.inference.device import synchronize
 from cte_dask.inference.graph.bottleneck import BlackBoxError
-from cte_dask.inference.memory import batch_size, bytes_of, out_of_memory
-from cte_dask.inference.needs import channels_told, measured
+from cte_dask.inference.memory import batch_size, bytes_of, filling_batch, out_of_memory
+from cte_dask.inference.needs import Needs, channels_told
 from cte_dask.inference.predictor import Predictor
 from cte_dask.inference.runtime_trial import withdrawn
 from cte_dask.inference.seen import ignores_image, shares_rightly
 from cte_dask.inference.settings import Inference
 from cte_dask.inference.time_limit import time_limit, trial_limit, within
-from cte_dask.models.source import pinned
+from cte_dask.models.loading import load_network
 from cte_dask.scoring.certificate import certificate
 from cte_dask.scoring.experiment import Candidate
 from cte_dask.scoring.loaded import READY, load_candidate, make_room, shared_network
@@ -98,7 +100,7 @@ def settle(
     set_threads(threads)
     candidates: list[Candidate] = []
     excluded: dict[str, str] = {}
-    needs, limit = _Needs(inference.tile), trial_limit(inference.time_limit)
+    needs, limit = Needs(inference.tile), trial_limit(inference.time_limit)
     with Apart() as elsewhere:
         for number, (name, (spec, variant)) in enumerate(members.items(), start=1):
             tell(f"loading model {number} of {len(members)}: {name}")
@@ -130,38 +132,6 @@ def settle(
     return tuple(candidates), excluded
 
 
-class _Needs:
-    """Measures what a model needs once for all of its candidates."""
-
-    def __init__(self, tile: Shape) -> None:
-        self._tile = tile
-        self._name = ""
-        self._result: ModelSpec | BaseException = ValueError("no model yet")
-        self._network: Network | None = None
-
-    def of(self, spec: ModelSpec) -> ModelSpec:
-        """Return a model with its needs; raise again what measuring them raised."""
-        if spec.name != self._name:
-            self._name, self._network = spec.name, None
-            limit = min(self._tile[-spec.dims :])
-            try:
-                self._result, self._network = measured(pinned(spec), limit=limit)
-            except FOREIGN as error:
-                self._result = error
-        if isinstance(self._result, BaseException):
-            raise self._result
-        return self._result
-
-    def network(self, inference: Inference) -> Network | None:
-        """Hand out, once, the network that was loaded to measure, if it is what the run needs."""
-        network, self._network = self._network, None
-        here = inference.device == "cpu" and dtype_of(inference.precision) == dtype_of("float32")
-        return network if here else None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_network": None}
-
-
 @dataclass(frozen=True)
 class _Trial:
     """What a model is tried with.
@@ -189,12 +159,12 @@ def _settled(
     spec: ModelSpec,
     variant: Variant,
     *,
-    needs: _Needs,
+    needs: Needs,
     batch: int | None,
     volume: Volume,
     trial: _Trial,
     shared: bool,
-) -> tuple[Candidate, _Needs]:
+) -> tuple[Candidate, Needs]:
     """Load a model and try it, as one candidate of it; the first one measures what it needs."""
     channels = channel_indices(volume, spec.channels)
     with channels_told(spec):
@@ -203,15 +173,33 @@ def _settled(
         draft = replace(draft, channels=channels, note=_joined(draft.note, seen))
         measuring = needs.network(trial.inference)
         network = shared_network(draft.spec, trial.inference) if shared else measuring
+        if batch is None and trial.inference.device == "cuda":
+            draft, network = _filled(draft, trial.inference, network, volume.shape)
         return _fitting(draft, trial, network), needs
 
 
+def _filled(
+    draft: Candidate, inference: Inference, network: Network | None, target: Shape
+) -> tuple[Candidate, Network]:
+    """Return a candidate with the batch that fills the card, or is all that it will see."""
+    spec, tile = draft.spec, inference.tile
+    if network is None:
+        dtype = dtype_of(inference.precision)
+        network = load_network(spec, device=inference.device, dtype=dtype)
+    tiles = math.prod(-(-n // t) for n, t in zip(target, tile, strict=True))
+    most = min(draft.batch, tiles * (1 if spec.dims == 3 else tile[0]))
+    if network.fixed_batch or most == 1:
+        return replace(draft, batch=most), network
+    shape = (spec.in_channels, *draft.frame(tile).extent[-spec.dims :])
+    return replace(draft, batch=filling_batch(network, shape, inference, most)), network
+
+
 def _settled_apart(
-    settled: Callable[[], tuple[Candidate, _Needs]],
+    settled: Callable[[], tuple[Candidate, Needs]],
     apart: Apart,
     inference: Inference,
     threads: int,
-) -> tuple[Candidate, _Needs]:
+) -> tuple[Candidate, Needs]:
     """Try a model where it may crash; it is not loaded in this process."""
     seconds = trial_limit(inference.time_limit)
     try:
@@ -221,8 +209,8 @@ def _settled_apart(
 
 
 def _settled_there(
-    settled: Callable[[], tuple[Candidate, _Needs]], threads: int, seconds: float, _folder: Path
-) -> tuple[Candidate, _Needs]:
+    settled: Callable[[], tuple[Candidate, Needs]], threads: int, seconds: float, _folder: Path
+) -> tuple[Candidate, Needs]:
     set_threads(threads)
     # this process is ended before that limit; what a model changes for the next one is put back
     return within(2 * seconds, settled, what="its trial")
@@ -295,6 +283,7 @@ def _ready(candidate: Candidate, trial: _Trial, network: Network | None) -> Cand
     else:
         group = trial.proof.group(loaded.view(None), inference.device, candidate.channels)
         seen = loaded.sees(group)
+    synchronize(inference.device)
     seconds = time.perf_counter() - began
     conduct = _conduct(loaded)
     if not conduct.alone and settled.batch > 1:
@@ -370,10 +359,11 @@ def _opened(
 def _conduct(loaded: Predictor) -> Conduct:
     """Return how a network behaves on small images, or on a tile's if it takes no small ones."""
     raw = not loaded.spec.preprocessing
-    try:
-        return conduct_of(loaded.network, loaded.small_example(), raw=raw)
-    except FOREIGN:  # it may want a least extent
-        return conduct_of(loaded.network, loaded.example(), raw=raw)
+    with loaded.arithmetic():
+        try:
+            return conduct_of(loaded.network, loaded.small_example(), raw=raw)
+        except FOREIGN:  # it may want a least extent
+            return conduct_of(loaded.network, loaded.example(), raw=raw)
 
 
 def _joined(*notes: str) -> str:

@@ -90,8 +90,7 @@ def certificate(
             largest = float("inf")
         elif bool(np.isfinite(one).any()):
             largest = max(largest, float(np.nanmax(np.abs(one - other))))
-    precision = str(loaded.dtype).removeprefix("torch.")
-    return Certificate(precision, len(tiles), largest)
+    return Certificate(loaded.precision, len(tiles), largest)
 
 
 def _scores(ready: Predictor, group: TileGroup, draws: Sequence[Draw]) -> NDArray[np.float64]:

@@ -176,9 +176,12 @@ def _inference(
     if options.batch is not None:
         check_at_least(options.batch, "batch")
     dtype_of(options.precision)
+    device = resolve_device(options.device)
+    if options.precision == "tf32" and device != "cuda":
+        raise ValueError(f"--precision tf32 is of NVIDIA GPUs, not of {device}: use float32")
     return Inference(
         tile,
-        device=resolve_device(options.device),
+        device=device,
         precision="float32" if options.precision == "auto" else options.precision,
         features=any(p.space == "feature" for p in perturbations),
         instances=needs_instances(options.metrics),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.arrays import set_threads
+from cte_dask.arrays import namespace, set_threads, to_numpy
 from cte_dask.consistency.model_pairs import pairs_of
 from cte_dask.consistency.vote_patterns import VoteTables, joined, no_votes
 from cte_dask.errors import FOREIGN, reason
@@ -228,20 +228,22 @@ def _mark_constant(
     They have one value throughout: padding, or chunks that are not stored.
     """
     tiles = experiment.blocks.block_at(scores.index).tiles
-    for place in places:
-        tile = tiles[place]
-        constant = {
-            c: bool((core == core[0, 0, 0]).all())
-            for c, core in zip(
-                window.channels,
-                window.frame(tile.start, tile.shape, window.channels),
-                strict=True,
-            )
-        }
+    for place, constant in zip(places, _constant(window, [tiles[p] for p in places]), strict=True):
         for number, candidate in enumerate(experiment.candidates):
             if all(constant[c] for c in candidate.channels or (window.channel,)):
                 masked = scores.status[number, :, place] == STATUS["masked"]
                 scores.tiles[number].mark((masked, place), "constant")
+
+
+def _constant(window: Window, tiles: Sequence[Tile]) -> Iterator[dict[int, bool]]:
+    """Yield which channels of each tile have one value throughout."""
+    xp, same = namespace(window.voxels), []
+    for tile in tiles:
+        cores = window.frame(tile.start, tile.shape, window.channels)
+        same.append((cores == cores[:, :1, :1, :1]).all(axis=(1, 2, 3)))
+    # one answer for all: a device is not waited for at each
+    for answer in to_numpy(xp.stack(same)) if same else ():
+        yield dict(zip(window.channels, map(bool, answer), strict=True))
 
 
 def _something(scores: BlockScores, models: Sequence[int]) -> NDArray[np.bool_]:

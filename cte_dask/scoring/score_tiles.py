@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.arrays import namespace
+from cte_dask.arrays import namespace, to_numpy
 from cte_dask.scoring.block_reader import Window, shifted
 from cte_dask.scoring.block_scores import STATUS, TileScores, unscored
 from cte_dask.scoring.tile_statistics import tile_statistics
@@ -72,7 +72,7 @@ class TileScorer:
         """
         boxes = {self.ready.view(None).box, *(self.ready.view(d.perturbation).box for d in draws)}
         scores = unscored((len(draws), len(tiles)), "non_finite_input")
-        finite = [i for i, t in enumerate(tiles) if all(self._finite(t, box) for box in boxes)]
+        finite = np.flatnonzero(self._finite(tiles, boxes)).tolist()
         if not finite or not draws:
             return scores
         predicted = [tiles[i] for i in finite]
@@ -148,9 +148,16 @@ class TileScorer:
         before, shape = box
         return self.window.frame(shifted(tile.start, before, -1), shape, self.channels)
 
-    def _finite(self, tile: Tile, box: tuple[Shape, Shape]) -> bool:
-        voxels = self._box(tile, box)
-        return bool(namespace(voxels).isfinite(voxels).all())
+    def _finite(
+        self, tiles: Sequence[Tile], boxes: Collection[tuple[Shape, Shape]]
+    ) -> NDArray[np.bool_]:
+        """Tell which tiles hold no NaN or infinity in what is read of them, bool (tile,)."""
+        xp = namespace(self.window.voxels)
+        finite = [[xp.isfinite(self._box(t, box)).all() for box in boxes] for t in tiles]
+        # one answer for all: a device is not waited for at each
+        answers = to_numpy(xp.stack([xp.stack(f) for f in finite]))
+        every: NDArray[np.bool_] = np.logical_and.reduce(answers, axis=1)
+        return every
 
 
 def groups(indices: NDArray[np.int64], ready: Predictor) -> Iterator[NDArray[np.int64]]:

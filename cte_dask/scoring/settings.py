@@ -123,7 +123,7 @@ class InferenceOptions:
         int | None, "Images in one pass of a network; by default what suits the device."
     ] = None
     device: Annotated[str, "auto, cpu or cuda (an NVIDIA GPU)."] = "auto"
-    precision: Annotated[str, "auto, float32, bfloat16 or float16."] = "auto"
+    precision: Annotated[str, "auto, float32, bfloat16, float16 or, on GPUs, tf32."] = "auto"
     runtime: Annotated[
         str,
         "What runs networks on a processor: torch; openvino, up to five times as fast; auto: "

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import noting
 import numpy as np
 import pytest
 import torch
 from conftest import blobs
 
-from cte_dask.inference.memory import out_of_memory
+from cte_dask.inference.device import peak_of
+from cte_dask.inference.memory import filling_batch, out_of_memory
+from cte_dask.inference.settings import Inference
 from cte_dask.models import load_bank
+from cte_dask.models.network import Network
+from cte_dask.models.unet import UNet
 from cte_dask.results.block_codec import encoded
+from cte_dask.scoring import candidates
 from cte_dask.scoring.block_scores import STATUS
 from cte_dask.scoring.loaded import READY
 from cte_dask.scoring.resolve import resolve
@@ -108,3 +115,81 @@ def test_the_host_says_so_in_the_words_that_we_know():
     with pytest.raises(RuntimeError) as told:
         torch.empty(2**50)
     assert out_of_memory(told.value)
+
+
+class Card:
+    """The memory of a card: what a network takes once, and for each sample."""
+
+    def __init__(self, free: int, *, once: int = 100, each: int = 1000) -> None:
+        self.bytes, self.once, self.each = free, once, each
+        self.samples: list[int] = []
+
+    def forward(self, x):
+        self.samples.append(len(x))
+        return x
+
+    def free(self) -> int:
+        return self.bytes
+
+    def peak(self, run) -> int:
+        run()
+        taken = self.once + self.each * self.samples[-1]
+        if taken > self.bytes:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return taken
+
+
+def filling(card: Card, most: int, **options) -> int:
+    network = Network(forward=card.forward, kind="opaque")
+    meters = {"free": card.free, "peak": card.peak, **options}
+    return filling_batch(network, (1, 4, 4), Inference((1, 4, 4)), most, **meters)
+
+
+@pytest.mark.parametrize(
+    ("free", "batch"),
+    [(2_000_000, 512), (200_000, 64), (128_200, 64), (128_198, 32), (2500, 1), (1200, 1)],
+)
+def test_a_batch_fills_half_of_the_free_memory(free, batch):
+    card = Card(free)
+    assert filling(card, most=512) == batch
+    assert set(card.samples) == {1, 2}
+
+
+def test_a_batch_is_no_larger_than_the_run():
+    assert filling(Card(2_000_000), most=7) == 7
+
+
+def test_a_card_whose_memory_cannot_be_told_starts_with_the_most():
+    def untold(run):
+        raise RuntimeError("the allocator does not support getDeviceStats")
+
+    assert filling(Card(2_000_000), most=34, peak=untold) == 34
+
+
+def test_on_a_gpu_a_model_is_settled_with_the_batch_that_fills_it(settled, monkeypatch):
+    """Settled for the CPU, as if it were a card: only what is measured is made up."""
+    monkeypatch.setattr(candidates, "filling_batch", lambda *_: 4)
+    monkeypatch.setattr(noting.Hungry, "most", 8)
+    experiment = settled(8, 8, opaque=False)
+    spec = experiment.candidates[0].spec
+    draft = replace(experiment.candidates[0], batch=64)
+    filled, network = candidates._filled(draft, Inference((1, 16, 16)), None, (3, 64, 64))
+    assert (filled.batch, network.fixed_batch) == (4, None)
+    alone, same = candidates._filled(draft, Inference((1, 16, 16)), network, (1, 16, 16))
+    assert (alone.batch, same) == (1, network)
+    assert filled.spec is spec
+
+
+@pytest.mark.gpu
+def test_gpu_is_filled_as_measured():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    module = UNet(dims=2, features=(16, 32)).eval().cuda()
+    inference = Inference((1, 256, 256), device="cuda")
+    free = 2**30
+    network = Network(forward=module, kind="module")
+    batch = filling_batch(network, (1, 256, 256), inference, 4096, free=lambda: free)
+    assert 1 < batch < 4096
+    with torch.inference_mode():
+        taken = peak_of(lambda: module(torch.rand(batch, 1, 256, 256, device="cuda")))
+    assert 0.2 * free < taken < 0.6 * free

@@ -11,7 +11,9 @@ import zarr
 from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import EarlyCopies, LateCopies
 
+from cte_dask.inference.device import Uploads
 from cte_dask.scoring import block_reader as slabs
 from cte_dask.scoring.block_reader import slabs_of, windows
 from cte_dask.tiles import BlockGrid, TileGrid
@@ -151,3 +153,24 @@ def test_a_terabyte_is_read_in_slabs_as_small_as_those_of_a_gigabyte(tmp_path):
         assert len(found) >= 2
     assert max(most) <= slabs.MOST_BYTES
     assert max(most) < 1.5 * min(most)
+
+
+@pytest.mark.parametrize("copies", [LateCopies, EarlyCopies])
+def test_slabs_reach_a_device_through_two_buffers_and_none_too_early(tmp_path, monkeypatch, copies):
+    """Streams run late here, so that a window that is overwritten too early shows."""
+    image = np.random.default_rng(0).integers(1, 255, (64, 32, 32)).astype(np.uint8)
+    zarr.create_array(tmp_path / "image.zarr", data=image, chunks=(8, 32, 32))
+    volume = open_volume(str(tmp_path / "image.zarr"))
+    tile, margins = (1, 32, 32), ((0, 0, 0), (0, 0, 0))
+    block = BlockGrid(TileGrid(image.shape, tile), (64, 1, 1)).block_at(0)
+    monkeypatch.setattr(slabs, "LEAST_BYTES", 1)
+    monkeypatch.setattr(slabs, "LEAST_SLABS", 8)
+    streams, seen = copies(), []
+    monkeypatch.setattr(slabs, "uploads_to", lambda _device: Uploads(streams))
+    parts = last = 0
+    for places, window in windows(volume, block, tile, margins, device="cuda"):
+        parts, last = parts + 1, places.stop
+        streams.computing.add(lambda w=window: seen.append(w.voxels.copy()))
+    streams.computing.run(len(streams.computing.work))
+    assert (parts, last, streams.buffers) == (8, 64, 2)
+    np.testing.assert_array_equal(np.concatenate(seen, axis=1)[0], image)

@@ -13,10 +13,10 @@ from scipy.ndimage import zoom
 import cte_dask
 from cte_dask.consistency.accuracy import f1
 from cte_dask.demo import bank_path as demo_bank
+from cte_dask.inference import needs as measuring
 from cte_dask.inference.outputs import resized
 from cte_dask.models import load_bank
 from cte_dask.models.spec import Variant
-from cte_dask.scoring import candidates as settling
 from cte_dask.scoring import loaded
 from cte_dask.scoring.block_reader import margins_of
 from cte_dask.scoring.resolve import resolve
@@ -180,9 +180,9 @@ def test_a_model_that_does_not_load_excludes_its_candidates_and_is_tried_once(
     bank = bank_of(tmp_path, 2)
     (tmp_path / "model-0.safetensors").write_bytes(b"broken")
     tried = []
-    needs = settling.measured
+    needs = measuring.measured
     monkeypatch.setattr(
-        settling,
+        measuring,
         "measured",
         lambda spec, **kwargs: tried.append(spec.name) or needs(spec, **kwargs),
     )
@@ -222,7 +222,7 @@ def test_a_variants_preprocessing_is_what_its_network_sees(tmp_path):
 @pytest.mark.parametrize("scales", [[0], [-1], [float("nan")], [1, 1], "1", []])
 def test_bad_scales_are_refused_before_anything_is_loaded(tmp_path, scales, monkeypatch):
     bank = bank_of(tmp_path)
-    monkeypatch.setattr(settling, "measured", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(measuring, "measured", lambda *_, **__: pytest.fail("loaded"))
     value = scales if isinstance(scales, str) or not scales else scales[0]
     with pytest.raises(ValueError, match="scale") as error:
         settle(blobs((1, 64, 64)), bank, scales=scales)

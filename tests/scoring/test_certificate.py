@@ -82,3 +82,21 @@ def test_the_network_is_built_to_be_harmed():
     with torch.no_grad():
         whole, low = network(x), network.bfloat16()(x.bfloat16()).float()
     assert float((whole - low).abs().max()) > 0.1
+
+
+def test_low_precision_shares_and_fuses_what_float32_does(tmp_path):
+    """Its rounding is no sign that passes differ: the certificate judges what it does to scores."""
+    models = load_bank(write_bank(tmp_path, 1, halo=4))
+    [low], [full] = (
+        resolve(volume(), models, precision=p, **OPTIONS).candidates
+        for p in ("bfloat16", "float32")
+    )
+    assert low.precision == ""
+    assert full.proof.form.kind == "once"
+    assert low.proof.form == full.proof.form
+
+
+def test_tf32_is_refused_on_a_processor(tmp_path):
+    models = load_bank(write_bank(tmp_path, 1, halo=4))
+    with pytest.raises(ValueError, match=r"tf32 is of NVIDIA GPUs, not of cpu: use float32"):
+        resolve(volume(), models, precision="tf32", device="cpu", **OPTIONS)

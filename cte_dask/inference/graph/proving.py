@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cte_dask.inference.device import rounding
 from cte_dask.inference.graph.boxes import Box, whole_of
 from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.merge_upsampling import merge_upsampling
@@ -18,7 +19,6 @@ from cte_dask.inference.graph.trace_cache import Key, keep_recipes, refilled
 
 __all__ = [
     "DIFFERS",
-    "FUSED_TOLERANCE",
     "Proven",
     "cut_elsewhere",
     "cut_to",
@@ -30,8 +30,6 @@ __all__ = [
 ]
 
 DIFFERS = "the split network differs from the plain one"
-FUSED_TOLERANCE = 1e-4
-"""How far a fused network may be off, as a part of its largest output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +198,7 @@ def is_same(
 ) -> bool:
     """Tell whether a path gives what is wanted, in the core if it is cut to that."""
     # rounding grows with the size of the sums, not of each result
-    tolerance = FUSED_TOLERANCE * float(want.abs().max())
+    tolerance = rounding(x) * float(want.abs().max())
     cropped = core is not None and path.inner is not None
     try:
         got = path.run(x, masks, cropped=cropped)
