@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,23 @@ from cte_dask.inference.graph.feature_path import (
     example_masks,
     feature_path,
 )
+from cte_dask.inference.graph.inductor_passes import InductorPasses
 from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
 from cte_dask.inference.graph.proving import cut_elsewhere
+from cte_dask.inference.graph.together import CompiledPasses
 
 if TYPE_CHECKING:
     from cte_dask.models.network import Network
 
 __all__ = ["Passes", "Seen", "alike", "correlation", "fitting", "padded"]
+
+
+COMPILERS: dict[str, Callable[[Split], CompiledPasses]] = {
+    "openvino": OpenVinoPasses,
+    "inductor": InductorPasses,
+}
+"""What compiles the passes of a split network, by the name of the runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +48,15 @@ class Passes:
         That extent ([z,] y, x).
     compiled
         The passes of `path`, compiled; None where PyTorch runs them.
+    runtime
+        What shall run them; see `run_by`.
     """
 
     forward: nn.Module
     path: FeaturePath | None
     extent: tuple[int, ...]
-    compiled: OpenVinoPasses | None = None
+    compiled: CompiledPasses | None = None
+    runtime: str = "torch"
 
     @property
     def core(self) -> Core | None:
@@ -52,9 +64,11 @@ class Passes:
         return None if self.path is None else self.path.core
 
     def run_by(self, runtime: str) -> Passes:
-        """Return the same passes run by ``"torch"``, or ``"openvino"`` where they are split."""
-        split = self.path if runtime == "openvino" else None
-        return replace(self, compiled=OpenVinoPasses(split) if isinstance(split, Split) else None)
+        """Return the same passes run by ``"torch"``, or compiled where they are split."""
+        compiler = COMPILERS.get(runtime)
+        split = self.path if isinstance(self.path, Split) else None
+        compiled = compiler(split) if compiler and split else None
+        return replace(self, compiled=compiled, runtime=runtime)
 
     def moved(self, network: Network, x: Tensor, reads: Core | None) -> Passes:
         """Return what runs batches whose voxels are moved.
@@ -76,8 +90,7 @@ class Passes:
                 path = feature_path(network, x, names=path.layers, core=reads)
             except ValueError:
                 path = None
-        moved = Passes(self.forward, path, extent)
-        return moved if self.compiled is None else moved.run_by("openvino")
+        return Passes(self.forward, path, extent).run_by(self.runtime)
 
     @property
     def form(self) -> tuple[object, ...]:

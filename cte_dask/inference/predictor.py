@@ -85,7 +85,7 @@ class Predictor:
     whole
         Whether every pass runs the whole network, as its shared ones were found to differ.
     runtime
-        What runs the passes: ``"torch"`` or ``"openvino"``.
+        What runs the passes: ``"torch"``, ``"openvino"`` or ``"inductor"``.
     proof
         What was proven of its passes when it was tried; where it holds they are not tried again.
     shown
@@ -166,7 +166,7 @@ class Predictor:
         self.use(self._runtime)
 
     def use(self, runtime: str) -> None:
-        """Run passes by ``"torch"``, or ``"openvino"`` where they are split."""
+        """Run passes by ``"torch"``, or as another runtime compiles them where they are split."""
         self._runtime, self.passes = runtime, self.passes.run_by(runtime)
 
     def _opened(self) -> FeaturePath | None:

@@ -46,13 +46,13 @@ class Runtime:
     Parameters
     ----------
     name
-        ``"torch"`` or ``"openvino"``.
+        ``"torch"``, ``"openvino"`` or ``"inductor"``.
     speedup
-        Time of a batch under PyTorch over that under OpenVINO; 0 if they were not timed.
+        Time of a batch under PyTorch over that of the compiled passes; 0 if they were not timed.
     compile_seconds
         Wall time that compiling took.
     why
-        Why OpenVINO was not taken, in one line; empty if it was, or was not tried.
+        Why the compiled passes were not taken, in one line; empty if they were, or not tried.
     """
 
     name: str = "torch"

@@ -95,7 +95,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         perturbations=perturbations,
         apart=options.apart,
         proof=next(iter(proofs), None),
-        runtime=_runtime(options, len(grid)),
+        runtime=_runtime(options, len(grid), inference.device),
         calibration=proofs if low else (),
         tell=options.tell,
     )
@@ -150,8 +150,8 @@ def _cut(volume: Volume, grid: TileGrid, options: ScoringOptions) -> Shape:
     return cut
 
 
-def _runtime(options: ScoringOptions, tiles: int) -> RuntimeChoice:
-    check_runtime(options.runtime)
+def _runtime(options: ScoringOptions, tiles: int, device: str) -> RuntimeChoice:
+    check_runtime(options.runtime, device)
     each = -(-tiles // (options.workers or 1))
     return RuntimeChoice(options.runtime, each, options.runtimes)
 

@@ -1,4 +1,4 @@
-"""Which runtime runs a model's passes on a processor: PyTorch, or OpenVINO where that is faster.
+"""Which runtime runs a model's passes: PyTorch, or OpenVINO or inductor where that is faster.
 
 A long run compiles each network and times it against PyTorch on the spot; what was chosen, and what
 the trial cost, is part of the experiment, so that every worker and every resumed run does the same.
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BY_TORCH", "RUNTIMES", "RuntimeChoice", "check_runtime"]
 
-RUNTIMES = "auto", "torch", "openvino"
+RUNTIMES = "auto", "torch", "openvino", "inductor"
+PLACES = {"openvino": "cpu", "inductor": "cuda"}
+"""The device that a runtime is offered on; PyTorch runs on any."""
+
 LONG_SECONDS = 60.0
 """Of one model's passes in one worker: shorter ones are not worth a trial."""
 
 
-def check_runtime(name: str) -> None:
-    """Refuse a runtime that does not exist, or is not installed.
+def check_runtime(name: str, device: str) -> None:
+    """Refuse a runtime that does not exist, is not installed, or is not for a device.
 
     Raises
     ------
@@ -34,6 +37,9 @@ def check_runtime(name: str) -> None:
     """
     if name not in RUNTIMES:
         raise ValueError(f"--runtime {name!r} must be one of {', '.join(RUNTIMES)}")
+    if PLACES.get(name, device) != device:
+        there = {"cpu": "processors", "cuda": "NVIDIA GPUs"}[PLACES[name]]
+        raise ValueError(f"--runtime {name} is of {there}, not of {device}: use auto")
     if name == "openvino":
         from cte_dask.inference.graph.openvino_passes import check_installed
 
@@ -78,10 +84,10 @@ class RuntimeChoice:
         batches = (self.tiles or 0) * ready.samples_per_tile / ready.batch
         if asked == "torch" or (asked == "auto" and seconds * batches < LONG_SECONDS):
             return TORCH
-        from cte_dask.inference.runtime_trial import try_openvino
+        from cte_dask.inference.runtime_trial import try_compiled
 
         draws = draws_of(perturbations, 1)
-        return try_openvino(ready, draws, batches=batches if asked == "auto" else None)
+        return try_compiled(ready, draws, batches=batches if asked == "auto" else None)
 
 
 BY_TORCH = RuntimeChoice()

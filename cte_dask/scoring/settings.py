@@ -103,9 +103,9 @@ class InferenceOptions:
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     precision
-        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or, on GPUs, ``"tf32"``.
     runtime
-        ``"torch"``, ``"openvino"`` or ``"auto"`` (`cte_dask.scoring.runtimes`).
+        ``"torch"``, ``"openvino"``, ``"inductor"`` or ``"auto"`` (`cte_dask.scoring.runtimes`).
     time_limit
         Seconds that a network may take for one batch before it is given up; None for five minutes,
         or more where it was slow when it was tried (`cte_dask.inference.time_limit`).
@@ -126,8 +126,8 @@ class InferenceOptions:
     precision: Annotated[str, "auto, float32, bfloat16, float16 or, on GPUs, tf32."] = "auto"
     runtime: Annotated[
         str,
-        "What runs networks on a processor: torch; openvino, up to five times as fast; auto: "
-        "openvino in long runs, for those that a trial proves faster.",
+        "What runs networks: torch; what compiles them, openvino on a processor, up to five times "
+        "as fast, or inductor on a GPU; auto: that in long runs, where a trial proves it faster.",
     ] = "auto"
     time_limit: Annotated[
         float | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import cte_dask
 from cte_dask.inference import runtime_trial
+from cte_dask.inference.graph.inductor_passes import InductorPasses
 from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
 from cte_dask.inference.settings import TORCH, Runtime
 from cte_dask.models import load_bank
@@ -145,7 +147,7 @@ def test_predictions_that_differ_are_never_used(volume, bank, monkeypatch):
     monkeypatch.setattr(OpenVinoPasses, "run", off)
     for candidate in settled(volume, bank, runtime="openvino").candidates:
         assert candidate.runtime.name == "torch"
-        assert candidate.runtime.why == "OpenVINO's predictions differ"
+        assert candidate.runtime.why == "the predictions of OpenVINO differ"
 
 
 def test_a_real_tile_has_the_last_word(volume, bank, monkeypatch):
@@ -193,6 +195,34 @@ def test_low_precision_is_not_compiled(volume, bank):
 def test_an_unknown_runtime_is_refused(volume, bank, name):
     with pytest.raises(ValueError, match=f"--runtime '{name}' must be one of auto, torch"):
         settled(volume, bank, runtime=name)
+
+
+def test_each_runtime_is_offered_where_it_runs(volume, bank):
+    with pytest.raises(ValueError, match="inductor is of NVIDIA GPUs, not of cpu: use auto"):
+        settled(volume, bank, runtime="inductor", device="cpu")
+    with pytest.raises(ValueError, match="openvino is of processors, not of cuda: use auto"):
+        runtimes.check_runtime("openvino", "cuda")
+    for name in ("auto", "torch", "inductor"):
+        runtimes.check_runtime(name, "cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this machine")
+def test_what_a_gpu_would_try_is_tried_alike(volume, bank, monkeypatch):
+    """The trial of a GPU, for want of one, on the processor."""
+    monkeypatch.setitem(runtime_trial.COMPILER, "cpu", "inductor")
+    ready = model(volume, bank, batch=1)
+    runtime = RuntimeChoice("inductor").choose("model-0", ready, DROPOUT, seconds=0.0)
+    assert runtime == Runtime("inductor")
+    assert runtime.compile_seconds > 0
+    assert isinstance(ready.passes.compiled, InductorPasses)
+    ready.check()
+    timed(monkeypatch, compiling=0.5, openvino=1.05, torch=1.0)
+    runtime = RuntimeChoice("auto", tiles=9).choose("model-0", ready, DROPOUT, seconds=1e9)
+    assert (runtime.name, runtime.why) == ("torch", "inductor is 0.95 times as fast")
+    assert runtime_trial.withdrawn(Runtime("inductor"), ready).why == (
+        "inductor differs on a tile of the target"
+    )
 
 
 def test_what_was_chosen_is_recorded_and_taken_again(bank_file, tmp_path, monkeypatch):

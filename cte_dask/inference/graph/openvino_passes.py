@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import import_module
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 
 from cte_dask.inference.graph.openvino_graph import convertible
-from cte_dask.inference.graph.proving import cut_to
-from cte_dask.inference.graph.skip_once import halved
-from cte_dask.inference.graph.trace import traced
-
-if TYPE_CHECKING:
-    from cte_dask.inference.graph.feature_path import Split
+from cte_dask.inference.graph.paths import Split
+from cte_dask.inference.graph.together import together
 
 __all__ = ["OpenVinoPasses", "check_installed", "is_installed"]
 
@@ -77,17 +72,7 @@ class OpenVinoPasses:
         self._lock = Lock()
 
     def run(self, x: Tensor, masks: Sequence[Sequence[Tensor]], *, cropped: bool) -> list[Tensor]:
-        """Return the output of the unperturbed pass, then one a set of masks.
-
-        Parameters
-        ----------
-        x
-            A batch of the shape that the split was made for, float32 (N, C, [z,] y, x).
-        masks
-            For each perturbed pass one mask (N, C, 1, 1[, 1]) a perturbed layer.
-        cropped
-            Whether outputs are cut to the tile, as the split's can be.
-        """
+        """See `cte_dask.inference.graph.together.CompiledPasses.run`."""
         inputs = [x, *(mask for layers in masks for mask in layers)]
         arrays = [tensor.contiguous().numpy() for tensor in inputs]
         with self._lock:  # a compiled model holds its activations once
@@ -99,38 +84,14 @@ class OpenVinoPasses:
             return [torch.from_numpy(results[i]) for i in range(1 + len(masks))]
 
     def _compile(self, inputs: Sequence[Tensor], count: int, *, cropped: bool) -> Any:
-        together = _Together(self._split, inputs[0], count, cropped=cropped)
-        with torch.no_grad():
-            graph = convertible(traced(together, *inputs))
+        graph = together(self._split, inputs, count, cropped=cropped, as_traced=True)
         options = {
             "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
         }
-        model = _openvino().Core().compile_model(_converted(graph), "CPU", options)
+        model = _openvino().Core().compile_model(_converted(convertible(graph)), "CPU", options)
         return model.create_infer_request()
-
-
-class _Together(nn.Module):
-    """The passes of one batch: (x, *masks) → one output a pass, the unperturbed one first."""
-
-    def __init__(self, split: Split, x: Tensor, count: int, *, cropped: bool) -> None:
-        super().__init__()
-        prefix, suffix = split.traced or (split.prefix, split.suffix)
-        once, suffix = (halved(suffix) if count else None) or (None, suffix)
-        self.split = replace(split, prefix=prefix, once=once, suffix=suffix, inner=None)
-        if cropped and split.inner is not None:
-            self.split = cut_to(self.split, split.inner.core) or self.split
-        self.layers, self.count = len(split.channels), count
-        for i, maps in enumerate(split.channels):
-            self.register_buffer(f"ones_{i}", torch.ones(len(x), maps, *(1,) * (x.ndim - 2)))
-
-    def forward(self, x: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
-        state = self.split.encode(x, cropped=True)
-        n = self.layers
-        sets = [masks[i * n : (i + 1) * n] for i in range(self.count)]
-        ones = tuple(self.get_buffer(f"ones_{i}") for i in range(n))
-        return tuple(self.split.decode(state, m, cropped=True) for m in (ones, *sets))
 
 
 def _converted(graph: GraphModule) -> Any:
