@@ -1,4 +1,4 @@
-"""The vote patterns of `vote_patterns` on the GPU: ``device/vote_words.cuh`` through CuPy.
+"""The votes of `vote_patterns` on the GPU: ``device/vote_words.cuh`` through CuPy.
 
 Not yet run on a GPU: the tests compile the source with nvcc and run its arithmetic on the host.
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import cupy as cp
-import numpy as np
 
 from cte_dask.arrays import Array
 
@@ -18,11 +17,11 @@ _THREADS = 256
 _MOST_BLOCKS = 1024
 _WORD_BITS = 64
 
-__all__ = ["patterns_of"]
+__all__ = ["words_of"]
 
 
-def patterns_of(masks: Array, core: Array, step: int) -> tuple[Array, Array]:
-    """Return the distinct vote patterns of one tile and how many voxels have each.
+def words_of(masks: Array, core: Array, step: int) -> Array:
+    """Return the votes on each voxel of one tile's core that is looked at.
 
     Parameters
     ----------
@@ -35,14 +34,13 @@ def patterns_of(masks: Array, core: Array, step: int) -> tuple[Array, Array]:
 
     Returns
     -------
-    tuple of ndarray
-        Patterns, uint64 (row, ceil(models / 64)), ascending, and counts, int64 (row,); on the host.
+    cupy.ndarray of uint64
+        (voxel, ceil(models / 64)); bit m of word w is the vote of model 64 w + m.
     """
     inside = _votes(core[None], step).astype(bool)
     groups = [masks[i : i + _WORD_BITS] for i in range(0, len(masks), _WORD_BITS)]
-    words = cp.stack([_votes(group, step)[inside] for group in groups], axis=1)
-    patterns, counts = cp.unique(words, axis=0, return_counts=True)
-    return cp.asnumpy(patterns), cp.asnumpy(counts).astype(np.int64)
+    words: Array = cp.stack([_votes(group, step)[inside] for group in groups], axis=1)
+    return words
 
 
 def _votes(masks: Array, step: int) -> Any:

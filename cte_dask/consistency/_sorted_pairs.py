@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from cte_dask.arrays import Array, namespace
 
-__all__ = ["CHUNK_VOXELS", "pair_sums"]
+__all__ = ["CHUNK_VOXELS", "distinct_rows", "pair_sums"]
 
 Table = tuple[Array, Array, Array]
 
@@ -43,6 +43,30 @@ def pair_sums(chunks: Iterable[tuple[Array, Array]]) -> tuple[int, int, int, int
     t, s = _totals(r[in_r], voxels[in_r]), _totals(p[in_p], voxels[in_p])
     common, pairs_p, pairs_r = (_pairs(sizes) for sizes in (voxels[in_r & in_p], s, t))
     return common, pairs_p, pairs_r, int(voxels.sum()), int(t.sum()), int(s.sum())
+
+
+def distinct_rows(rows: Array) -> tuple[Array, Array]:
+    """Return the distinct rows of a matrix, ascending, and how many rows are equal to each.
+
+    CuPy's own ``unique`` compares rows two at a time, and asks the host after each.
+
+    Parameters
+    ----------
+    rows
+        NumPy or CuPy integers (row, column).
+
+    Returns
+    -------
+    tuple of ndarray
+        Rows, and counts in int64.
+    """
+    xp = namespace(rows)
+    if not len(rows):
+        return rows, xp.zeros(0, dtype=xp.int64)
+    # the last key sorts first
+    rows = rows[xp.lexsort(rows.T[::-1])]
+    starts = _starts(*rows.T)
+    return rows[starts], xp.diff(starts, append=xp.asarray([len(rows)]))
 
 
 def _pairs(sizes: Array) -> int:

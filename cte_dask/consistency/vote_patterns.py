@@ -21,7 +21,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from cte_dask.arrays import Array, namespace, native_threshold, numba_pays
+from cte_dask.arrays import Array, namespace, native_threshold, numba_pays, to_numpy
 
 Words = npt.NDArray[np.uint64]
 
@@ -189,8 +189,12 @@ def packed(maps: Sequence[Array], *, cores: Sequence[tuple[slice, ...]], thresho
     xp = namespace(*maps)
     tiles, *extent = maps[0].shape
     masks = xp.zeros((tiles, *extent), dtype=bool)
+    whole = tuple(slice(0, n) for n in extent)
     for values in maps:
         limit = native_threshold(threshold, values.dtype)
+        if list(cores) == [whole] * tiles:  # nearly always; on a GPU each call costs its launch
+            masks |= values > limit
+            continue
         for tile, core in enumerate(cores):
             masks[tile][core] |= values[tile][core] > limit
     return _packed_bits(xp, masks)
@@ -273,7 +277,8 @@ def vote_tables(
             tables.append(_merged(np.empty((0, words_for(models)), np.uint64), np.empty(0, int)))
             continue
         chosen = masks[:, tile].copy()
-        chosen[np.flatnonzero(~present)] = 0
+        for absent in np.flatnonzero(~present):
+            chosen[int(absent)] = 0
         table, steps[tile] = scratch.table(chosen, cores[tile])
         tables.append(table)
     return _tables(tables, voted, steps)
@@ -299,9 +304,11 @@ class _Scratch:
 
     def _patterns(self, masks: Array, core: Words, step: int) -> Table | None:
         if namespace(masks) is not np:
-            from cte_dask.consistency._cupy_votes import patterns_of
+            from cte_dask.consistency._cupy_votes import words_of
+            from cte_dask.consistency._sorted_pairs import distinct_rows
 
-            patterns, counts = patterns_of(masks, _on_device(masks, core), step)
+            words = words_of(masks, _on_device(masks, core), step)
+            patterns, counts = map(to_numpy, distinct_rows(words))
             return (patterns, counts) if len(counts) <= len(self.counts) else None
         if not numba_pays(masks.size * WORD * SORTING_SECONDS):
             patterns, counts = patterns_by_sorting(masks, core, step)

@@ -68,7 +68,7 @@ def _labels(sample: Array, segmenter: Segmenter | None) -> Array:
     except TypeError:
         if xp.__name__ == "numpy":
             raise
-        # a segmenter that knows the host only: the maps of one frame go there and labels back
+        # one from outside that knows the host only: the maps of a frame go there and labels back
         host: Array = xp.asarray(segmenter(to_numpy(sample)))
         return host
 

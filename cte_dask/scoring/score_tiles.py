@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,7 +138,7 @@ class TileScorer:
                     tile,
                     [
                         (
-                            np.maximum.reduce(p.foreground)[core],
+                            reduce(namespace(*p.foreground).maximum, p.foreground)[core],
                             None if p.labels is None else p.labels[core],
                         )
                         for p in passes

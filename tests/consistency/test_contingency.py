@@ -211,3 +211,19 @@ def test_a_crowded_tile_needs_less_than_four_times_its_bytes() -> None:
     assert objects > 250_000
     assert union == 256**3
     assert grown < 4 * tile
+
+
+@given(
+    st.integers(1, 3).flatmap(
+        lambda n: hnp.arrays(
+            np.uint64,
+            st.tuples(st.integers(0, 40), st.just(n)),
+            elements=st.sampled_from([0, 1, 2, 2**63, 2**64 - 1]),
+        )
+    )
+)
+def test_distinct_rows_are_ascending_and_counted(rows: np.ndarray) -> None:
+    found, counts = _sorted_pairs.distinct_rows(rows)
+    wanted, wanted_counts = np.unique(rows, axis=0, return_counts=True)
+    assert_array_equal(found, wanted)
+    assert_array_equal(counts, wanted_counts)

@@ -43,6 +43,7 @@ def assert_alike(here: list, there: list) -> None:
             assert float(np.nanmax(difference)) < 0.01, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_batch_changes_scores_by_rounding_alone(tmp_path, dims):
     (_, *one), (_, *two) = (scored(tmp_path, dims, "cpu", batch=b) for b in (1, 2))

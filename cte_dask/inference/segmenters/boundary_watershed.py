@@ -8,13 +8,14 @@ from typing import ClassVar
 import numpy as np
 
 from cte_dask.arrays import Array
+from cte_dask.inference.segmenters.array_functions import largest
 from cte_dask.inference.segmenters.flooding import absorbed, depth_of, flooded, seeds_of, smoothed
 from cte_dask.inference.segmenters.maps import (
     check_at_least,
     check_fraction,
     check_sizes,
     check_spacing,
-    host_maps,
+    checked_maps,
 )
 from cte_dask.inference.segmenters.sizes import within_sizes
 
@@ -26,7 +27,8 @@ class BoundaryWatershed:
     """Distance-transform watershed on a boundary map, as in PlantSeg.
 
     Wolny et al. 2020, doi:10.7554/eLife.57613. Without a foreground channel everything between
-    boundaries is an object, the background too, which `max_size` removes.
+    boundaries is an object, the background too, which `max_size` removes. The flooding runs on the
+    host.
 
     Parameters
     ----------
@@ -86,7 +88,7 @@ class BoundaryWatershed:
 
     def __call__(self, maps: Array) -> Array:
         """Segment one frame; see `cte_dask.inference.segmenters.Segmenter`."""
-        boundary, *masks = host_maps(maps, self.channels, self.optional)
+        boundary, *masks = checked_maps(maps, self.channels, self.optional)
         mask = masks[0] > self.foreground_threshold if masks else None
         # small objects are absorbed after the joining, when their size is final
         regions, height = self.regions(boundary, mask)
@@ -113,7 +115,7 @@ class BoundaryWatershed:
         height = smoothed(boundary.astype(np.float32), self.sigma_height, self.spacing)
         if self.alpha < 1:
             # both terms lie in [0, 1], so that alpha weighs like with like
-            shallow = 1 - smooth / max(float(smooth.max(initial=0)), 1e-6)
+            shallow = 1 - smooth / max(largest(smooth), 1e-6)
             height = self.alpha * height + (1 - self.alpha) * shallow
         return flooded(height, seeds, mask), height
 

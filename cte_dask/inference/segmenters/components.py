@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import ClassVar
 
-import numpy as np
-
-from cte_dask.arrays import Array, namespace
+from cte_dask.arrays import Array
+from cte_dask.inference.segmenters.array_functions import ndimage_of, neighbours
 from cte_dask.inference.segmenters.maps import check_fraction, check_sizes, checked_maps
 from cte_dask.inference.segmenters.sizes import within_sizes
 
@@ -17,9 +15,7 @@ __all__ = ["Components"]
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Threshold and connected components; NumPy arrays through SciPy, CuPy arrays through cupyx.
-
-    The way through CuPy has not been run on a GPU yet.
+    """Threshold and connected components.
 
     Parameters
     ----------
@@ -54,18 +50,6 @@ class Components:
     def __call__(self, maps: Array) -> Array:
         """Segment one frame; see `cte_dask.inference.segmenters.Segmenter`."""
         (foreground,) = checked_maps(maps, self.channels)
-        ndimage = _ndimage(namespace(maps))
-        rank = foreground.ndim
-        # a plane has no third kind of neighbour
-        near = ndimage.generate_binary_structure(rank, min(self.connectivity, rank))
-        labels, _ = ndimage.label(foreground > self.threshold, structure=near)
+        near = neighbours(foreground.ndim, self.connectivity)
+        labels, _ = ndimage_of(maps).label(foreground > self.threshold, structure=near)
         return within_sizes(labels, min_size=self.min_size, max_size=self.max_size)
-
-
-def _ndimage(xp: ModuleType) -> ModuleType:
-    if xp is np:
-        from scipy import ndimage
-    else:
-        from cupyx.scipy import ndimage
-    module: ModuleType = ndimage
-    return module

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from scipy import ndimage
-
-from cte_dask.arrays import Array
+from cte_dask.arrays import Array, namespace
+from cte_dask.inference.segmenters.array_functions import largest, ndimage_of
 from cte_dask.inference.segmenters.flooding import depth_of, flooded, seeds_of
 from cte_dask.inference.segmenters.maps import (
     check_at_least,
     check_fraction,
     check_sizes,
     check_spacing,
-    host_maps,
+    checked_maps,
 )
 from cte_dask.inference.segmenters.sizes import within_sizes
 
@@ -25,6 +23,8 @@ __all__ = ["DistanceWatershed"]
 @dataclass(frozen=True, slots=True)
 class DistanceWatershed:
     """Seeded watershed on the distance to the background, for roundish objects that touch.
+
+    The flooding runs on the host.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class DistanceWatershed:
 
     def __call__(self, maps: Array) -> Array:
         """Segment one frame; see `cte_dask.inference.segmenters.Segmenter`."""
-        (probability,) = host_maps(maps, self.channels)
+        (probability,) = checked_maps(maps, self.channels)
         foreground = probability > self.threshold
         depth = depth_of(foreground, self.spacing)
         seeds, smooth = seeds_of(
@@ -79,6 +79,8 @@ class DistanceWatershed:
 
 def _with_unseeded(labels: Array, foreground: Array) -> Array:
     """Label the components that hold no seed, because a deeper voxel lay within the distance."""
-    rest, _ = ndimage.label(foreground & (labels == 0))
+    xp = namespace(foreground, labels)
+    rest, _ = ndimage_of(foreground).label(foreground & (labels == 0))
     # numbered after the labels there are
-    return np.where(rest > 0, rest + labels.max(initial=0), labels)
+    numbered: Array = xp.where(rest > 0, rest + int(largest(labels)), labels)
+    return numbered

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
-from cte_dask.arrays import Array
+from cte_dask.arrays import Array, namespace, to_numpy
+from cte_dask.inference.segmenters.array_functions import (
+    back,
+    distance_transform,
+    ndimage_of,
+    neighbours,
+)
 from cte_dask.inference.segmenters.bioimage_cpp import library
 from cte_dask.inference.segmenters.maps import spaced, spacing_of
 from cte_dask.inference.segmenters.sizes import within_sizes
@@ -31,11 +36,10 @@ def depth_of(inside: Array, spacing: Sequence[float] | None) -> Array:
     ndarray of float32
         The distance; 0 outside.
     """
-    if inside.all():
-        return np.ones(inside.shape, dtype=np.float32)
-    sampling = spacing_of(spacing, inside.ndim)
-    depth: Array = library().distance.distance_transform(inside, sampling=sampling)
-    return depth.astype(np.float32, copy=False)
+    if bool(inside.all()):
+        everywhere: Array = namespace(inside).ones(inside.shape, dtype=np.float32)
+        return everywhere
+    return distance_transform(inside, spacing_of(spacing, inside.ndim))
 
 
 def seeds_of(
@@ -59,13 +63,12 @@ def seeds_of(
     ndarray of int32, ndarray of float32
         The seeds, numbered (a plateau is one), and the smoothed depth.
     """
-    smooth = smoothed(depth, sigma, spacing)
+    smooth, ndimage = smoothed(depth, sigma, spacing), ndimage_of(depth)
     # the window of the filter: `seed_distance` to both sides of a voxel
     reach = [2 * int(r) + 1 for r in spaced(seed_distance, spacing, depth.ndim)]
     peaks = (ndimage.maximum_filter(smooth, size=reach) == smooth) & (depth > 0)
     # voxels of a plateau are all equal to the maximum: joined through corners they make one seed
-    all_neighbours = ndimage.generate_binary_structure(depth.ndim, depth.ndim)
-    seeds, _ = ndimage.label(peaks, structure=all_neighbours)
+    seeds, _ = ndimage.label(peaks, structure=neighbours(depth.ndim, depth.ndim))
     return seeds.astype(np.int32, copy=False), smooth
 
 
@@ -73,12 +76,15 @@ def smoothed(values: Array, sigma: float, spacing: Sequence[float] | None) -> Ar
     """Return values under a Gaussian of this standard deviation, in the units of `spacing`."""
     if sigma == 0:
         return values
-    smooth: Array = ndimage.gaussian_filter(values, spaced(sigma, spacing, values.ndim))
+    filtered = ndimage_of(values).gaussian_filter
+    smooth: Array = filtered(values, spaced(sigma, spacing, values.ndim))
     return smooth
 
 
 def flooded(height: Array, seeds: Array, mask: Array | None = None) -> Array:
     """Flood a landscape from its seeds; voxels outside the mask or out of reach stay 0.
+
+    It runs on the host, wherever the arrays are.
 
     Parameters
     ----------
@@ -94,9 +100,10 @@ def flooded(height: Array, seeds: Array, mask: Array | None = None) -> Array:
     ndarray of int32
         Labels with the seeds' ids.
     """
-    landscape = np.ascontiguousarray(height, dtype=np.float32)
-    labels: Array = library().segmentation.watershed(landscape, seeds, mask=mask)
-    return labels
+    landscape = np.ascontiguousarray(to_numpy(height), dtype=np.float32)
+    inside = None if mask is None else to_numpy(mask)
+    labels = library().segmentation.watershed(landscape, to_numpy(seeds), mask=inside)
+    return back(height, labels)
 
 
 def absorbed(labels: Array, height: Array, min_size: int) -> Array:

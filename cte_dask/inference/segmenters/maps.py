@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from cte_dask.arrays import Array, namespace
+from cte_dask.arrays import Array
 
 __all__ = [
     "check_at_least",
@@ -15,7 +13,6 @@ __all__ = [
     "check_sizes",
     "check_spacing",
     "checked_maps",
-    "host_maps",
     "spaced",
     "spacing_of",
 ]
@@ -58,23 +55,6 @@ def checked_maps(maps: Array, channels: Sequence[str], optional: Sequence[str] =
     if maps.dtype.kind == "f" and maps.size and math.isnan(float(maps.min())):
         raise ValueError("maps hold NaN: the network failed on this tile, it cannot be segmented")
     return list(maps)
-
-
-def host_maps(maps: Array, channels: Sequence[str], optional: Sequence[str] = ()) -> list[Array]:
-    """Return the maps one by one, for a segmenter that runs on the CPU alone.
-
-    Raises
-    ------
-    ValueError
-        If the number of axes or channels is wrong, or a map holds NaN.
-    TypeError
-        If the maps are not real numbers, or are on a GPU.
-    """
-    if namespace(maps) is not np:
-        raise TypeError(
-            "this segmenter runs on the CPU: hand it NumPy arrays (cte_dask.arrays.to_numpy)"
-        )
-    return checked_maps(maps, channels, optional)
 
 
 def spaced(distance: float, spacing: Sequence[float] | None, axes: int) -> list[float]:

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from cte_dask.arrays import Array
+from cte_dask.arrays import Array, to_numpy
+from cte_dask.inference.segmenters.array_functions import back
 from cte_dask.inference.segmenters.bioimage_cpp import library
-from cte_dask.inference.segmenters.maps import check_fraction, check_sizes, host_maps
+from cte_dask.inference.segmenters.maps import check_fraction, check_sizes, checked_maps
 from cte_dask.inference.segmenters.sizes import within_sizes
 
 __all__ = ["Mutex"]
@@ -17,7 +18,7 @@ __all__ = ["Mutex"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mutex:
-    """Mutex watershed on affinities (Wolf et al. 2020, arXiv 1904.12654).
+    """Mutex watershed on affinities (Wolf et al. 2020, arXiv 1904.12654), on the host.
 
     Channel i is the probability that a voxel and the one `offsets[i]` away lie in one object. A
     foreground channel may follow; without one every voxel belongs to an object. Offsets of one step
@@ -74,19 +75,21 @@ class Mutex:
 
     def __call__(self, maps: Array) -> Array:
         """Segment one frame; see `cte_dask.inference.segmenters.Segmenter`."""
-        channels = host_maps(maps, self.channels, self.optional)
+        channels = checked_maps(maps, self.channels, self.optional)
         if channels[0].ndim != len(self.offsets[0]):
             raise ValueError(f"maps of shape {maps.shape} do not fit offsets {self.offsets}")
         # the library takes the number of attractive offsets, which therefore come first
         n_attractive = sum(not _is_long(sum(map(abs, offset))) for offset in self.offsets)
-        weights = np.array(maps[: len(self.offsets)], dtype=np.float32)
+        weights = maps[: len(self.offsets)].astype(np.float32)
         weights[n_attractive:] = 1 - weights[n_attractive:]
         has_foreground = len(channels) > len(self.offsets)
         mask = channels[-1] > self.foreground_threshold if has_foreground else None
+        inside = None if mask is None else to_numpy(mask)
         labels = library().segmentation.mutex_watershed(
-            weights, self.offsets, n_attractive, strides=self.strides, mask=mask
+            to_numpy(weights), self.offsets, n_attractive, strides=self.strides, mask=inside
         )
-        return within_sizes(labels.astype(np.int32), min_size=self.min_size, max_size=self.max_size)
+        objects = back(maps, labels.astype(np.int32))
+        return within_sizes(objects, min_size=self.min_size, max_size=self.max_size)
 
 
 def _is_long(length: int) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cte_dask.arrays import Array
+from cte_dask.arrays import Array, to_numpy
+from cte_dask.inference.segmenters.array_functions import back, largest
 from cte_dask.inference.segmenters.bioimage_cpp import library
 
 __all__ = ["Borders", "joined"]
@@ -35,7 +36,7 @@ class Borders(NamedTuple):
 
 
 def joined(regions: Array, boundary: Array, partition: Callable[[Borders], Array]) -> Array:
-    """Join regions into objects.
+    """Join regions into objects, on the host.
 
     Parameters
     ----------
@@ -51,13 +52,14 @@ def joined(regions: Array, boundary: Array, partition: Callable[[Borders], Array
     ndarray of int32
         Labels, consecutive from 1, with the background of `regions`.
     """
-    if regions.max(initial=0) < 2:
+    if largest(regions) < 2:
         return regions
-    nodes = partition(_borders(regions.astype(np.uint32), boundary))
+    ids = to_numpy(regions)
+    nodes = partition(_borders(ids.astype(np.uint32), to_numpy(boundary)))
     # clusters numbered from 1; node 0 is the background, whatever cluster it fell into
     nodes = np.unique(nodes, return_inverse=True)[1] + 1
     nodes[0] = 0
-    return nodes.astype(np.int32)[regions]
+    return back(regions, nodes.astype(np.int32)[ids])
 
 
 def _borders(regions: Array, boundary: Array) -> Borders:
