@@ -139,7 +139,7 @@ def on_device(device: str, voxels: NDArray[Any]) -> Any:
         return voxels
     import cupy
 
-    return cupy.asarray(voxels)
+    return cupy.asarray(voxels.astype(voxels.dtype.newbyteorder("="), copy=False))
 
 
 class Copies(Protocol):
@@ -208,15 +208,15 @@ class Uploads:
         self._slots.append(slot)
         if slot.copied is not None:
             self._copies.wait(slot.copied)  # its bytes on the host are still being read
-        size = voxels.nbytes
+        size, native = voxels.nbytes, voxels.dtype.newbyteorder("=")  # a GPU has one order of bytes
         if slot.host is None or slot.host.size < size:
             slot.host, slot.device = self._copies.pinned(size), self._copies.room(size)
             # memory that was handed back may still be computed from
             slot.used = self._copies.mark()
-        np.copyto(slot.host[:size].view(voxels.dtype).reshape(voxels.shape), voxels)
+        np.copyto(slot.host[:size].view(native).reshape(voxels.shape), voxels)
         target = slot.device[:size]
         slot.copied = self._copies.start(slot.host[:size], target, after=slot.used)
-        return Sent(slot, voxels.shape, voxels.dtype)
+        return Sent(slot, voxels.shape, native)
 
     @contextmanager
     def received(self, sent: Sent) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cte_dask.arrays import set_threads, to_numpy
+from cte_dask.arrays import set_threads
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.scoring.block_reader import read_window
 from cte_dask.scoring.loaded import predictor
@@ -77,8 +77,9 @@ def measure_tile(experiment: Experiment, number: int, labels: NDArray[Any]) -> T
         try:
             ready = predictor(candidate, single.inference)
             scorer = TileScorer(single, ready, window, candidate.channels)
-            ((_, (prediction,)),) = scorer.predictions(block.tiles, ())
-            measures = accuracy_of(candidate.spec, *_on_host(*prediction), labels)
+            ((_, ((foreground, instances),)),) = scorer.predictions(block.tiles, ())
+            _check_finite(foreground)
+            measures = accuracy_of(candidate.spec, foreground, instances, labels)
         except FOREIGN as error:  # foreign code: one model's fault must not stop the bank
             accuracy.failures[candidate.name] = reason(error)
         else:
@@ -86,20 +87,9 @@ def measure_tile(experiment: Experiment, number: int, labels: NDArray[Any]) -> T
     return accuracy
 
 
-def _on_host(
-    foreground: Any, instances: Any | None
-) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
-    """Return a prediction as NumPy arrays.
-
-    Raises
-    ------
-    ValueError
-        If it is not finite.
-    """
-    values = to_numpy(foreground)
-    if not np.isfinite(values).all():
+def _check_finite(foreground: NDArray[np.float32]) -> None:
+    if not np.isfinite(foreground).all():
         raise ValueError("the prediction holds NaN or infinity")
-    return values, None if instances is None else to_numpy(instances)
 
 
 def unmeasured_tile(number: int, names: Iterable[str], cause: str) -> TileAccuracy:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,7 +126,7 @@ class TileScorer:
         tuple
             The tile; of the reference, then of each draw, its foreground probability (the largest
             of the classes), float32, and its instance labels, int32, None where no metric needs
-            any; (z, y, x) of the tile's extent.
+            any; (z, y, x) of the tile's extent, on the host.
         """
         for group in groups(np.arange(len(tiles)), self.ready):
             chosen = [tiles[i] for i in group]
@@ -138,8 +137,8 @@ class TileScorer:
                     tile,
                     [
                         (
-                            reduce(namespace(*p.foreground).maximum, p.foreground)[core],
-                            None if p.labels is None else p.labels[core],
+                            np.maximum.reduce([to_numpy(m[core]) for m in p.foreground]),
+                            None if p.labels is None else to_numpy(p.labels[core]),
                         )
                         for p in passes
                     ],

@@ -43,6 +43,14 @@ def test_the_host_may_change_what_it_sent():
         assert voxels.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_bytes_arrive_in_the_order_of_the_device():
+    uploads = Uploads(copies := LateCopies())
+    sent = uploads.send(np.array([1, 256], ">u2"))
+    with uploads.received(sent) as voxels:
+        copies.computing.run(1)
+        assert (voxels.dtype, voxels.tolist()) == (np.dtype("<u2"), [1, 256])
+
+
 def test_on_the_cpu_arrays_are_there_already():
     array, uploads = np.zeros((2, 3)), uploads_to("cpu")
     with uploads.received(uploads.send(array)) as voxels:

@@ -16,6 +16,7 @@ from conftest import write_bank
 SCRIPT = """
 import json, sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import standin_cupy
 
@@ -28,8 +29,10 @@ from cte_dask.inference import outputs, predictor
 from cte_dask.models import load_bank
 from cte_dask.perturb import kinds
 from cte_dask.scoring import block_reader
+from cte_dask.scoring.loaded import predictor as predictor_of
 from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.score_block import score_block
+from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.volume import open_volume
 
 bank, dims = sys.argv[1], int(sys.argv[2])
@@ -65,7 +68,18 @@ for one, other in zip(here, there, strict=True):
     for name in ("patterns", "counts", "ends", "step"):
         np.testing.assert_array_equal(getattr(one.votes, name), getattr(other.votes, name))
     np.testing.assert_array_equal(one.precision, other.precision)
-print(json.dumps({"transfers": standin_cupy.TRANSFERS, "blocks": len(settled.blocks)}))
+transfers = list(standin_cupy.TRANSFERS)
+scorer = TileScorer(settled, predictor_of(settled.candidates[0], settled.inference),
+                    block_reader.read_window(settled, settled.blocks.block_at(0)))
+(_, wanted), *_ = scorer.predictions(settled.blocks.block_at(0).tiles[:1], [])
+window = replace(scorer.window, voxels=standin_cupy.asarray(scorer.window.voxels))
+(_, shown), *_ = replace(scorer, window=window).predictions(
+    settled.blocks.block_at(0).tiles[:1], []
+)
+for one, other in zip(wanted[0], shown[0], strict=True):
+    assert type(other) is np.ndarray
+    np.testing.assert_array_equal(one, other)
+print(json.dumps({"transfers": transfers, "blocks": len(settled.blocks)}))
 """
 
 

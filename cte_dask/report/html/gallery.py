@@ -156,7 +156,6 @@ def _tiles(experiment: Experiment, summary: TileSummary, name: str) -> list[dict
 def _tile(
     experiment: Experiment, candidate: Candidate, which: str, index: int, recorded: float
 ) -> dict[str, Any]:
-    from cte_dask.arrays import to_numpy
     from cte_dask.perturb import Draw
     from cte_dask.scoring.score_block import predict_tiles
 
@@ -165,7 +164,7 @@ def _tile(
     draw = Draw(next(p for p in experiment.perturbations if p.name == shown), 0)
     # Blocks of `single` hold one tile each: a tile's number is its block's.
     prediction = next(iter(predict_tiles(experiment, index, [draw])))
-    tile, maps = prediction[1], [to_numpy(m) for m in prediction[2]]
+    _, tile, maps = prediction
     masks = [m > candidate.spec.output.map_threshold for m in maps]
     plane = _plane(*masks)
     image = _scaled(experiment.intensity, experiment.volume.read(tile.start, tile.stop)[plane])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cte_dask.arrays import set_threads, to_numpy
+from cte_dask.arrays import set_threads
 from cte_dask.engine.clusters import open_cluster
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed
@@ -117,7 +117,7 @@ def voxel_maps(
     }
     masks: dict[Tile, list[NDArray[np.bool_]]] = {}
     for name, tile, (probability,) in predict_tiles(experiment, block, []):
-        masks.setdefault(tile, []).append(to_numpy(probability > thresholds[name]))
+        masks.setdefault(tile, []).append(probability > thresholds[name])
     return [(_box(tile), *_tile_maps(fit, votes)) for tile, votes in masks.items()]
 
 
