@@ -35,7 +35,7 @@ def bare(experiment: Experiment, ready: Predictor | None = None) -> Callable[[],
     batches = -(-len(experiment.grid) // len(x))
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), ready.arithmetic():
             for _ in range(batches):
                 list(passes.run(x, features, core=passes.core))
                 for _ in range(inputs):
@@ -52,7 +52,7 @@ def plain(experiment: Experiment) -> Callable[[], None]:
     passes = -(-len(experiment.grid) // len(x)) * (1 + len(experiment.perturbations))
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), ready.arithmetic():
             for _ in range(passes):
                 forward(x)
 

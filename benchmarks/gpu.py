@@ -3,12 +3,13 @@
     python benchmarks/gpu.py [--budget 450] [--only kernels,passes] [--out benchmarks/results]
 
 The tests marked `gpu`, kernels against copy bandwidth, scoring from end to end against bare passes,
-the authors' procedure, precisions and runtimes of the passes. Each section has a share of the time
-budget: a case that would begin after its section's end is left out, and repeats that would end
-after it are not begun; the record tells both. It is written anew after each section, so that a run
-that is ended has what it measured. Needs torch and, on a GPU, CuPy; of what is not installed here
-the sections that want it are left out. Without a GPU it tries itself out on the CPU at small sizes,
-and calls its file ``nogpu-<date>.json``.
+the authors' procedure, precisions and runtimes of the passes. Each section is a process of its own,
+so that one that breaks the device, or hangs, costs no other, and has a share of the time budget: a
+case that would begin after its section's end is left out, repeats that would end after it are not
+begun, and what still runs `GRACE_S` later is killed; the record tells each. It is written anew
+after each section. Needs torch and, on a GPU, CuPy; of what is not installed here the sections that
+want it are left out. Without a GPU it tries itself out on the CPU at small sizes, and calls its
+file ``nogpu-<date>.json``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -35,16 +37,20 @@ from measuring import machine
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = {"tests": 0.2, "kernels": 0.1, "end to end": 0.25, "authors": 0.15, "passes": 0.3}
 """Of the budget; what a section leaves goes to those behind it."""
+GRACE_S = 15.0
+"""What a section may overrun its share by, for a case that cannot be cut short."""
 PACKAGES = ("torch", "numpy", "numba", "cupy", "cupy-cuda12x", "cupy-cuda13x", "triton")
 COUNTS = ("tests", "failures", "errors", "skipped")
 
-Case = tuple[str, Callable[[float], dict[str, Any]]]
-"""A name, and what measures it until a time of `time.monotonic`."""
+Case = tuple[str, Callable[[float], dict[str, Any]], float]
+"""A name, what measures it until a time of `time.monotonic`, and seconds that it takes at least."""
+LEAST_S = {"torch": 0.0, "inductor": 60.0}
+"""A compilation cannot be cut short."""
 
 
 def test_section(device: str) -> Iterator[Case]:
     """The tests marked `gpu`, of all folders or of those that need neither Dask nor zarr."""
-    yield "marked gpu", _tests
+    yield "marked gpu", _tests, 0.0
 
 
 def _tests(until: float) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def kernel_section(device: str) -> Iterator[Case]:
     """Each kernel, and how near it comes to a copy."""
     copied: list[float] = []
 
-    def measure(make: Callable[[], Any], until: float) -> dict[str, Any]:
+    def measure(make: Callable[[], Any]) -> dict[str, Any]:
         kernel = make()
         timing = seconds(kernel.call, device, repeats=9 if device == "cuda" else 1)
         moved = kernel.bytes / timing["fastest_s"] / 1e9
@@ -97,30 +103,28 @@ def kernel_section(device: str) -> Iterator[Case]:
         return {**timing, **rates, "launches": launches(kernel.call, device)}
 
     for name, make in kernels(device):
-        yield name, lambda until, make=make: measure(make, until)
+        yield name, lambda _until, make=make: measure(make), 0.0
 
 
 def end_to_end_section(device: str) -> Iterator[Case]:
-    """2D and 3D, one perturbation and four, in float32; on a GPU in bfloat16 too."""
+    """2D and 3D, one perturbation and four, in float32; on a GPU four in TF32 and bfloat16 too."""
     import gpu_passes
 
-    precisions = ("float32", "bfloat16") if device == "cuda" else ("float32",)
-    for precision in precisions:
-        for kind in gpu_passes.PERTURBATIONS:
-            for dims in (2, 3):
-                yield (
-                    f"{dims}D {kind}, {precision}",
-                    lambda until, a=(dims, kind), p=precision: gpu_passes.end_to_end(
-                        *a, device, until, p
-                    ),
-                )
+    few, many = gpu_passes.PERTURBATIONS
+    cases = [("float32", few), ("float32", many)]
+    if device == "cuda":
+        cases += [("tf32", many), ("bfloat16", many)]
+    for precision, kind in cases:
+        for dims in (2, 3):
+            measure = partial(gpu_passes.end_to_end, dims, kind, device, precision=precision)
+            yield f"{dims}D {kind}, {precision}", measure, 0.0
 
 
 def authors_section(device: str) -> Iterator[Case]:
     """The authors' procedure on the device."""
     import gpu_passes
 
-    yield "2D U-Net", lambda until: gpu_passes.against_authors(device, until)
+    yield "2D U-Net", partial(gpu_passes.against_authors, device), 0.0
 
 
 def passes_section(device: str) -> Iterator[Case]:
@@ -132,12 +136,8 @@ def passes_section(device: str) -> Iterator[Case]:
     cases = [(p, "torch") for p in low] + [(p, "inductor") for p in compiled]
     for precision, runtime in cases:
         for dims in (2, 3):
-            yield (
-                f"{dims}D {precision} by {runtime}",
-                lambda until, a=(dims, precision), r=runtime: gpu_passes.passes_of(
-                    *a, device, until, runtime=r
-                ),
-            )
+            measure = partial(gpu_passes.passes_of, dims, precision, device, runtime=runtime)
+            yield f"{dims}D {precision} by {runtime}", measure, LEAST_S[runtime]
 
 
 SECTIONS: dict[str, Callable[[str], Iterator[Case]]] = {
@@ -149,20 +149,40 @@ SECTIONS: dict[str, Callable[[str], Iterator[Case]]] = {
 }
 
 
-def measured(section: Callable[[str], Iterator[Case]], device: str, until: float) -> dict[str, Any]:
-    """Run the cases of a section one after another, as long as there is time."""
-    results: dict[str, Any] = {}
+def measure_section(name: str, until: float, path: Path) -> None:
+    """Run the cases of a section as long as there is time; write what they gave after each."""
+    device, results = device_here(), dict[str, Any]()
     try:
-        for name, measure in section(device):
-            results[name] = _measured(measure, until)
-            print(name, json.dumps(results[name])[:200], flush=True)
+        for case, measure, least in SECTIONS[name](device):
+            results[case] = _measured(measure, until, least)
+            print(case, json.dumps(results[case])[:200], flush=True)
+            path.write_text(json.dumps(results))
     except ImportError as error:
-        results["left_out"] = f"not installed here: {error}"
-    return results
+        path.write_text(json.dumps({**results, "left_out": f"not installed here: {error}"}))
 
 
-def _measured(measure: Callable[[float], dict[str, Any]], until: float) -> dict[str, Any]:
-    if time.monotonic() >= until:
+def measured(name: str, until: float) -> dict[str, Any]:
+    """Run a section in a process of its own; return what it measured until it ended or was."""
+    left = until - time.monotonic()
+    if left <= 0:
+        return {"left_out": "no time was left"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "section.json"
+        command = [sys.executable, __file__, "--section", name, "--budget", str(left)]
+        try:
+            subprocess.run([*command, "--out", str(path)], timeout=left + GRACE_S, check=True)
+            ended = {}
+        except subprocess.TimeoutExpired:
+            ended = {"ended": f"killed after {left + GRACE_S:.0f} s"}
+        except subprocess.CalledProcessError as error:
+            ended = {"ended": f"its process ended with status {error.returncode}"}
+        return {**(json.loads(path.read_text()) if path.exists() else {}), **ended}
+
+
+def _measured(
+    measure: Callable[[float], dict[str, Any]], until: float, least: float
+) -> dict[str, Any]:
+    if time.monotonic() + least >= until:
         return {"left_out": "no time was left"}
     began = time.monotonic()
     try:
@@ -171,9 +191,8 @@ def _measured(measure: Callable[[float], dict[str, Any]], until: float) -> dict[
         raise
     except Exception as error:
         result = {"failed": f"{type(error).__name__}: {error}"}
-    finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     return {**result, "took_s": round(time.monotonic() - began, 2)}
 
 
@@ -200,31 +219,49 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def device_here() -> str:
+    """Return ``"cuda"``, or ``"cpu"`` to try the benchmark out."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def lacking() -> list[str]:
+    """Return which of Dask and zarr cannot be imported."""
+    absent = []
+    for name in ("dask", "zarr"):
+        try:
+            import_module(name)
+        except ImportError:
+            absent.append(name)
+    return absent
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, default=450.0, help="seconds")
     parser.add_argument("--only", help="sections, parted by commas")
+    parser.add_argument("--section", help="measure this one here and write it to the file --out")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
     began = time.monotonic()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.section:
+        measure_section(options.section, began + options.budget, options.out)
+        return 0
     chosen = options.only.split(",") if options.only else list(SECTIONS)
-    kind = "gpu" if device == "cuda" else "nogpu"
+    kind = "gpu" if device_here() == "cuda" else "nogpu"
     path = options.out / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
     record: dict[str, Any] = {
         "schema": "cte-gpu/2",
-        "machine": hardware(device),
+        "machine": hardware(device_here()),
         "versions": versions(),
-        "lacking": [name for name in ("dask", "zarr") if find_spec(name) is None],
+        "lacking": lacking(),
         "budget_s": options.budget,
         "sections": {},
     }
-    share = 0.0
-    whole = sum(SHARES[name] for name in chosen)
+    share, whole = 0.0, sum(SHARES[name] for name in chosen)
     for name in chosen:
         share += SHARES[name] / whole
-        until = began + share * options.budget
-        record["sections"][name] = measured(SECTIONS[name], device, until)
+        until = began + share * max(0.0, options.budget - GRACE_S)
+        record["sections"][name] = measured(name, until)
         record["took_s"] = round(time.monotonic() - began, 1)
         path.write_text(json.dumps(record, indent=1) + "\n")
     print(path)
