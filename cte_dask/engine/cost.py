@@ -177,13 +177,14 @@ def plan(experiment: Experiment, *, tell: Callable[[str], None] = lambda _: None
         bytes_target=size * math.prod(volume.shape),
         bytes_window=window,
         # the slab that is scored, the next one as it is read and joined to what is kept of the one
-        # before; the numbers twice, as made and as written; and the bank's masks
+        # before; the numbers twice, as made and as written; and the bank's masks, or in their place
+        # the two buffers that a GPU reads from (`cte_dask.inference.device`): it has as many itself
         bytes_worker=host
         and host
         + 3 * window
         + 2 * numbers * blocks.tiles_per_block
-        + (0 if experiment.device == "cuda" else masks),
-        bytes_device=device and device + (window + masks if experiment.device == "cuda" else 0),
+        + (2 * window if experiment.device == "cuda" else masks),
+        bytes_device=device and device + 2 * window + masks,
         bytes_stored=numbers * len(experiment.grid),
         models=tuple(costs),
     )
