@@ -16,6 +16,7 @@ from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.device import rounding, synchronize
 from cte_dask.inference.graph.feature_path import Split, example_masks
 from cte_dask.inference.graph.openvino_passes import is_installed
+from cte_dask.inference.memory import out_of_memory
 from cte_dask.inference.passes import alike
 from cte_dask.inference.settings import TORCH, Runtime
 from cte_dask.inference.try_out import try_out
@@ -55,6 +56,8 @@ def try_compiled(ready: Predictor, draws: Sequence[Draw], *, batches: float | No
     try:
         runtime = _tried(name, ready, draws)
     except FOREIGN as error:  # whatever the compiler makes of a foreign network
+        if out_of_memory(error):
+            raise
         runtime = Runtime(why=f"{_TITLES[name]} cannot compile it: {reason(error)}")
     if batches is not None and not runtime.why:
         runtime = _worth(runtime, ready, draws, batches)

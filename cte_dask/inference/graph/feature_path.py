@@ -37,6 +37,7 @@ from cte_dask.inference.graph.proving import DIFFERS, faster, formed, is_same, o
 from cte_dask.inference.graph.split import UnreachedError, cut, insert_masks, named_node
 from cte_dask.inference.graph.trace import traced
 from cte_dask.inference.graph.trace_cache import Halves
+from cte_dask.inference.memory import out_of_memory
 from cte_dask.models.windows import Windows
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ def _module_path(
         path = _as_first(plain, known.halves if known else None, x, core, key)
     # Tracing executes foreign code: whatever it raises, plain passes work.
     except FOREIGN as error:
+        if out_of_memory(error):  # the batch is halved, and all is well
+            raise
         if known is not None:  # the weights decide more than numbers: a trace of its own
             return _module_path(replace(network, code=""), x, names, core, small=None)
         dead = isinstance(error, UnreachedError) and not reaches_output(module, layers, x)
@@ -354,6 +357,8 @@ def _masked_graph(
         with torch.no_grad():
             module = traced(forward, x)
     except FOREIGN as error:  # foreign code: whatever tracing raises, its input can be perturbed
+        if out_of_memory(error):
+            raise
         raise BlackBoxError(f"its graph cannot be traced: {error}") from error
     module.graph.eliminate_dead_code()
     nodes = [named_node(module.graph, n) for n in names] or [

@@ -16,6 +16,7 @@ from cte_dask.inference.graph.narrow import Core, inner_view, narrowed
 from cte_dask.inference.graph.paths import Form, Inner, Split, example_masks
 from cte_dask.inference.graph.skip_once import halved
 from cte_dask.inference.graph.trace_cache import Key, keep_recipes, refilled
+from cte_dask.inference.memory import out_of_memory
 
 __all__ = [
     "DIFFERS",
@@ -202,7 +203,9 @@ def is_same(
     cropped = core is not None and path.inner is not None
     try:
         got = path.run(x, masks, cropped=cropped)
-    except RuntimeError:  # a graph that holds the extents it was traced with
+    except RuntimeError as error:  # a graph that holds the extents it was traced with
+        if out_of_memory(error):
+            raise
         return False
     if core is not None and cropped:
         want = inner_view(want, core)

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cte_dask.inference.graph import feature_path as module_of_paths
 from cte_dask.inference.graph.bottleneck import BlackBoxError, bottleneck_module, hooked
 from cte_dask.inference.graph.feature_path import Plain, Split, bottleneck_of, feature_path
+from cte_dask.inference.graph.proving import is_same
 from cte_dask.models.network import Network
 from cte_dask.models.unet import UNet
 from cte_dask.perturb import philox
@@ -423,3 +424,20 @@ def test_a_trained_network_shares_its_encoder_and_is_fused(name):
         with hooked(loaded.forward, path.layers, lambda i, y: y * masks[i]):
             want = loaded.forward(x)
         torch.testing.assert_close(path.decode(path.encode(x), masks), want, rtol=1e-4, atol=1e-3)
+
+
+def exhausted(*_args, **_options):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_lack_of_memory_is_no_reason_to_run_another_way(monkeypatch):
+    """The batch is halved then, and the passes are shared as ever."""
+    network = Network(forward=UNet(dims=2, features=(4, 6)).eval(), kind="module")
+    x = torch.rand(2, 1, 16, 16)
+    path = feature_path(network, x)
+    monkeypatch.setattr(module_of_paths, "cut", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        feature_path(network, x)
+    monkeypatch.setattr(type(path), "run", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        is_same(path, x, [], x)
