@@ -228,14 +228,16 @@ def _mark_constant(
     They have one value throughout: padding, or chunks that are not stored.
     """
     tiles = experiment.blocks.block_at(scores.index).tiles
-    for place, constant in zip(places, _constant(window, [tiles[p] for p in places]), strict=True):
+    for place, constant in zip(
+        places, _constant_channels(window, [tiles[p] for p in places]), strict=True
+    ):
         for number, candidate in enumerate(experiment.candidates):
             if all(constant[c] for c in candidate.channels or (window.channel,)):
                 masked = scores.status[number, :, place] == STATUS["masked"]
                 scores.tiles[number].mark((masked, place), "constant")
 
 
-def _constant(window: Window, tiles: Sequence[Tile]) -> Iterator[dict[int, bool]]:
+def _constant_channels(window: Window, tiles: Sequence[Tile]) -> Iterator[dict[int, bool]]:
     """Yield which channels of each tile have one value throughout."""
     xp, same = namespace(window.voxels), []
     for tile in tiles:
