@@ -23,6 +23,7 @@ from measuring import alternated, ratio
 
 from cte_dask.inference.memory import peak_memory, reset_peak
 from cte_dask.inference.predictor import Predictor
+from cte_dask.inference.try_out import try_out
 from cte_dask.models import load_bank
 from cte_dask.perturb import draws_of
 from cte_dask.scoring.experiment import Experiment
@@ -134,7 +135,7 @@ def passes_of(
         ready.use(runtime)
         began = time.perf_counter()
         with torch.inference_mode():
-            ready.try_out(draws)
+            try_out(ready, draws)
         wait(device)
         first = time.perf_counter() - began
         forms = {"float32 by torch": bare(settled, full), "this": bare(settled, ready)}

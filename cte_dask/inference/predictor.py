@@ -19,14 +19,7 @@ from cte_dask.inference.device import arithmetic
 from cte_dask.inference.graph.feature_path import FeaturePath, feature_path
 from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.paths import Proof, proof_of
-from cte_dask.inference.inputs import (
-    Around,
-    TileGroup,
-    cut_small,
-    feature_masks,
-    perturbed,
-    samples,
-)
+from cte_dask.inference.inputs import TileGroup, cut_small, feature_masks, perturbed, samples
 from cte_dask.inference.instances import tile_labels
 from cte_dask.inference.outputs import (
     Prediction,
@@ -49,6 +42,7 @@ from cte_dask.tiles import SAME, Scale, Tile
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from cte_dask.inference.inputs import Around
     from cte_dask.models.network import Network
     from cte_dask.models.spec import ModelSpec
     from cte_dask.perturb.kinds import Warp
@@ -361,7 +355,8 @@ class Predictor:
         reads = getattr(warp, "reads", None) if self.core else None
         key = (view.frame.extent, str(reads), type(passes.compiled))
         if key not in self._moved:
-            self._moved[key] = passes.moved(self.network, self.example(view), reads)
+            with self.arithmetic():
+                self._moved[key] = passes.moved(self.network, self.example(view), reads)
         return self._moved[key]
 
     def _predicted(

@@ -48,10 +48,11 @@ def try_out(ready: Predictor, draws: Sequence[Draw], passes: Passes | None = Non
     x, passes = ready.example(), passes or ready.passes
     ones = example_masks(x, ready.path.channels if ready.path else (), random=False)
     masks = [ones for d in draws if d.perturbation.space == "feature"]
-    list(passes.run(x, masks, core=passes.core))
-    for view, warp in _moves(ready, draws):
-        other = ready.passes_of(view, warp, passes)
-        list(other.run(ready.example(view), [], core=other.core))
+    with ready.arithmetic():
+        list(passes.run(x, masks, core=passes.core))
+        for view, warp in _moves(ready, draws):
+            other = ready.passes_of(view, warp, passes)
+            list(other.run(ready.example(view), [], core=other.core))
 
 
 def _moves(ready: Predictor, draws: Sequence[Draw]) -> Iterator[tuple[View, Warp | None]]:

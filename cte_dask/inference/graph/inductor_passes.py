@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from cte_dask.inference.graph.paths import Split
 from cte_dask.inference.graph.together import together
@@ -49,6 +50,7 @@ class InductorPasses:
     ) -> Callable[..., Any]:
         # what oneDNN fuses for the processor, the compiler does better by itself
         on_cpu = inputs[0].device.type == "cpu"
-        graph = together(self._split, inputs, count, cropped=cropped, as_traced=on_cpu)
+        lazy = together(self._split, inputs, count, cropped=cropped, as_traced=on_cpu)
+        graph = GraphModule(lazy, lazy.graph)  # PyTorch's compiler sees nothing of a lazy one
         compiled: Callable[..., Any] = torch.compile(graph, fullgraph=True, dynamic=False)
         return compiled
