@@ -33,7 +33,15 @@ from cte_dask.inference.graph.bottleneck import (
 )
 from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.paths import FeaturePath, Form, Proof, Split, example_masks, form_of
-from cte_dask.inference.graph.proving import DIFFERS, faster, formed, is_same, other_input, prove
+from cte_dask.inference.graph.proving import (
+    DIFFERS,
+    cut_to,
+    faster,
+    formed,
+    is_same,
+    other_input,
+    prove,
+)
 from cte_dask.inference.graph.split import UnreachedError, cut, insert_masks, named_node
 from cte_dask.inference.graph.trace import traced
 from cte_dask.inference.graph.trace_cache import Halves
@@ -249,13 +257,13 @@ def _as_known(
         form = shared.form_of(key, core)
         if form is None:  # of a tile that lies elsewhere, all of the path is compared
             small, form = None, _form_for_other(core, key)
-        path = tested = formed(filled, form, x.device, key=key)
+        path = tested = _formed(filled, form, x.device, key)
         like = None if small is None else shared.recall(_small_key(key, small), plain.module)
         place = core
         if small is not None and like is not None:
             x, place = small, None
             short = Split(plain.layers, plain.channels, "", *like.halves)
-            tested = formed(short, Form(form.kind), x.device, key=_small_key(key, small))
+            tested = _formed(short, Form(form.kind), x.device, _small_key(key, small))
         masks, other = example_masks(x, plain.channels, random=True), other_input(x)
         same = is_same(tested, x, masks, plain.run(x, masks)) and is_same(
             tested, other, masks, plain.run(other, masks), core=place
@@ -263,6 +271,23 @@ def _as_known(
     if not same:
         raise ValueError(DIFFERS)
     shared.keep_form(key, core, form)
+    return path
+
+
+def _formed(filled: Split, form: Form, device: torch.device, key: shared.Key) -> Split:
+    """Return a filled trace in a form; what was done to its graph for others is not done again.
+
+    Raises
+    ------
+    ValueError
+        If its graph does not take that form.
+    """
+    path = filled if form.kind == "split" else shared.refilled(key, form.kind, filled)
+    if path is None:
+        path = formed(filled, form, device)
+        shared.keep_recipes(key, path)
+    if form.core is not None and (path := cut_to(path, form.core)) is None:
+        raise ValueError("a tile depends on all of its frame")
     return path
 
 
@@ -293,7 +318,7 @@ def _rebuilt(network: Network, x: Tensor, proof: Proof) -> FeaturePath:
             )
             halves, _ = _traced_halves(plain, x, masks)
             shared.keep(key, module, layers, channels, halves)
-        return formed(Split(layers, channels, "", *halves), proof.form, x.device, key=key)
+        return _formed(Split(layers, channels, "", *halves), proof.form, x.device, key)
 
 
 def _bottleneck(module: nn.Module, x: Tensor, unused: Collection[str]) -> str:

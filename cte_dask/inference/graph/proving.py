@@ -14,7 +14,6 @@ from cte_dask.inference.graph.merge_upsampling import merge_upsampling
 from cte_dask.inference.graph.narrow import Core, inner_view, narrowed
 from cte_dask.inference.graph.paths import Form, Inner, Split, example_masks
 from cte_dask.inference.graph.skip_once import halved
-from cte_dask.inference.graph.trace_cache import Key, keep_recipes, refilled
 
 __all__ = [
     "DIFFERS",
@@ -142,20 +141,8 @@ def cut_elsewhere(split: Split, x: Tensor, core: Core | None) -> Split:
     return cut if cut is not None and same else whole
 
 
-def formed(split: Split, form: Form, device: torch.device, *, key: Key = None) -> Split:
-    """Return a split in a form that was found for its architecture.
-
-    Parameters
-    ----------
-    split
-        The trace, filled with weights.
-    form
-        The form.
-    device
-        Where it runs.
-    key
-        Of the trace, see `cte_dask.inference.graph.trace_cache.recall`: what was done to the graph
-        for one network is not done again for the next.
+def formed(split: Split, form: Form, device: torch.device) -> Split:
+    """Return a split in a form that was found for its architecture, not cut to a tile yet.
 
     Raises
     ------
@@ -164,16 +151,11 @@ def formed(split: Split, form: Form, device: torch.device, *, key: Key = None) -
     """
     if form.kind == "split":
         return split
-    path = refilled(key, form.kind, split)
+    path: Split | None = _fused(split, device)
+    if path is not None and form.kind == "once":
+        path = _halved(path)
     if path is None:
-        path = _fused(split, device)
-        if form.kind == "once":
-            path = _halved(path)
-        if path is None:
-            raise ValueError(f"no convolution over a skip in the form {form.kind!r}")
-        keep_recipes(key, path)
-    if form.core is not None and (path := cut_to(path, form.core)) is None:
-        raise ValueError("a tile depends on all of its frame")
+        raise ValueError(f"no convolution over a skip in the form {form.kind!r}")
     return path
 
 
