@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from cte_dask.inference.graph.feature_path import (
-    FeaturePath,
-    Split,
-    example_masks,
-    feature_path,
-)
-from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
-from cte_dask.inference.graph.proving import cut_elsewhere
-
-if TYPE_CHECKING:
-    from cte_dask.models.network import Network
+from cte_dask.inference.graph.paths import FeaturePath, Split, example_masks
+from cte_dask.inference.graph.places import Core
 
 __all__ = ["LOW_PRECISION", "Passes", "Seen", "alike", "correlation", "fitting", "padded"]
 
@@ -59,28 +49,10 @@ class Passes:
         split = self.path if runtime == "openvino" else None
         return replace(self, compiled=OpenVinoPasses(split) if isinstance(split, Split) else None)
 
-    def moved(self, network: Network, x: Tensor, reads: Core | None) -> Passes:
-        """Return what runs batches whose voxels are moved.
-
-        Parameters
-        ----------
-        network
-            The model.
-        x
-            A batch of the shape that they have.
-        reads
-            What of an output is read to move it back; None for all of it.
-        """
-        path, extent = self.path, tuple(x.shape[2:])
-        if isinstance(path, Split) and extent == self.extent:
-            path = cut_elsewhere(path, x, reads)
-        elif path is not None:
-            try:
-                path = feature_path(network, x, names=path.layers, core=reads)
-            except ValueError:
-                path = None
-        moved = Passes(self.forward, path, extent)
-        return moved if self.compiled is None else moved.run_by("openvino")
+    def along(self, path: FeaturePath | None, x: Tensor) -> Passes:
+        """Return what runs batches shaped like `x` along another path, by the same runtime."""
+        other = Passes(self.forward, path, tuple(x.shape[2:]))
+        return other if self.compiled is None else other.run_by("openvino")
 
     @property
     def form(self) -> tuple[object, ...]:

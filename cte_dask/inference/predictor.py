@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
-from cte_dask.inference.graph.feature_path import FeaturePath, feature_path
-from cte_dask.inference.graph.narrow import Core
+from cte_dask.inference.graph.feature_path import FeaturePath, feature_path, moved_path
 from cte_dask.inference.graph.paths import Proof, proof_of
+from cte_dask.inference.graph.places import Core
 from cte_dask.inference.inputs import (
     Around,
     TileGroup,
@@ -353,7 +353,9 @@ class Predictor:
         reads = getattr(warp, "reads", None) if self.core else None
         key = (view.frame.extent, str(reads), type(passes.compiled))
         if key not in self._moved:
-            self._moved[key] = passes.moved(self.network, self.example(view), reads)
+            x = self.example(view)
+            path = moved_path(self.network, x, passes.path, passes.extent, reads=reads)
+            self._moved[key] = passes.along(path, x)
         return self._moved[key]
 
     def _predicted(

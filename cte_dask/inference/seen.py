@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cte_dask.inference.graph.feature_path import Plain
-from cte_dask.inference.graph.narrow import Core, inner_view
+from cte_dask.inference.graph.places import Core, inner_view
 from cte_dask.inference.outputs import foreground
 from cte_dask.inference.passes import LOW_PRECISION, Seen, alike, correlation
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from cte_dask.inference.graph.narrow import cut_to
 from cte_dask.inference.graph.openvino_graph import convertible
-from cte_dask.inference.graph.proving import cut_to
 from cte_dask.inference.graph.skip_once import halved
 from cte_dask.inference.graph.trace import traced
 

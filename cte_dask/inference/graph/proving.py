@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cte_dask.inference.graph.boxes import Box, whole_of
 from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.merge_upsampling import merge_upsampling
-from cte_dask.inference.graph.narrow import Core, inner_view, narrowed
-from cte_dask.inference.graph.paths import Form, Inner, Split, example_masks
+from cte_dask.inference.graph.narrow import cut_to
+from cte_dask.inference.graph.paths import Form, Split, example_masks
+from cte_dask.inference.graph.places import Core, inner_view
 from cte_dask.inference.graph.skip_once import halved
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "FUSED_TOLERANCE",
     "Proven",
     "cut_elsewhere",
-    "cut_to",
     "faster",
     "formed",
     "is_same",
@@ -93,32 +92,6 @@ def _fits(split: Split, proven: Proven) -> bool:
     if not is_same(split, x, masks, want):
         return False
     return split.inner is None or is_same(split, x, masks, want, core=split.inner.core)
-
-
-def cut_to(split: Split, core: Core) -> Split | None:
-    """Leave out of a split what a tile does not depend on; None if it depends on everything.
-
-    Parameters
-    ----------
-    split
-        The network.
-    core
-        Where the tile lies in its output.
-    """
-    graphs = [graph for graph in (split.prefix, split.once, split.suffix) if graph is not None]
-    wanted: list[Box] = [tuple((c.start, c.stop) for c in core)]
-    left_out, cut = False, []
-    for graph in reversed(graphs):
-        inner, boxes = narrowed(graph, wanted)
-        inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
-        wanted = [boxes.get(n.name, ()) for n in inputs if not n.name.startswith("mask_")]
-        left_out |= any(boxes[n.name] != whole_of(n) for n in inputs if n.name in boxes)
-        cut.append(inner)
-    if not left_out or len(wanted) != 1:
-        return None
-    suffix, *rest = cut
-    once = rest[0] if len(rest) > 1 else None
-    return replace(split, inner=Inner(rest[-1], suffix, once, core, wanted[0]))
 
 
 def cut_elsewhere(split: Split, x: Tensor, core: Core | None) -> Split:
