@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from cte_dask.inference.graph.feature_path import (
-    FeaturePath,
-    Split,
-    example_masks,
-    feature_path,
-)
 from cte_dask.inference.graph.inductor_passes import InductorPasses
-from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
-from cte_dask.inference.graph.proving import cut_elsewhere
+from cte_dask.inference.graph.paths import FeaturePath, Split, example_masks
+from cte_dask.inference.graph.places import Core
 from cte_dask.inference.graph.together import CompiledPasses
-
-if TYPE_CHECKING:
-    from cte_dask.models.network import Network
 
 __all__ = ["Passes", "Seen", "alike", "correlation", "fitting", "padded"]
 
@@ -70,27 +60,9 @@ class Passes:
         compiled = compiler(split) if compiler and split else None
         return replace(self, compiled=compiled, runtime=runtime)
 
-    def moved(self, network: Network, x: Tensor, reads: Core | None) -> Passes:
-        """Return what runs batches whose voxels are moved.
-
-        Parameters
-        ----------
-        network
-            The model.
-        x
-            A batch of the shape that they have.
-        reads
-            What of an output is read to move it back; None for all of it.
-        """
-        path, extent = self.path, tuple(x.shape[2:])
-        if isinstance(path, Split) and extent == self.extent:
-            path = cut_elsewhere(path, x, reads)
-        elif path is not None:
-            try:
-                path = feature_path(network, x, names=path.layers, core=reads)
-            except ValueError:
-                path = None
-        return Passes(self.forward, path, extent).run_by(self.runtime)
+    def along(self, path: FeaturePath | None, x: Tensor) -> Passes:
+        """Return what runs batches shaped like `x` along another path, by the same runtime."""
+        return Passes(self.forward, path, tuple(x.shape[2:])).run_by(self.runtime)
 
     @property
     def form(self) -> tuple[object, ...]:

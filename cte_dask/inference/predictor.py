@@ -16,9 +16,9 @@ from torch import Tensor
 
 from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
 from cte_dask.inference.device import arithmetic
-from cte_dask.inference.graph.feature_path import FeaturePath, feature_path
-from cte_dask.inference.graph.narrow import Core
+from cte_dask.inference.graph.feature_path import FeaturePath, feature_path, moved_path
 from cte_dask.inference.graph.paths import Proof, proof_of
+from cte_dask.inference.graph.places import Core
 from cte_dask.inference.inputs import TileGroup, cut_small, feature_masks, perturbed, samples
 from cte_dask.inference.instances import tile_labels
 from cte_dask.inference.outputs import (
@@ -355,8 +355,10 @@ class Predictor:
         reads = getattr(warp, "reads", None) if self.core else None
         key = (view.frame.extent, str(reads), type(passes.compiled))
         if key not in self._moved:
+            x = self.example(view)
             with self.arithmetic():
-                self._moved[key] = passes.moved(self.network, self.example(view), reads)
+                path = moved_path(self.network, x, passes.path, passes.extent, reads=reads)
+            self._moved[key] = passes.along(path, x)
         return self._moved[key]
 
     def _predicted(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cte_dask.inference.device import rounding
 from cte_dask.inference.graph.feature_path import Plain
-from cte_dask.inference.graph.narrow import Core, inner_view
+from cte_dask.inference.graph.places import Core, inner_view
 from cte_dask.inference.outputs import foreground
 from cte_dask.inference.passes import Seen, alike, correlation
 

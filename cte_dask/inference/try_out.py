@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cte_dask.inference.graph.feature_path import example_masks
+from cte_dask.inference.graph.paths import example_masks
 from cte_dask.inference.graph.trace import flops_of
 
 if TYPE_CHECKING:

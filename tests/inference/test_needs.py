@@ -14,7 +14,7 @@ from conftest import blobs
 
 from cte_dask import score
 from cte_dask.inference.graph.feature_path import Split, feature_path
-from cte_dask.inference.graph.narrow import inner_view
+from cte_dask.inference.graph.places import inner_view
 from cte_dask.inference.needs import with_extents, with_needs
 from cte_dask.inference.trial import check_model
 from cte_dask.models.bank import ModelBank

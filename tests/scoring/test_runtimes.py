@@ -211,6 +211,7 @@ def test_each_runtime_is_offered_where_it_runs(volume, bank):
 def test_what_a_gpu_would_try_is_tried_alike(volume, bank, monkeypatch):
     """The trial of a GPU, for want of one, on the processor."""
     monkeypatch.setitem(runtime_trial.COMPILER, "cpu", "inductor")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     ready = model(volume, bank, batch=1)
     runtime = RuntimeChoice("inductor").choose("model-0", ready, DROPOUT, seconds=0.0)
     assert runtime == Runtime("inductor")

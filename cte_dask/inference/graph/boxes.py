@@ -16,15 +16,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from cte_dask.inference.graph.merge_upsampling import Between
+from cte_dask.inference.graph.between import Between
+from cte_dask.inference.graph.places import Box
 from cte_dask.inference.graph.private_torch import ADD_RELU, FUSED, FUSED_SUM, TRANSPOSED
-from cte_dask.inference.graph.split import weight_of
+from cte_dask.inference.graph.weights import weight_of
 
-__all__ = ["Box", "Step", "step_of", "whole_of"]
-
-Box = tuple[tuple[int, int], ...]
-"""First and past-last voxel along each spatial axis, on the grid of a map; empty for what is no
-map."""
+__all__ = ["Step", "step_of", "whole_of"]
 
 _ATEN = torch.ops.aten
 _POINTWISE = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from cte_dask.inference.graph.refill import Held, note
+from cte_dask.inference.graph.weights import Held, note
 
 __all__ = ["compute_constants"]
 

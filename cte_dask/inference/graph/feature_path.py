@@ -20,21 +20,29 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
 
 from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.graph import trace_cache as shared
 from cte_dask.inference.graph.bottleneck import (
     BlackBoxError,
     bottleneck_module,
-    bottleneck_node,
     hooked,
     reaches_output,
 )
-from cte_dask.inference.graph.narrow import Core
+from cte_dask.inference.graph.masked_graph import masked_graph
+from cte_dask.inference.graph.narrow import cut_to
 from cte_dask.inference.graph.paths import FeaturePath, Form, Proof, Split, example_masks, form_of
-from cte_dask.inference.graph.proving import DIFFERS, faster, formed, is_same, other_input, prove
-from cte_dask.inference.graph.split import UnreachedError, cut, insert_masks, named_node
+from cte_dask.inference.graph.places import Core
+from cte_dask.inference.graph.proving import (
+    DIFFERS,
+    cut_elsewhere,
+    faster,
+    formed,
+    is_same,
+    other_input,
+    prove,
+)
+from cte_dask.inference.graph.split import UnreachedError, cut
 from cte_dask.inference.graph.trace import traced
 from cte_dask.inference.graph.trace_cache import Halves
 from cte_dask.inference.memory import out_of_memory
@@ -142,6 +150,29 @@ def feature_path(
     if network.kind == "module":
         return _module_path(network, x, tuple(names), core, small=small)
     return _graph_path(network.forward, x, tuple(names), core)
+
+
+def moved_path(
+    network: Network, x: Tensor, path: FeaturePath, extent: tuple[int, ...], *, reads: Core | None
+) -> FeaturePath | None:
+    """Return the path of batches whose voxels are moved; None if the network runs whole on them.
+
+    Parameters
+    ----------
+    network
+        The model.
+    x
+        A batch of the shape that they have.
+    path, extent
+        That of batches which are not moved, and their extent.
+    reads
+        What of an output is read to move it back; None for all of it.
+    """
+    if isinstance(path, Split) and tuple(x.shape[2:]) == extent:
+        return cut_elsewhere(path, x, reads)
+    with suppress(ValueError):
+        return feature_path(network, x, names=path.layers, core=reads)
+    return None
 
 
 def _whole(network: Network, x: Tensor, names: Sequence[str]) -> Plain:
@@ -252,13 +283,13 @@ def _as_known(
         form = shared.form_of(key, core)
         if form is None:  # of a tile that lies elsewhere, all of the path is compared
             small, form = None, _form_for_other(core, key)
-        path = tested = formed(filled, form, x.device, key=key)
+        path = tested = _formed(filled, form, x.device, key)
         like = None if small is None else shared.recall(_small_key(key, small), plain.module)
         place = core
         if small is not None and like is not None:
             x, place = small, None
             short = Split(plain.layers, plain.channels, "", *like.halves)
-            tested = formed(short, Form(form.kind), x.device, key=_small_key(key, small))
+            tested = _formed(short, Form(form.kind), x.device, _small_key(key, small))
         masks, other = example_masks(x, plain.channels, random=True), other_input(x)
         same = is_same(tested, x, masks, plain.run(x, masks)) and is_same(
             tested, other, masks, plain.run(other, masks), core=place
@@ -266,6 +297,23 @@ def _as_known(
     if not same:
         raise ValueError(DIFFERS)
     shared.keep_form(key, core, form)
+    return path
+
+
+def _formed(filled: Split, form: Form, device: torch.device, key: shared.Key) -> Split:
+    """Return a filled trace in a form; what was done to its graph for others is not done again.
+
+    Raises
+    ------
+    ValueError
+        If its graph does not take that form.
+    """
+    path = filled if form.kind == "split" else shared.refilled(key, form.kind, filled)
+    if path is None:
+        path = formed(filled, form, device)
+        shared.keep_recipes(key, path)
+    if form.core is not None and (path := cut_to(path, form.core)) is None:
+        raise ValueError("a tile depends on all of its frame")
     return path
 
 
@@ -285,7 +333,7 @@ def _rebuilt(network: Network, x: Tensor, proof: Proof) -> FeaturePath:
         return Plain(layers, channels, proof.note, module)
     with torch.no_grad():
         if network.kind != "module":
-            graph, _ = _masked_graph(module, x, layers)
+            graph, _ = masked_graph(module, x, layers)
             halves = cut(graph)
         elif (known := shared.recall(key := _key(network, layers, x), module)) is not None:
             halves = known.halves
@@ -296,7 +344,7 @@ def _rebuilt(network: Network, x: Tensor, proof: Proof) -> FeaturePath:
             )
             halves, _ = _traced_halves(plain, x, masks)
             shared.keep(key, module, layers, channels, halves)
-        return formed(Split(layers, channels, "", *halves), proof.form, x.device, key=key)
+        return _formed(Split(layers, channels, "", *halves), proof.form, x.device, key)
 
 
 def _bottleneck(module: nn.Module, x: Tensor, unused: Collection[str]) -> str:
@@ -329,7 +377,7 @@ def _graph_path(
 ) -> FeaturePath:
     if isinstance(forward, Windows) and forward.window(x).shape != x.shape:
         raise BlackBoxError("its features cannot be reached in a network that is run in windows")
-    graph, nodes = _masked_graph(forward, x, names)
+    graph, nodes = masked_graph(forward, x, names)
     channels = tuple(node.meta["val"].shape[1] for node in nodes)
     layers = tuple(node.name for node in nodes)
 
@@ -347,23 +395,3 @@ def _graph_path(
             raise
         raise BlackBoxError(f"its features cannot be perturbed: {error}") from error
     return faster(proven, core)
-
-
-def _masked_graph(
-    forward: nn.Module, x: Tensor, names: Sequence[str]
-) -> tuple[GraphModule, list[Node]]:
-    """Return the graph of a network with a mask an input behind each perturbed node."""
-    try:
-        with torch.no_grad():
-            module = traced(forward, x)
-    except FOREIGN as error:  # foreign code: whatever tracing raises, its input can be perturbed
-        if out_of_memory(error):
-            raise
-        raise BlackBoxError(f"its graph cannot be traced: {error}") from error
-    module.graph.eliminate_dead_code()
-    nodes = [named_node(module.graph, n) for n in names] or [
-        bottleneck_node(module.graph, x, retrace=lambda longer: traced(forward, longer).graph)
-    ]
-    insert_masks(module.graph, nodes)
-    module.recompile()
-    return module, nodes

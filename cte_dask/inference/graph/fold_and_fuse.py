@@ -28,8 +28,7 @@ from cte_dask.inference.graph.private_torch import (
     conv_flop_count,
     register_flop_formula,
 )
-from cte_dask.inference.graph.refill import Held, Made, note
-from cte_dask.inference.graph.split import weight_of
+from cte_dask.inference.graph.weights import Held, Made, note, weight_of
 
 __all__ = ["fused"]
 

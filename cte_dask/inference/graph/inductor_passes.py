@@ -48,9 +48,7 @@ class InductorPasses:
     def _compile(
         self, inputs: Sequence[Tensor], count: int, *, cropped: bool
     ) -> Callable[..., Any]:
-        # what oneDNN fuses for the processor, the compiler does better by itself
-        on_cpu = inputs[0].device.type == "cpu"
-        lazy = together(self._split, inputs, count, cropped=cropped, as_traced=on_cpu)
+        lazy = together(self._split, inputs, count, cropped=cropped)
         graph = GraphModule(lazy, lazy.graph)  # PyTorch's compiler sees nothing of a lazy one
         compiled: Callable[..., Any] = torch.compile(graph, fullgraph=True, dynamic=False)
         return compiled

@@ -18,15 +18,14 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.nn import functional as F
 
+from cte_dask.inference.graph.between import Between
 from cte_dask.inference.graph.private_torch import ADD_RELU, FUSED, FUSED_SUM, TRANSPOSED
-from cte_dask.inference.graph.refill import Held, note, notes_of
-from cte_dask.inference.graph.split import weight_of
+from cte_dask.inference.graph.weights import Held, note, notes_of, weight_of
 
-__all__ = ["Between", "merge_upsampling"]
+__all__ = ["merge_upsampling"]
 
 _ATEN = torch.ops.aten
 _REPEATED = {_ATEN.upsample_nearest2d.vec, _ATEN.upsample_nearest3d.vec}
@@ -216,7 +215,7 @@ def _remade_weight(held: Held, *, enlarged: _Enlarged, weight: str) -> Tensor:
 
 def _remade_constant(
     held: Held, *, enlarged: _Enlarged, weight: str, padding: tuple[int, ...]
-) -> nn.Module:
+) -> Between:
     """Return what the bias adds, for other weights; where it is zero, nothing."""
     return _between(held(str(enlarged.names[1])), held(weight), padding)
 
@@ -282,43 +281,3 @@ def _called(module: GraphModule, name: str, maps: Node) -> Node:
     if "val" in maps.meta:
         border.meta = {"val": maps.meta["val"][:1]}
     return border
-
-
-class Between(nn.Module):
-    """What a constant that was added to enlarged maps gives behind the convolution.
-
-    Inside it is a number a map; where the kernel reaches beyond the border, less of it.
-
-    Parameters
-    ----------
-    weight
-        Of the convolution, times the constant, (C', 1, …).
-    padding
-        Of the convolution.
-    """
-
-    def __init__(self, weight: Tensor, padding: tuple[int, ...]) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        axes = tuple(range(2, weight.ndim))
-        self.register_buffer("inside", weight.sum(axes, keepdim=True).transpose(0, 1))
-        self.padding = padding
-        self._known: dict[tuple[int, ...], Tensor] = {}
-
-    def is_inside(self, box: Sequence[tuple[int, int]], whole: Sequence[tuple[int, int]]) -> bool:
-        """Tell whether it is one number a map, ``inside``, all over a box of its result."""
-        axes = zip(box, whole, self.padding, strict=True)
-        return all(a >= p and b <= n - p for (a, b), (_, n), p in axes)
-
-    def forward(self, result: Tensor) -> Tensor:
-        """Return it for maps of some extent, (1, C', …)."""
-        extent = tuple(result.shape[2:])
-        if extent not in self._known:
-            weight = self.get_buffer("weight")
-            sizes = zip(extent, weight.shape[2:], self.padding, strict=True)
-            ones = weight.new_ones(1, 1, *(n + k - 1 - 2 * p for n, k, p in sizes))
-            convolve = F.conv2d if weight.ndim == 4 else F.conv3d
-            last = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
-            convolved = convolve(ones, weight, padding=self.padding)
-            self._known[extent] = convolved.contiguous(memory_format=last)
-        return self._known[extent]

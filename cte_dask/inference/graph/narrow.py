@@ -10,6 +10,7 @@ without padding where all that they read is there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,14 +19,13 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from cte_dask.inference.graph.boxes import Box, Step, step_of, whole_of
+from cte_dask.inference.graph.boxes import Step, step_of, whole_of
+from cte_dask.inference.graph.paths import Inner, Split
+from cte_dask.inference.graph.places import Box, Core
 from cte_dask.inference.graph.private_torch import LazyGraph, share_code
 from cte_dask.inference.graph.refill import of_many
 
-__all__ = ["Core", "inner_view", "narrowed"]
-
-Core = tuple[slice, ...]
-"""Slices of the spatial axes."""
+__all__ = ["cut_to", "narrowed"]
 
 _ATEN = torch.ops.aten
 _Kept = tuple[Graph, type[GraphModule], dict[str, Box]]
@@ -33,9 +33,30 @@ _KNOWN: WeakKeyDictionary[Graph, dict[tuple[Box, ...], _Kept]] = WeakKeyDictiona
 """What was written, by the graph that it was written of: networks of one architecture share it."""
 
 
-def inner_view(x: Tensor, core: Core) -> Tensor:
-    """Return the view of (N, C, [z,] y, x) that lies in a box."""
-    return x[(slice(None), slice(None), *core)]
+def cut_to(split: Split, core: Core) -> Split | None:
+    """Leave out of a split what a tile does not depend on; None if it depends on everything.
+
+    Parameters
+    ----------
+    split
+        The network.
+    core
+        Where the tile lies in its output.
+    """
+    graphs = [graph for graph in (split.prefix, split.once, split.suffix) if graph is not None]
+    wanted: list[Box] = [tuple((c.start, c.stop) for c in core)]
+    left_out, cut = False, []
+    for graph in reversed(graphs):
+        inner, boxes = narrowed(graph, wanted)
+        inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        wanted = [boxes.get(n.name, ()) for n in inputs if not n.name.startswith("mask_")]
+        left_out |= any(boxes[n.name] != whole_of(n) for n in inputs if n.name in boxes)
+        cut.append(inner)
+    if not left_out or len(wanted) != 1:
+        return None
+    suffix, *rest = cut
+    once = rest[0] if len(rest) > 1 else None
+    return replace(split, inner=Inner(rest[-1], suffix, once, core, wanted[0]))
 
 
 def narrowed(module: GraphModule, wanted: Sequence[Box]) -> tuple[GraphModule, dict[str, Box]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from threading import Lock
 from typing import Any
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from cte_dask.inference.graph.narrow import cut_to
 from cte_dask.inference.graph.openvino_graph import convertible
 from cte_dask.inference.graph.paths import Split
+from cte_dask.inference.graph.skip_once import halved
 from cte_dask.inference.graph.together import together
 
 __all__ = ["OpenVinoPasses", "check_installed", "is_installed"]
@@ -84,7 +87,8 @@ class OpenVinoPasses:
             return [torch.from_numpy(results[i]) for i in range(1 + len(masks))]
 
     def _compile(self, inputs: Sequence[Tensor], count: int, *, cropped: bool) -> Any:
-        graph = together(self._split, inputs, count, cropped=cropped, as_traced=True)
+        split = _as_traced(self._split, count, cropped=cropped)
+        graph = together(split, inputs, count, cropped=cropped)
         options = {
             "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -92,6 +96,16 @@ class OpenVinoPasses:
         }
         model = _openvino().Core().compile_model(_converted(convertible(graph)), "CPU", options)
         return model.create_infer_request()
+
+
+def _as_traced(split: Split, count: int, *, cropped: bool) -> Split:
+    """Return a split of the operations as they were traced, with what is shared run once."""
+    prefix, suffix = split.traced or (split.prefix, split.suffix)
+    once, suffix = (halved(suffix) if count else None) or (None, suffix)
+    plain = replace(split, prefix=prefix, once=once, suffix=suffix, inner=None)
+    if cropped and split.inner is not None:
+        return cut_to(plain, split.inner.core) or plain
+    return plain
 
 
 def _converted(graph: GraphModule) -> Any:

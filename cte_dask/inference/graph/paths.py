@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from cte_dask.inference.graph.boxes import Box
-from cte_dask.inference.graph.narrow import Core, inner_view
+from cte_dask.inference.graph.places import Box, Core, inner_view
 
 __all__ = [
     "FeaturePath",

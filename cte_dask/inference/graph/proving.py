@@ -9,20 +9,18 @@ import torch
 from torch import Tensor
 
 from cte_dask.inference.device import rounding
-from cte_dask.inference.graph.boxes import Box, whole_of
 from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.merge_upsampling import merge_upsampling
-from cte_dask.inference.graph.narrow import Core, inner_view, narrowed
-from cte_dask.inference.graph.paths import Form, Inner, Split, example_masks
+from cte_dask.inference.graph.narrow import cut_to
+from cte_dask.inference.graph.paths import Form, Split, example_masks
+from cte_dask.inference.graph.places import Core, inner_view
 from cte_dask.inference.graph.skip_once import halved
-from cte_dask.inference.graph.trace_cache import Key, keep_recipes, refilled
 from cte_dask.inference.memory import out_of_memory
 
 __all__ = [
     "DIFFERS",
     "Proven",
     "cut_elsewhere",
-    "cut_to",
     "faster",
     "formed",
     "is_same",
@@ -95,32 +93,6 @@ def _fits(split: Split, proven: Proven) -> bool:
     return split.inner is None or is_same(split, x, masks, want, core=split.inner.core)
 
 
-def cut_to(split: Split, core: Core) -> Split | None:
-    """Leave out of a split what a tile does not depend on; None if it depends on everything.
-
-    Parameters
-    ----------
-    split
-        The network.
-    core
-        Where the tile lies in its output.
-    """
-    graphs = [graph for graph in (split.prefix, split.once, split.suffix) if graph is not None]
-    wanted: list[Box] = [tuple((c.start, c.stop) for c in core)]
-    left_out, cut = False, []
-    for graph in reversed(graphs):
-        inner, boxes = narrowed(graph, wanted)
-        inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
-        wanted = [boxes.get(n.name, ()) for n in inputs if not n.name.startswith("mask_")]
-        left_out |= any(boxes[n.name] != whole_of(n) for n in inputs if n.name in boxes)
-        cut.append(inner)
-    if not left_out or len(wanted) != 1:
-        return None
-    suffix, *rest = cut
-    once = rest[0] if len(rest) > 1 else None
-    return replace(split, inner=Inner(rest[-1], suffix, once, core, wanted[0]))
-
-
 def cut_elsewhere(split: Split, x: Tensor, core: Core | None) -> Split:
     """Return a proven split for a tile that lies elsewhere in its output, uncut where it must be.
 
@@ -141,20 +113,8 @@ def cut_elsewhere(split: Split, x: Tensor, core: Core | None) -> Split:
     return cut if cut is not None and same else whole
 
 
-def formed(split: Split, form: Form, device: torch.device, *, key: Key = None) -> Split:
-    """Return a split in a form that was found for its architecture.
-
-    Parameters
-    ----------
-    split
-        The trace, filled with weights.
-    form
-        The form.
-    device
-        Where it runs.
-    key
-        Of the trace, see `cte_dask.inference.graph.trace_cache.recall`: what was done to the graph
-        for one network is not done again for the next.
+def formed(split: Split, form: Form, device: torch.device) -> Split:
+    """Return a split in a form that was found for its architecture, not cut to a tile yet.
 
     Raises
     ------
@@ -163,16 +123,11 @@ def formed(split: Split, form: Form, device: torch.device, *, key: Key = None) -
     """
     if form.kind == "split":
         return split
-    path = refilled(key, form.kind, split)
+    path: Split | None = _fused(split, device)
+    if path is not None and form.kind == "once":
+        path = _halved(path)
     if path is None:
-        path = _fused(split, device)
-        if form.kind == "once":
-            path = _halved(path)
-        if path is None:
-            raise ValueError(f"no convolution over a skip in the form {form.kind!r}")
-        keep_recipes(key, path)
-    if form.core is not None and (path := cut_to(path, form.core)) is None:
-        raise ValueError("a tile depends on all of its frame")
+        raise ValueError(f"no convolution over a skip in the form {form.kind!r}")
     return path
 
 

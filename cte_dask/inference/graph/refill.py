@@ -7,7 +7,7 @@ fills the rewritten graph, already compiled, for the next network of the same ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,25 +15,9 @@ from typing import Any
 from torch.fx import Graph, GraphModule
 
 from cte_dask.inference.graph.private_torch import LazyGraph, share_code
+from cte_dask.inference.graph.weights import Made, notes_of
 
-__all__ = ["Held", "Made", "Recipe", "constants_of", "note", "notes_of", "of_many"]
-
-Held = Callable[[str], Any]
-"""A weight, or a module that holds one, by its name."""
-Made = Callable[[Held], Any]
-"""What makes it of others."""
-
-_NOTES = "made_of"
-
-
-def note(module: GraphModule, name: str, made: Made) -> None:
-    """Note how a weight of a module was made of others that it has, or had."""
-    module.meta.setdefault(_NOTES, {})[name] = made
-
-
-def notes_of(module: GraphModule) -> dict[str, Made]:
-    """Return what was noted in a module, by the names of its weights."""
-    return dict(module.meta.get(_NOTES, {}))
+__all__ = ["Recipe", "constants_of", "of_many"]
 
 
 def constants_of(module: GraphModule) -> dict[str, Any]:

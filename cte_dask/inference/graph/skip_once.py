@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from cte_dask.inference.graph.private_torch import FUSED, FUSED_SUM, LazyGraph
-from cte_dask.inference.graph.refill import Held, Made, constants_of, note, notes_of
-from cte_dask.inference.graph.split import weight_of
+from cte_dask.inference.graph.refill import constants_of
+from cte_dask.inference.graph.weights import Held, Made, note, notes_of, weight_of
 
 __all__ = ["halved"]
 

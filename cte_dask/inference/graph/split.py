@@ -5,15 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from cte_dask.inference.graph.private_torch import LazyGraph
 
-__all__ = ["UnreachedError", "cut", "insert_masks", "named_node", "weight_of"]
+__all__ = ["UnreachedError", "cut", "insert_masks", "named_node"]
 
 
 class UnreachedError(ValueError):
@@ -33,14 +31,6 @@ def named_node(graph: Graph, name: str) -> Node:
         if node.name == name:
             return node
     raise ValueError(f"no layer {name!r} in the traced graph")
-
-
-def weight_of(module: GraphModule, node: Any) -> Tensor | None:
-    """Return the tensor that a node of a graph stands for; None if it is no constant."""
-    if not isinstance(node, Node) or node.op != "get_attr":
-        return None
-    constant = getattr(module, str(node.target), None)
-    return constant if isinstance(constant, Tensor) else None
 
 
 def insert_masks(graph: Graph, nodes: Sequence[Node]) -> None:

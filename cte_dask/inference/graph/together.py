@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from cte_dask.inference.graph.paths import Split
-from cte_dask.inference.graph.proving import cut_to
-from cte_dask.inference.graph.skip_once import halved
 from cte_dask.inference.graph.trace import traced
 
 __all__ = ["CompiledPasses", "together"]
@@ -35,9 +32,7 @@ class CompiledPasses(Protocol):
         """
 
 
-def together(
-    split: Split, inputs: Sequence[Tensor], count: int, *, cropped: bool, as_traced: bool
-) -> GraphModule:
+def together(split: Split, inputs: Sequence[Tensor], count: int, *, cropped: bool) -> GraphModule:
     """Trace all passes of one batch: (x, *masks) -> one output a pass, the unperturbed one first.
 
     Parameters
@@ -50,22 +45,9 @@ def together(
         Perturbed passes.
     cropped
         Whether outputs are cut to the tile, as the split's can be.
-    as_traced
-        Whether to take the operations as they were traced; else folded and fused.
     """
-    if as_traced:
-        split = _as_traced(split, count, cropped=cropped)
     with torch.no_grad():
         return traced(_Together(split, inputs[0], count, cropped=cropped), *inputs)
-
-
-def _as_traced(split: Split, count: int, *, cropped: bool) -> Split:
-    prefix, suffix = split.traced or (split.prefix, split.suffix)
-    once, suffix = (halved(suffix) if count else None) or (None, suffix)
-    plain = replace(split, prefix=prefix, once=once, suffix=suffix, inner=None)
-    if cropped and split.inner is not None:
-        return cut_to(plain, split.inner.core) or plain
-    return plain
 
 
 class _Together(nn.Module):

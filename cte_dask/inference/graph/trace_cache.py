@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-from cte_dask.inference.graph.narrow import Core
 from cte_dask.inference.graph.paths import Form, Split
+from cte_dask.inference.graph.places import Core
 from cte_dask.inference.graph.private_torch import LazyGraph
 from cte_dask.inference.graph.refill import Recipe, of_many
 

@@ -140,11 +140,11 @@ def test_graphs_are_rewritten_once_and_filled_to_the_same_bits(traced, monkeypat
     rewritten: list[object] = []
     real = proving.fused
     monkeypatch.setattr(proving, "fused", lambda g, d: rewritten.append(g) or real(g, d))
-    x = torch.rand(2, 1, 32, 32)
+    x, core = torch.rand(2, 1, 96, 96), (slice(44, 52), slice(40, 56))
 
     def opened(seed: int):
         network = Network(forward=made(seed), kind="module", code="unet")
-        return feature.feature_path(network, x, small=small)
+        return feature.feature_path(network, x, core=core, small=small)
 
     opened(0)
     once = len(rewritten)
@@ -156,7 +156,11 @@ def test_graphs_are_rewritten_once_and_filled_to_the_same_bits(traced, monkeypat
         shared._RECIPES.clear()
         masks = [torch.rand(2, c, 1, 1) for c in path.channels]
         with torch.inference_mode():
-            assert torch.equal(path.run(x, masks), opened(seed).run(x, masks))
+            fresh = opened(seed)
+            assert path.inner is not None
+            for cropped in (False, True):
+                got, want = (p.run(x, masks, cropped=cropped) for p in (path, fresh))
+                assert torch.equal(got, want)
     assert len(rewritten) > once
 
 
