@@ -72,7 +72,7 @@ class Memory:
 
 
 def test_a_worker_may_use_its_own_limit():
-    limit, sizes = 2**29, []
+    limit, sizes = 2**31, []  # this process must fit into it, else its worker pauses
     with (
         LocalCluster(
             n_workers=1,

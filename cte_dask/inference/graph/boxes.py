@@ -21,7 +21,7 @@ from cte_dask.inference.graph.places import Box
 from cte_dask.inference.graph.private_torch import ADD_RELU, FUSED, FUSED_SUM, TRANSPOSED
 from cte_dask.inference.graph.weights import weight_of
 
-__all__ = ["Step", "step_of", "whole_of"]
+__all__ = ["PADDINGS", "Step", "step_of", "whole_of"]
 
 _ATEN = torch.ops.aten
 _POINTWISE = {
@@ -59,7 +59,7 @@ _NORMS = {
 }
 _COMPUTED = 5  # of native_batch_norm: whether the statistics are those of the batch
 _REPEATED = {_ATEN.upsample_nearest2d.vec, _ATEN.upsample_nearest3d.vec}
-_PADDINGS = {
+PADDINGS = {
     _ATEN.constant_pad_nd.default,
     _ATEN.reflection_pad2d.default,
     _ATEN.reflection_pad3d.default,
@@ -319,7 +319,7 @@ _RULES: dict[Any, _Rule] = {
     **dict.fromkeys(_MAX_POOLS, _pool),
     **dict.fromkeys(_NORMS, _norm),
     **dict.fromkeys(_REPEATED | _INTERPOLATED, _enlarged),
-    **dict.fromkeys(_PADDINGS, _padded),
+    **dict.fromkeys(PADDINGS, _padded),
     _ATEN.pixel_shuffle.default: _shuffled,
     _ATEN.avg_pool2d.default: _pool,
     _ATEN.avg_pool3d.default: _pool,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from cte_dask.inference.graph.boxes import PADDINGS
 from cte_dask.inference.graph.constants import compute_constants
 from cte_dask.inference.graph.instance_norms import VIEWS, instance_norm_in_place
 from cte_dask.inference.graph.private_torch import (
@@ -46,13 +47,6 @@ _ACTIVATIONS = {
     _ATEN.leaky_relu_.default: "leaky_relu",
     _ATEN.silu.default: "swish",
     _ATEN.silu_.default: "swish",
-}
-_PADDINGS = {
-    _ATEN.constant_pad_nd.default,
-    _ATEN.reflection_pad2d.default,
-    _ATEN.reflection_pad3d.default,
-    _ATEN.replication_pad2d.default,
-    _ATEN.replication_pad3d.default,
 }
 _SUMS = {_ATEN.add.Tensor, _ATEN.add_.Tensor}
 _GROWING = {
@@ -230,7 +224,7 @@ def _hand_over(module: GraphModule, node: Node) -> None:
 
 def _drop_padding(_module: GraphModule, node: Node) -> None:
     """Drop padding by nothing: decoders pad what fits already."""
-    if node.target in _PADDINGS and not any(node.args[1]):  # type: ignore[arg-type]
+    if node.target in PADDINGS and not any(node.args[1]):  # type: ignore[arg-type]
         node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
 
 
