@@ -7,6 +7,7 @@ A stand-in for CuPy refuses what CuPy refuses; networks run on the processor. Se
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -88,7 +89,8 @@ print(json.dumps({"transfers": transfers, "blocks": len(settled.blocks)}))
 def test_a_block_is_scored_on_the_gpu_and_only_numbers_come_back(tmp_path, dims):
     bank = write_bank(tmp_path, 2, dims=dims, halo=8)
     command = [sys.executable, "-c", SCRIPT, str(bank), str(dims)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the stand-in, as here
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=found)
     assert done.returncode == 0, done.stderr
     noted = json.loads(done.stdout.splitlines()[-1])
     sizes: dict[str, list[int]] = {"to host": [], "to device": []}
