@@ -9,17 +9,16 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from cte_dask.errors import FOREIGN, reason
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 __all__ = ["Apart", "EndedError", "FailedError", "done_apart", "end_all"]
 
@@ -27,6 +26,9 @@ T = TypeVar("T")
 
 # Processes are forked from one that has torch loaded, where the system can.
 _CONTEXT: Any = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+# How a process ended can be read once, and starting one reads it of all others as well: of two
+# threads that read at a time, one would not be told.
+_EXIT_CODES = threading.Lock()
 _PRELOADED = ["cte_dask.inference.trial", "cte_dask.inference.predictor"]
 
 
@@ -126,7 +128,8 @@ class Apart:
         self._connection, there = _CONTEXT.Pipe()
         arguments = there, self._processor_seconds, self._folder.name
         self._process = _CONTEXT.Process(target=_main, args=arguments)
-        self._process.start()
+        with _EXIT_CODES:
+            self._process.start()
         there.close()
         self._running.add(self._process)
 
@@ -157,8 +160,9 @@ def _answer(receiver: Connection, process: Any, seconds: float) -> tuple[Any, st
             with suppress(EOFError):
                 answer: tuple[Any, str] = receiver.recv()
                 return answer
-        if not process.is_alive():
-            break
+        with _EXIT_CODES:
+            if not process.is_alive():
+                break
     return None
 
 
@@ -177,8 +181,11 @@ def _kill(process: Any) -> None:
     """End the process and whatever it started: they are a session of their own."""
     with suppress(ProcessLookupError, PermissionError, AttributeError):  # nothing of it is left
         os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.join()
+    with _EXIT_CODES:
+        process.kill()
+    wait([process.sentinel])
+    with _EXIT_CODES:
+        process.join()
 
 
 def _main(connection: Connection, processor_seconds: float | None, folder: str) -> None:

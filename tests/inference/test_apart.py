@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing.forkserver as forkserver
 import os
+import random
 import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -51,3 +56,21 @@ def test_work_that_ends_its_process_is_told_and_the_next_gets_another():
 
 def test_work_alone_has_a_process_of_its_own():
     assert len({done_apart(number_of, seconds=60) for _ in range(2)}) == 2
+
+
+def test_exit_codes_are_right_when_threads_start_processes_at_a_time(monkeypatch):
+    read = forkserver.read_signed
+
+    def slowly(file: int) -> int:
+        time.sleep(random.uniform(0, 0.05))
+        return read(file)
+
+    def ending(_: int) -> str:
+        with pytest.raises(EndedError) as caught:
+            done_apart(leaves, seconds=60)
+        return str(caught.value)
+
+    monkeypatch.setattr(forkserver, "read_signed", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        endings = Counter(threads.map(ending, range(24)))
+    assert endings == {"ended with exit code 7": 24}
