@@ -110,9 +110,10 @@ def cluster(processes: int, threads: int) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster
 
-    from cte_dask.engine.clusters.connection import SETTINGS, worker_environment
+    from cte_dask.engine.clusters.connection import SETTINGS
+    from cte_dask.inference.forked import process_environment
 
-    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": worker_environment(1)}
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": process_environment(1)}
     with (
         dask.config.set(settings),
         LocalCluster(

@@ -82,6 +82,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep out of the user's cache folder; commands that tests start do, too."""
+    os.environ["CTE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of its own, where nothing was kept yet."""
+    monkeypatch.setenv("CTE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def quick_workers() -> Iterator[None]:
     """Let Dask fork its worker processes from one that has imported everything."""

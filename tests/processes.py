@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,18 +20,17 @@ from typing import Any
 
 import pytest
 
-CONTEXT = multiprocessing.get_context("forkserver")
-ONE_THREAD = {f"{pool}_NUM_THREADS": "1" for pool in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+from cte_dask.inference.forked import METHOD, forking
+
+CONTEXT = multiprocessing.get_context(METHOD)
 
 
 def prepare() -> None:
     """Start the process that has imported everything, if there is none yet."""
-    CONTEXT.set_forkserver_preload(["imported"])
     with pytest.MonkeyPatch.context() as patch:  # it does not take over sys.path
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-        for name, value in ONE_THREAD.items():
-            patch.setenv(name, value)
-        forkserver.ensure_running()
+        patch.setenv("PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS", ""))  # commands warn
+        forking(["imported"], threads=1)
 
 
 def start(
@@ -175,7 +173,7 @@ def small_cluster(folder: str, workers: int = 2) -> Iterator[tuple[str, BaseProc
 
 @contextmanager
 def quick_workers() -> Iterator[None]:
-    """Let Dask fork its worker processes too, so that one is there within a second.
+    """Let Dask fork worker processes of any cluster, so that one is there within a second.
 
     What Dask wants their environment to be before they start, as that of threads, does not reach
     them.
@@ -185,5 +183,5 @@ def quick_workers() -> Iterator[None]:
 
     prepare()
     distributed.utils._forkserver_preload_set = True  # keep what is imported already
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+    with dask.config.set({"distributed.worker.multiprocessing-method": METHOD}):
         yield

@@ -9,27 +9,19 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from cte_dask.errors import FOREIGN, reason
+from cte_dask.inference.forked import NETWORKS, STARTS, forking
 
 __all__ = ["Apart", "EndedError", "FailedError", "done_apart", "end_all"]
 
 T = TypeVar("T")
-
-# Processes are forked from one that has torch loaded, where the system can.
-_CONTEXT: Any = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-# How a process ended can be read once, and starting one reads it of all others as well: of two
-# threads that read at a time, one would not be told.
-_EXIT_CODES = threading.Lock()
-_PRELOADED = ["cte_dask.inference.trial", "cte_dask.inference.predictor"]
 
 
 class EndedError(Exception):
@@ -81,11 +73,19 @@ class Apart:
     ----------
     processor_seconds, running
         As `done_apart` takes them.
+    preload, threads
+        As `cte_dask.inference.forked.forking` takes them.
     """
 
     def __init__(
-        self, *, processor_seconds: float | None = None, running: set[Any] | None = None
+        self,
+        *,
+        processor_seconds: float | None = None,
+        running: set[Any] | None = None,
+        preload: Sequence[str] = NETWORKS,
+        threads: int = 1,
     ) -> None:
+        self._preload, self._threads = preload, threads
         self._processor_seconds = processor_seconds
         self._running = set() if running is None else running
         self._process: Any = None
@@ -122,13 +122,12 @@ class Apart:
         return result  # type: ignore[no-any-return]
 
     def _start(self) -> None:
-        if _CONTEXT.get_start_method() == "forkserver":
-            _CONTEXT.set_forkserver_preload(_PRELOADED)
+        context = forking(self._preload, self._threads)
         self._folder = tempfile.TemporaryDirectory()
-        self._connection, there = _CONTEXT.Pipe()
+        self._connection, there = context.Pipe()
         arguments = there, self._processor_seconds, self._folder.name
-        self._process = _CONTEXT.Process(target=_main, args=arguments)
-        with _EXIT_CODES:
+        self._process = context.Process(target=_main, args=arguments)
+        with STARTS:
             self._process.start()
         there.close()
         self._running.add(self._process)
@@ -160,7 +159,7 @@ def _answer(receiver: Connection, process: Any, seconds: float) -> tuple[Any, st
             with suppress(EOFError):
                 answer: tuple[Any, str] = receiver.recv()
                 return answer
-        with _EXIT_CODES:
+        with STARTS:
             if not process.is_alive():
                 break
     return None
@@ -181,10 +180,10 @@ def _kill(process: Any) -> None:
     """End the process and whatever it started: they are a session of their own."""
     with suppress(ProcessLookupError, PermissionError, AttributeError):  # nothing of it is left
         os.killpg(process.pid, signal.SIGKILL)
-    with _EXIT_CODES:
+    with STARTS:
         process.kill()
     wait([process.sentinel])
-    with _EXIT_CODES:
+    with STARTS:
         process.join()
 
 

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from cte_dask.arrays import dtype_of
 from cte_dask.errors import FOREIGN, reason
+from cte_dask.inference import kept_halos
+from cte_dask.inference.halo import Halo, measure_halo, still_gives
 from cte_dask.inference.memory import out_of_memory
-from cte_dask.inference.probe import Halo, measure_halo, probe_extent, probe_multiple
+from cte_dask.inference.probe import probe_extent, probe_multiple
 from cte_dask.models.described import described
 from cte_dask.models.loading import load_network
 from cte_dask.models.network import ModelError, Network
@@ -249,7 +251,7 @@ def one_at_a_time(network: Network) -> Forward:
 
 
 def halo_of(spec: ModelSpec, network: Network, *, limit: int | None = None) -> Halo:
-    """Measure the halo of a model whose multiple is known.
+    """Measure the halo of a model whose multiple is known, or find it measured before.
 
     Parameters
     ----------
@@ -263,15 +265,21 @@ def halo_of(spec: ModelSpec, network: Network, *, limit: int | None = None) -> H
     ValueError
         If the network does not accept the frames.
     """
-    return measure_halo(
-        one_at_a_time(network),
+    forward, activation = one_at_a_time(network), _activation(spec)
+    kept = kept_halos.recall(spec, limit)
+    if kept is not None and still_gives(kept.witnesses, forward, activation=activation):
+        return kept
+    halo = measure_halo(
+        forward,
         dims=spec.dims,
         multiple=(spec.multiple_zyx or (1, 1, 1))[3 - spec.dims :],
         in_channels=spec.in_channels,
-        activation=_activation(spec),
+        activation=activation,
         limit=limit,
         extent=only_extent(spec, network),
     )
+    kept_halos.keep(spec, limit, halo)
+    return halo
 
 
 def _activation(spec: ModelSpec) -> Forward | None:

@@ -79,7 +79,7 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded weights.
+    """Return the folder of what may be had again: downloaded weights, halos measured before.
 
     ``CTE_CACHE``, else ``XDG_CACHE_HOME/cte_dask``, else ``~/.cache/cte_dask``.
     """

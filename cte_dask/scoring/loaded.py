@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cte_dask.arrays import dtype_of
-from cte_dask.inference.memory import bytes_for_models, bytes_of
+from cte_dask.inference.memory import bytes_for_models
 from cte_dask.inference.predictor import Predictor
 from cte_dask.inference.time_limit import trial_limit, within
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["READY", "load_candidate", "make_room", "predictor", "shared_network"]
 
-READY: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
+READY: OrderedDict[tuple[Candidate, Inference], Predictor] = OrderedDict()
 
 
 def predictor(candidate: Candidate, inference: Inference) -> Predictor:
@@ -87,5 +87,5 @@ def make_room(size: int, device: str) -> None:
 
 def _held() -> int:
     """Return the bytes of all weights that are loaded, those that candidates share counted once."""
-    networks = {id(ready.network.forward): ready for ready in READY.values()}
-    return sum(map(bytes_of, networks.values()))
+    networks = {id(p.network.forward): candidate.bytes for (candidate, _), p in READY.items()}
+    return sum(networks.values())

@@ -21,7 +21,7 @@ from cte_dask.cli import demo
 from cte_dask.cli.app import app
 from cte_dask.demo import LABELS, SHAPE, VOXEL_SIZE_NM, bank_path, write_demo_target
 from cte_dask.demo.simulate import simulate_nuclei
-from cte_dask.inference.probe import measure_halo
+from cte_dask.inference.halo import measure_halo
 from cte_dask.models import load_bank
 from cte_dask.models.loading import load_network
 from cte_dask.models.unet import UNet

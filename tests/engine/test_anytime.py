@@ -133,7 +133,6 @@ def test_beaten_models_are_not_scored_on_later_blocks(two, exhaustive):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_finds_the_same(rank_wide, two, tmp_path, workers, address):
     cluster = {1: "local", 2: address}[workers]

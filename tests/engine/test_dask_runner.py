@@ -31,7 +31,6 @@ from cte_dask.scoring.resolve import resolve
 from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume
 
-pytestmark = pytest.mark.usefixtures("quick_workers")
 OPTIONS = {
     "tile": (1, 32, 32),
     "block": (1, 3, 2),

@@ -142,7 +142,6 @@ FIGURES = ("performance", "agreement", "strength")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_workers")
 def test_every_way_to_run_gives_the_same_numbers(run, labels, result):
     here = (run / "evaluation.json").read_bytes()
     again = cte("evaluate", run, "--labels", labels, "--cluster", "local", "--workers", 2, "-q")

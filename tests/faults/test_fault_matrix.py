@@ -12,7 +12,6 @@ from pathlib import Path
 
 import dask
 import numpy as np
-import processes
 import pytest
 import yaml
 from conftest import blobs
@@ -92,7 +91,7 @@ def ranked(target: str, folder: Path, cluster: str, *kinds: str, **more: bool) -
     options |= more
     if any(kind in HANGING for kind in kinds):
         options["time_limit"] = LIMIT
-    with processes.quick_workers(), dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
         rank_target(TargetOptions(target), bank, out, cluster=cluster, workers=1, **options)
     assert time.monotonic() - began < LONGEST
     return json.loads(Path(out, "ranking.json").read_text())

@@ -35,7 +35,7 @@ def test_killed_workers_lose_and_repeat_nothing(undisturbed, ledger, tmp_path):
     # no block is to blame here, and on a slow machine all may fall upon one
     blameless = dask.config.set({"distributed.scheduler.allowed-failures": KILLS})
     cluster = open_cluster("local", workers=3, threads=1)
-    with processes.quick_workers(), blameless, cluster as client:
+    with blameless, cluster as client:
         while len(killed) < KILLS:
             url = str(tmp_path / f"{len(killed)}.zarr")
             scores, seen, over = create(url, layout_of(experiment)), ledger(url), threading.Event()

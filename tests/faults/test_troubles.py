@@ -12,7 +12,6 @@ import math
 import dask
 import noting
 import numpy as np
-import processes
 import pytest
 from conftest import blobs
 from typer.testing import CliRunner
@@ -57,7 +56,7 @@ def test_troubles_end_in_statuses_and_the_rest_is_unharmed(troubled, tmp_path):
     target, bank = troubled
     out = str(tmp_path / "RUN")
     seldom = {"distributed.scheduler.allowed-failures": 1}  # two deaths are as good as four
-    with processes.quick_workers(), dask.config.set(seldom):
+    with dask.config.set(seldom):
         outcome = rank_target(
             TargetOptions(target), bank, out, cluster="local", workers=2, **OPTIONS
         )

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cte_dask.inference.probe import measure_halo, probe_multiple
+from cte_dask.inference.halo import measure_halo
+from cte_dask.inference.probe import probe_multiple
 from cte_dask.models.unet import UNet
 
 

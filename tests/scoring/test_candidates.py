@@ -14,6 +14,7 @@ import cte_dask
 from cte_dask.consistency.accuracy import f1
 from cte_dask.demo import bank_path as demo_bank
 from cte_dask.inference import needs as measuring
+from cte_dask.inference.memory import bytes_of
 from cte_dask.inference.outputs import resized
 from cte_dask.models import load_bank
 from cte_dask.models.spec import Variant
@@ -158,7 +159,7 @@ def test_a_block_is_read_once_and_weights_are_loaded_once_for_all_candidates(tmp
     assert len(reads) == 1
     before, _ = margins_of(experiment.grid.tile, experiment.candidates, experiment.perturbations)
     assert before == (0, 8, 8), "the widest: a halo of 4 at ×0.5"
-    sizes = [loaded.bytes_of(p) for p in loaded.READY.values()]
+    sizes = [bytes_of(p) for p in loaded.READY.values()]
     assert len(sizes) == 6
     assert loaded._held() == sum(sizes) / 3
 

@@ -25,7 +25,7 @@ FRAME = 144
 
 
 @pytest.fixture
-def passes(monkeypatch) -> list[tuple[int, int]]:
+def passes(monkeypatch, empty_cache) -> list[tuple[int, int]]:
     """Collects what plain passes see: identity of the network, voxels; nothing is remembered."""
     calls: list[tuple[int, int]] = []
     forward = UNet.forward
@@ -113,7 +113,7 @@ def test_a_proof_of_another_processor_or_batch_does_not_hold(tmp_path, passes, m
 
 
 def test_a_halo_is_measured_in_few_small_passes(passes):
-    from cte_dask.inference.probe import measure_halo
+    from cte_dask.inference.halo import measure_halo
 
     torch.manual_seed(0)
     network = UNet(dims=2, features=(4, 8, 8, 8)).eval()

@@ -7,7 +7,6 @@ a worker that took it for itself would die amid a block, with a traceback.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from cte_dask.scoring.experiment import versions
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["SETTINGS", "check_workers", "dask_setup", "version_differences", "worker_environment"]
+__all__ = ["SETTINGS", "check_workers", "dask_setup", "version_differences"]
 
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.worker-saturation": 1.0,
@@ -27,22 +26,6 @@ SETTINGS: dict[str, Any] = {
 }
 """Dask's settings wherever we start the scheduler: no task waits at a worker, a frozen worker is
 given up after a minute, no stacks are collected."""
-
-_POOLS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
-
-
-def worker_environment(threads: int) -> dict[str, object]:
-    """Return the environment of a worker whose inference uses so many threads.
-
-    Two things besides keep its memory flat. glibc does not give what one thread freed to another:
-    two pools in place of eight a core. Dask's profiler looks at the stack a hundred times a second
-    and keeps an hour of it, some 300 MB under a network's deep stacks.
-    """
-    return {f"{pool}_NUM_THREADS": threads for pool in _POOLS} | {
-        "MALLOC_ARENA_MAX": 2,
-        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),  # of libraries to developers
-    }
 
 
 def check_workers(client: Client, name: str) -> None:

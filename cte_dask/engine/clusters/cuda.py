@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.engine.clusters import ClusterKind
-from cte_dask.engine.clusters.connection import SETTINGS, worker_environment
+from cte_dask.engine.clusters.connection import SETTINGS
 from cte_dask.engine.clusters.site import CudaSite, read_site
 from cte_dask.errors import reason
+from cte_dask.inference.forked import process_environment
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -60,7 +61,7 @@ def open_cuda(name: str, *, workers: int, threads: int) -> Iterator[Client]:
     from dask_cuda import LocalCUDACluster
 
     arguments = cuda_arguments(site, devices[:workers])
-    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": worker_environment(threads)}
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": process_environment(threads)}
     with (
         dask.config.set(settings),
         LocalCUDACluster(**arguments) as cluster,

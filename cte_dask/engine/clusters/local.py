@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cte_dask.engine.clusters import ClusterKind
-from cte_dask.engine.clusters.connection import SETTINGS, worker_environment
+from cte_dask.engine.clusters.connection import SETTINGS
+from cte_dask.inference.forked import METHOD, WORKERS, forking, process_environment
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -29,9 +30,16 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
         Threads that inference uses in each; Dask's own pool has one.
     """
     import dask
+    import distributed.utils
     from distributed import Client, LocalCluster
 
-    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": worker_environment(threads)}
+    forking(WORKERS, threads)
+    distributed.utils._forkserver_preload_set = True  # else it adds pandas and more to that, here
+    settings = {
+        **SETTINGS,
+        "distributed.worker.multiprocessing-method": METHOD,
+        "distributed.nanny.pre-spawn-environ": process_environment(threads),
+    }
     with dask.config.set(settings):
         cluster = LocalCluster(
             n_workers=workers,

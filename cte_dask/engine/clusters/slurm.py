@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from cte_dask.engine.clusters import ClusterKind
 from cte_dask.engine.clusters.certificate import write_certificate
-from cte_dask.engine.clusters.connection import SETTINGS, check_workers, worker_environment
+from cte_dask.engine.clusters.connection import SETTINGS, check_workers
 from cte_dask.engine.clusters.site import SlurmSite, read_site, seconds
+from cte_dask.inference.forked import process_environment
 
 if TYPE_CHECKING:
     from distributed import Client, Security
@@ -105,7 +106,7 @@ def job_arguments(
     """
     processes = max(1, site.gpus)
     command = site.worker if site.worker != "auto" else "dask-cuda" if site.gpus else "dask"
-    exports = [f"export {k}={v}" for k, v in worker_environment(threads).items()]
+    exports = [f"export {k}={v}" for k, v in process_environment(threads).items()]
     return {
         "queue": site.partition,
         "account": site.account,

@@ -195,7 +195,7 @@ def _module_path(
     key = _key(network, names, x)
     known = shared.recall(key, module)
     layers = known.layers if known else names or (_bottleneck(module, x, unused),)
-    channels = known.channels if known else _channels(module, layers, x)
+    channels = known.channels if known else _channels(module, layers, x if small is None else small)
     plain = Plain(layers, channels, "", module)
     try:
         if known is not None and (
@@ -213,7 +213,7 @@ def _module_path(
         if dead and not names:
             return _module_path(network, x, names, core, small=small, unused=(*unused, *layers))
         return Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
-    if small is not None and key is not None and known is None:
+    if small is not None and not shared.keeps(_small_key(key, small)):
         with suppress(*FOREIGN):  # else the next ones are proven on whole batches, too
             _as_first(plain, None, small, None, _small_key(key, small))
     return path
@@ -243,8 +243,8 @@ def _key(network: Network, names: tuple[str, ...], x: Tensor) -> shared.Key:
 
 
 def _small_key(key: shared.Key, small: Tensor) -> shared.Key:
-    """Return the key of small batches that goes with a key: both traces are of one network."""
-    return None if key is None else (*key, tuple(small.shape))
+    """Return the key of small batches that goes with a key, whatever its extent."""
+    return None if key is None else (*key[:2], tuple(small.shape), *key[3:], "small")
 
 
 def _traced_halves(plain: Plain, x: Tensor, masks: Sequence[Tensor]) -> tuple[Halves, Tensor]:

@@ -27,6 +27,7 @@ __all__ = [
     "keep",
     "keep_form",
     "keep_recipes",
+    "keeps",
     "recall",
     "refilled",
 ]
@@ -81,6 +82,11 @@ def recall(key: Key, module: nn.Module) -> Known | None:
     return Known(layers, channels, (prefix.filled(named), suffix.filled(named)))
 
 
+def keeps(key: Key) -> bool:
+    """Tell whether a trace is kept under a key, or there is no key to keep it under."""
+    return key is None or key in _KEPT
+
+
 def keep(
     key: Key,
     module: nn.Module,
@@ -89,7 +95,7 @@ def keep(
     halves: Halves,
 ) -> None:
     """Keep the graphs traced from a module, unless they use anything that is no weight of it."""
-    if key is None or key in _KEPT:
+    if keeps(key):
         return
     names = {id(tensor): name for name, tensor in _named(module).items()}
     prefix, suffix = (_half(half, names) for half in halves)

@@ -7,7 +7,6 @@ import signal
 import time
 
 import dask
-import processes
 import pytest
 
 from cte_dask.engine.clusters import local, open_cluster
@@ -55,11 +54,7 @@ def test_a_worker_that_dask_gave_up_comes_back(monkeypatch):
     monkeypatch.setattr(local, "LOOKS_AGAIN", 0.2)
     # it is gone from Dask's books at once, whether or not it is about to come up again
     impatient = dask.config.set({"distributed.deploy.lost-worker-timeout": "0 s"})
-    with (
-        processes.quick_workers(),
-        impatient,
-        open_cluster("local", workers=2, threads=1) as client,
-    ):
+    with impatient, open_cluster("local", workers=2, threads=1) as client:
         client.wait_for_workers(2, timeout=120)
         before = set(client.nthreads())
         for nanny in list(client.cluster.workers.values()):
@@ -68,3 +63,9 @@ def test_a_worker_that_dask_gave_up_comes_back(monkeypatch):
             time.sleep(0.05)
         client.wait_for_workers(2, timeout=120)
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+
+
+def test_workers_start_with_what_they_need():
+    with open_cluster("local", workers=1, threads=1) as client:
+        loaded = set(client.submit(lambda: list(__import__("sys").modules)).result())
+    assert "torch" in loaded
