@@ -1,18 +1,20 @@
 """Errors in one line, for a ledger, a report and a terminal; and the errors of a target.
 
-`reason` and `cause` shorten any error; `VolumeError` and `VolumeReadError` say whether a target
-could not be opened or not be read.
+`reason` and `cause` shorten any error, `warn_of_own` tells our mistakes from those of foreign
+code; `VolumeError` and `VolumeReadError` say whether a target could not be opened or not be read.
 """
 
 from __future__ import annotations
 
 import threading
+import warnings
 
-__all__ = ["FOREIGN", "STOPPED", "VolumeError", "VolumeReadError", "cause", "reason"]
+__all__ = ["FOREIGN", "STOPPED", "VolumeError", "VolumeReadError", "cause", "reason", "warn_of_own"]
 
 LONGEST = 400
 FOREIGN = (Exception, SystemExit)
 """What a model's own code may raise: one that calls ``sys.exit`` ends itself, not the program."""
+_MISTAKES = (NameError, AttributeError, TypeError, LookupError, AssertionError)
 STOPPED = threading.Event()
 """Set by a signal that ends a command. The KeyboardInterrupt that it raises as well can be lost in
 foreign code, such as a finaliser; whoever works for long looks here between two pieces of work."""
@@ -40,6 +42,23 @@ def _speaks_for_itself(error: BaseException) -> bool:
     """Whether the message is one of ours, or the system's own words for a file that is missing."""
     ours = type(error).__module__.startswith("cte_dask")
     return ours or type(error) is ValueError or isinstance(error, OSError)
+
+
+def warn_of_own(error: BaseException) -> None:
+    """Warn of an error that is a mistake of this package, though foreign code is blamed for it.
+
+    Parameters
+    ----------
+    error
+        What was caught where a network's own code runs, and ours.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    ours = trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("cte_dask")
+    if ours and isinstance(error, _MISTAKES):
+        message = f"please report: {type(error).__name__}: {error}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 class VolumeError(ValueError):

@@ -7,8 +7,6 @@ decoder that sees only skips); the rest is the **suffix**. A tile then costs one
 code (eq. 2 of Talks & Kreshuk, arXiv 2503.00450; dropout of whole maps: Tompson et al. 2015,
 arXiv 1411.4280). Where a network cannot be traced, or its split is not provably equal to the plain
 forward pass, the plain pass runs once a perturbation instead and says so.
-
-Forward passes cut at the layers that are perturbed, and how they are run.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cte_dask.errors import FOREIGN, reason
+from cte_dask.errors import FOREIGN, reason, warn_of_own
 from cte_dask.inference.graph import trace_cache as shared
 from cte_dask.inference.graph.bottleneck import (
     BlackBoxError,
@@ -145,8 +143,10 @@ def feature_path(
     if whole:
         return _whole(network, x, names)
     if proof is not None and (names or proof.layers) == proof.layers:
-        with suppress(*FOREIGN):
+        try:
             return _rebuilt(network, x, proof)
+        except FOREIGN as error:
+            warn_of_own(error)
     if network.kind == "module":
         return _module_path(network, x, tuple(names), core, small=small)
     return _graph_path(network.forward, x, tuple(names), core)
@@ -207,6 +207,7 @@ def _module_path(
     except FOREIGN as error:
         if out_of_memory(error):  # the batch is halved, and all is well
             raise
+        warn_of_own(error)
         if known is not None:  # the weights decide more than numbers: a trace of its own
             return _module_path(replace(network, code=""), x, names, core, small=None)
         dead = isinstance(error, UnreachedError) and not reaches_output(module, layers, x)
@@ -214,8 +215,10 @@ def _module_path(
             return _module_path(network, x, names, core, small=small, unused=(*unused, *layers))
         return Plain(layers, channels, f"encoder not shared: {reason(error)}", module)
     if small is not None and not shared.keeps(_small_key(key, small)):
-        with suppress(*FOREIGN):  # else the next ones are proven on whole batches, too
+        try:
             _as_first(plain, None, small, None, _small_key(key, small))
+        except FOREIGN as error:  # the next ones are proven on whole batches, too
+            warn_of_own(error)
     return path
 
 

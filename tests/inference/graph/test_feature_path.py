@@ -230,6 +230,13 @@ def test_a_network_that_cannot_be_traced_runs_plainly_and_says_so():
     assert torch.equal(path.decode(path.encode(x), masks), want)
 
 
+def test_a_mistake_of_our_own_is_not_blamed_on_the_network(monkeypatch):
+    monkeypatch.setattr(module_of_paths, "cut", None)
+    with pytest.warns(RuntimeWarning, match="please report: TypeError"):
+        path = feature_path(network(unet()), tile())
+    assert isinstance(path, Plain)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("form", ["script", "trace", "export"])
 def test_torchscript_and_exported_programs_are_grey_boxes_with_the_same_numbers(form):
