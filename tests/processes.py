@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from cte_dask.inference.forked import METHOD, forking
+from cte_dask.inference.forked import METHOD, forking, hear_interrupts
 
 CONTEXT = multiprocessing.get_context(METHOD)
 
@@ -96,6 +96,7 @@ def _command(
 ) -> None:
     """Run a command as an interpreter of its own would: streams, environment, process group."""
     os.setsid()
+    hear_interrupts()
     os.environ.clear()
     os.environ.update(environment)
     for number, path in ((1, out), (2, err)):

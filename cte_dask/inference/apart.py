@@ -11,13 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from cte_dask.errors import FOREIGN, reason
-from cte_dask.inference.forked import NETWORKS, STARTS, forking
+from cte_dask.inference.forked import NETWORKS, STARTS, forking, hear_interrupts
 
 __all__ = ["Apart", "EndedError", "FailedError", "done_apart", "end_all"]
 
@@ -90,7 +90,8 @@ class Apart:
         self._running = set() if running is None else running
         self._process: Any = None
         self._connection: Any = None
-        self._folder: Any = None
+        self._folder = ""
+        self._left = ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +103,7 @@ class Apart:
         """Do some work and return what it gives; otherwise as `done_apart`."""
         if self._process is None:
             self._start()
-        process, folder = self._process, self._folder.name
+        process, folder = self._process, self._folder
         answer = None
         try:
             with suppress(BrokenPipeError, ConnectionResetError):
@@ -123,22 +124,24 @@ class Apart:
 
     def _start(self) -> None:
         context = forking(self._preload, self._threads)
-        self._folder = tempfile.TemporaryDirectory()
-        self._connection, there = context.Pipe()
-        arguments = there, self._processor_seconds, self._folder.name
-        self._process = context.Process(target=_main, args=arguments)
-        with STARTS:
-            self._process.start()
-        there.close()
-        self._running.add(self._process)
+        with ExitStack() as undone:  # what is stopped here leaves nothing
+            folder = undone.enter_context(tempfile.TemporaryDirectory())
+            here, there = map(undone.enter_context, context.Pipe())
+            arguments = there, self._processor_seconds, folder
+            process = context.Process(target=_main, args=arguments)
+            with STARTS:
+                process.start()
+            there.close()
+            self._process, self._connection, self._folder = process, here, folder
+            self._running.add(process)
+            self._left = undone.pop_all()
 
     def _end(self) -> None:
         if self._process is None:
             return
         self._running.discard(self._process)
         _kill(self._process)
-        self._connection.close()
-        self._folder.cleanup()
+        self._left.close()
         self._process = None
 
 
@@ -188,7 +191,10 @@ def _kill(process: Any) -> None:
 
 
 def _main(connection: Connection, processor_seconds: float | None, folder: str) -> None:
-    _go_apart(processor_seconds, os.path.join(folder, SPEECH))
+    try:
+        _go_apart(processor_seconds, os.path.join(folder, SPEECH))
+    except FileNotFoundError:  # whoever started this was stopped meanwhile
+        return
     while True:
         try:
             work = connection.recv()
@@ -210,6 +216,7 @@ def _forget_speech() -> None:
 
 def _go_apart(processor_seconds: float | None, speech: str) -> None:
     """Become a session of one's own with limited processor time, and speak into a file."""
+    hear_interrupts()
     if hasattr(os, "setsid"):
         import resource
 

@@ -7,13 +7,22 @@ else. Where the system cannot fork, each process starts by itself.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
-__all__ = ["METHOD", "NETWORKS", "STARTS", "WORKERS", "forking", "process_environment"]
+__all__ = [
+    "METHOD",
+    "NETWORKS",
+    "STARTS",
+    "WORKERS",
+    "forking",
+    "hear_interrupts",
+    "process_environment",
+]
 
 METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
@@ -61,8 +70,10 @@ def forking(preload: Sequence[str], threads: int) -> Any:
     context: Any = get_context(METHOD)
     if METHOD == "forkserver":
         from multiprocessing.forkserver import ensure_running
+        from multiprocessing.resource_tracker import ensure_running as ensure_tracker
 
-        with STARTS, _environment(process_environment(threads)):
+        ensure_tracker()  # which lets Ctrl-C through again when it starts
+        with STARTS, _environment(process_environment(threads)), _interrupts_held():
             context.set_forkserver_preload(list(preload))
             ensure_running()
     return context
@@ -81,3 +92,22 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back from this thread, and for good from a process that is started meanwhile.
+
+    A terminal sends it to all processes at once: the server would die of it while it loads.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hear_interrupts() -> None:
+    """Let Ctrl-C through again, in a process that was forked."""
+    if METHOD == "forkserver":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

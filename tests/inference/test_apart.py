@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing.forkserver as forkserver
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import processes
 import pytest
 
 from cte_dask.inference.apart import Apart, EndedError, FailedError, done_apart
+from cte_dask.inference.forked import NETWORKS, forking
 
 
 def number_of(_folder: Path) -> int:
@@ -74,3 +78,28 @@ def test_exit_codes_are_right_when_threads_start_processes_at_a_time(monkeypatch
     with ThreadPoolExecutor(4) as threads:
         endings = Counter(threads.map(ending, range(24)))
     assert endings == {"ended with exit code 7": 24}
+
+
+def interrupted(pipe) -> None:
+    """Start a server, interrupt it while it loads, and ask it for a process."""
+    forking(NETWORKS, threads=1)
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGINT)
+    done_apart(number_of, seconds=60)
+    pipe.send((server, forkserver._forkserver._forkserver_pid))
+
+
+def test_ctrl_c_does_not_end_the_server_while_it_loads():
+    process, line = processes.start(interrupted, daemon=False)
+    before, after = line.recv()
+    assert before == after
+    process.join()
+
+
+def test_what_stops_the_start_of_a_process_is_told_as_it_is(monkeypatch):
+    def stopped(_process: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ForkServerProcess, "start", stopped)
+    with pytest.raises(KeyboardInterrupt), Apart() as apart:
+        apart.do(number_of, seconds=60)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cte_dask.errors import reason
+from cte_dask.inference.forked import hear_interrupts
 from cte_dask.scoring.experiment import versions
 
 if TYPE_CHECKING:
@@ -86,3 +87,4 @@ def _compared(name: str, versions_of: Mapping[str, str]) -> str:
 def dask_setup(_worker: object) -> None:
     """Ignore Ctrl-C from here on; Dask calls this when the worker starts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hear_interrupts()
