@@ -20,6 +20,9 @@ def answer(
 ) -> dict[str, Any] | None:
     """Return the recommended model and its certainty; None if no model can be recommended.
 
+    How often a model is behind the first one is not yet whether it is beaten: where estimated F1
+    does not tell the two apart, it may be as good however surely it is behind.
+
     Parameters
     ----------
     models
@@ -44,6 +47,8 @@ def answer(
     decided = not undecided if race is None else race["decided"]
     return {
         "model": top,
+        "standing": {m["name"]: "may be as good" for m in undecided}
+        | {m["name"]: "clearly beaten" for m in beats},
         "beats": beats,
         "open": undecided,
         "verdict": "alone" if not others else "clear" if decided else "open",

@@ -16,6 +16,7 @@ from cte_dask.consistency.degenerate import (
 )
 from cte_dask.consistency.score_names import ScoreName
 from cte_dask.ranking.consensus import consensus_in
+from cte_dask.ranking.transfer import F1_ERROR
 from cte_dask.report.html.answer import answer
 from cte_dask.report.html.charts import Axis, axis_over, curve_chart, histogram_path
 from cte_dask.report.html.heat_maps import map_data, winners
@@ -86,6 +87,7 @@ def facts(
         "models": models,
         "answer": answer(models, usable, race, as_good=run.ranking["bank"]["as_good"]),
         "bank": run.ranking["bank"],
+        "margin": f"{F1_ERROR:g}",
         "labelled": labelled,
         "judged": any(m["estimated_f1"]["value"] is not None for m in ranked),
         "race": race,
@@ -169,19 +171,18 @@ def _axes(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Place intervals and histograms; return the axes of both for their headings."""
     ends = [_number(m["drawn"][key]) for m in models for key in ("low", "value", "high")]
-    interval = axis_over(ends, 10, 150)
+    interval = axis_over(ends, 10, 120)
     lows = [q for m in models for q in (m["quantiles"][0],) if not math.isnan(q)]
     # From the lowest 5 % quantile, rounded down to 0.05: single outliers do not stretch the axis.
     spread = Axis(math.floor(min(lows, default=0.0) * 20) / 20 * 0.999, 1.0, 0, 240)
     for model, histogram in zip(models, summary.histogram, strict=True):
-        if (drawn := model["drawn"])["value"] is not None:
-            keys = ("low", "value", "high")
-            known = [key for key in keys if drawn[key] is not None]
-            model["at"] = {key: interval.coordinate(drawn[key]) for key in known}
+        keys, drawn = ("low", "value", "high"), model["drawn"]
+        known = [key for key in keys if drawn["value"] is not None and drawn[key] is not None]
+        model["at"] = {key: interval.coordinate(drawn[key]) for key in known}
         if model["cte"] is not None:
             model["median_at"] = spread.coordinate(model["cte"])
         model["histogram"] = histogram_path(histogram.sum(axis=0), spread)
-    return {"marks": interval.marks(5)}, {"marks": spread.marks(4), "low": spread.low}
+    return {"marks": interval.marks(3)}, {"marks": spread.marks(4), "low": spread.low}
 
 
 def _cost(run: FinishedRun, models: int) -> dict[str, Any]:

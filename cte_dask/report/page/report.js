@@ -106,20 +106,44 @@
     view.canvas.setAttribute("aria-label", `${view.title}: ${AXES[view.rows]} down, ${AXES[view.columns]} across, ${where}. Numbers are told above the maps.`);
   }
 
-  // Lengths of the axes on screen: physical, but none so thin that it cannot be seen.
-  function extents() {
-    const physical = data.shape.map((n, i) => n * (data.voxel.every((v) => v) ? data.voxel[i] : 1));
-    const longest = Math.max(physical[1], physical[2]);
-    return physical.map((e, i) => Math.max(Math.min(e / longest, i ? 1 : 0.6), data.cells[i] > 1 ? 0.22 : 0.08));
+  // An axis of one cell has no length to show. One that is three times as long as any other goes
+  // across the page, one map below the other; two maps of it side by side would be slivers.
+  const size = (axis) => data.shape[axis] * (data.voxel.every((v) => v) ? data.voxel[axis] : 1);
+  const extents = [0, 1, 2].map((axis) => (data.cells[axis] > 1 ? size(axis) : 0));
+  const longest = extents.indexOf(Math.max(...extents));
+  const long = extents[longest] > 0 && extents.every((e, axis) => axis === longest || 3 * e <= extents[longest]);
+  const planes = shownPlanes();
+  const ACROSS = long ? [longest] : planes.length > 1 ? [2, 0] : [planes[0][1]];
+  const DOWN = long ? [] : [planes[0][0]];
+
+  // A map of one row or column repeats what another one shows, unless there is no other.
+  function shownPlanes() {
+    const full = PLANES.filter((plane) => plane.slice(0, 2).every((axis) => data.cells[axis] > 1));
+    const line = PLANES.find((plane) => !extents[longest] || plane[2] !== longest);
+    return (full.length ? full : [line]).map(([rows, columns, fixed]) => (long && rows === longest ? [columns, rows, fixed] : [rows, columns, fixed]));
+  }
+
+  // Lengths of the axes on screen: physical, but with cells that can be seen, within the room.
+  function lengths(room) {
+    const share = extents.map((e, axis) => (axis || planes.length === 1 || long ? 1 : 0.6) * Math.min(e / (extents[longest] || 1), 1));
+    const sum = (numbers, axes) => axes.reduce((total, axis) => total + numbers[axis], 0);
+    const unit = Math.min(room / (sum(share, ACROSS) || 1), 440 / (sum(share, DOWN) || 0.1));
+    const least = data.cells.map((n) => (n > 1 ? Math.min(Math.max(10 * n, 88), 440) : 44));
+    const seen = share.map((s, axis) => Math.max(s * unit, least[axis]));
+    const fit = Math.min(1, room / sum(seen, ACROSS));
+    return seen.map((length) => Math.floor(length * fit));
   }
 
   function makeViews(id, title, paint) {
     const box = document.querySelector(`#${id} .planes`);
-    const flat = data.cells[0] === 1;
-    const views = PLANES.slice(0, flat ? 1 : 3).map(([rows, columns, fixed]) => {
-      const canvas = document.createElement("canvas");
+    const views = planes.map(([rows, columns, fixed]) => {
+      const [plane, canvas, axes] = ["div", "canvas", "span"].map((tag) => document.createElement(tag));
       canvas.setAttribute("role", "img");
-      box.append(canvas);
+      axes.className = "small";
+      axes.setAttribute("aria-hidden", "true"); // the map's own label tells it in words
+      axes.textContent = `${AXES[rows]} ↓ ${AXES[columns]} →`;
+      plane.append(canvas, axes);
+      box.append(plane);
       const view = { canvas, rows, columns, fixed, title, paint };
       canvas.addEventListener("click", (event) => {
         const part = [event.offsetY / view.height, event.offsetX / view.width];
@@ -131,11 +155,10 @@
       return view;
     });
     views.resize = () => {
-      const size = extents();
-      const room = Math.min(document.getElementById(id).clientWidth, 520) - 8;
-      const unit = Math.min(room / (size[2] + (flat ? 0 : size[0])), 440 / size[1]);
+      const room = Math.min(document.getElementById(id).clientWidth, long ? 1200 : 520) - 8;
+      const axes = lengths(room);
       for (const view of views) {
-        [view.width, view.height] = [size[view.columns] * unit, size[view.rows] * unit].map(Math.floor);
+        [view.width, view.height] = [axes[view.columns], axes[view.rows]];
         view.canvas.style.width = `${view.width}px`;
         view.canvas.style.height = `${view.height}px`;
       }
@@ -151,6 +174,7 @@
     return `At ${where} (voxels) – ${names[state.model]}: ${shown(valueAt(state.model, state.at))}. ${best}`;
   }
 
+  document.querySelector(".maps").classList.toggle("long", long);
   const views = data.models.length
     ? [...[["map-value", "Consistency", paintValue], ["map-winner", "Winner", paintWinner]].map((v) => makeViews(...v))]
     : [];

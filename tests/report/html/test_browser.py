@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import blobs, write_bank
 from troubled import EVIL, cte
+
+from cte_dask.report.html.facts import facts
+from cte_dask.report.html.page import page
+from cte_dask.results.run_folder import RunFolder
+from cte_dask.volume import write_ome_zarr
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -101,6 +108,52 @@ def test_no_rule_of_accessibility_is_broken(shown):
     told = [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found.response["violations"]]
     assert told == []
     assert len(found.response["passes"]) > 20
+
+
+def test_the_ranking_with_all_its_columns_needs_no_scroll_bar(browser, moved, tmp_path):
+    ranking = json.loads((moved / "ranking.json").read_text())
+    number = {"value": 0.942, "low": 0.937, "high": 0.944}
+    for model in ranking["models"]:
+        model |= {"transfer": number, "consistency": number, "first": 0.995, "beaten": 0.995}
+        model["estimated_f1"] = {**number, "sensitivity": 0.9, "false_positive_rate": 0.1}
+    (moved / "ranking.json").write_text(json.dumps(ranking | {"primary": "transfer"}))
+    content, _ = facts(RunFolder(str(moved)).finished())
+    for model in content["models"]:
+        model["name"] = "nuclei-u2os-sharp"
+    (tmp_path / "report.html").write_text(page({**content, "gallery": None}))
+    for shown in opened(browser, tmp_path / "report.html", "desktop", "light"):
+        assert len(shown.column("#ranking table.sortable thead th")) == 11
+        wide, window = shown.page.evaluate(
+            "(e => [e.scrollWidth, e.clientWidth])(document.querySelector('#ranking .scroll'))"
+        )
+        assert wide <= window
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "last"),
+    [
+        ((1, 32, 640), "y ↓ x →", "x 608–639"),
+        ((1, 640, 64), "x ↓ y →", "y 608–639"),
+        ((20, 32, 32), "y ↓ z →", "z 19"),
+    ],
+    ids=["a line along x", "a strip along y", "one tile a plane"],
+)
+def test_a_long_target_is_one_map_across_the_page(browser, tmp_path, shape, axes, last):
+    bank = write_bank(tmp_path / "bank", 2)
+    target = tmp_path / "target.zarr"
+    write_ome_zarr(target, blobs(shape), axes="zyx", voxel_size_nm=(10.0,) * 3, chunks=(1, 32, 32))
+    options = ["--tile", "1,32,32", "--cluster", "none", "--perturb", "gaussian:0.1", "--quiet"]
+    assert cte("rank", target, "--bank", bank, "--out", tmp_path / "RUN", *options).exit_code == 0
+    assert cte("report", tmp_path / "RUN", "--gallery", "0", "--quiet").exit_code == 0
+    for shown in opened(browser, tmp_path / "RUN" / "report.html", "desktop", "light"):
+        assert shown.column(".planes") == [axes, axes], "the other planes are one row of cells"
+        box = shown.page.locator("#map-value canvas").bounding_box()
+        assert box["width"] > 1000
+        assert box["height"] >= 44
+        click = {"x": box["width"] - 5, "y": 5}
+        shown.page.locator("#map-value canvas").click(position=click)
+        assert last in shown.text("#readout")
+        assert shown.troubles == []
 
 
 def test_columns_sort_both_ways_and_unknown_values_stay_last(desktop):

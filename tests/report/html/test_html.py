@@ -105,6 +105,22 @@ def test_every_model_is_told_with_rank_interval_flag_or_reason(page, ranking):
     assert "incomplete" in page.text
 
 
+def test_being_behind_in_every_resample_is_not_yet_being_beaten(moved, ranking):
+    first, *others = [m for m in ranking["models"] if not m["flags"] and m["rank"] is not None]
+    for model in (first, *others):
+        model["transfer"]["value"] = 0.9
+        model["beaten"] = None if model is first else 1.0
+    for as_good, told in ((True, "may be as good"), (False, "clearly beaten")):
+        ranking["bank"]["as_good"] = [m["name"] for m in others if as_good]
+        (moved / "ranking.json").write_text(json.dumps({**ranking, "primary": "transfer"}))
+        assert cte("report", moved, "--quiet", "--gallery", "0").exit_code == 0
+        text = Page((moved / "report.html").read_text()).text
+        assert text.count(f"{told} behind in 100 %") == len(others) == 1
+        assert (
+            "behind the first one in 95 % of the resamples or more, and by more than 0.05" in text
+        )
+
+
 def test_names_from_outside_are_text_everywhere(html, page):
     assert EVIL in page.text
     assert "<script>alert" not in html
