@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from cte_dask.engine.clusters import ClusterOptions
-from cte_dask.engine.racing.goal import GoalOptions
+from cte_dask.engine.racing.goal import TYPICAL_BLOCKS, GoalOptions
 from cte_dask.scoring.settings import METRICS_HELP, InferenceOptions, ScoringOptions
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cte_dask.engine.anytime import Anytime
     from cte_dask.results.layout import Layout
     from cte_dask.scoring.block_scores import BlockScores
+    from cte_dask.tiles import BlockGrid
 
 __all__ = ["CalibrationOptions", "PlanOptions", "RankOptions", "ShowProgress"]
 
@@ -53,9 +54,38 @@ def show_nothing(
 class PlanOptions(ScoringOptions, ClusterOptions, GoalOptions):
     """What decides the cost of a run."""
 
+    @property
+    def budget(self) -> float | None:
+        """Seconds that an anytime run may spend; None for as many as it takes."""
+        goal = self.goal(1)  # what `until` says does not depend on the target
+        return None if goal is None else goal.seconds
+
     def draws_blocks(self, blocks: int, /) -> bool:
         """Tell whether of so many blocks some are drawn: whether the run is an anytime one."""
         return self.goal(blocks) is not None
+
+    def expected_blocks(self, blocks: BlockGrid, /, *, voting: bool) -> int:
+        """Return the blocks that a model is expected to be scored on.
+
+        An anytime run that looks for the best model is taken for one that ends where half of the
+        simulated ones did (`TYPICAL_BLOCKS`), or where its blocks or its tables of votes are full.
+        What the order of all models takes, or the best few, depends on how near they are to each
+        other: nothing but those two ends is known of it, and it is taken to reach them.
+
+        Parameters
+        ----------
+        blocks
+            The blocks of the target.
+        voting
+            Whether models are compared by what the bank says.
+        """
+        from cte_dask.engine.anytime import most_blocks
+
+        goal = self.goal(len(blocks)) if self.draws_blocks(len(blocks)) else None
+        if goal is None:
+            return len(blocks)
+        most = most_blocks(blocks, goal, voting=voting)
+        return min(most, TYPICAL_BLOCKS[0]) if goal.top == 1 else most
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,7 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
     low = inference.precision != "float32"
     most, seen_by_any = CALIBRATION_TILES if low else 1, _seeing(volume, intensities)
     proofs = real_tiles(seen_by_any, grid, intensities, most=most) if intensities else ()
+    blocks = BlockGrid(grid, options.block or _cut(volume, grid, options))
     candidates, excluded = settle(
         members,
         inference,
@@ -95,19 +96,18 @@ def experiment_of(volume: Volume, bank: ModelBank, options: ScoringOptions) -> E
         perturbations=perturbations,
         apart=options.apart,
         proof=next(iter(proofs), None),
-        runtime=_runtime(options, len(grid), inference.device),
+        runtime=_runtime(options, blocks, len(members), inference.device),
         calibration=proofs if low else (),
         tell=options.tell,
     )
     if options.perturbations is None:
         perturbations = default_perturbations(candidates)
-    per_block = options.block or _cut(volume, grid, options)
     seen = sorted({c for one in candidates for c in one.channels or (volume.channel or 0,)})
     mapped = any(one.channels for one in candidates)
     return Experiment(
         volume=replace(volume, channels=tuple(seen)) if mapped else volume,
         grid=grid,
-        per_block=per_block,
+        per_block=blocks.per_block,
         candidates=candidates,
         excluded=excluded,
         perturbations=perturbations,
@@ -150,10 +150,21 @@ def _cut(volume: Volume, grid: TileGrid, options: ScoringOptions) -> Shape:
     return cut
 
 
-def _runtime(options: ScoringOptions, tiles: int, device: str) -> RuntimeChoice:
+def _runtime(options: ScoringOptions, blocks: BlockGrid, models: int, device: str) -> RuntimeChoice:
+    """Return how runtimes are chosen: by the work of one model in one of the workers.
+
+    A budget of time is shared by the models alike, as long as all of them are scored.
+    """
     check_runtime(options.runtime, device)
-    each = -(-tiles // (options.workers or 1))
-    return RuntimeChoice(options.runtime, each, options.runtimes)
+    number = options.expected_blocks(blocks, voting=_rule(options) == "transfer")
+    tiles = min(number * blocks.tiles_per_block, len(blocks.grid))
+    budget = options.budget
+    return RuntimeChoice(
+        options.runtime,
+        -(-tiles // (options.workers or 1)),
+        options.runtimes,
+        budget and budget / models,
+    )
 
 
 resolve = keywords(ScoringOptions)(experiment_of)

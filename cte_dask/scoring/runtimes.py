@@ -55,7 +55,10 @@ class RuntimeChoice:
     asked
         One of `RUNTIMES`.
     tiles
-        Tiles that a worker will score; None if that is not known, so that a run counts as short.
+        Tiles that a worker is expected to score; None if that is not known, so that a run counts as
+        short.
+    seconds
+        Time that a model's passes may take in a worker; None if nothing bounds it.
     known
         Runtimes by the names of candidates, of the same run before; None if there is none.
     """
@@ -63,6 +66,7 @@ class RuntimeChoice:
     asked: str = "torch"
     tiles: int | None = None
     known: Mapping[str, str] | None = None
+    seconds: float | None = None
 
     def choose(
         self, name: str, ready: Predictor, perturbations: Sequence[Perturbation], *, seconds: float
@@ -82,6 +86,8 @@ class RuntimeChoice:
         """
         asked = self.asked if self.known is None else self.known.get(name, "torch")
         batches = (self.tiles or 0) * ready.samples_per_tile / ready.batch
+        if self.seconds is not None and seconds > 0:
+            batches = min(batches, self.seconds / seconds)
         if asked == "torch" or (asked == "auto" and seconds * batches < LONG_SECONDS):
             return TORCH
         from cte_dask.inference.runtime_trial import try_compiled

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from cte_dask.perturb import Perturbation, usual_strengths
-from cte_dask.tiles import Shape
+from cte_dask.tiles import BlockGrid, Shape
 
 __all__ = [
     "InferenceOptions",
@@ -207,9 +207,26 @@ class ScoringOptions(InferenceOptions):
     apart: bool = False
     runtimes: Mapping[str, str] | None = None
 
+    @property
+    def budget(self) -> float | None:
+        """Seconds that may be spent; None for as many as it takes."""
+        return None
+
     def draws_blocks(self, _: int, /) -> bool:
         """Tell whether of so many blocks of a target some are drawn, rather than all scored."""
         return False
+
+    def expected_blocks(self, blocks: BlockGrid, /, *, voting: bool) -> int:
+        """Return the blocks that a model will be scored on: all, though who scores may stop.
+
+        Parameters
+        ----------
+        blocks
+            The blocks of the target.
+        voting
+            Whether models are compared by what the bank says.
+        """
+        return len(blocks)
 
 
 A = TypeVar("A")

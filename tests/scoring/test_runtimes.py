@@ -14,6 +14,7 @@ from conftest import blobs, write_bank
 from torch import Tensor, nn
 
 import cte_dask
+from cte_dask.engine import anytime
 from cte_dask.inference import runtime_trial
 from cte_dask.inference.graph.inductor_passes import InductorPasses
 from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
@@ -21,11 +22,13 @@ from cte_dask.inference.settings import TORCH, Runtime
 from cte_dask.models import load_bank
 from cte_dask.models.unet import UNet
 from cte_dask.perturb import Perturbation
+from cte_dask.ranking import options as rank_options
+from cte_dask.ranking.options import PlanOptions, RankOptions
 from cte_dask.ranking.rank_target import rank_target
 from cte_dask.results.experiment_file import reopen
 from cte_dask.scoring import runtimes
 from cte_dask.scoring.loaded import load_candidate, predictor
-from cte_dask.scoring.resolve import resolve
+from cte_dask.scoring.resolve import experiment_of, resolve
 from cte_dask.scoring.runtimes import RuntimeChoice
 from cte_dask.scoring.settings import TargetOptions
 from cte_dask.volume import open_volume, write_ome_zarr
@@ -136,6 +139,56 @@ def test_what_does_not_pay_is_left_to_torch(volume, bank, monkeypatch, seconds, 
     assert (runtime.name, runtime.why) == ("torch", why)
     assert ready.passes.compiled is None
     assert runtime.to_dict()["why"] == why
+
+
+EACH = {**OPTIONS, "batch": 1, "block": (1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("options", "tiles"),
+    [
+        (PlanOptions(**EACH), 8),
+        (PlanOptions(**EACH, until="decided"), 3),
+        (PlanOptions(**EACH, until="decided", workers=2), 2),
+        (PlanOptions(**EACH, until="2"), 2),
+        (PlanOptions(**EACH, full_order=True), 5),
+        (PlanOptions(**EACH, full_order=True, rank_by="consistency"), 8),
+        (RankOptions(**EACH, shard="1/2", workers=2), 4),
+    ],
+    ids=["all", "decided", "by two", "two blocks", "tables of votes", "all blocks", "a shard"],
+)
+def test_compiling_pays_by_the_tiles_that_a_run_is_expected_to_score(
+    volume, bank, monkeypatch, options, tiles
+):
+    monkeypatch.setattr(runtimes, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(rank_options, "TYPICAL_BLOCKS", (3, 6))
+    monkeypatch.setattr(anytime, "MOST_VOTING_TILES", 5)
+    timed(monkeypatch, compiling=1000.0, openvino=1.0, torch=2.0)
+    first, _ = experiment_of(volume, bank, options).candidates
+    assert first.runtime.why == f"compiling takes 1000.0 s, and would save {tiles:.1f} s"
+
+
+def test_a_budget_of_time_bounds_what_compiling_can_save(volume, bank, monkeypatch):
+    ready = model(volume, bank, batch=1)
+    timed(monkeypatch, compiling=1000.0, openvino=1.0, torch=2.0)
+    assert (
+        RuntimeChoice("auto", tiles=10**6, seconds=59.0).choose(
+            "model-0", ready, DROPOUT, seconds=0.5
+        )
+        == TORCH
+    ), "too short for a trial, however large the target"
+    runtime = RuntimeChoice("auto", tiles=10**6, seconds=90.0).choose(
+        "model-0", ready, DROPOUT, seconds=0.5
+    )
+    assert runtime.why == "compiling takes 1000.0 s, and would save 180.0 s"
+
+
+def test_a_run_tells_its_budget_of_time(volume, bank, monkeypatch):
+    monkeypatch.setattr(runtimes, "LONG_SECONDS", 0.0)
+    timed(monkeypatch, compiling=1000.0, openvino=1.0, torch=2.0)
+    options = PlanOptions(**EACH, until="0.000001s")
+    first, _ = experiment_of(volume, bank, options).candidates
+    assert first.runtime.why == "compiling takes 1000.0 s, and would save 0.0 s"
 
 
 def test_predictions_that_differ_are_never_used(volume, bank, monkeypatch):
