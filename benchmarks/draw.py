@@ -47,6 +47,17 @@ task, does not need is not loaded; workers are forked from a process that has lo
 halo that was measured before is taken from the cache folder where the network still gives the same
 of noise:
 """
+FIVE = """`benchmarks/five_perturbations.py`, {machine}, {date}: {models} of the 2D U-Nets of
+`benchmarks/roofline.py`, {tiles} tiles of 256 x 256. Operations of a tile, counted, and processor
+time from its voxels to scores. Under dropout the encoder's outputs are the reference's, and the
+decoder alone runs again; what changes the image needs a whole pass, `zoom` one of another extent.
+Ratios of passes are to the reference, those of sums to reference and dropout:
+"""
+SCALES = """The same networks under dropout, every block scored at each scale. A scale s shows them
+s² times the pixels of a tile, with the same halo of {halo} pixels around: at small scales most of
+what they see is halo. At scales other than 1 layers are not cut to what the tile depends on. An
+anytime run drops most candidates early.
+"""
 ENGINES = """`benchmarks/engines.py`, {machine}, {date}: the blocks of a volume of 256 x 256 x 256
 with their halo, 23 million voxels, read by zarr-python (with obstore from S3, with fsspec over
 http, and with the chunks of a shard fetched together) and by tensorstore, in turn in one process:
@@ -93,6 +104,7 @@ def page(measurements: list[tuple[str, dict[str, Any]]]) -> str:
     lines.append(memory())
     lines.append(scheduling())
     lines.append(start())
+    lines.append(more())
     lines.append(engines())
     return "\n".join(lines)
 
@@ -173,6 +185,39 @@ def start() -> str:
     return "\n".join(["## The start of a run\n", said, *table(heading, rows)])
 
 
+def more() -> str:
+    """Return the tables of what more perturbations and more scales cost, a line a pass or scale."""
+    record = json.loads((RESULTS / "five-perturbations.json").read_text())
+    five, four = record["perturbations"], record["scales"]
+    passes, scales = five["flops_a_tile"], four["flops_a_tile"]
+
+    def row(title: str, flops: float, unit: float, *more: str) -> list[str]:
+        return [title, f"{flops / 1e9:.2f}", number(flops / unit), *more]
+
+    reference, alone = passes["reference"], passes["reference"] + passes["dropout:0.2"]
+    rows = [row(title, flops, reference, "") for title, flops in passes.items()]
+    rows.append(row("**reference and dropout**", alone, alone, number(1)))
+    rows.append(
+        row("**reference and all five**", sum(passes.values()), alone, spread(five["cpu_ratio"]))
+    )
+    heading = ["Pass", "GFLOP a tile", "operations, ratio", "processor, ratio"]
+    lines = [*table(heading, rows)]
+    rows = [
+        row(scale, flops, scales["1"], number(float(scale) ** 2), number(1) if scale == "1" else "")
+        for scale, flops in scales.items()
+    ]
+    last = number(four["pixels_ratio"]), spread(four["cpu_ratio"])
+    rows.append(row("**all four**", sum(scales.values()), scales["1"], *last))
+    heading = ["Scale", "GFLOP a tile", "operations, ratio", "pixels, ratio", "processor, ratio"]
+    lines += [SCALES.format(halo=record["halo"]), *table(heading, rows)]
+    said = FIVE.format(**{**record, "machine": record["machine"]["processor"]})
+    return "\n".join(["## More perturbations, and more scales\n", said, *lines])
+
+
+def spread(ratio: dict[str, float]) -> str:
+    return f"{number(ratio['median'])} ({number(ratio['low'])}–{number(ratio['high'])})"
+
+
 def engines() -> str:
     """Return the table of what reads targets, a line a layout and place, and what follows."""
     record = json.loads((RESULTS / "engines.json").read_text())
@@ -182,7 +227,7 @@ def engines() -> str:
             continue
         times = [record["ratios"][f"{title}: zarr-python / tensorstore, wall_s"]]
         times.append(record["ratios"][f"{title}: zarr-python / tensorstore, cpu_s"])
-        spreads = [f"{number(r['median'])} ({number(r['low'])}–{number(r['high'])})" for r in times]
+        spreads = [spread(r) for r in times]
         pair = [figure[name] for name in ("zarr-python", "tensorstore")]
         seconds = [number(row["wall_s"]["median"]) for row in pair]
         counts = [f"{row['requests']}, {row['megabytes']:.0f} MB" for row in pair]
