@@ -7,12 +7,12 @@ import weakref
 
 import pytest
 import torch
+from plain_passes import assert_as_plain
 from torch import Tensor, nn
 
 from cte_dask.inference.graph import feature_path as feature
 from cte_dask.inference.graph import proving
 from cte_dask.inference.graph import trace_cache as shared
-from cte_dask.inference.graph.bottleneck import hooked
 from cte_dask.models.network import Network
 from cte_dask.models.unet import UNet
 
@@ -51,14 +51,6 @@ def traced(monkeypatch) -> list[object]:
 def path_of(module: nn.Module, x: Tensor, code: str = "unet"):
     module.eval().requires_grad_(False)
     return feature.feature_path(Network(forward=module, kind="module", code=code), x)
-
-
-def assert_as_plain(path, module: nn.Module, x: Tensor) -> None:
-    masks = [torch.rand(len(x), c, 1, 1) for c in path.channels]
-    with torch.inference_mode(), hooked(module, path.layers, lambda i, y: y * masks[i]):
-        want = module(x)
-    with torch.inference_mode():
-        torch.testing.assert_close(path.decode(path.encode(x), masks), want, rtol=1e-5, atol=1e-6)
 
 
 def test_models_of_one_code_are_traced_once_and_keep_their_own_weights(traced):
