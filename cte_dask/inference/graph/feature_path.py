@@ -237,7 +237,7 @@ def _as_first(
     shared.keep(key, plain.module, plain.layers, plain.channels, halves)
     path = faster(proven, core)
     shared.keep_form(key, core, form_of(path))
-    shared.keep_recipes(key, path)
+    shared.keep_recipes(path)
     return path
 
 
@@ -286,13 +286,13 @@ def _as_known(
         form = shared.form_of(key, core)
         if form is None:  # of a tile that lies elsewhere, all of the path is compared
             small, form = None, _form_for_other(core, key)
-        path = tested = _formed(filled, form, x.device, key)
+        path = tested = _formed(filled, form, x.device)
         like = None if small is None else shared.recall(_small_key(key, small), plain.module)
         place = core
         if small is not None and like is not None:
             x, place = small, None
             short = Split(plain.layers, plain.channels, "", *like.halves)
-            tested = _formed(short, Form(form.kind), x.device, _small_key(key, small))
+            tested = _formed(short, Form(form.kind), x.device)
         masks, other = example_masks(x, plain.channels, random=True), other_input(x)
         same = is_same(tested, x, masks, plain.run(x, masks)) and is_same(
             tested, other, masks, plain.run(other, masks), core=place
@@ -303,7 +303,7 @@ def _as_known(
     return path
 
 
-def _formed(filled: Split, form: Form, device: torch.device, key: shared.Key) -> Split:
+def _formed(filled: Split, form: Form, device: torch.device) -> Split:
     """Return a filled trace in a form; what was done to its graph for others is not done again.
 
     Raises
@@ -311,10 +311,10 @@ def _formed(filled: Split, form: Form, device: torch.device, key: shared.Key) ->
     ValueError
         If its graph does not take that form.
     """
-    path = filled if form.kind == "split" else shared.refilled(key, form.kind, filled)
+    path = filled if form.kind == "split" else shared.refilled(form.kind, filled)
     if path is None:
         path = formed(filled, form, device)
-        shared.keep_recipes(key, path)
+        shared.keep_recipes(path)
     if form.core is not None and (path := cut_to(path, form.core)) is None:
         raise ValueError("a tile depends on all of its frame")
     return path
@@ -347,7 +347,7 @@ def _rebuilt(network: Network, x: Tensor, proof: Proof) -> FeaturePath:
             )
             halves, _ = _traced_halves(plain, x, masks)
             shared.keep(key, module, layers, channels, halves)
-        return _formed(Split(layers, channels, "", *halves), proof.form, x.device, key)
+        return _formed(Split(layers, channels, "", *halves), proof.form, x.device)
 
 
 def _bottleneck(module: nn.Module, x: Tensor, unused: Collection[str]) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,15 +21,12 @@ from torch.fx.node import map_arg
 from cte_dask.inference.graph.boxes import Step, step_of, whole_of
 from cte_dask.inference.graph.paths import Inner, Split
 from cte_dask.inference.graph.places import Box, Core
-from cte_dask.inference.graph.private_torch import LazyGraph, share_code
-from cte_dask.inference.graph.refill import of_many
+from cte_dask.inference.graph.private_torch import LazyGraph
+from cte_dask.inference.graph.refill import Recipe, rewritten
 
 __all__ = ["cut_to", "narrowed"]
 
 _ATEN = torch.ops.aten
-_Kept = tuple[Graph, type[GraphModule], dict[str, Box]]
-_KNOWN: WeakKeyDictionary[Graph, dict[tuple[Box, ...], _Kept]] = WeakKeyDictionary()
-"""What was written, by the graph that it was written of: networks of one architecture share it."""
 
 
 def cut_to(split: Split, core: Core) -> Split | None:
@@ -76,12 +72,10 @@ def narrowed(module: GraphModule, wanted: Sequence[Box]) -> tuple[GraphModule, d
         The graph, and by name the box of each of its inputs that are maps: what it is to be given
         in place of the whole map.
     """
-    known = _KNOWN.setdefault(module.graph, {})
-    if (kept := known.get(key := tuple(wanted))) is not None:
-        graph, kind, inputs = kept
-        filled = LazyGraph(module, graph)
-        share_code(filled, kind)
-        return of_many(filled), inputs
+    known = rewritten(module.graph)
+    if (key := tuple(wanted)) in known:
+        recipe, inputs = known[key]
+        return recipe.filled(module), inputs
     nodes: list[Node] = list(module.graph.nodes)
     needs: dict[Node, Box] = {}
     for result, box in zip(_results(nodes[-1]), wanted, strict=True):
@@ -93,8 +87,8 @@ def narrowed(module: GraphModule, wanted: Sequence[Box]) -> tuple[GraphModule, d
             for argument in () if step.is_number else node.all_input_nodes:
                 _widen(needs, argument, step.reads.get(argument, whole_of(argument)))
     written, inputs = _Writer(module, needs, steps).written(wanted)
-    known[key] = written.graph, type(written), inputs
-    return of_many(written), inputs
+    known[key] = Recipe.of(written), inputs
+    return written, inputs
 
 
 def _results(output: Node) -> list[Node]:

@@ -10,14 +10,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch.fx import Graph, GraphModule
 
 from cte_dask.inference.graph.private_torch import LazyGraph, share_code
 from cte_dask.inference.graph.weights import Made, notes_of
 
-__all__ = ["Recipe", "constants_of", "of_many"]
+__all__ = ["Recipe", "constants_of", "of_many", "rewritten"]
+
+_REWRITTEN: WeakKeyDictionary[Graph, dict[object, Any]] = WeakKeyDictionary()
+
+
+def rewritten(graph: Graph) -> dict[object, Any]:
+    """Return what was written of a graph so far, by what was asked for: recipes hold it.
+
+    Networks of one architecture share their graphs. What is kept here is forgotten with the graph
+    that it was written of, and refers to nothing of it.
+    """
+    return _REWRITTEN.setdefault(graph, {})
 
 
 def constants_of(module: GraphModule) -> dict[str, Any]:
@@ -75,5 +88,5 @@ class Recipe:
         if name not in values:
             made = self.made.get(name)
             held = partial(self._held, source, values)
-            values[name] = getattr(source, name) if made is None else made(held)
+            values[name] = attrgetter(name)(source) if made is None else made(held)
         return values[name]

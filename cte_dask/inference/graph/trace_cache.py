@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule
 from cte_dask.inference.graph.paths import Form, Split
 from cte_dask.inference.graph.places import Core
 from cte_dask.inference.graph.private_torch import LazyGraph
-from cte_dask.inference.graph.refill import Recipe, of_many
+from cte_dask.inference.graph.refill import Recipe, of_many, rewritten
 
 __all__ = [
     "Key",
@@ -134,40 +134,31 @@ def keep_form(key: Key, core: Core | None, form: Form) -> None:
         _FORMS.popitem(last=False)
 
 
-Traced = tuple[Graph, Graph]
-_RECIPES: OrderedDict[tuple[Key, str], tuple[Traced, tuple[Recipe, ...]]] = OrderedDict()
-
-
-def keep_recipes(key: Key, path: Split) -> None:
-    """Keep how a trace of a key was folded, fused and split."""
-    if key is None or path.traced is None:
+def keep_recipes(path: Split) -> None:
+    """Keep how a trace was folded, fused and split, for as long as its graphs are kept."""
+    if path.traced is None:
         return
     kind = "fused" if path.once is None else "once"
     prefix, suffix = path.traced
     parts = [(path.prefix, prefix), (path.suffix, suffix)]
     parts += [] if path.once is None else [(path.once, suffix)]
     recipes = [(Recipe.of(module), source) for module, source in parts]
-    if not all(recipe.fits(source) for recipe, source in recipes):
-        return
-    _RECIPES[key, kind] = _graphs(prefix, suffix), tuple(recipe for recipe, _ in recipes)
-    while len(_RECIPES) > _MOST:
-        _RECIPES.popitem(last=False)
+    if all(recipe.fits(source) for recipe, source in recipes):
+        rewritten(prefix.graph)[kind] = tuple(recipe for recipe, _ in recipes)
 
 
-def refilled(key: Key, kind: str, split: Split) -> Split | None:
-    """Return a trace of a key folded, fused and split as before; None if that is not known.
+def refilled(kind: str, split: Split) -> Split | None:
+    """Return a trace folded, fused and split as before; None if that is not known.
 
     Parameters
     ----------
-    key
-        See `recall`.
     kind
         Of its `cte_dask.inference.graph.paths.Form`.
     split
         The trace, filled with weights.
     """
-    traced, recipes = _RECIPES.get((key, kind), (None, ()))
-    if traced != _graphs(split.prefix, split.suffix):  # of another trace, or none
+    recipes: tuple[Recipe, ...] = rewritten(split.prefix.graph).get(kind, ())
+    if not recipes:
         return None
     of_prefix, of_suffix, *rest = recipes
     return replace(
@@ -177,10 +168,6 @@ def refilled(key: Key, kind: str, split: Split) -> Split | None:
         once=rest[0].filled(split.suffix) if rest else None,
         traced=(split.prefix, split.suffix),
     )
-
-
-def _graphs(prefix: GraphModule, suffix: GraphModule) -> Traced:
-    return prefix.graph, suffix.graph
 
 
 def _half(half: GraphModule, names: dict[int, str]) -> _StoredGraph | None:

@@ -11,7 +11,7 @@ from plain_passes import assert_as_plain
 from torch import Tensor, nn
 
 from cte_dask.inference.graph import feature_path as feature
-from cte_dask.inference.graph import proving
+from cte_dask.inference.graph import proving, refill
 from cte_dask.inference.graph import trace_cache as shared
 from cte_dask.models.network import Network
 from cte_dask.models.unet import UNet
@@ -43,7 +43,7 @@ def traced(monkeypatch) -> list[object]:
     calls: list[object] = []
     real = feature.traced
     monkeypatch.setattr(feature, "traced", lambda f, *x: calls.append(f) or real(f, *x))
-    for name in ("_KEPT", "_FORMS", "_RECIPES"):
+    for name in ("_KEPT", "_FORMS"):
         monkeypatch.setattr(shared, name, type(shared._KEPT)())
     return calls
 
@@ -145,7 +145,7 @@ def test_graphs_are_rewritten_once_and_filled_to_the_same_bits(traced, monkeypat
     for seed, path in zip((1, 2), paths, strict=True):
         assert path.note == ""
         assert_as_plain(path, made(seed), x)
-        shared._RECIPES.clear()
+        refill._REWRITTEN.clear()
         masks = [torch.rand(2, c, 1, 1) for c in path.channels]
         with torch.inference_mode():
             fresh = opened(seed)
@@ -175,3 +175,18 @@ def test_graphs_that_are_kept_keep_no_weights(traced):
         del path
         gc.collect()
         assert [weight() for weight in weights] == [None] * 3
+
+
+def test_what_was_written_of_a_graph_is_forgotten_with_it(traced):
+    core = slice(44, 52), slice(40, 56)
+    network = Network(forward=unet(0), kind="module", code="unet")
+    before = set(refill._REWRITTEN)
+    path = feature.feature_path(network, torch.rand(2, 1, 96, 96), core=core)
+    assert path.inner is not None
+    new = [weakref.ref(graph) for graph in set(refill._REWRITTEN) - before]
+    assert len(new) > 1, "of the trace, and of what is cut to the tile"
+    del path
+    shared._KEPT.clear()
+    for _ in range(2):  # the trace, then what was written of it
+        gc.collect()
+    assert [graph() for graph in new] == [None] * len(new)
