@@ -38,11 +38,11 @@ def answer(
     if not recommendable:
         return None
     top, others = recommendable[0], recommendable[1:]
+    told = [m for m in others if m["name"] not in as_good]
     if race is None:
-        told = [m for m in others if m["name"] not in as_good]
         beats = [m for m in told if (m["beaten"] or 0.0) >= CLEAR]
     else:
-        beats = [m for m in others if m["name"] not in {*race["close"], *race["rivals"]}]
+        beats = [m for m in told if m["name"] not in {*race["close"], *race["rivals"]}]
     undecided = [m for m in others if m not in beats]
     decided = not undecided if race is None else race["decided"]
     return {

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import yaml
 from processes import Command
 from troubled import EVIL, cte
 
+from cte_dask.engine.racing.goal import Goal
 from cte_dask.report.html.charts import ticks
 from cte_dask.report.html.heat_maps import NOT_SCORED, SAYS_NOTHING
 from cte_dask.results.provenance import shown_url
@@ -119,6 +121,24 @@ def test_being_behind_in_every_resample_is_not_yet_being_beaten(moved, ranking):
         assert (
             "behind the first one in 95 % of the resamples or more, and by more than 0.05" in text
         )
+
+
+def test_what_a_race_has_proven_is_not_clearly_beaten_either_if_estimates_say_so(moved, ranking):
+    first, other = [m for m in ranking["models"] if not m["flags"] and m["rank"] is not None]
+    for model in (first, other):
+        model["transfer"]["value"] = 0.9
+    race = {"verdict": "decided: the first is the best", "decided": True, "goal": asdict(Goal())}
+    race |= {"proven": [first["name"]], "close": [], "rivals": [], "dropped": {}}
+    for as_good, told, beats in (([other["name"]], "may be as good", 0), ([], "clearly beaten", 1)):
+        ranking["bank"]["as_good"] = as_good
+        ranking["blocks"]["sampled"] = 1
+        (moved / "ranking.json").write_text(json.dumps({**ranking, **race, "primary": "transfer"}))
+        assert cte("report", moved, "--quiet", "--gallery", "0").exit_code == 0
+        text = Page((moved / "report.html").read_text()).text
+        assert f"Clearly beats {beats} of 1 error at most 5 % in all, and by more than 0.05" in text
+        assert "✓ Decided. decided: the first is the best" in text
+        assert (f"±0.05: {other['name']} may be as good" in text) == bool(as_good)
+        assert f" {told} " in text[text.index("Against the first") :]
 
 
 def test_names_from_outside_are_text_everywhere(html, page):
