@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cte_dask.inference.graph.inductor_passes import InductorPasses
 from cte_dask.inference.graph.openvino_passes import OpenVinoPasses
 from cte_dask.inference.graph.paths import FeaturePath, Split, example_masks
-from cte_dask.inference.graph.places import Core
+from cte_dask.inference.graph.places import Core, inner_view
 from cte_dask.inference.graph.together import CompiledPasses
 
 __all__ = ["Passes", "Seen", "alike", "correlation", "fitting", "padded"]
@@ -63,6 +63,15 @@ class Passes:
     def along(self, path: FeaturePath | None, x: Tensor) -> Passes:
         """Return what runs batches shaped like `x` along another path, by the same runtime."""
         return Passes(self.forward, path, tuple(x.shape[2:])).run_by(self.runtime)
+
+    def framed(self, output: Tensor) -> Tensor:
+        """Return an output that is cut to the tile at its place in the frame, with zeros around."""
+        cut = None if self.path is None else self.path.cut_at
+        if cut is None:
+            return output
+        frame = output.new_zeros(*output.shape[:2], *self.extent)
+        inner_view(frame, cut).copy_(output)
+        return frame
 
     @property
     def form(self) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ from cte_dask.arrays import dtype_of, from_torch, namespace, to_torch
 from cte_dask.inference.device import arithmetic
 from cte_dask.inference.graph.feature_path import FeaturePath, feature_path, moved_path
 from cte_dask.inference.graph.paths import Proof, proof_of
-from cte_dask.inference.graph.places import Core
+from cte_dask.inference.graph.places import Core, seen_at
 from cte_dask.inference.inputs import TileGroup, cut_small, feature_masks, perturbed, samples
 from cte_dask.inference.instances import tile_labels
 from cte_dask.inference.outputs import (
@@ -142,12 +142,11 @@ class Predictor:
 
     def open(self) -> None:
         """Trace the network for its batch: for feature perturbation, and for quicker passes."""
-        spec = self.spec
+        spec, frame = self.spec, self.frame
         self._moved.clear()
-        inside = [slice(b, b + t) for b, t in zip(self.frame.before, self.tile, strict=True)]
-        # a segmenter sees the whole frame, and so does what resamples
-        uncut = self.instances or self.frame.shape != self.frame.extent
-        self.core: Core | None = None if uncut else tuple(inside[-spec.dims :])
+        inside = tuple(slice(b, b + t) for b, t in zip(frame.before, self.tile, strict=True))
+        tile = seen_at(inside[-spec.dims :], frame.shape, frame.extent)
+        self.core: Core | None = None if self.instances else tile  # a segmenter sees all of it
         opened = None
         try:
             with self.arithmetic():
@@ -327,6 +326,7 @@ class Predictor:
         """Run the reference (or one input-perturbed) pass and one decoder pass a set of masks."""
         passes, warp = self.passes_of(view, warp, self.passes), warp or unmoved(view)
         core, frame = passes.core, view.frame
+        cut_to = core if frame.shape == frame.extent else None
         predictions: list[list[Prediction]] = [[] for _ in range(1 + len(masks))]
         with torch.inference_mode(), self.arithmetic():
             for low in range(0, len(samples), self.batch):
@@ -335,7 +335,8 @@ class Predictor:
                 cut = [[padded(m[rows], self.batch) for m in layers] for layers in masks]
                 outputs = passes.run(padded(samples[rows], self.batch), cut, core=core)
                 for batches, output in zip(predictions, outputs, strict=True):
-                    batches.append(self._predicted(output[:n], warp, frame, low, core=core))
+                    maps = output if cut_to else passes.framed(output)
+                    batches.append(self._predicted(maps[:n], warp, frame, low, core=cut_to))
         return [self._tiles(batches, warp, frame) for batches in predictions]
 
     def passes_of(self, view: View, warp: Warp | None, passes: Passes) -> Passes:
@@ -353,6 +354,7 @@ class Predictor:
         if warp is None or passes.path is None:
             return passes
         reads = getattr(warp, "reads", None) if self.core else None
+        reads = reads and seen_at(reads, view.frame.shape, view.frame.extent)
         key = (view.frame.extent, str(reads), type(passes.compiled))
         if key not in self._moved:
             x = self.example(view)

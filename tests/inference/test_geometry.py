@@ -14,6 +14,7 @@ from cte_dask.consistency.binary import nhd
 from cte_dask.inference.try_out import flops_per_tile
 from cte_dask.models import load_bank
 from cte_dask.results.block_codec import encoded
+from cte_dask.scoring import loaded
 from cte_dask.scoring.block_scores import STATUS, TileScores, joined
 from cte_dask.scoring.loaded import predictor
 from cte_dask.scoring.resolve import resolve
@@ -261,3 +262,28 @@ def test_a_pass_that_is_moved_costs_less_and_gives_what_the_whole_network_gives(
     want, dear = predicted()
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
     assert cheap < 0.9 * dear
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.8, 1.3, 2])
+@pytest.mark.parametrize(("dims", "tile"), [(2, (2, 32, 40)), (3, (16, 20, 16))])
+def test_layers_of_a_network_that_resamples_run_where_the_tile_lies_too(
+    tmp_path, monkeypatch, dims, tile, scale
+):
+    volume = open_volume(blobs((tile[0], 2 * tile[1], tile[2])))
+    bank = load_bank(str(write_bank(tmp_path, 1, dims=dims, halo=8)))
+    asked = ["dropout:0.2", "gaussian:0.1", "mirror", "zoom:1.25"]
+
+    def predicted() -> tuple[np.ndarray, int]:
+        loaded.READY.clear()
+        experiment = resolve(volume, bank, tile=tile, perturbations=asked, scales=[scale])
+        ready = predictor(experiment.candidates[0], experiment.inference)
+        maps = [passes for _, _, passes in predict_tiles(experiment, 0, experiment.draws)]
+        cost = flops_per_tile(ready, experiment.draws)
+        return np.array([np.stack(passes) for passes in maps]), cost
+
+    got, cheap = predicted()
+    monkeypatch.setattr("cte_dask.inference.graph.feature_path.cut_to", lambda *_: None)
+    monkeypatch.setattr("cte_dask.inference.graph.proving.cut_to", lambda *_: None)
+    want, dear = predicted()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+    assert cheap < dear

@@ -51,9 +51,15 @@ class FeaturePath(ABC):
     note: str
 
     @property
+    def cut_at(self) -> Core | None:
+        """What of an output is given where it is cut to the tile; None if it cannot be."""
+        return None
+
+    @property
     def core(self) -> Core | None:
         """Where the tile lies in outputs that are cut to it; None if none can be."""
-        return None
+        cut = self.cut_at
+        return None if cut is None else tuple(slice(0, c.stop - c.start) for c in cut)
 
     @abstractmethod
     def encode(self, x: Tensor, *, cropped: bool = False) -> tuple[Tensor, ...]:
@@ -123,11 +129,9 @@ class Split(FeaturePath):
     inner: Inner | None = None
 
     @property
-    def core(self) -> Core | None:
-        """See `FeaturePath.core`."""
-        if self.inner is None:
-            return None
-        return tuple(slice(0, c.stop - c.start) for c in self.inner.core)
+    def cut_at(self) -> Core | None:
+        """See `FeaturePath.cut_at`."""
+        return None if self.inner is None else self.inner.core
 
     def encode(self, x: Tensor, *, cropped: bool = False) -> tuple[Tensor, ...]:
         """See `FeaturePath.encode`."""
