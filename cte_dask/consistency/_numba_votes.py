@@ -1,7 +1,8 @@
-"""The vote patterns of `vote_patterns` on the CPU: 64 voxels of 64 models are transposed at a time.
+"""The vote patterns of `vote_patterns` on the CPU, a word of 64 voxels at a time.
 
-Where all models agree on 64 neighbouring voxels, which is most of an image, one comparison a model
-counts them all.
+The voxels of a word are one set; each model cuts every set in two, those it calls foreground and
+those it does not. What is left are as many sets as the word has patterns: one where all models
+agree on 64 neighbouring voxels, which is most of an image.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arguments by position
@@ -12,105 +13,77 @@ from numba import njit
 
 __all__ = ["count_patterns"]
 
-LANES = 64
-EVERY_BIT = np.uint64(0xFFFFFFFFFFFFFFFF)
+WORD = 64
 NONE = np.uint64(0)
 ONE = np.uint64(1)
 
 
 @njit(nogil=True, cache=True)
-def _transpose(square):  # type: ignore[no-untyped-def]
-    """Transpose 64 words of 64 bits in place: bit v of word m becomes bit m of word v.
+def _add(table, patterns, counts, rows, voters, i, voxels):  # type: ignore[no-untyped-def]
+    """Count the voxels of set i; return the rows in use, one too many if none is left for it.
 
-    Halves, quarters … are exchanged (Warren, Hacker's Delight, 2012, section 7-3).
+    `table` holds row numbers by the hash of their pattern, with open addressing.
     """
-    width = 32
-    keep = np.uint64(0x00000000FFFFFFFF)
-    while width:
-        shift = np.uint64(width)
-        row = 0
-        while row < LANES:
-            swapped = ((square[row] >> shift) ^ square[row + width]) & keep
-            square[row] ^= swapped << shift
-            square[row + width] ^= swapped
-            row = (row + width + 1) & ~width
-        width //= 2
-        keep ^= keep << np.uint64(width)
-
-
-@njit(nogil=True, cache=True)
-def _slot(table, patterns, pattern):  # type: ignore[no-untyped-def]
-    """Return the slot of a pattern in an open-addressing table of row numbers, or a free one."""
-    mixed = NONE
-    for word in pattern:
-        mixed = (mixed ^ word) * np.uint64(0x9E3779B97F4A7C15)
+    mixed, groups = NONE, patterns.shape[1]
+    for k in range(groups):
+        mixed = (mixed ^ voters[i, k]) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
     slots = np.uint64(len(table) - 1)
     slot = (mixed ^ (mixed >> np.uint64(32))) & slots
-    while table[slot] >= 0:
-        row = table[slot]
-        equal = True
-        for number in range(len(pattern)):
-            equal &= patterns[row, number] == pattern[number]
-        if equal:
-            break
-        slot = (slot + ONE) & slots
-    return slot
-
-
-@njit(nogil=True, cache=True)
-def _add(table, patterns, counts, rows, pattern, voxels):  # type: ignore[no-untyped-def]
-    """Count voxels of one pattern; return the rows in use, one too many if none is left for it."""
-    slot = _slot(table, patterns, pattern)
-    if table[slot] < 0:
-        if rows == len(counts):
+    while True:
+        row, k = table[slot], 0
+        if row < 0:
+            if rows == len(counts):
+                return rows + 1
+            table[slot] = rows
+            for k in range(groups):
+                patterns[rows, k] = voters[i, k]
+            counts[rows] = voxels
             return rows + 1
-        table[slot] = rows
-        patterns[rows] = pattern
-        rows += 1
-    counts[table[slot]] += voxels
-    return rows
+        while k < groups and patterns[row, k] == voters[i, k]:
+            k += 1
+        if k == groups:
+            counts[row] += voxels
+            return rows
+        slot = (slot + ONE) & slots
 
 
 @njit(nogil=True, cache=True)
-def _agrees(masks, word):  # type: ignore[no-untyped-def]
-    """Return whether every model says the same of all 64 voxels of a word."""
+def _split(masks, word, inside, sets, voters):  # type: ignore[no-untyped-def]
+    """Part the voxels of a word by their patterns.
+
+    Writes the bits of each set's voxels and its pattern (set, word); returns how many sets there
+    are, 64 at most.
+    """
+    groups = voters.shape[1]
+    sets[0] = inside
+    for k in range(groups):
+        voters[0, k] = NONE
+    number = 1
     for model in range(len(masks)):
-        bits = masks[model, word]
-        if bits not in (NONE, EVERY_BIT):
-            return False
-    return True
+        votes, group, bit = masks[model, word], model // WORD, ONE << np.uint64(model % WORD)
+        for i in range(number):
+            yes, no = sets[i] & votes, sets[i] & ~votes
+            if yes == NONE:
+                continue
+            if no != NONE:
+                sets[number] = no
+                for k in range(groups):
+                    voters[number, k] = voters[i, k]
+                number += 1
+                sets[i] = yes
+            voters[i, group] |= bit
+    return number
 
 
 @njit(nogil=True, cache=True)
-def _load(masks, word, lanes):  # type: ignore[no-untyped-def]
-    """Put the pattern of each voxel of a word into its lane (group, voxel)."""
-    for group in range(len(lanes)):
-        for lane in range(LANES):
-            model = group * LANES + lane
-            lanes[group, lane] = masks[model, word] if model < len(masks) else NONE
-        _transpose(lanes[group])
-
-
-@njit(nogil=True, cache=True)
-def _load_first(masks, word, lanes):  # type: ignore[no-untyped-def]
-    """Put the pattern of a word's first voxel into the first lane."""
-    lanes[:, 0] = NONE
-    for model in range(len(masks)):
-        bit = (masks[model, word] & ONE) << np.uint64(model % LANES)
-        lanes[model // LANES, 0] |= bit
-
-
-@njit(nogil=True, cache=True)
-def _run(lanes, inside, voxel):  # type: ignore[no-untyped-def]
-    """Return how many voxels from one on lie in the core and have its pattern."""
-    end = voxel + 1
-    while end < LANES and (inside >> np.uint64(end)) & ONE:
-        for group in range(len(lanes)):
-            if lanes[group, end] != lanes[group, voxel]:
-                return end - voxel
-        end += 1
-    return end - voxel
+def _bits(word):  # type: ignore[no-untyped-def]
+    """Return how many bits of a word are set (Warren, Hacker's Delight, 2012, section 5-1)."""
+    pairs = word - ((word >> ONE) & np.uint64(0x5555555555555555))
+    nibble = np.uint64(0x3333333333333333)
+    fours = (pairs & nibble) + ((pairs >> np.uint64(2)) & nibble)
+    bytes_ = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (bytes_ * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
 @njit(nogil=True, cache=True)
@@ -135,29 +108,14 @@ def count_patterns(masks, core, step, table, patterns, counts):  # type: ignore[
         Patterns found; more than there are rows if these do not do.
     """
     table[:] = -1
-    counts[:] = 0
     rows = 0
-    pattern = np.zeros(patterns.shape[1], np.uint64)
-    lanes = np.zeros((patterns.shape[1], LANES), np.uint64)
+    sets = np.empty(WORD, np.uint64)
+    voters = np.empty((WORD, patterns.shape[1]), np.uint64)
     for word in range(0, masks.shape[1], step):
-        inside = core[word]
-        if inside == NONE:
+        if core[word] == NONE:
             continue
-        mixed_word = inside != EVERY_BIT or not _agrees(masks, word)
-        if mixed_word:
-            _load(masks, word, lanes)
-        else:
-            _load_first(masks, word, lanes)
-        voxel = 0
-        while voxel < LANES and rows <= len(counts):
-            if not (inside >> np.uint64(voxel)) & ONE:
-                voxel += 1
-                continue
-            run = _run(lanes, inside, voxel) if mixed_word else LANES
-            for group in range(len(lanes)):
-                pattern[group] = lanes[group, voxel]
-            rows = _add(table, patterns, counts, rows, pattern, run)
-            voxel += run
-        if rows > len(counts):
-            break
+        for i in range(_split(masks, word, core[word], sets, voters)):
+            rows = _add(table, patterns, counts, rows, voters, i, np.int64(_bits(sets[i])))
+            if rows > len(counts):
+                return rows
     return rows

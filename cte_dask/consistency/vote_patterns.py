@@ -343,16 +343,16 @@ def patterns_by_sorting(masks: Words, core: Words, step: int) -> Table:
 
 
 def _merged(patterns: Words, counts: npt.NDArray[np.int64] | None) -> Table:
-    """Return distinct patterns in ascending order, the counts of equal ones added."""
+    """Return distinct patterns in ascending order, the counts of equal ones added; None: 1 each."""
     # words of one column are sorted as numbers, several ones as records, many times slower
     rows = patterns[:, 0] if patterns.shape[1] == 1 else patterns
-    distinct, place, number = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-    distinct = distinct.reshape(-1, patterns.shape[1])
     if counts is None:
-        return distinct, number.astype(np.int64)
-    added = np.zeros(len(distinct), np.int64)
-    np.add.at(added, place.reshape(-1), counts)
-    return distinct, added
+        distinct, added = np.unique(rows, axis=0, return_counts=True)
+    else:
+        distinct, place = np.unique(rows, axis=0, return_inverse=True)
+        added = np.zeros(len(distinct), np.int64)
+        np.add.at(added, place.reshape(-1), counts)
+    return distinct.reshape(-1, patterns.shape[1]), added.astype(np.int64, copy=False)
 
 
 def _tables(
