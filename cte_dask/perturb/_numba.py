@@ -1,8 +1,8 @@
 """Normal fields on the CPU: the formulas of `philox`, compiled.
 
 Only float32 additions, multiplications, one division and one square root are used, in the order of
-the formulas and never fused, so every processor gives the bits that NumPy gives. Work is done a few
-lanes at a time, one short loop a step, because the compiler turns such loops into vector code.
+the formulas and never fused, so every processor gives the bits that NumPy gives. A few rows are done
+at a time, one short loop a step, because the compiler turns such loops into vector code.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arguments by position
@@ -19,7 +19,8 @@ from cte_dask.arrays import Array
 
 __all__ = ["fill_normals"]
 
-_LANES = 64
+_LANES = 256
+"""Counters, about, that are done at a time: four voxels each, of whole rows."""
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 _f, _i, _u = np.float32, np.int32, np.uint32
@@ -56,13 +57,15 @@ _bits: Any = intrinsic(_bits_typed)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+def _philox(c0, c1, c2, c3, k0, k1, n):  # type: ignore[no-untyped-def]
+    """Turn the first n counters into random words, in place; see `philox.philox4x32`."""
     for _ in range(10):
-        p0, p1 = np.uint64(c0) * _M0, np.uint64(c2) * _M1
-        high0, high1 = _u(p0 >> np.uint64(32)), _u(p1 >> np.uint64(32))
-        c0, c1, c2, c3 = _u(high1 ^ c1 ^ k0), _u(p1), _u(high0 ^ c3 ^ k1), _u(p0)
+        for i in range(n):
+            p0, p1 = np.uint64(c0[i]) * _M0, np.uint64(c2[i]) * _M1
+            high0, high1 = _u(p0 >> np.uint64(32)), _u(p1 >> np.uint64(32))
+            c0[i], c1[i] = _u(high1 ^ c1[i] ^ k0), _u(p1)
+            c2[i], c3[i] = _u(high0 ^ c3[i] ^ k1), _u(p0)
         k0, k1 = _u(k0 + _W0), _u(k1 + _W1)
-    return c0, c1, c2, c3
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -102,34 +105,39 @@ def _cos_sin(word):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fill_run(k0, k1, z, y, x, n, words, normals, row):  # type: ignore[no-untyped-def]
+def _pair(first, second, n, even, odd):  # type: ignore[no-untyped-def]
+    """Turn n pairs of random words into pairs of normals."""
     for i in range(n):
-        words[0, i], words[1, i], words[2, i], words[3, i] = _philox(
-            _u(x + _u(i)), y, z, _u(0), k0, k1
-        )
-    for pair in range(0, 4, 2):
-        for i in range(n):
-            radius = _radius(words[pair, i])
-            cos, sin = _cos_sin(words[pair + 1, i])
-            normals[pair, i] = radius * cos
-            normals[pair + 1, i] = radius * sin
-    for i in range(n):
-        for k in range(4):
-            row[4 * i + k] = normals[k, i]
+        radius = _radius(first[i])
+        cos, sin = _cos_sin(second[i])
+        even[i] = radius * cos
+        odd[i] = radius * sin
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _fill(key, corner, offset, field):  # type: ignore[no-untyped-def]
     nz, ny, nx = field.shape
     runs = (offset + nx + 3) // 4
-    row = np.empty(4 * runs, np.float32)
-    words = np.empty((4, _LANES), np.uint32)
-    normals = np.empty((4, _LANES), np.float32)
+    band = max(1, _LANES // runs)  # rows at a time
+    c0, c1 = np.empty(band * runs, np.uint32), np.empty(band * runs, np.uint32)
+    c2, c3 = np.empty(band * runs, np.uint32), np.empty(band * runs, np.uint32)
+    normals = np.empty((4, band * runs), np.float32)
+    values = np.empty(4 * band * runs, np.float32)
     for z in range(nz):
-        for y in range(ny):
-            z_counter, y_counter = _u(corner[0] + z), _u(corner[1] + y)
-            for i in range(0, runs, _LANES):
-                n = min(_LANES, runs - i)
-                x = _u(corner[2] + i)
-                _fill_run(key[0], key[1], z_counter, y_counter, x, n, words, normals, row[4 * i :])
-            field[z, y] = row[offset : offset + nx]
+        for first in range(0, ny, band):
+            rows = min(band, ny - first)
+            n = rows * runs
+            for y in range(rows):
+                for i in range(runs):
+                    place = y * runs + i
+                    c0[place], c1[place] = _u(corner[2] + i), _u(corner[1] + first + y)
+                    c2[place], c3[place] = _u(corner[0] + z), _u(0)
+            _philox(c0, c1, c2, c3, key[0], key[1], n)
+            _pair(c0, c1, n, normals[0], normals[1])
+            _pair(c2, c3, n, normals[2], normals[3])
+            for i in range(n):
+                for k in range(4):
+                    values[4 * i + k] = normals[k, i]
+            for y in range(rows):
+                start = 4 * runs * y + offset
+                field[z, first + y] = values[start : start + nx]

@@ -55,8 +55,9 @@ def sample() -> np.ndarray:
 @pytest.mark.parametrize(("counter", "words", "output"), KNOWN)
 def test_philox_gives_the_published_answers(counter: tuple, words: tuple, output: tuple) -> None:
     assert tuple(philox4x32(counter, words)) == output
-    compiled = _numba._philox(*np.array(counter, "u4"), *np.array(words, "u4"))
-    assert tuple(int(w) for w in compiled) == output
+    compiled = np.array(counter, "u4")[:, None].repeat(3, axis=1)
+    _numba._philox(*compiled, *np.array(words, "u4"), 2)
+    assert compiled.T.tolist() == [list(output), list(output), list(counter)]
 
 
 def test_keys_differ_wherever_their_parts_do() -> None:
@@ -136,8 +137,10 @@ def test_compiled_normals_have_the_bits_of_the_formula(
     assert_array_equal(found, normals_by_formula((word, 7), start, stop))
 
 
-def test_long_rows_have_the_bits_of_the_formula() -> None:
-    corner, stop = (2**31 - 3, -1, -(2**20) - 3), (2**31 + 1, 1, -(2**20) + 700)
+@pytest.mark.parametrize("width", [5, 29, 700, 2100])
+@pytest.mark.parametrize("rows", [1, 150])
+def test_fields_of_any_width_have_the_bits_of_the_formula(width: int, rows: int) -> None:
+    corner, stop = (2**31 - 1, -1, -(2**20) - 3), (2**31 + 1, rows - 1, width - 2**20 - 3)
     found = normal_field((1, 2), corner, stop)
     assert_array_equal(found, normals_by_formula((1, 2), corner, stop))
 
