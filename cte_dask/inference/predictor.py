@@ -8,7 +8,7 @@ batch; what the passes of a tile share (the encoder, under feature perturbation)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,6 +117,7 @@ class Predictor:
         if halo is None or multiple is None:
             raise ValueError(f"model {spec.name!r}: halo and multiple must be resolved first")
         self._context = TileContext(self.tile, spec.dims, halo, multiple, scale, alike)
+        self._view = cache(partial(view_of, context=self._context))
         self.frame = self.view(None).frame
         self.invert = invert
         self.network: Network = network or load_network(spec, device=self.device, dtype=self.dtype)
@@ -187,7 +188,7 @@ class Predictor:
 
     def view(self, perturbation: Perturbation | None) -> View:
         """Return what the model reads and sees of a tile under a perturbation, or none."""
-        return view_of(perturbation, self._context)
+        return self._view(perturbation)
 
     def example(self, view: View | None = None) -> Tensor:
         """Return a batch of uniform noise of the shape, dtype and device that the network sees."""

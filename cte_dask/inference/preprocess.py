@@ -277,10 +277,10 @@ def _finite(value: float) -> float:
 
 
 def _apply(x: Array, affine: _Affine) -> npt.NDArray[np.float32]:
-    # a copy even of float32, which the two operations then change in place
-    result: npt.NDArray[np.float32] = x.astype(np.float32)
+    # new even of float32 that nothing changes
+    result: npt.NDArray[np.float32] = x.astype(np.float32, copy=affine.gain == 1.0)
     if affine.gain != 1.0:
-        result *= np.float32(affine.gain)
+        result = result * np.float32(affine.gain)
     if affine.offset != 0.0:
         result += np.float32(affine.offset)
     return result

@@ -1,8 +1,8 @@
 """Normal fields on the CPU: the formulas of `philox`, compiled.
 
 Only float32 additions, multiplications, one division and one square root are used, in the order of
-the formulas and never fused, so every processor gives the bits that NumPy gives. A few rows are done
-at a time, one short loop a step, because the compiler turns such loops into vector code.
+the formulas and never fused, so every processor gives the bits that NumPy gives. A few rows are
+done at a time, one short loop a step, because the compiler turns such loops into vector code.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arguments by position

@@ -45,7 +45,8 @@ def canonical(raw: Array, *, low: float, high: float) -> Array:
     """
     span = _span(low, high)
     values = _floating(raw)
-    scaled: Array = (values - values.dtype.type(low)) / values.dtype.type(span)
+    scaled: Array = values - values.dtype.type(low)
+    scaled /= values.dtype.type(span)
     return scaled
 
 
@@ -77,8 +78,9 @@ def add_increment(
     added = increment(image)
     if added.shape != image.shape:
         raise ValueError(f"an increment of shape {added.shape} for an image of shape {image.shape}")
-    perturbed: Array = _floating(raw) + added * image.dtype.type(_span(low, high))
-    return perturbed.astype(np.float32, copy=False)
+    change: Array = added * image.dtype.type(_span(low, high))
+    change += _floating(raw)
+    return change.astype(np.float32, copy=False)
 
 
 def _floating(raw: Array) -> Array:

@@ -34,9 +34,9 @@ class Gaussian(ValuePerturbation):
     ) -> Array:
         """Return noise, of three axes: each voxel's depends on `key` and its place in the tile."""
         z, y, x = (a + n for a, n in zip(start, image.shape, strict=True))
-        noise = normal_field(key, start, (z, y, x), like=image)
-        added: Array = noise.astype(image.dtype, copy=False) * image.dtype.type(strength)
-        return added
+        noise = normal_field(key, start, (z, y, x), like=image).astype(image.dtype, copy=False)
+        noise *= image.dtype.type(strength)
+        return noise
 
 
 class Brightness(ValuePerturbation):

@@ -15,9 +15,10 @@ computing takes longer::
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -330,11 +331,12 @@ def windows(
         return voxels, uploads.send(voxels)
 
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming = [reader.submit(fetched, slabs[0], None)]
+        # nothing can be done while the first one is read: a thread for it alone is not worth it
+        read: Callable[[], tuple[NDArray[Any], Any]] = partial(fetched, slabs[0], None)
         for slab, following in zip(slabs, [*slabs[1:], None], strict=True):
-            voxels, sent = coming.pop().result()
+            voxels, sent = read()
             if following is not None:
-                coming.append(reader.submit(fetched, following, voxels))
+                read = reader.submit(fetched, following, voxels).result
             corner = list(start)
             corner[slab.axis] = slab.first
             with uploads.received(sent) as here:

@@ -92,7 +92,9 @@ class TileScores:
         *statuses
             Keys of `STATUS`.
         """
-        return np.isin(self.status, [STATUS[status] for status in statuses])
+        each = [self.status == STATUS[status] for status in statuses]
+        found: NDArray[np.bool_] = np.logical_or.reduce(each)
+        return found
 
     @property
     def scored(self) -> NDArray[np.bool_]:
