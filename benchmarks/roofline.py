@@ -1,12 +1,13 @@
 """Scoring from end to end against nothing but the forward passes, on data already in memory.
 
-    python benchmarks/roofline.py [--repeats 5] [--tiles 4]
+    python benchmarks/roofline.py [--repeats 5]
 
-End to end: read blocks of a zarr array, cut tiles, perturb, preprocess, predict, compare, write the
-scores. Against it (a) the same traced passes on tensors that are ready: the same FLOPs, nothing
+End to end: read a block of a zarr array, cut tiles, perturb, preprocess, predict, compare, write
+the scores. Against it (a) the same traced passes on tensors that are ready: the same FLOPs, nothing
 else; (b) the plain module in evaluation mode, channels last, one whole pass for the reference and
-one a perturbation. And how much of it all is comparing predictions. Writes
-``benchmarks/results/roofline.json``.
+one a perturbation. And how much of it all is comparing predictions. Reading and writing cost the
+same whatever a block holds: (a) is measured again on a block of more tiles, though far fewer than
+those of a large target hold. Writes ``benchmarks/results/roofline.json``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -39,7 +41,10 @@ from cte_dask.scoring.score_block import score_block
 from cte_dask.scoring.score_tiles import TileScorer
 from cte_dask.scoring.tile_statistics import tile_statistics
 
-CASES = {2: (1, 256, 256), 3: (32, 64, 64)}
+TILE = {2: (1, 256, 256), 3: (32, 64, 64)}
+FEW = {2: (4, 1, 1), 3: (1, 1, 1)}
+MORE = {2: (16, 1, 1), 3: (1, 2, 2)}
+"""Tiles of the block along z, y and x."""
 PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
 
 
@@ -76,46 +81,61 @@ def comparing(experiment: Experiment) -> Callable[[], None]:
     return run
 
 
-def case(dims: int, perturbation: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    tile = CASES[dims]
-    count = options.tiles if dims == 2 else max(1, options.tiles // 4)
-    image = electron_microscopy(tile[0] * count if dims == 3 else count)[:, : tile[1], : tile[2]]
+def experiment_of(
+    dims: int, perturbation: str, block: tuple[int, int, int], folder: Path
+) -> Experiment:
+    tile = TILE[dims]
+    image = electron_microscopy(*(n * t for n, t in zip(block, tile, strict=True)))
     zarr.create_array(folder / "target.zarr", data=image, chunks=(16, 64, 64))
     bank = load_bank(str(write_bank(folder, 1, dims, electron_microscopy(16))))
     volume = open_volume(str(folder / "target.zarr"))
-    experiment = resolve(
-        volume, bank, tile=tile, perturbations=[perturbation], metrics=["nhd", "ei"]
-    )
+    options: Any = {"perturbations": [perturbation], "metrics": ["nhd", "ei"], "block": block}
+    return resolve(volume, bank, tile=tile, **options)
+
+
+def few_tiles(dims: int, perturbation: str, folder: Path, repeats: int) -> dict[str, Any]:
+    experiment = experiment_of(dims, perturbation, FEW[dims], folder)
     forms = {
         "end to end": end_to_end(experiment, folder),
         "bare passes": bare(experiment),
         "plain module": plain(experiment),
         "comparing": comparing(experiment),
     }
-    return {"tiles": len(experiment.grid), **alternated(forms, options.repeats)}
+    return {"tiles": len(experiment.grid), **alternated(forms, repeats)}
+
+
+def more_tiles(dims: int, perturbation: str, folder: Path, repeats: int) -> dict[str, Any]:
+    experiment = experiment_of(dims, perturbation, MORE[dims], folder)
+    forms = {"end to end": end_to_end(experiment, folder), "bare passes": bare(experiment)}
+    return {"tiles": len(experiment.grid), **alternated(forms, repeats)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tiles", type=int, default=4)
-    parser.add_argument("--dims", type=int, choices=CASES, help="keep the record of the others")
+    parser.add_argument("--dims", type=int, choices=TILE, help="keep the record of the others")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases, ratios = {}, {}
     if options.dims and (path := RESULTS / "roofline.json").is_file():
         before = json.loads(path.read_text())
         cases, ratios = before["cases"], before["ratios"]
-    chosen = [options.dims] if options.dims else CASES
+    chosen = [options.dims] if options.dims else TILE
     for dims, perturbation in itertools.product(chosen, PERTURBATIONS):
         name = f"{dims}D {perturbation}"
         with tempfile.TemporaryDirectory() as folder:
-            cases[name] = case(dims, perturbation, options, Path(folder))
+            cases[name] = few_tiles(dims, perturbation, Path(folder), options.repeats)
         for form in ("bare passes", "plain module"):
             ratios[f"{name}: {form} / end to end"] = ratio(cases[name], form, "end to end")
         # too short for the clock of the processor
         share = ratio(cases[name], "comparing", "end to end", "wall_s")
         ratios[f"{name}: comparing / end to end"] = share
+        more = f"{name}, {math.prod(MORE[dims])} tiles a block"
+        with tempfile.TemporaryDirectory() as folder:
+            cases[more] = more_tiles(dims, perturbation, Path(folder), options.repeats)
+        ratios[f"{more}: bare passes / end to end"] = ratio(
+            cases[more], "bare passes", "end to end"
+        )
     save("roofline", {"cases": cases, "ratios": ratios})
 
 

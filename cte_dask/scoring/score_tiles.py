@@ -153,6 +153,8 @@ class TileScorer:
     ) -> NDArray[np.bool_]:
         """Tell which tiles hold no NaN or infinity in what is read of them, bool (tile,)."""
         xp = namespace(self.window.voxels)
+        if self.window.voxels.dtype.kind in "biu":
+            return np.ones(len(tiles), bool)
         finite = [[xp.isfinite(self._box(t, box)).all() for box in boxes] for t in tiles]
         # one answer for all: a device is not waited for at each
         answers = to_numpy(xp.stack([xp.stack(f) for f in finite]))
