@@ -31,6 +31,7 @@ from forward_passes import bare, plain
 from measuring import RESULTS, alternated, electron_microscopy, ratio, save
 
 from cte_dask import load_bank, open_volume, resolve
+from cte_dask.arrays import LOADING_NUMBA, numba_pays
 from cte_dask.perturb import draws_of
 from cte_dask.results.layout import layout_of
 from cte_dask.results.new_store import create
@@ -43,7 +44,7 @@ from cte_dask.scoring.tile_statistics import tile_statistics
 
 TILE = {2: (1, 256, 256), 3: (32, 64, 64)}
 FEW = {2: (4, 1, 1), 3: (1, 1, 1)}
-MORE = {2: (16, 1, 1), 3: (1, 2, 2)}
+MORE = {2: (16, 1, 1), 3: (1, 1, 2)}
 """Tiles of the block along z, y and x."""
 PERTURBATIONS = ("dropout:0.2", "gaussian:0.1")
 
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, choices=TILE, help="keep the record of the others")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    numba_pays(LOADING_NUMBA)  # as in a run of more than some tiles
     cases, ratios = {}, {}
     if options.dims and (path := RESULTS / "roofline.json").is_file():
         before = json.loads(path.read_text())
