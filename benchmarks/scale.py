@@ -193,9 +193,10 @@ the decision, so that workers are busy.
 
 ## On GPUs
 
-None of these rates was measured on a GPU yet. At 3 $ an hour one pays where it does the work of
-{even} cores: {voxels} thousand million voxels an hour of one such model. Predictions are compared
-on the device; what may limit then is decoding, which is done on the cores beside it.
+None of these rates was measured on a GPU yet ([what runs there](gpu.md)). At 3 $ an hour one pays
+where it does the work of {even} cores: {voxels} thousand million voxels an hour of one such model.
+Predictions are compared on the device; what may limit then is decoding, which is done on the cores
+beside it.
 """
 
 

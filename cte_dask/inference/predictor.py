@@ -129,9 +129,8 @@ class Predictor:
         self.samples_per_tile = 1 if spec.dims == 3 else self.tile[0]
         self.instances, self._features = inference.instances, inference.features
         self.time_limit = time_limit(inference.time_limit, tried_seconds)
-        self._hung, self._whole, self._proof = 0, whole, proof
+        self._hung, self._whole, self._proof, self._runtime = 0, whole, proof, runtime
         self._moved: dict[tuple[object, ...], Passes] = {}
-        self._runtime = runtime
         self._small = self.small_example() if shown else None
         self.open()
         self.segmenter = segmenter_of(spec) if self.instances else None
