@@ -16,6 +16,7 @@ from pathlib import Path
 
 import processes
 import pytest
+import torch
 
 from cte_dask.inference.apart import Apart, EndedError, FailedError, done_apart
 from cte_dask.inference.forked import NETWORKS, forking
@@ -36,6 +37,10 @@ def leaves(_folder: Path) -> None:
 
 def fails(_folder: Path) -> None:
     raise ValueError("no such layer")
+
+
+def sum_on_the_card(_folder: Path) -> float:
+    return float(torch.arange(4, device="cuda").sum())
 
 
 def test_work_is_done_in_one_process_that_is_not_ours_and_ends_with_the_context():
@@ -103,3 +108,9 @@ def test_what_stops_the_start_of_a_process_is_told_as_it_is(monkeypatch):
     monkeypatch.setattr(ForkServerProcess, "start", stopped)
     with pytest.raises(KeyboardInterrupt), Apart() as apart:
         apart.do(number_of, seconds=60)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_forked_process_has_the_card():
+    assert done_apart(sum_on_the_card, seconds=120) == 6
