@@ -30,7 +30,7 @@ def prepare() -> None:
     with pytest.MonkeyPatch.context() as patch:  # it does not take over sys.path
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patch.setenv("PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS", ""))  # commands warn
-        forking(["imported"], threads=1)
+        forking("imported", threads=1)
 
 
 def start(

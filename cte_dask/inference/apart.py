@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -82,7 +82,7 @@ class Apart:
         *,
         processor_seconds: float | None = None,
         running: set[Any] | None = None,
-        preload: Sequence[str] = NETWORKS,
+        preload: str = NETWORKS,
         threads: int = 1,
     ) -> None:
         self._preload, self._threads = preload, threads

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from typing import Any
@@ -26,15 +26,10 @@ __all__ = [
 
 METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
-NETWORKS = ("cte_dask.inference.trial", "cte_dask.inference.predictor")
-"""What a process loads that tries networks."""
-WORKERS = (
-    *NETWORKS,
-    "cte_dask.scoring.score_block",
-    "cte_dask.engine.clusters.connection",
-    "distributed.nanny",
-)
-"""What a worker of Dask loads that scores blocks."""
+NETWORKS = "cte_dask.inference.preload"
+"""Imports what a process needs that tries networks."""
+WORKERS = "cte_dask.engine.clusters.preload"
+"""Imports what a worker of Dask needs that scores blocks."""
 
 STARTS = threading.Lock()
 """Held while a process is started, or is asked how it ended: that can be read once, and starting
@@ -57,13 +52,13 @@ def process_environment(threads: int) -> dict[str, str]:
     }
 
 
-def forking(preload: Sequence[str], threads: int) -> Any:
+def forking(preload: str, threads: int) -> Any:
     """Return the context of multiprocessing in which processes are started, ready to do so.
 
     Parameters
     ----------
     preload
-        Modules that processes find loaded: those of the first call, as long as the server lives.
+        Module that processes find imported: that of the first call, as long as the server lives.
     threads
         Threads that inference uses in each; otherwise as `preload`.
     """
@@ -74,7 +69,7 @@ def forking(preload: Sequence[str], threads: int) -> Any:
 
         ensure_tracker()  # which lets Ctrl-C through again when it starts
         with STARTS, _environment(process_environment(threads)), _interrupts_held():
-            context.set_forkserver_preload(list(preload))
+            context.set_forkserver_preload([preload])
             ensure_running()
     return context
 

@@ -34,9 +34,9 @@ def test_a_signal_leaves_whole_blocks_and_the_exit_code_130(target, bank_path, t
 def test_the_first_signal_interrupts_and_the_next_ones_are_ignored():
     with stoppable():
         with pytest.raises(KeyboardInterrupt, match="SIGUSR1"):
-            os.kill(os.getpid(), signal.SIGUSR1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGUSR1)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

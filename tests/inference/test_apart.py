@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ import pytest
 import torch
 
 from cte_dask.inference.apart import Apart, EndedError, FailedError, done_apart
-from cte_dask.inference.forked import NETWORKS, forking
+from cte_dask.inference.forked import NETWORKS, WORKERS, forking
 
 
 def number_of(_folder: Path) -> int:
@@ -85,19 +86,33 @@ def test_exit_codes_are_right_when_threads_start_processes_at_a_time(monkeypatch
     assert endings == {"ended with exit code 7": 24}
 
 
-def interrupted(pipe) -> None:
+def interrupted(pipe, preload: str) -> None:
     """Start a server, interrupt it while it loads, and ask it for a process."""
-    forking(NETWORKS, threads=1)
+    forking(preload, threads=1)
     server = forkserver._forkserver._forkserver_pid
     os.kill(server, signal.SIGINT)
-    done_apart(number_of, seconds=60)
-    pipe.send((server, forkserver._forkserver._forkserver_pid))
+    found = done_apart(what_is_there, seconds=60)
+    pipe.send((server, forkserver._forkserver._forkserver_pid, found))
 
 
-def test_ctrl_c_does_not_end_the_server_while_it_loads():
-    process, line = processes.start(interrupted, daemon=False)
-    before, after = line.recv()
+def what_is_there(_folder: Path) -> tuple[set[str], bool, bool]:
+    return set(sys.modules), gc.isenabled(), gc.get_freeze_count() > 0
+
+
+@pytest.mark.parametrize(
+    ("preload", "wanted"),
+    [
+        (NETWORKS, {"torch", "cte_dask.inference.predictor"}),
+        (WORKERS, {"torch", "distributed.nanny", "cte_dask.scoring.score_block"}),
+    ],
+)
+def test_ctrl_c_does_not_end_the_server_while_it_loads(preload, wanted):
+    process, line = processes.start(interrupted, preload, daemon=False)
+    before, after, (loaded, collects, frozen) = line.recv()
     assert before == after
+    assert wanted <= loaded
+    assert collects
+    assert frozen
     process.join()
 
 

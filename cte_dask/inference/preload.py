@@ -1,0 +1,15 @@
+"""What processes are forked with that try networks; imported where they are forked from.
+
+Nothing of it is garbage: none is searched for while it is imported, nor in the processes later.
+"""
+
+# ruff: noqa: F401 - imported for their own sake
+
+import gc
+
+gc.disable()
+try:
+    from cte_dask.inference import predictor, trial
+finally:
+    gc.freeze()
+    gc.enable()
