@@ -29,7 +29,7 @@ CORNER = "0:64,0:1024,0:1024"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=1, help="of each target")
+    parser.add_argument("--blocks", type=int, default=2, help="of each target")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     if options.one:
