@@ -13,8 +13,9 @@ waited for in `cte_dask.storage`.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import time
-from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -22,8 +23,9 @@ import numpy as np
 
 from cte_dask.engine.jobs import Job, Result, Work
 from cte_dask.engine.lost_workers import (
+    CANCELLED,
     GONE,
-    GONE_STATUS,
+    LOST,
     SchedulerLostError,
     Suspects,
     scheduler_needed,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = ["Task", "jobs_array", "run_jobs"]
+
+CANCELLATIONS = (asyncio.CancelledError, concurrent.futures.CancelledError)
 
 ResultT = TypeVar("ResultT", bound=Result)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -187,8 +191,11 @@ def _run_with_dask(
             batch = running.next_batch()
         except TimeoutError:  # time is up, but there is nothing to tell yet
             batch, running = [], _finishing([f for f, _ in flying.values()], client, None)
-        chunks = _gathered(batch, client)
+        chunks, lost = _gathered(batch, client)
+        running.update(lost)
         for future in batch:
+            if future in lost:
+                continue
             _, job = flying.pop(future.key)
             if suspects.take(job, future):
                 continue
@@ -221,10 +228,12 @@ def _window(client: Client) -> int:
     return max(4, 3 * sum(threads.values()))
 
 
-def _gathered(batch: Sequence[Any], client: Client) -> dict[str, Any]:
-    """Return the chunks of jobs that ended together, by key; none if one cannot be had.
+def _gathered(batch: Sequence[Any], client: Client) -> tuple[dict[str, Any], list[Any]]:
+    """Return the chunks of jobs that ended together, by key, and whose result was lost since.
 
-    They are fetched in one round. Where that fails, each is asked for by itself, and tells why.
+    They are fetched in one round. Where that fails none is returned: each is asked for by itself,
+    and tells why. The only copy of a result is with the worker that computed it: if that died since
+    then, its task is run again, and waited for again.
 
     Raises
     ------
@@ -232,21 +241,27 @@ def _gathered(batch: Sequence[Any], client: Client) -> dict[str, Any]:
         If the scheduler is gone.
     """
     status = {future.key: future.status for future in batch}
-    if GONE_STATUS & set(status.values()):
+    if CANCELLED in status.values():
         raise SchedulerLostError(GONE)
+    lost = [future for future in batch if status[future.key] in LOST]
     finished = [future for future in batch if status[future.key] == "finished"]
     try:
         results = client.gather(finished) if finished else []
-        return dict(zip([f.key for f in finished], results, strict=True))
-    except (Exception, CancelledError) as error:
+        return dict(zip([f.key for f in finished], results, strict=True)), lost
+    except (Exception, *CANCELLATIONS) as error:
         if client.status != "running":
             raise SchedulerLostError(GONE) from error
-        return {}
+        return {}, lost
 
 
 def _result(task: Task[ResultT], future: Any, job: Job, chunk: Any | None) -> ResultT:
     """Return what a job gave; a job whose task died is given up, with the cause."""
-    if future.status != "finished":
-        return task.give_up(job, future.exception())
-    result: ResultT = (future.result() if chunk is None else chunk)[0]
+    if chunk is None:
+        if (error := future.exception()) is not None:
+            return task.give_up(job, error)
+        try:
+            chunk = future.result()
+        except CANCELLATIONS as error:
+            raise SchedulerLostError(GONE) from error
+    result: ResultT = chunk[0]
     return result

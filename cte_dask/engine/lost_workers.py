@@ -20,8 +20,10 @@ KILLED = (
     "the worker process died whenever it was tried, at last with nothing beside it: out of memory, "
     "or a library that crashed"
 )
-GONE_STATUS = frozenset({"cancelled", "lost"})
-"""A task has one of these if it did not end but was lost with its scheduler."""
+CANCELLED = "cancelled"
+"""The status of a task that did not end but went with its scheduler."""
+LOST = frozenset({"lost", "pending"})
+"""A task that had ended has one of these if its result went with its worker: it is run again."""
 
 
 class SchedulerLostError(OSError):
@@ -88,7 +90,7 @@ class Suspects:
         SchedulerLostError
             If the task did not end but was lost with its scheduler.
         """
-        if future.status in GONE_STATUS:
+        if future.status == CANCELLED:
             raise SchedulerLostError(GONE)
         killed = future.status == "error" and died(future.exception())
         if job.trial:

@@ -137,21 +137,26 @@ class Ended:
 def test_blocks_that_end_together_are_fetched_in_one_round():
     client = Asked()
     batch = [Ended("a"), Ended("b", "error"), Ended("c")]
-    assert _gathered(batch, client) == {"a": "numbers of a", "c": "numbers of c"}
+    assert _gathered(batch, client) == ({"a": "numbers of a", "c": "numbers of c"}, [])
     assert client.rounds == 1
-    assert _gathered([Ended("b", "error")], client) == {}
+    assert _gathered([Ended("b", "error")], client) == ({}, [])
     assert client.rounds == 1, "nothing to ask for"
 
 
 def test_a_round_that_fails_leaves_each_block_to_be_asked_for_by_itself():
-    assert _gathered([Ended("a")], Asked(error=RuntimeError("its worker died"))) == {}
+    assert _gathered([Ended("a")], Asked(error=RuntimeError("its worker died"))) == ({}, [])
 
 
-@pytest.mark.parametrize("status", ["lost", "cancelled"])
-def test_a_scheduler_that_is_gone_is_not_waited_for(status):
+@pytest.mark.parametrize("status", ["lost", "pending"])
+def test_a_result_that_went_with_its_worker_is_waited_for_again(status):
+    gone = Ended("b", status)
+    assert _gathered([Ended("a"), gone], Asked()) == ({"a": "numbers of a"}, [gone])
+
+
+def test_a_scheduler_that_is_gone_is_not_waited_for():
     client = Asked()
     with pytest.raises(SchedulerLostError, match="go on with --resume"):
-        _gathered([Ended("a"), Ended("b", status)], client)
+        _gathered([Ended("a"), Ended("b", "cancelled")], client)
     assert client.rounds == 0
     with pytest.raises(SchedulerLostError, match="go on with --resume"):
         _gathered([Ended("a")], Asked("connecting", OSError("timed out")))

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ from distributed import Client
 from processes import Command, kill
 
 import cte_dask
+from cte_dask.engine import dask_runner
 from cte_dask.engine.checkpoint import Checkpoint, ScoreBlock
 from cte_dask.engine.clusters import open_cluster
 from cte_dask.engine.dask_runner import jobs_array, run_jobs
@@ -161,6 +163,35 @@ def test_a_killed_worker_costs_no_result(experiment, serial, tmp_path):
             progress=kill_one,
         )
     assert killed
+    assert_equal_bits(read_scores(scores), serial)
+
+
+@pytest.mark.slow
+def test_a_result_that_its_worker_takes_along_is_computed_again(
+    experiment, serial, tmp_path, monkeypatch
+):
+    url = str(tmp_path / "scores.zarr")
+    scores, lost = create(url, layout_of(experiment)), threading.Event()
+    fetch = dask_runner._gathered
+    statuses = []
+
+    with open_cluster("local", workers=2, threads=1) as client:
+        told = client._stream_handlers["lost-data"]
+        monkeypatch.setitem(
+            client._stream_handlers, "lost-data", lambda key=None: (told(key), lost.set())
+        )
+
+        def fetch_after_a_death(batch, client):
+            if not statuses:
+                (holder,) = client.who_has(batch[:1])[batch[0].key]
+                os.kill(client.run(os.getpid, workers=[holder])[holder], signal.SIGKILL)
+                assert lost.wait(60)
+                statuses.extend(future.status for future in batch)
+            return fetch(batch, client)
+
+        monkeypatch.setattr(dask_runner, "_gathered", fetch_after_a_death)
+        run_jobs(Checkpoint(experiment, url), Listed(missing_jobs(scores)), client=client)
+    assert "lost" in statuses
     assert_equal_bits(read_scores(scores), serial)
 
 
