@@ -73,7 +73,7 @@ class Apart:
     ----------
     processor_seconds, running
         As `done_apart` takes them.
-    preload, threads
+    threads
         As `cte_dask.inference.forked.forking` takes them.
     """
 
@@ -82,10 +82,9 @@ class Apart:
         *,
         processor_seconds: float | None = None,
         running: set[Any] | None = None,
-        preload: str = NETWORKS,
         threads: int = 1,
     ) -> None:
-        self._preload, self._threads = preload, threads
+        self._threads = threads
         self._processor_seconds = processor_seconds
         self._running = set() if running is None else running
         self._process: Any = None
@@ -123,7 +122,7 @@ class Apart:
         return result  # type: ignore[no-any-return]
 
     def _start(self) -> None:
-        context = forking(self._preload, self._threads)
+        context = forking(NETWORKS, self._threads)
         with ExitStack() as undone:  # what is stopped here leaves nothing
             folder = undone.enter_context(tempfile.TemporaryDirectory())
             here, there = map(undone.enter_context, context.Pipe())

@@ -18,7 +18,6 @@ __all__ = [
     "METHOD",
     "NETWORKS",
     "STARTS",
-    "WORKERS",
     "forking",
     "hear_interrupts",
     "process_environment",
@@ -28,8 +27,6 @@ METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
 NETWORKS = "cte_dask.inference.preload"
 """Imports what a process needs that tries networks."""
-WORKERS = "cte_dask.engine.clusters.preload"
-"""Imports what a worker of Dask needs that scores blocks."""
 
 STARTS = threading.Lock()
 """Held while a process is started, or is asked how it ended: that can be read once, and starting

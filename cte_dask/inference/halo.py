@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cte_dask.errors import FOREIGN
 from cte_dask.inference.probe import least_extents, run
 
 __all__ = ["Halo", "Witness", "measure_halo", "still_gives"]
@@ -146,9 +147,12 @@ def still_gives(
     forward, activation
         As `measure_halo` takes them.
     """
-    return bool(witnesses) and all(
-        _digest(_predicted(forward, _noise(w.shape), activation)) == w.digest for w in witnesses
-    )
+    try:
+        return bool(witnesses) and all(
+            _digest(_predicted(forward, _noise(w.shape), activation)) == w.digest for w in witnesses
+        )
+    except FOREIGN:  # of a shape that it does not take, as a damaged file may tell
+        return False
 
 
 @dataclass(frozen=True, slots=True)

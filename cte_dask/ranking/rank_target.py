@@ -17,7 +17,7 @@ from typing import Any
 
 from cte_dask.engine.anytime import Anytime, goal_for
 from cte_dask.engine.checkpoint import Checkpoint
-from cte_dask.engine.clusters import has_gpus, open_cluster, planned_workers
+from cte_dask.engine.clusters import get_ready, has_gpus, open_cluster, planned_workers
 from cte_dask.engine.cost import Plan, plan
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Listed, Shard, missing_jobs
@@ -137,6 +137,7 @@ def _prepared(target: TargetOptions, bank_path: str, out: str, options: RankOpti
     # with worker processes the models need not be here, where one that crashes would end the run
     apart = options.cluster != "none"
     options = replace(options, workers=workers, block=block, apart=apart)
+    get_ready(options.cluster, threads=options.threads)
     experiment = experiment_of(volume, bank, options)
     layout = layout_of(experiment)
     _check_space(out, layout)

@@ -15,7 +15,6 @@ from cte_dask.errors import FOREIGN, reason
 from cte_dask.inference.apart import Apart, EndedError
 from cte_dask.inference.conduct import ALONE, Conduct, conduct_of
 from cte_dask.inference.device import synchronize
-from cte_dask.inference.forked import WORKERS
 from cte_dask.inference.graph.bottleneck import BlackBoxError
 from cte_dask.inference.memory import batch_size, bytes_of, filling_batch, out_of_memory
 from cte_dask.inference.needs import Needs, channels_told
@@ -102,7 +101,7 @@ def settle(
     candidates: list[Candidate] = []
     excluded: dict[str, str] = {}
     needs, limit = Needs(inference.tile), trial_limit(inference.time_limit)
-    with Apart(preload=WORKERS, threads=threads) as elsewhere:
+    with Apart(threads=threads) as elsewhere:
         for number, (name, (spec, variant)) in enumerate(members.items(), start=1):
             tell(f"loading model {number} of {len(members)}: {name}")
             settled = partial(

@@ -19,8 +19,9 @@ import processes
 import pytest
 import torch
 
+from cte_dask.engine.clusters.local import PRELOAD
 from cte_dask.inference.apart import Apart, EndedError, FailedError, done_apart
-from cte_dask.inference.forked import NETWORKS, WORKERS, forking
+from cte_dask.inference.forked import NETWORKS, forking
 
 
 def number_of(_folder: Path) -> int:
@@ -103,7 +104,7 @@ def what_is_there(_folder: Path) -> tuple[set[str], bool, bool]:
     ("preload", "wanted"),
     [
         (NETWORKS, {"torch", "cte_dask.inference.predictor"}),
-        (WORKERS, {"torch", "distributed.nanny", "cte_dask.scoring.score_block"}),
+        (PRELOAD, {"torch", "distributed.nanny", "cte_dask.scoring.score_block"}),
     ],
 )
 def test_ctrl_c_does_not_end_the_server_while_it_loads(preload, wanted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -99,6 +100,20 @@ def test_a_damaged_file_is_none_and_is_replaced(spec, passes, empty_cache, damag
     passes.clear()
     assert measured(spec) == first
     assert len(passes) > 10
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "shape", [[], [1, 1, 64], [1, 1, 0, 0], [-1, 1, 8, 8], [1, 1, 7, 7], [10**30]]
+)
+def test_a_file_that_tells_of_an_image_that_is_none_is_replaced(spec, passes, empty_cache, shape):
+    first = measured(spec)
+    (file,) = (empty_cache / "halos").iterdir()
+    whole = file.read_bytes()
+    kept = json.loads(whole)
+    kept["witnesses"][0]["shape"] = shape
+    file.write_text(json.dumps(kept))
+    assert measured(spec) == first
     assert file.read_bytes() == whole
 
 

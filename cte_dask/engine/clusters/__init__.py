@@ -23,6 +23,7 @@ __all__ = [
     "ClusterKind",
     "ClusterOptions",
     "default_workers",
+    "get_ready",
     "has_gpus",
     "open_cluster",
     "planned_workers",
@@ -86,6 +87,10 @@ def _without_gpus(_name: str) -> bool:
     return False
 
 
+def _nothing(_threads: int) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterKind:
     """One way to run.
@@ -106,6 +111,9 @@ class ClusterKind:
         Regular expression of the names that it takes.
     most
         Worker processes that it starts at most; None for any number.
+    get_ready
+        Function of the threads of inference in each worker: begins what takes a while and does not
+        wait for it.
     """
 
     open: Callable[..., AbstractContextManager[Client | None]]
@@ -114,6 +122,7 @@ class ClusterKind:
     form: str = ""
     pattern: str = ".*"
     most: int | None = None
+    get_ready: Callable[[int], None] = _nothing
 
 
 @contextmanager
@@ -180,6 +189,24 @@ def has_gpus(name: str) -> bool:
         If the name is unknown or its site file is wrong.
     """
     return _kind(name).gpus(name)
+
+
+def get_ready(name: str, *, threads: int) -> None:
+    """Begin what opening a cluster will need, while something else is done; nothing is waited for.
+
+    Parameters
+    ----------
+    name
+        What ``--cluster`` says; see `open_cluster`.
+    threads
+        Threads that inference will use in each worker.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    _kind(name).get_ready(threads)
 
 
 @contextmanager

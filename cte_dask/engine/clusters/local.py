@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING
 
 from cte_dask.engine.clusters import ClusterKind
 from cte_dask.engine.clusters.connection import SETTINGS
-from cte_dask.inference.forked import METHOD, WORKERS, forking, process_environment
+from cte_dask.inference.forked import METHOD, forking, process_environment
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
 __all__ = ["LOCAL", "open_local"]
+
+
+PRELOAD = "cte_dask.engine.clusters.preload"
+"""Imports what a worker process finds loaded."""
+
+
+def _get_ready(threads: int) -> None:
+    """Start what workers are forked from: it loads torch and the rest meanwhile."""
+    forking(PRELOAD, threads)
 
 
 @contextmanager
@@ -33,7 +42,7 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
     import distributed.utils
     from distributed import Client, LocalCluster
 
-    forking(WORKERS, threads)
+    _get_ready(threads)
     distributed.utils._forkserver_preload_set = True  # else it adds pandas and more to that, here
     settings = {
         **SETTINGS,
@@ -59,7 +68,12 @@ def open_local(_name: str, *, workers: int, threads: int) -> Iterator[Client]:
 
 
 MOST_A_CORE = 4
-LOCAL = ClusterKind(open_local, pattern="local", most=max(16, MOST_A_CORE * (os.cpu_count() or 1)))
+LOCAL = ClusterKind(
+    open_local,
+    pattern="local",
+    most=max(16, MOST_A_CORE * (os.cpu_count() or 1)),
+    get_ready=_get_ready,
+)
 """Worker processes on this machine."""
 
 
