@@ -136,7 +136,9 @@ def test_what_a_race_has_proven_is_not_clearly_beaten_either_if_estimates_say_so
         assert cte("report", moved, "--quiet", "--gallery", "0").exit_code == 0
         text = Page((moved / "report.html").read_text()).text
         assert f"Clearly beats {beats} of 1 error at most 5 % in all, and by more than 0.05" in text
-        assert "✓ Decided. decided: the first is the best" in text
+        sign, takes = ("≈", "Leading:") if as_good else ("✓", "Take")
+        assert f"{sign} Decided: the first is the best." in text
+        assert f"{takes} {first['name']}" in text
         assert (f"±0.05: {other['name']} may be as good" in text) == bool(as_good)
         assert f" {told} " in text[text.index("Against the first") :]
 
@@ -351,5 +353,5 @@ def test_where_no_model_fits_the_page_says_so_and_decides_nothing(moved, ranking
     text = Page((moved / "report.html").read_text()).text
     assert "No model of this bank can be trusted here" in text
     assert warning in text
-    assert "Decided." not in text
+    assert "Decided" not in text
     assert "Take " not in text
