@@ -24,6 +24,7 @@ PARTS = {
     "peers": "Against the authors' procedure, MONAI and bioimageio.core",
     "roofline": "From end to end against the bare passes",
     "runtimes": "Passes compiled by OpenVINO, against PyTorch's",
+    "convolutions": "Convolutions of 3 x 3, against oneDNN's",
     "kernels": "Comparing predictions, against the formulas in NumPy",
     "scaling": "Workers and banks",
     "gpu": "On a GPU",

@@ -32,7 +32,7 @@ from cte_dask.perturb import draws_of
 from cte_dask.scoring.experiment import Experiment
 from cte_dask.scoring.loaded import predictor
 
-TILE, MODELS = (1, 256, 256), 2
+TILE, MODELS = (1, 256, 256), 6
 DROPOUT = ("dropout:0.2",)
 FIVE = (*DROPOUT, "gaussian:0.1", "gamma:0.8", "mirror", "zoom:1.25")
 SCALES = (0.25, 0.5, 1.0, 2.0)

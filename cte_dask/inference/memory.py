@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = [
     "batch_size",
     "bytes_for_models",
-    "bytes_of",
     "filling_batch",
     "limited_memory",
     "out_of_memory",
@@ -116,16 +115,6 @@ def peak_memory(device: str) -> tuple[int, int]:
         lines = Path("/proc/self/status").read_text().splitlines()
         host = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     return host, torch.cuda.max_memory_allocated() if device == "cuda" else 0
-
-
-def bytes_of(loaded: Predictor) -> int:
-    """Return the bytes of a loaded model's weights; of its file where it does not show them."""
-    forward = loaded.network.forward
-    known: list[Any] = [*forward.parameters(), *forward.buffers()]
-    size = int(sum(t.numel() * t.element_size() for t in known))
-    with suppress(OSError):
-        size = size or Path(str(loaded.spec.source)).stat().st_size
-    return size
 
 
 def _host_memory() -> int:

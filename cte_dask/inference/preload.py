@@ -10,6 +10,9 @@ import gc
 gc.disable()
 try:
     from cte_dask.inference import predictor, trial
+    from cte_dask.inference.graph.winograd_code import steps
+
+    steps()
 finally:
     gc.freeze()
     gc.enable()

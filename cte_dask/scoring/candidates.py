@@ -16,7 +16,8 @@ from cte_dask.inference.apart import Apart, EndedError
 from cte_dask.inference.conduct import ALONE, Conduct, conduct_of
 from cte_dask.inference.device import synchronize
 from cte_dask.inference.graph.bottleneck import BlackBoxError
-from cte_dask.inference.memory import batch_size, bytes_of, filling_batch, out_of_memory
+from cte_dask.inference.memory import batch_size, filling_batch, out_of_memory
+from cte_dask.inference.model_size import bytes_of
 from cte_dask.inference.needs import Needs, channels_told
 from cte_dask.inference.predictor import Predictor
 from cte_dask.inference.runtime_trial import withdrawn

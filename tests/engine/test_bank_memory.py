@@ -17,7 +17,8 @@ from distributed import Client, LocalCluster
 from cte_dask.engine.checkpoint import Checkpoint, score_job
 from cte_dask.engine.dask_runner import run_jobs
 from cte_dask.engine.jobs import Job, Listed
-from cte_dask.inference.memory import MODELS_SHARE, bytes_for_models, bytes_of
+from cte_dask.inference.memory import MODELS_SHARE, bytes_for_models
+from cte_dask.inference.model_size import bytes_of
 from cte_dask.models import load_bank
 from cte_dask.models.unet import UNet
 from cte_dask.results.block_codec import encoded
@@ -49,7 +50,9 @@ def test_a_model_weighs_what_its_tensors_do(experiment, tmp_path):
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("weights", bytes(1000))
     opaque = SimpleNamespace(
-        network=SimpleNamespace(forward=torch.nn.Identity()), spec=SimpleNamespace(source=path)
+        network=SimpleNamespace(forward=torch.nn.Identity()),
+        spec=SimpleNamespace(source=path),
+        device="cpu",
     )
     assert bytes_of(opaque) == path.stat().st_size
     opaque.spec.source = "https://example.org/model.zip"

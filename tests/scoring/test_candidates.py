@@ -14,7 +14,7 @@ import cte_dask
 from cte_dask.consistency.accuracy import f1
 from cte_dask.demo import bank_path as demo_bank
 from cte_dask.inference import needs as measuring
-from cte_dask.inference.memory import bytes_of
+from cte_dask.inference.model_size import bytes_of
 from cte_dask.inference.outputs import resized
 from cte_dask.models import load_bank
 from cte_dask.models.spec import Variant

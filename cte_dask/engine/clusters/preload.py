@@ -10,7 +10,10 @@ try:
 
     from cte_dask.engine.clusters import connection
     from cte_dask.inference import predictor, trial
+    from cte_dask.inference.graph.winograd_code import steps
     from cte_dask.scoring import score_block
+
+    steps()
 finally:
     gc.freeze()
     gc.enable()

@@ -18,7 +18,12 @@ from torch.fx import GraphModule, Node
 
 from cte_dask.inference.graph.between import Between
 from cte_dask.inference.graph.places import Box
-from cte_dask.inference.graph.private_torch import ADD_RELU, FUSED, FUSED_SUM, TRANSPOSED
+from cte_dask.inference.graph.private_torch import (
+    ADD_RELU,
+    CONVOLUTION,
+    CONVOLUTION_SUM,
+    TRANSPOSED,
+)
 from cte_dask.inference.graph.weights import weight_of
 
 __all__ = ["PADDINGS", "Step", "step_of", "whole_of"]
@@ -171,7 +176,7 @@ def _convolution(module: GraphModule, node: Node, box: Box) -> Step | None:
 
 
 def _fused(module: GraphModule, node: Node, box: Box) -> Step | None:
-    shift = 1 if node.target is FUSED_SUM else 0
+    shift = 1 if node.target is CONVOLUTION_SUM else 0
     weight = weight_of(module, node.args[1 + shift])
     if weight is None:
         return None
@@ -326,7 +331,7 @@ _RULES: dict[Any, _Rule] = {
     _ATEN.cat.default: _joined,
     _ATEN.convolution.default: _convolution,
     operator.getitem: _first_result,
-    FUSED.default: _fused,
-    FUSED_SUM: _fused,
+    CONVOLUTION: _fused,
+    CONVOLUTION_SUM: _fused,
     TRANSPOSED: _transposed,
 }

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from cte_dask.inference.graph import convolutions  # noqa: F401 - runs what is written here
 from cte_dask.inference.graph.boxes import PADDINGS
 from cte_dask.inference.graph.constants import compute_constants
 from cte_dask.inference.graph.instance_norms import VIEWS, instance_norm_in_place
 from cte_dask.inference.graph.private_torch import (
-    FUSED,
-    FUSED_SUM,
+    CONVOLUTION,
+    CONVOLUTION_SUM,
     TRANSPOSED,
     LazyGraph,
     conv_flop_count,
@@ -72,7 +73,7 @@ def _flops_transposed(
     return count
 
 
-@register_flop_formula(FUSED)
+@register_flop_formula([CONVOLUTION.overloadpacket, CONVOLUTION_SUM.overloadpacket])
 def _flops(
     x: Sequence[int],
     w: Sequence[int],
@@ -212,7 +213,7 @@ def _hand_over(module: GraphModule, node: Node) -> None:
     held = weight_of(module, weight)
     if held is None or held.dtype != torch.float32 or held.ndim not in {4, 5}:
         return
-    target = TRANSPOSED if transposed else FUSED.default
+    target = TRANSPOSED if transposed else CONVOLUTION
     shifts = (padding, more) if transposed else (padding,)
     arguments = (x, weight, bias, *shifts, stride, dilation, groups, "none", [], "")
     new = _replace(module, node, target, arguments)
@@ -245,12 +246,12 @@ def _add_inside(module: GraphModule, node: Node) -> None:
         if (
             isinstance(added, Node)
             and _is_bare(source)
-            and source.target is FUSED.default
+            and source.target is CONVOLUTION
             and _extent(added) == _extent(source)
         ):
             x, weight, bias, *geometry = source.args[:7]
             arguments = (x, added, weight, bias, *geometry, "add", 1, None, [], None)
-            _replace(module, node, FUSED_SUM, arguments)
+            _replace(module, node, CONVOLUTION_SUM, arguments)
             return
 
 
@@ -260,7 +261,7 @@ def _activate_inside(module: GraphModule, node: Node) -> None:
         return
     name = _ACTIVATIONS[node.target]
     arguments = list(source.args)
-    if source.target is FUSED_SUM:
+    if source.target is CONVOLUTION_SUM:
         if name != "relu":  # of what follows a sum, oneDNN has this alone
             return
         arguments[-3] = name
@@ -287,9 +288,9 @@ def _is_bare(node: Any) -> TypeGuard[Node]:
     """Tell whether a node is a convolution of oneDNN, without activation, that one other uses."""
     if not isinstance(node, Node) or len(node.users) != 1:
         return False
-    if node.target is FUSED_SUM:
+    if node.target is CONVOLUTION_SUM:
         return node.args[-3] is None
-    return node.target in {FUSED.default, TRANSPOSED} and node.args[-3] == "none"
+    return node.target in {CONVOLUTION, TRANSPOSED} and node.args[-3] == "none"
 
 
 def _extent(node: Node) -> tuple[int, ...]:

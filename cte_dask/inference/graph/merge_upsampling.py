@@ -22,7 +22,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from cte_dask.inference.graph.between import Between
-from cte_dask.inference.graph.private_torch import ADD_RELU, FUSED, FUSED_SUM, TRANSPOSED
+from cte_dask.inference.graph.private_torch import (
+    ADD_RELU,
+    CONVOLUTION,
+    CONVOLUTION_SUM,
+    TRANSPOSED,
+)
 from cte_dask.inference.graph.weights import Held, note, notes_of, weight_of
 
 __all__ = ["merge_upsampling"]
@@ -97,10 +102,10 @@ def merge_upsampling(passes: GraphModule, once: GraphModule | None = None) -> No
 
 
 def _convolved(module: GraphModule, node: Node) -> _Convolved | None:
-    if node.target not in {FUSED.default, FUSED_SUM}:
+    if node.target not in {CONVOLUTION, CONVOLUTION_SUM}:
         return None
     maps, *rest = node.args
-    added = rest.pop(0) if node.target is FUSED_SUM else None
+    added = rest.pop(0) if node.target is CONVOLUTION_SUM else None
     activation, scalars = rest[-3] or "none", rest[-2]
     node_of_weight, bias, padding, stride, dilation, groups = rest[:6]
     weight = weight_of(module, node_of_weight)

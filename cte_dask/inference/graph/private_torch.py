@@ -6,7 +6,7 @@
 | `_should_skip_dynamo` | keeps the compiler unloaded: 2 s and 70 MB of a process; a PyTorch without it loads the compiler, and traces the same | 2.11 | a dispatch mode no longer loads `torch._dynamo` by itself |
 | `WeakTensorKeyDictionary` | which node a tensor comes from, without keeping the tensor alive | 2.0 | `torch.utils.weak` is documented |
 | `flop_registry`, `conv_flop_count`, `register_flop_formula` | PyTorch's formulas for floating-point operations | 2.1 | `FlopCounterMode`, which is public, counts without loading the compiler |
-| `FUSED`, `FUSED_SUM`, `TRANSPOSED`, `ADD_RELU` | oneDNN's convolution with its activation in one pass | 2.0 | there is a public operator; without oneDNN networks run unfused |
+| `ONEDNN`, `ONEDNN_SUM`, `TRANSPOSED`, `ADD_RELU` | oneDNN's convolution with its activation in one pass | 2.0 | there is a public operator; without oneDNN networks run unfused |
 | `LazyGraph` | a graph becomes Python code when it first runs, and most are only steps to the next: a tenth of a trial | 2.3 | `GraphModule` is lazy itself, and graphs may share code |
 
 A PyTorch that moves one of them fails when this file is imported, or in
@@ -27,8 +27,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = [
     "ADD_RELU",
-    "FUSED",
-    "FUSED_SUM",
+    "CONVOLUTION",
+    "CONVOLUTION_SUM",
+    "LIBRARY",
+    "ONEDNN",
+    "ONEDNN_SUM",
     "TRANSPOSED",
     "LazyGraph",
     "Watching",
@@ -39,14 +42,31 @@ __all__ = [
     "share_code",
 ]
 
-FUSED = torch.ops.mkldnn._convolution_pointwise
+ONEDNN = torch.ops.mkldnn._convolution_pointwise.default
 """A convolution and its activation in one pass, of oneDNN."""
-FUSED_SUM = FUSED.binary
+ONEDNN_SUM = torch.ops.mkldnn._convolution_pointwise.binary
 """A convolution, a sum with another array, and an activation in one pass, of oneDNN."""
 TRANSPOSED = torch.ops.mkldnn._convolution_transpose_pointwise.default
 """A transposed convolution and its activation in one pass, of oneDNN."""
 ADD_RELU = torch.ops.aten._add_relu_.Tensor
 """A sum in place and a ReLU in one pass."""
+
+
+LIBRARY: Any = torch.library.Library("cte_dask", "DEF")  # type: ignore[no-untyped-call]
+"""Operations of our own, which `cte_dask.inference.graph.convolutions` runs."""
+
+
+def _defined(name: str, like: Any) -> Any:
+    """Make an operation of PyTorch with the arguments of another."""
+    arguments = str(like._schema)
+    LIBRARY.define(name + arguments[arguments.index("(") :])
+    return getattr(torch.ops.cte_dask, name).default
+
+
+CONVOLUTION = _defined("convolution", ONEDNN)
+"""A convolution and its activation; arguments as oneDNN's."""
+CONVOLUTION_SUM = _defined("convolution_sum", ONEDNN_SUM)
+"""A convolution, a sum with another array, and an activation; arguments as oneDNN's."""
 
 
 def share_code(module: Any, kind: Any) -> None:

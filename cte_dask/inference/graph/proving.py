@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from cte_dask.inference.device import rounding
+from cte_dask.inference.graph import winograd
+from cte_dask.inference.graph.convolutions import offer
 from cte_dask.inference.graph.fold_and_fuse import fused
 from cte_dask.inference.graph.merge_upsampling import merge_upsampling
 from cte_dask.inference.graph.narrow import cut_to
@@ -27,6 +29,8 @@ __all__ = [
     "other_input",
     "prove",
 ]
+
+offer(winograd.convolved)
 
 DIFFERS = "the split network differs from the plain one"
 

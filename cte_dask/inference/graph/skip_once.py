@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from cte_dask.inference.graph.private_torch import FUSED, FUSED_SUM, LazyGraph
+from cte_dask.inference.graph.private_torch import CONVOLUTION, CONVOLUTION_SUM, LazyGraph
 from cte_dask.inference.graph.refill import constants_of
 from cte_dask.inference.graph.weights import Held, Made, note, notes_of, weight_of
 
@@ -40,7 +40,7 @@ class _SplitConvolution:
     @property
     def geometry(self) -> tuple[Any, ...]:
         """Padding, stride and dilation."""
-        if self.node.target is FUSED.default:
+        if self.node.target is CONVOLUTION:
             return self.node.args[3:6]
         stride, padding, dilation = self.node.args[3:6]
         return padding, stride, dilation
@@ -70,7 +70,7 @@ def halved(suffix: GraphModule) -> tuple[GraphModule, GraphModule] | None:
 
 
 def _half(module: GraphModule, node: Node) -> _SplitConvolution | None:
-    fused = node.target is FUSED.default
+    fused = node.target is CONVOLUTION
     if not fused and (node.target is not _ATEN.convolution.default or node.args[_TRANSPOSED]):
         return None
     joined, weight = node.args[0], weight_of(module, node.args[1])
@@ -145,10 +145,10 @@ def _summed(
     x = _concatenated(graph, [copies[n] for n in half.late])
     weight = graph.get_attr(name := f"_late_{half.node.name}")
     made[name] = half.weights[1]
-    if half.node.target is FUSED.default:
+    if half.node.target is CONVOLUTION:
         activation = "relu" if half.node.args[_FUSED_NAME] == "relu" else None
         arguments = (*half.geometry, 1, "add", 1, activation, [], None)
-        result = graph.call_function(FUSED_SUM, (x, partial, weight, None, *arguments))
+        result = graph.call_function(CONVOLUTION_SUM, (x, partial, weight, None, *arguments))
     else:
         convolved = (x, weight, None, *half.node.args[3:])
         rest = graph.call_function(_ATEN.convolution.default, convolved)
@@ -170,8 +170,8 @@ def _once(suffix: GraphModule, halves: list[_SplitConvolution], state: list[Node
         made[name] = half.weights[0]
         bias = half.node.args[2]
         offset = graph.get_attr(str(bias.target)) if isinstance(bias, Node) else None
-        target, more = FUSED.default, (*half.geometry, 1, "none", [], "")
-        if half.node.target is not FUSED.default:
+        target, more = CONVOLUTION, (*half.geometry, 1, "none", [], "")
+        if half.node.target is not CONVOLUTION:
             padding, stride, dilation = half.geometry
             target = _ATEN.convolution.default
             more = (stride, padding, dilation, False, [0] * len(padding), 1)
