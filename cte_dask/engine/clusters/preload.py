@@ -10,10 +10,10 @@ try:
 
     from cte_dask.engine.clusters import connection
     from cte_dask.inference import predictor, trial
-    from cte_dask.inference.graph.winograd_code import steps
+    from cte_dask.inference.graph.winograd import steps_or_none
     from cte_dask.scoring import score_block
 
-    steps()
+    steps_or_none()
 finally:
     gc.freeze()
     gc.enable()

@@ -10,22 +10,25 @@ that a network gives the same on all machines of a kind.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cte_dask.errors import reason
 from cte_dask.inference.graph import winograd_code
 from cte_dask.inference.graph.convolutions import empty
 from cte_dask.inference.graph.private_torch import WeakTensorKeyDictionary
 from cte_dask.inference.graph.winograd_code import FAR, LANES, NEAR, OUT, POINTS
 
-__all__ = ["convolved", "is_quicker", "weight_bytes"]
+__all__ = ["convolved", "is_quicker", "steps_or_none", "weight_bytes"]
 
 MOST_WEIGHTS = 2**24
 """Bytes of transformed weights; more would not stay near the processor."""
@@ -45,6 +48,7 @@ _LEAST_GAIN = 1.15
 
 _MADE: Any = WeakTensorKeyDictionary()
 _HERE = threading.local()
+_logger = logging.getLogger(__name__)
 
 
 def is_quicker(shape: Sequence[int], weight: Sequence[int], padding: Sequence[int]) -> bool:
@@ -107,7 +111,18 @@ def _is_ours(x: Tensor, weight: Tensor, padding: Sequence[int], steps: Sequence[
         and is_quicker(x.shape, weight.shape, padding)
         and torch.get_num_threads() == 1  # oneDNN has all of them
         and torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
+        and steps_or_none() is not None
     )
+
+
+@cache
+def steps_or_none() -> winograd_code.Steps | None:
+    """Return the machine code; None where it cannot be had, as where no memory may be run."""
+    try:
+        return winograd_code.steps()
+    except (RuntimeError, OSError) as error:
+        _logger.warning("convolutions are left to oneDNN: %s", reason(error))
+        return None
 
 
 def _matrices(weight: Tensor) -> Tensor:
@@ -194,7 +209,9 @@ def _convolved(
     slope: float,
     added: Tensor | None = None,
 ) -> Tensor:
-    forward, multiply, inverse = winograd_code.steps()
+    steps = steps_or_none()
+    assert steps is not None
+    forward, multiply, inverse = steps
     matrices = _matrices(weight)
     (out, into), beyond = weight.shape[:2], len(matrices) - 1
     y = empty(x, weight, padding)

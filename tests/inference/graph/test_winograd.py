@@ -53,8 +53,7 @@ def one_thread():
 @pytest.fixture(params=[8, 16])
 def lanes(request, monkeypatch):
     """Code of each width of register, which any processor runs."""
-    made = winograd_code.steps(request.param)
-    monkeypatch.setattr(winograd_code, "steps", lambda: made)
+    monkeypatch.setattr(winograd, "steps_or_none", lambda: winograd_code.steps(request.param))
 
 
 def laid(shape, seed: int = 0) -> Tensor:
@@ -64,7 +63,7 @@ def laid(shape, seed: int = 0) -> Tensor:
 
 
 def layer(shape, out: int, deep: int) -> tuple[Tensor, Tensor]:
-    kernel = (3, 3) if len(shape) == 4 else (deep, 3, 3)
+    kernel = (deep, 3, 3) if len(shape) == 5 else (3, 3)
     return laid((out, shape[1], *kernel), 1), laid((1, out, 1, 1), 2).flatten()
 
 
@@ -173,6 +172,21 @@ def test_what_is_not_quicker_is_left_to_onednn(what, monkeypatch):
     monkeypatch.setattr(winograd, "_convolved", None)
     weight, bias = laid(kernel, 1), laid((1, kernel[0], 1, 1), 2).flatten()
     assert torch.equal(CONVOLUTION(x, weight, bias, *more), ONEDNN(x, weight, bias, *more))
+
+
+def test_without_machine_code_onednn_runs_all(monkeypatch, caplog):
+    def refused():
+        raise RuntimeError("cannot allocate memory that may be run")
+
+    winograd.steps_or_none.cache_clear()
+    monkeypatch.setattr(winograd_code, "steps", refused)
+    ones = [1, 1]
+    x, (weight, bias) = laid((1, 32, 64, 64)), layer((1, 32), 32, 0)
+    more = (ones, ones, ones, 1, "relu", [], "")
+    for _ in range(2):
+        assert torch.equal(CONVOLUTION(x, weight, bias, *more), ONEDNN(x, weight, bias, *more))
+    assert caplog.text.count("left to oneDNN: RuntimeError: cannot allocate") == 1
+    winograd.steps_or_none.cache_clear()
 
 
 def test_sums_of_another_kind_are_left_to_onednn(monkeypatch):
