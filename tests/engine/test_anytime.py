@@ -336,7 +336,8 @@ def test_status_and_report_tell_what_was_decided(two, wide):
     assert "without models that had been beaten" in said
     assert f"anytime: {outcome.result['verdict']}" in said
     page = Path(write_report(str(out), out=str(out / "page.html"), gallery_models=0)).read_text()
-    assert escape(outcome.result["verdict"]) in page
+    first, *rest = outcome.result["verdict"]
+    assert escape(first.upper() + "".join(rest)) in page
     assert f"{outcome.result['blocks']['sampled']} of 64" in page
     assert "--until decided --top 2 --delta 0.05 --epsilon 0.02" in page
 
