@@ -110,6 +110,11 @@ class Code:
             phi.add_incoming(value, block)
         return phi
 
+    def choose(self, condition: Any, ones: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+        """Return the ones where a condition holds, else the others."""
+        pairs = zip(ones, others, strict=True)
+        return [self.build.select(condition, one, other) for one, other in pairs]
+
     def inside(self, place: Any, extent: Any) -> Any:
         """Tell whether a place is from 0 to before an extent."""
         return self.build.icmp_unsigned("<", place, extent)

@@ -215,7 +215,8 @@ def _convolved(
     matrices = _matrices(weight)
     (out, into), beyond = weight.shape[:2], len(matrices) - 1
     y = empty(x, weight, padding)
-    offset = torch.zeros(out) if bias is None else bias.contiguous()
+    zeros = torch.zeros(out)
+    offset = zeros if bias is None else bias.contiguous()
     factor = torch.tensor([slope], dtype=torch.float32)
     seen, given, more = _Maps.of(x), _Maps.of(y), None if added is None else _Maps.of(added)
     in_row = math.ceil(given.x / OUT)
@@ -251,8 +252,8 @@ def _convolved(
                 )
             inverse(
                 *(*given.at(sample, plane), given.y, given.x, out),
-                *((0, 0, 0, 0) if more is None else more.at(sample, plane)),
-                *(offset.data_ptr(), factor.data_ptr()),
+                *((zeros.data_ptr(), 0, 0, 0) if more is None else more.at(sample, plane)),
+                *(zeros.data_ptr(), offset.data_ptr(), factor.data_ptr()),
                 *(in_row, first, last, wide, right, free),
             )
     return y

@@ -33,7 +33,7 @@ _FORWARD = (
 )
 _INVERSE = (
     *("maps", "maps z", "maps y", "maps x", "height", "width", "channels"),
-    *("added", "added z", "added y", "added x", "bias", "slope"),
+    *("added", "added z", "added y", "added x", "zeros", "bias", "slope"),
     *("patches a row", "first", "last", "planes", "product", "scratch"),
 )
 
@@ -65,8 +65,8 @@ class Steps(NamedTuple):
         in `_MULTIPLY`. Results are added to what is there unless ``add`` is zero.
     inverse
         Writes the outputs of such patches from (36, planes, patches, channels): arguments as in
-        `_INVERSE`. Maps are added where they have an address; ``slope`` is the address of a factor
-        for numbers below zero.
+        `_INVERSE`. ``slope`` is the address of a factor for numbers below zero; at ``zeros`` is one
+        for each channel.
     """
 
     forward: Callable[..., None]
@@ -145,20 +145,18 @@ def _write_forward(code: Code) -> None:
             for axis, along in zip("yx", _place(code, patch), strict=True)
         )
         source = _corner(code, "maps", (z, y, x))
-        with build.if_else(code.inside(z, arguments["depth"])) as (there, outside):
-            with there:
+        with build.if_else(code.inside(z, arguments["depth"])) as (existing, outside):
+            with existing:
                 far = code.whole(SIDE - 1)
                 inner = code.every(
                     *(code.inside(v, arguments["height"]) for v in (y, code.plus(y, far))),
                     *(code.inside(v, arguments["width"]) for v in (x, code.plus(x, far))),
                 )
-                with build.if_else(inner) as (yes, no):
-                    with yes:
-                        _to_product(code, source, strides[1:], target, apart)
-                    with no:
-                        _gather(code, source, (y, x))
-                        strides_there = code.times(channels, SIDE), channels
-                        _to_product(code, scratch, strides_there, target, apart)
+                with build.if_then(build.not_(inner)):
+                    _gather(code, source, (y, x))
+                there = scratch, code.times(channels, SIDE), channels
+                patch_at, *near = code.choose(inner, (source, *strides[1:]), there)
+                _to_product(code, patch_at, near, target, apart)
             with outside, code.channels() as c, code.loop(code.whole(0), code.whole(POINTS)) as n:
                 code.store(code.number(0.0), code.at(target, (n, apart), (c, 1)))
     build.ret_void()
@@ -191,7 +189,7 @@ def _gather(code: Code, source: Any, start: tuple[Any, Any]) -> None:
     channels = arguments["channels"]
     with code.loop(code.whole(0), side) as i, code.loop(code.whole(0), side) as j:
         place = code.plus(code.times(i, SIDE), j)
-        here = _neighbour(code, "maps", source, (i, j), code.whole(0))
+        here = code.at(source, *zip((i, j), _strides(code, "maps"), strict=True))
         there = code.at(arguments["scratch"], (place, channels))
         exists = code.every(
             code.inside(code.plus(start[0], i), arguments["height"]),
@@ -283,7 +281,6 @@ def _write_inverse(code: Code) -> None:
     count = code.less(last, first)
     apart = code.times(planes, count, arguments["channels"])
     slope = code.spread(arguments["slope"])
-    is_added = build.icmp_signed("!=", arguments["added"], code.whole(0))
     with code.loop(code.whole(0), planes) as plane, code.loop(first, last) as patch:
         number = code.plus(code.times(plane, count), code.less(patch, first))
         source = code.at(arguments["product"], (number, arguments["channels"]))
@@ -294,20 +291,23 @@ def _write_inverse(code: Code) -> None:
             code.inside(code.plus(x, far), arguments["width"]),
         )
         maps, added = (_corner(code, name, (plane, y, x)) for name in ("maps", "added"))
-        with build.if_else(inner) as (yes, no):
-            with yes, build.if_else(is_added) as (with_sum, without):
-                with with_sum:
-                    for here, i, j, value in _outputs(code, source, apart):
-                        more = code.load(_neighbour(code, "added", added, (i, j), here))
-                        _write(code, maps, (i, j), here, code.leaky(code.sum(value, more), slope))
-                with without:
-                    for here, i, j, value in _outputs(code, source, apart):
-                        _write(code, maps, (i, j), here, code.leaky(value, slope))
-            with no:
-                for here, i, j, value in _outputs(code, source, apart):
-                    place = code.whole(OUT * i + j), arguments["channels"]
-                    code.store(value, code.at(arguments["scratch"], place, (here, 1)))
-                _scatter(code, (maps, added), (y, x), is_added, slope)
+        # at a border patches are put together elsewhere, and what there is of them written then
+        channels, none = arguments["channels"], code.whole(0)
+        there = arguments["scratch"], code.times(channels, OUT), channels
+        target, *near = code.choose(inner, (maps, *_strides(code, "maps")), there)
+        nothing = arguments["zeros"], none, none
+        more, *by = code.choose(inner, (added, *_strides(code, "added")), nothing)
+        (factor,) = code.choose(inner, (slope,), (code.number(1.0),))
+        with code.channels() as c:
+            for i, j, value in _outputs(code, source, apart, c):
+                place, other = (
+                    code.at(corner, (code.whole(i), down), (code.whole(j), right), (c, 1))
+                    for corner, (down, right) in ((target, near), (more, by))
+                )
+                total = code.sum(value, code.load(other))
+                code.store(code.leaky(total, factor), place)
+        with build.if_then(build.not_(inner)):
+            _scatter(code, (maps, added), (y, x), slope)
     build.ret_void()
 
 
@@ -317,49 +317,35 @@ def _corner(code: Code, name: str, start: Sequence[Any]) -> Any:
     return code.at(code.arguments[name], *zip(start, strides, strict=True))
 
 
-def _neighbour(code: Code, name: str, corner: Any, place: Sequence[Any], channel: Any) -> Any:
-    i, j = (code.whole(n) if isinstance(n, int) else n for n in place)
-    strides = (code.arguments[f"{name} {axis}"] for axis in "yx")
-    return code.at(corner, *zip((i, j), strides, strict=True), (channel, 1))
+def _strides(code: Code, name: str) -> tuple[Any, Any]:
+    return code.arguments[f"{name} y"], code.arguments[f"{name} x"]
 
 
-def _write(code: Code, maps: Any, place: Sequence[Any], channel: Any, value: Any) -> None:
-    code.store(value, _neighbour(code, "maps", maps, place, channel))
+def _outputs(code: Code, source: Any, apart: Any, c: Any) -> Iterator[tuple[int, int, Any]]:
+    """Transform some channels of a patch back; yields the row, the column and the values."""
+    here = code.at(source, (c, 1))
+    points = [code.load(code.at(here, (code.whole(n), apart))) for n in range(POINTS)]
+    columns = [_inverse(code, points[j::SIDE]) for j in range(SIDE)]
+    bias = code.load(code.at(code.arguments["bias"], (c, 1)))
+    for i in range(OUT):
+        for j, value in enumerate(_inverse(code, [column[i] for column in columns])):
+            yield i, j, code.sum(value, bias)
 
 
-def _outputs(code: Code, source: Any, apart: Any) -> Iterator[tuple[Any, int, int, Any]]:
-    """Transform one patch of all channels back; yields the channel, row, column and value."""
-    with code.channels() as c:
-        here = code.at(source, (c, 1))
-        points = [code.load(code.at(here, (code.whole(n), apart))) for n in range(POINTS)]
-        columns = [_inverse(code, points[j::SIDE]) for j in range(SIDE)]
-        bias = code.load(code.at(code.arguments["bias"], (c, 1)))
-        for i in range(OUT):
-            for j, value in enumerate(_inverse(code, [column[i] for column in columns])):
-                yield c, i, j, code.sum(value, bias)
-
-
-def _scatter(
-    code: Code,
-    corners: tuple[Any, Any],
-    start: tuple[Any, Any],
-    is_added: Any,
-    slope: Any,
-) -> None:
+def _scatter(code: Code, corners: tuple[Any, Any], start: tuple[Any, Any], slope: Any) -> None:
     """Write a patch of outputs at a border as far as there are maps."""
     arguments, side = code.arguments, code.whole(OUT)
-    channels, (maps, added) = arguments["channels"], corners
     with code.loop(code.whole(0), side) as i, code.loop(code.whole(0), side) as j:
         exists = code.every(
             code.inside(code.plus(start[0], i), arguments["height"]),
             code.inside(code.plus(start[1], j), arguments["width"]),
         )
-        here = code.at(arguments["scratch"], (code.plus(code.times(i, OUT), j), channels))
-        with code.build.if_then(exists), code.build.if_else(is_added) as (with_sum, without):
-            with with_sum, code.channels() as c:
-                more = code.load(_neighbour(code, "added", added, (i, j), c))
-                value = code.sum(code.load(code.at(here, (c, 1))), more)
-                _write(code, maps, (i, j), c, code.leaky(value, slope))
-            with without, code.channels() as c:
-                value = code.load(code.at(here, (c, 1)))
-                _write(code, maps, (i, j), c, code.leaky(value, slope))
+        place = code.plus(code.times(i, OUT), j)
+        here = code.at(arguments["scratch"], (place, arguments["channels"]))
+        target, added = (
+            code.at(corner, *zip((i, j), _strides(code, name), strict=True))
+            for corner, name in zip(corners, ("maps", "added"), strict=True)
+        )
+        with code.build.if_then(exists), code.channels() as c:
+            value, more = (code.load(code.at(address, (c, 1))) for address in (here, added))
+            code.store(code.leaky(code.sum(value, more), slope), code.at(target, (c, 1)))
