@@ -56,8 +56,8 @@ Ratios of passes are to the reference, those of sums to reference and dropout:
 """
 SCALES = """The same networks under dropout, every block scored at each scale. A scale s shows them
 s² times the pixels of a tile, with the same halo of {halo} pixels around: at small scales most of
-what they see is halo. Layers run where the tile depends on them at every scale. An anytime run drops
-most candidates early.
+what they see is halo. Layers run where the tile depends on them at every scale. An anytime run
+drops most candidates early.
 """
 ENGINES = """`benchmarks/engines.py`, {machine}, {date}: the blocks of a volume of 256 x 256 x 256
 with their halo, 23 million voxels, read by zarr-python (with obstore from S3, with fsspec over
